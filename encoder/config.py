@@ -1,0 +1,129 @@
+"""The encoder's six dimensions, read from a checkpoint's own description; the published sizes.
+
+The names are openai-whisper's `ModelDimensions`; next to each is the name that transformers gives
+it in config.json.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The dimensions of one encoder. Immutable and hashable.
+
+    Raises ValueError for a value that is no positive whole number, and for a width that the heads
+    do not divide.
+    """
+
+    n_mels: int  # num_mel_bins: 128 for large-v3 and turbo, 80 for every earlier size
+    n_audio_ctx: int  # max_source_positions: 1500 positions of 20 ms are 30 s
+    n_audio_state: int  # d_model: width of the hidden state
+    n_audio_head: int  # encoder_attention_heads
+    n_audio_layer: int  # encoder_layers
+    n_audio_mlp: int  # encoder_ffn_dim: inner width of the MLP, 4 * state in every published size
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or value < 1:  # type(): True is an int to isinstance
+                raise ValueError(f"{field.name} is {value!r}, expected a positive whole number")
+        if self.n_audio_state % self.n_audio_head:
+            raise ValueError(
+                f"n_audio_state {self.n_audio_state} is not a multiple of "
+                f"n_audio_head {self.n_audio_head}: every head takes an equal share of the state"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head: 64 in every published size."""
+        return self.n_audio_state // self.n_audio_head
+
+    @property
+    def n_frames(self) -> int:
+        """Mel frames that go in: two per position, because conv2 has stride 2."""
+        return 2 * self.n_audio_ctx
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> EncoderConfig:
+        """From a Hugging Face config.json, as a dict.
+
+        `scale_embedding` may be anything: transformers 5.23 reads it in the encoder and never
+        uses it there, it scales the decoder's token embeddings. `encoder_layerdrop` and dropout
+        act in training only.
+
+        Raises ValueError for another kind of model, for an activation other than the exact GELU
+        (the only one that ours computes), and for a dimension that is absent.
+        """
+        if config.get("model_type") != "whisper":
+            raise ValueError(f"model_type is {config.get('model_type')!r}, expected 'whisper'")
+        if config.get("activation_function", "gelu") != "gelu":
+            raise ValueError(
+                f"activation_function is {config['activation_function']!r}, expected 'gelu' "
+                "(the exact, erf form), which every published Whisper has"
+            )
+        return cls(**_pick(config, HF_NAMES, "config.json of a Whisper model"))
+
+    @classmethod
+    def from_openai(cls, dims: Mapping[str, Any]) -> EncoderConfig:
+        """From the `dims` of an openai-whisper file, which has no width for the MLP: 4 * state.
+
+        Raises ValueError for a dimension that is absent.
+        """
+        names = {name: name for name in HF_NAMES if name != "n_audio_mlp"}
+        known = _pick(dims, names, "dims of an openai-whisper checkpoint")
+        return cls(**known, n_audio_mlp=4 * known["n_audio_state"])
+
+    def to_hf(self) -> dict[str, Any]:
+        """What config.json says of this encoder; `transformers.WhisperConfig(**it)` is its config.
+
+        transformers builds no encoder without a decoder's dimensions, and its two halves share
+        d_model. The decoder described here is the smallest one that fits: one layer.
+        """
+        return {
+            "model_type": "whisper",
+            "activation_function": "gelu",
+            **{theirs: getattr(self, ours) for ours, theirs in HF_NAMES.items()},
+            "decoder_layers": 1,
+            "decoder_attention_heads": self.n_audio_head,
+            "decoder_ffn_dim": self.n_audio_mlp,
+        }
+
+
+HF_NAMES = {
+    "n_mels": "num_mel_bins",
+    "n_audio_ctx": "max_source_positions",
+    "n_audio_state": "d_model",
+    "n_audio_head": "encoder_attention_heads",
+    "n_audio_layer": "encoder_layers",
+    "n_audio_mlp": "encoder_ffn_dim",
+}
+
+
+def _pick(source: Mapping[str, Any], names: Mapping[str, str], what: str) -> dict[str, Any]:
+    missing = [theirs for theirs in names.values() if theirs not in source]
+    if missing:
+        raise ValueError(f"no {', '.join(missing)}: the {what} has them")
+    return {ours: source[theirs] for ours, theirs in names.items()}
+
+
+# The names mean what they mean on the Hugging Face Hub: `large` is the first large model. The
+# package openai-whisper moves `large` on to the newest one, which is large-v3 today.
+# A distilled model has fewer decoder layers; its encoder is its teacher's, copied and frozen.
+_PUBLISHED = (  # layers, width, heads, mel bins
+    ("tiny tiny.en", 4, 384, 6, 80),
+    ("base base.en", 6, 512, 8, 80),
+    ("small small.en distil-small.en", 12, 768, 12, 80),
+    ("medium medium.en distil-medium.en", 24, 1024, 16, 80),
+    ("large large-v1 large-v2 distil-large-v2", 32, 1280, 20, 80),
+    ("large-v3 large-v3-turbo turbo distil-large-v3", 32, 1280, 20, 128),
+)
+
+SIZES = {
+    name: EncoderConfig(mels, 1500, width, heads, layers, 4 * width)
+    for names, layers, width, heads, mels in _PUBLISHED
+    for name in names.split()
+}

@@ -1,0 +1,142 @@
+"""The operations that the encoder is made of, as plain functions of tensors, and the table of them.
+
+The model calls every one of them through `current()`, so each is a slot that another
+implementation can fill:
+
+    with encoder.ops.using(layer_norm=my_layer_norm):
+        out = model(mel)
+
+    # B batch  C channels in  T positions  S state  O features out  H heads  D head_dim = S / H
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LAYER_NORM_EPS = 1e-5  # torch's default, which OpenAI trained with
+
+
+def conv1d(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    """Each output is a weighted sum of three neighbouring steps; one zero is put before and after.
+
+    x (B, C, F), weight (S, C, 3), bias (S,) -> (B, S, (F - 1) // stride + 1)
+    """
+    return functional.conv1d(x, weight, bias, stride=stride, padding=1)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x times the chance that a normal variable is below x, the exact erf form; any shape.
+
+    Not the tanh approximation, which is up to 4.7e-4 off.
+    """
+    return functional.gelu(x)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = LAYER_NORM_EPS) -> Tensor:
+    """Mean 0 and variance 1 along the last axis, then scaled and shifted: (..., S) -> (..., S)."""
+    return functional.layer_norm(x, weight.shape, weight, bias, eps)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight^T + bias: x (..., S), weight (O, S), bias (O,) or None -> (..., O)."""
+    return functional.linear(x, weight, bias)
+
+
+def qkv(
+    x: Tensor,
+    q_weight: Tensor,
+    q_bias: Tensor,
+    k_weight: Tensor,
+    v_weight: Tensor,
+    v_bias: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The three projections of attention: x (B, T, S) -> q, k, v, each (B, T, S).
+
+    There is no k_bias: it would add the same amount to every score of a query, which softmax
+    takes off again.
+    """
+    op = current()
+    return op.linear(x, q_weight, q_bias), op.linear(x, k_weight), op.linear(x, v_weight, v_bias)
+
+
+def scores(q: Tensor, k: Tensor) -> Tensor:
+    """How well each query fits each key, over sqrt(D): q, k (B, H, T, D) -> (B, H, T, T).
+
+    D is 64 in every published Whisper, so the factor is 1/8 and exact wherever it is applied.
+    """
+    return (q * q.shape[-1] ** -0.5) @ k.mT
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """exp(scores), made to sum to 1 along the last axis; any shape."""
+    return torch.softmax(scores, dim=-1)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v, of every position over every position: (B, H, T, D) all four.
+
+    Nothing is masked: not the future, and not the padding.
+    """
+    return functional.scaled_dot_product_attention(q, k, v)
+
+
+def explicit_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`attention` spelled out through the slots `scores` and `softmax`, (B, H, T, D) all four."""
+    op = current()
+    return op.softmax(op.scores(q, k)) @ v
+
+
+def mlp(
+    x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, fc2_weight: Tensor, fc2_bias: Tensor
+) -> Tensor:
+    """Two linear maps with a GELU between them: x (..., S) -> (..., S); inside it is 4 S wide."""
+    op = current()
+    return op.linear(op.gelu(op.linear(x, fc1_weight, fc1_bias)), fc2_weight, fc2_bias)
+
+
+@dataclass(frozen=True)
+class Ops:
+    """The table: which function fills each slot."""
+
+    conv1d: Callable[..., Tensor] = conv1d
+    gelu: Callable[..., Tensor] = gelu
+    layer_norm: Callable[..., Tensor] = layer_norm
+    linear: Callable[..., Tensor] = linear
+    qkv: Callable[..., tuple[Tensor, Tensor, Tensor]] = qkv
+    scores: Callable[..., Tensor] = scores
+    softmax: Callable[..., Tensor] = softmax
+    attention: Callable[..., Tensor] = attention
+    mlp: Callable[..., Tensor] = mlp
+
+
+_current: ContextVar[Ops] = ContextVar("ops", default=Ops())  # noqa: B039  # Ops is immutable
+
+
+def current() -> Ops:
+    """The functions in use, in this thread."""
+    return _current.get()
+
+
+@contextmanager
+def using(**functions: Callable[..., object]) -> Iterator[Ops]:
+    """Within the block the encoder calls these functions instead of ours, in this thread only.
+
+    A function takes and returns what ours of that name does. Raises ValueError for a name that is
+    no slot.
+    """
+    slots = [f.name for f in fields(Ops)]
+    unknown = sorted(set(functions) - set(slots))
+    if unknown:
+        raise ValueError(f"no slot named {', '.join(unknown)}; expected one of {', '.join(slots)}")
+    token = _current.set(replace(current(), **functions))  # type: ignore[arg-type]  # by name
+    try:
+        yield current()
+    finally:
+        _current.reset(token)

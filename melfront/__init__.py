@@ -1,0 +1,123 @@
+"""Whisper's front end: waveform to log-mel features.
+
+    mel = melfront.log_mel(melfront.load_audio("speech.flac"))   # (128, 3000) float32
+
+`oracle` is the pipeline to read; `log_mel` gives the same numbers fast, for NumPy and for torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import oracle
+from .audio import AudioError, as_clips, chunks, fit_length, is_tensor, load_audio
+from .conventions import (
+    CHUNK_LENGTH,
+    CONVENTIONS,
+    HOP_LENGTH,
+    N_FFT,
+    N_FRAMES,
+    N_SAMPLES,
+    SAMPLE_RATE,
+    Convention,
+    get_convention,
+)
+from .filterbank import mel_filters
+
+if TYPE_CHECKING:
+    from .torch_backend import LogMel
+
+__version__ = "0.1.0"
+__all__ = [
+    "CHUNK_LENGTH",
+    "CONVENTIONS",
+    "HOP_LENGTH",
+    "N_FFT",
+    "N_FRAMES",
+    "N_SAMPLES",
+    "SAMPLE_RATE",
+    "AudioError",
+    "Convention",
+    "LogMel",
+    "chunks",
+    "frame_mask",
+    "load_audio",
+    "log_mel",
+    "mel_filters",
+    "oracle",
+]
+
+
+def log_mel(
+    audio: Any,
+    *,
+    n_mels: int = 128,
+    convention: str | Convention = "transformers",
+    pad_to: float | None = CHUNK_LENGTH,
+    truncate: bool = False,
+    sampling_rate: int | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Waveform to Whisper's log-mel features.
+
+    audio: 16 kHz mono in [-1, 1]: (N,) for one clip; (B, N) or a list of (N,) for a batch; NumPy or
+        torch; integer PCM; or what a `datasets` audio column gives. See `audio.as_clips`.
+    n_mels: 128 for large-v3 and turbo, 80 for every earlier size, or any other number.
+    convention: whose features: a name in CONVENTIONS. Any other Convention is for `oracle.log_mel`.
+    pad_to: seconds that every clip is padded to with silence, 100 frames each; None keeps the
+        length of the clip, or of the longest in the batch. A longer clip is an error unless
+        truncate=True.
+    sampling_rate: checked to be 16000 if given.
+    return_mask: also return which frames hold audio, 1 or 0, int32.
+
+    Returns features (M, F) for one clip and (B, M, F) for a batch, F = 3000 for 30 s; with
+    return_mask=True also the mask, (F,) or (B, F), which sums to ceil(N / 160). NumPy in gives
+    float32 NumPy, torch in gives torch on the same device, differentiable.
+    Raises AudioError (a ValueError) for audio that cannot be meant, TypeError for what is no audio,
+    ValueError for an unknown convention. Reproduces transformers' WhisperFeatureExtractor.
+    """
+    convention = get_convention(convention)
+    if convention != CONVENTIONS.get(convention.name):
+        raise ValueError(
+            f"convention {convention.name!r} with {convention.changes()} is not one of "
+            f"{', '.join(CONVENTIONS)}; only melfront.oracle.log_mel computes any convention"
+        )
+    clips = as_clips(audio, sampling_rate)
+    length = fit_length(clips, pad_to, truncate)
+    clips = clips.cut(length)
+    if is_tensor(clips.arrays[0]):
+        from . import torch_backend as backend
+    else:
+        from . import numpy_backend as backend  # type: ignore[no-redef]  # by kind
+    features = backend.log_mel(clips, length, n_mels, convention)
+    if not return_mask:
+        return features
+    mask = np.stack([frame_mask(len(clip), length) for clip in clips.arrays])
+    mask = mask if clips.batched else mask[0]
+    if is_tensor(features):
+        import torch
+
+        return features, torch.from_numpy(mask).to(features.device)
+    return features, mask
+
+
+def frame_mask(n_samples: int, length: int = N_SAMPLES) -> np.ndarray[Any, np.dtype[np.int32]]:
+    """Which frames of a clip of n_samples, padded to `length`, hold audio: (F,) int32, 1 or 0.
+
+    Frame f counts if sample 160 f belongs to the clip, so ceil(n_samples / 160) do. The encoder
+    ignores it. Two more frames hear the clip, because frame f reaches back to sample 160 f - 200.
+    Reproduces the attention_mask of transformers' WhisperFeatureExtractor.
+    """
+    n_frames = length // HOP_LENGTH
+    return (np.arange(n_frames) * HOP_LENGTH < n_samples).astype(np.int32)
+
+
+def __getattr__(name: str) -> Any:
+    # LogMel needs torch, which takes seconds to import: only for those who ask for it.
+    if name == "LogMel":
+        from .torch_backend import LogMel
+
+        return LogMel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,222 @@
+"""Audio in: read a file, resample it, and check a waveform before anything is computed from it."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .conventions import CHUNK_LENGTH, N_FFT, SAMPLE_RATE
+
+# The extractor needs samples 1 .. 200 to mirror the left edge.
+MIN_SAMPLES = N_FFT // 2 + 1
+# Float audio lies in [-1, 1]. Loud masters overshoot a little; int16 that was cast to float but
+# not divided by 32768 overshoots by thousands. Ten (20 dB too loud) tells the two apart.
+MAX_AMPLITUDE = 10.0
+MAX_CHANNELS = 8
+
+
+class AudioError(ValueError):
+    """The audio given cannot be what the caller means; the message says what to do about it."""
+
+
+class Clips(NamedTuple):
+    """One clip or several, each 1-D floating point, all NumPy or all torch."""
+
+    arrays: list[Any]
+    batched: bool
+
+    def cut(self, length: int) -> Clips:
+        return Clips([clip[:length] for clip in self.arrays], self.batched)
+
+
+def load_audio(file: str | os.PathLike[str] | bytes | BinaryIO) -> NDArray[np.float32]:
+    """Read an audio file as 16 kHz mono.
+
+    file: a path, the file's bytes, or an open binary file; wav, flac, mp3, ogg and whatever else
+    libsndfile reads. Channels are averaged, other sampling rates resampled with soxr (HQ), and what
+    overshoots full scale in doing so is clipped, as it would be in a 16-bit file.
+
+    Returns (N,) float32 in [-1, 1]. Raises AudioError for what is not audio, is empty or holds NaN
+    or infinity; FileNotFoundError for a path that is not there.
+    """
+    import soundfile
+
+    name = str(file) if isinstance(file, (str, os.PathLike)) else "the data given"
+    if isinstance(file, (str, os.PathLike)) and not os.path.exists(file):
+        raise FileNotFoundError(f"{name}: no such file")
+    source = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)  # (N, channels)
+    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
+        raise AudioError(
+            f"{name}: no audio file that libsndfile can read ({error}); convert it to wav or flac"
+        ) from error
+    mono = samples.mean(axis=1)
+    check_samples(mono, name)
+    return np.clip(resample(mono, rate), -1.0, 1.0)
+
+
+def resample(mono: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """(N,) float32 at `rate` Hz -> (N * 16000 / rate,) float32 at 16 kHz, by soxr's HQ."""
+    if rate == SAMPLE_RATE:
+        return mono
+    import soxr
+
+    resampled: NDArray[np.float32] = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
+    if not len(resampled):
+        raise AudioError(f"{len(mono)} samples at {rate} Hz are less than one sample at 16 kHz")
+    return resampled
+
+
+def chunks(audio: Any, chunk_length: float = CHUNK_LENGTH) -> Iterator[Any]:
+    """The windows of `chunk_length` seconds of a clip (N,) in turn, the last one shorter.
+
+    Views of the array or tensor given. Raises AudioError for anything but one clip.
+    """
+    clips = as_clips(audio)
+    if clips.batched:
+        raise AudioError("chunks takes one clip, a 1-D array; given a batch")
+    (clip,) = clips.arrays
+    step = round(chunk_length * SAMPLE_RATE)
+    if step < 1:
+        raise AudioError(f"chunk_length={chunk_length} seconds; expected a positive length")
+    for start in range(0, len(clip), step):
+        yield clip[start : start + step]
+
+
+def fit_length(clips: Clips, pad_to: float | None, truncate: bool) -> int:
+    """How many samples the clips are padded to. Raises AudioError where that would cut one."""
+    longest = max(len(clip) for clip in clips.arrays)
+    length = longest if pad_to is None else round(pad_to * SAMPLE_RATE)
+    if longest > length and not truncate:
+        raise AudioError(
+            f"a clip of {longest} samples ({longest / SAMPLE_RATE:.2f} s) does not fit into pad_to={pad_to:g} s; take "
+            "melfront.chunks(audio), or pass truncate=True to cut it, pad_to=None to keep it"
+        )
+    if length < MIN_SAMPLES:
+        raise AudioError(
+            f"{length} samples are too few to mirror the edge of; expected at least {MIN_SAMPLES}, "
+            "or a longer pad_to"
+        )
+    return length
+
+
+def is_tensor(x: object) -> bool:
+    """Is x a torch tensor? Asked without importing torch: who has a tensor has imported it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def as_clips(audio: Any, sampling_rate: int | None = None) -> Clips:
+    """One clip or a batch, from whatever people hold audio in, checked.
+
+    audio: (N,) array or tensor, one clip; (B, N), or a list of (N,), a batch; a list of numbers; a
+    dict with `array` and `sampling_rate` or a torchcodec decoder, as a `datasets` audio column
+    gives them, or a list of those. Floats are taken as they are, integer PCM is scaled by its type.
+    Raises AudioError, TypeError for what is none of these.
+    """
+    check_rate(sampling_rate)
+    if isinstance(audio, (list, tuple)) and not all(np.isscalar(item) for item in audio):
+        clips = [as_clip(item, f"clip {i}") for i, item in enumerate(audio)]
+        if len({is_tensor(clip) for clip in clips}) > 1:
+            raise AudioError("a batch of both NumPy arrays and torch tensors; give one kind")
+        return Clips(clips, batched=True)
+    if getattr(audio, "ndim", 1) != 2:
+        return Clips([as_clip(audio, "audio")], batched=False)
+    n_clips, n_samples = audio.shape
+    if n_samples <= MAX_CHANNELS < n_clips:
+        raise AudioError(
+            f"an array of shape {tuple(audio.shape)} looks like one clip of {n_samples} channels, "
+            "samples first; a 2-D array is a batch of clips (B, N). Mix it down: audio.mean(axis=1)"
+        )
+    if n_clips == 0:
+        raise AudioError("a batch of no clips; expected at least one")
+    return Clips([as_clip(row, f"clip {i}") for i, row in enumerate(audio)], batched=True)
+
+
+def as_clip(audio: Any, name: str) -> Any:
+    """One clip as a checked 1-D floating-point array or tensor."""
+    if isinstance(audio, dict):
+        if "array" not in audio:
+            raise AudioError(f"{name}: a dict without 'array'; its keys are {sorted(audio)}")
+        check_rate(audio.get("sampling_rate"))
+        audio = audio["array"]
+    elif hasattr(audio, "get_all_samples"):  # torchcodec.decoders.AudioDecoder
+        samples = audio.get_all_samples()
+        check_rate(samples.sample_rate)
+        audio = samples.data.mean(dim=0)  # (channels, N) -> (N,)
+    if isinstance(audio, (str, bytes, os.PathLike)):
+        raise TypeError(f"{name}: expected a waveform; read a file with melfront.load_audio(...)")
+    if not is_tensor(audio):
+        audio = np.asarray(audio)
+    if audio.ndim != 1:
+        raise AudioError(
+            f"{name}: shape {tuple(audio.shape)}; expected one clip (N,), or a batch (B, N) on its "
+            "own. Mix stereo down to one channel first"
+        )
+    audio = to_float(audio, name)
+    check_samples(audio, name)
+    return audio
+
+
+def to_float(audio: Any, name: str) -> Any:
+    """Integer PCM to [-1, 1) by the range of its type; floats as they are, float16 as float32."""
+    dtype = str(audio.dtype).removeprefix("torch.")
+    if dtype in ("float32", "float64"):
+        return audio
+    if dtype in ("float16", "bfloat16"):
+        return audio.float() if is_tensor(audio) else audio.astype(np.float32)
+    if dtype not in ("int8", "uint8", "int16", "int32"):
+        raise AudioError(
+            f"{name}: dtype {dtype} is neither floating point nor 8, 16 or 32-bit PCM; convert it "
+            "to float32 in [-1, 1]"
+        )
+    # 16 bits are exact in float32, 32 bits are not.
+    wide = dtype == "int32"
+    if is_tensor(audio):
+        audio = audio.double() if wide else audio.float()
+    else:
+        audio = audio.astype(np.float64 if wide else np.float32)
+    full_scale = {"int8": 2.0**7, "uint8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}[dtype]
+    return (audio - 128 if dtype == "uint8" else audio) / full_scale
+
+
+def check_rate(sampling_rate: int | None) -> None:
+    if sampling_rate is not None and sampling_rate != SAMPLE_RATE:
+        raise AudioError(
+            f"sampling rate {sampling_rate} Hz; Whisper expects {SAMPLE_RATE}. Resample first: "
+            "melfront.load_audio(file) does, and datasets' cast_column(Audio(sampling_rate=16000))"
+        )
+
+
+def check_samples(clip: Any, name: str) -> None:
+    """Raise AudioError for an empty clip, one with NaN or infinity, or one far outside [-1, 1].
+
+    A tensor on another device than the CPU is only checked for being empty: looking at its values
+    would make the device wait.
+    """
+    if len(clip) == 0:
+        raise AudioError(f"{name}: no samples")
+    if is_tensor(clip):
+        if clip.device.type != "cpu":
+            return
+        clip = clip.detach().numpy()
+    peak = max(clip.max(), -clip.min())  # NaN and infinity both come through max and min
+    if peak <= MAX_AMPLITUDE:
+        return
+    bad = np.flatnonzero(~np.isfinite(clip))
+    if len(bad):
+        raise AudioError(
+            f"{name}: sample {bad[0]} is {clip[bad[0]]} ({len(bad)} of {len(clip)} are not finite)"
+        )
+    raise AudioError(
+        f"{name}: values up to {peak:.6g}, far outside [-1, 1]; this looks like integer PCM that "
+        "was cast to float. Divide by its full scale (32768 for int16), or pass the integers themselves"
+    )
+

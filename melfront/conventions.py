@@ -1,0 +1,141 @@
+"""Every decision of the front end as one field of a dataclass, and the libraries as its values.
+
+The defaults are what transformers' `WhisperFeatureExtractor` does. Another library, or a bug, is
+the same pipeline with a field changed: `replace(TRANSFORMERS, periodic=False)`. `oracle.py`
+understands every field; the fast backends understand the named conventions at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+
+def exact_div(a: int, b: int) -> int:
+    """a // b, for constants that must divide without a remainder."""
+    if a % b:
+        raise ValueError(f"{a} is not a multiple of {b}")
+    return a // b
+
+
+SAMPLE_RATE = 16_000  # Hz: keeps everything up to 8 kHz, where nearly all of speech is
+N_FFT = exact_div(SAMPLE_RATE * 25, 1000)  # 400 samples = 25 ms: some pitch periods, one sound
+HOP_LENGTH = exact_div(SAMPLE_RATE * 10, 1000)  # 160 samples = 10 ms: sounds change this fast
+FRAMES_PER_SECOND = exact_div(SAMPLE_RATE, HOP_LENGTH)  # 100
+CHUNK_LENGTH = 30.0  # seconds: Whisper was trained on windows of this length and no other
+N_SAMPLES = exact_div(SAMPLE_RATE * 30, 1)  # 480,000
+N_FRAMES = exact_div(N_SAMPLES, HOP_LENGTH)  # 3000
+LOG_FLOOR = 1e-10  # a mel power below this counts as this: log10 of silence is -10, not -inf
+DYNAMIC_RANGE = 8.0  # log10 units below the loudest value that are kept: 80 dB
+
+
+@dataclass(frozen=True)
+class Convention:
+    """One front end, decision by decision, in the order in which the signal meets them.
+
+    The value of each field's default is transformers' choice. Lengths are in samples, frequencies
+    in Hz, logarithms to base 10. Immutable and hashable; change it with `dataclasses.replace`.
+    """
+
+    name: str = "transformers"
+
+    # waveform
+    gain: float = 1.0  # what the waveform is multiplied by; 32768 is "int16 taken as it is"
+    preemphasis: float = 0.0  # x[n] - preemphasis * x[n - 1]; Kaldi has 0.97, Whisper none
+    normalize: Literal[None, "mean", "variance", "peak"] = None  # of the clip, before padding
+    pad_side: Literal["right", "left"] = "right"  # where the zeros up to 30 s go
+    extra_padding: int = 0  # zeros beyond that; openai-whisper's transcribe adds another 30 s
+
+    # frames
+    hop_length: int = HOP_LENGTH
+    n_fft: int = N_FFT
+    win_length: int = N_FFT  # a window shorter than n_fft is centred in it
+    frame_start: int | None = None  # first sample of frame 0; None: -(n_fft // 2), which centres it
+    pad_mode: Literal["reflect", "constant", "edge", "symmetric"] = "reflect"  # beyond the edges
+    edges_first: bool = False  # reflect the clip's own ends, and only then pad to 30 s
+    drop: Literal["last", "first", "last_after_max", None] = "last"  # of the L // 160 + 1 frames
+
+    # spectrum
+    window: Literal["hann", "hamming", "blackman", "povey", "sqrt_hann", None] = "hann"
+    periodic: bool = True  # a period of win_length; False: symmetric, of win_length - 1
+    power: float = 2.0  # |X| ** power
+    spectrum_scale: float = 1.0  # what X is multiplied by; 1/20 is stft(normalized=True)
+    spectrum_part: Literal["complex", "real"] = "complex"  # "real" squares the real part alone
+    folded: bool = False  # add the mirrored negative frequencies: doubles bins 1 .. n_fft/2 - 1
+
+    # mel
+    f_min: float = 0.0
+    f_max: float = 8_000.0
+    filter_rate: int = SAMPLE_RATE  # the sampling rate that the filters are made for
+    mel_scale: Literal["slaney", "htk"] = "slaney"
+    mel_norm: Literal["slaney", None] = "slaney"
+    bin_shift: int = 0  # filters are applied this many frequency bins too high
+    flip_mels: bool = False  # highest bin first
+    mel_mantissa: int | None = None  # bits kept of each factor of the product: 10 is TF32, 7 bf16
+
+    # log
+    log_base: float = 10.0
+    log_factor: float = 1.0  # 10 gives decibels
+    log_floor: float = LOG_FLOOR
+    floor_added: bool = False  # log(x + floor) instead of log(max(x, floor))
+    max_scope: Literal["item", "batch", "frame", "bin", None] = "item"  # None: nothing is clamped
+    fixed_max: float | None = None  # a constant in place of the maximum
+    dynamic_range: float = DYNAMIC_RANGE
+    offset: float = 4.0  # (x + offset) / divisor
+    divisor: float = 4.0
+    output_mean: Literal[None, "bin", "item"] = None  # mean and variance taken off the features
+    fill: float | None = None  # value of the frames after the clip; None: what silence gives
+
+    # rounding
+    precision: Literal["float32", "float64"] = "float32"  # of the arithmetic in the fast backends
+
+    def changes(self) -> dict[str, object]:
+        """The fields that differ from transformers' choice, by name, without the name itself."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name != "name" and getattr(self, f.name) != f.default
+        }
+
+    @property
+    def start(self) -> int:
+        """First sample of frame 0, relative to the clip; -200: half a window before it."""
+        # torch.stft(center=True) and librosa put sample 160 f in the *middle* of frame f.
+        return -(self.n_fft // 2) if self.frame_start is None else self.frame_start
+
+
+TRANSFORMERS = Convention()
+
+# WhisperFeatureExtractor without torch installed: NumPy, float64 inside.
+TRANSFORMERS_NUMPY = replace(TRANSFORMERS, name="transformers-numpy", precision="float64")
+
+# whisper.log_mel_spectrogram(pad_or_trim(audio)): one maximum for everything that is passed.
+OPENAI = replace(TRANSFORMERS, name="openai", max_scope="batch")
+
+# whisper.transcribe: 30 s of zeros after the clip instead of up to 30 s; then the mel is cut to
+# the clip's frames and filled with 0.0 - not with what silence gives.
+OPENAI_TRANSCRIBE = replace(
+    OPENAI, name="openai-transcribe", max_scope="item", extra_padding=N_SAMPLES, fill=0.0
+)
+
+# faster_whisper's FeatureExtractor adds one hop of zeros, thus one frame; its transcribe drops
+# that frame again and fills the mel with 0.0.
+FASTER_WHISPER = replace(
+    TRANSFORMERS, name="faster-whisper", extra_padding=HOP_LENGTH, fill=0.0
+)
+
+CONVENTIONS = {
+    c.name: c
+    for c in (TRANSFORMERS, TRANSFORMERS_NUMPY, OPENAI, OPENAI_TRANSCRIBE, FASTER_WHISPER)
+}
+
+
+def get_convention(convention: str | Convention) -> Convention:
+    """The convention of that name, or the one given. Raises ValueError, listing the names."""
+    if isinstance(convention, Convention):
+        return convention
+    if convention not in CONVENTIONS:
+        raise ValueError(
+            f"unknown convention {convention!r}; expected one of {', '.join(CONVENTIONS)}"
+        )
+    return CONVENTIONS[convention]
