@@ -1,8 +1,8 @@
 """How far a tensor is from the truth, in units of what its number type costs anyone.
 
 `truth` is float64. `floor` is the root mean square of the error that a right implementation makes
-in the candidate's type. The candidate's own error is reported in multiples of it: 1 is as good as the
-library it ports, 2 still is; a forgotten bias is thousands. Written so that NaN fails: never
+in the candidate's type. The candidate's own error is reported in multiples of it: 1 is as good as
+the library it ports, 2 still is; a forgotten bias is thousands. Written so that NaN fails: never
 `error > bound`, always `not (error <= bound)`.
 """
 

@@ -108,9 +108,10 @@ def rewriting(mistake: EncoderMistake, at: At, tap: Tap) -> Tap:
         rewrite = mistake.rewrite.get(stage.removeprefix(at.prefix))
         if rewrite:
             tensor = rewrite(at, tensor)
+        tensor = tap(stage, tensor)
         if not stage.endswith(("scores", "weights")):  # large, and no rewrite asks for them
             at.seen[stage] = tensor
-        return tap(stage, tensor)
+        return tensor
 
     return hook
 
@@ -740,7 +741,7 @@ KERNEL = [
 
 
 def second_map(at: At, x: Tensor) -> Tensor:
-    fc2 = at.model.blocks[at.number].mlp.fc2
+    fc2: Any = at.model.blocks[at.number].mlp.fc2  # type: ignore[union-attr]  # a Block
     return ops.current().linear(x, fc2.weight, fc2.bias)
 
 
@@ -753,14 +754,18 @@ def before_last(at: At) -> Tensor:
     return at.seen[f"block.{n_layer - 2}.mlp_residual" if n_layer > 1 else "positions"]
 
 
+def everything() -> list[FrontEndMistake | EncoderMistake]:
+    return [*FRONT_END, *ENCODER, *KERNEL]
+
+
 def find(name: str) -> FrontEndMistake | EncoderMistake:
     """The entry of this name. Raises KeyError."""
-    return {entry.name: entry for entry in (*FRONT_END, *ENCODER, *KERNEL)}[name]
+    return {entry.name: entry for entry in everything()}[name]
 
 
 def __getattr__(constant: str) -> FrontEndMistake | EncoderMistake:
     """`mistakes.SYMMETRIC_WINDOW` is the entry "symmetric window"."""
-    for entry in (*FRONT_END, *ENCODER, *KERNEL):
+    for entry in everything():
         if re.sub(r"\W+", "_", entry.name).strip("_").upper() == constant:
             return entry
     raise AttributeError(f"no mistake named {constant}")

@@ -1,0 +1,235 @@
+"""python -m parity: stages, dump, compare, mistakes, libraries."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+EPILOG = """examples:
+  python -m parity stages
+  python -m parity dump clip.wav --model openai/whisper-tiny -o truth.safetensors
+  python -m parity compare mine.npz --audio clip.wav --model openai/whisper-tiny
+  python -m parity compare mine.npz truth.safetensors --plot error.png
+"""
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a wrong argument is answered with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(
+        prog="python -m parity",
+        description="Find the first wrong stage of a port of Whisper, and name the mistake.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    commands.add_parser("stages", help="list the stages: name, shape, what it is")
+
+    dump = add(
+        commands,
+        "dump",
+        "write our tensors of every stage",
+        "python -m parity dump clip.wav --model formula:tiny/128 -o truth.safetensors",
+    )
+    dump.add_argument("audio", nargs="?", metavar="AUDIO", help="a file (default: the sample clip)")
+    subject_options(dump)
+    dump.add_argument(
+        "-o",
+        dest="out",
+        required=True,
+        metavar="DUMP",
+        help="where to: a name that ends in .safetensors or .npz",
+    )
+    dump.add_argument(
+        "--stages",
+        nargs="+",
+        metavar="STAGE",
+        help="only these; 'block.0.' is all of block 0 (default: every stage)",
+    )
+    dump.add_argument(
+        "--dtype",
+        choices=["float64", "float32"],
+        default="float64",
+        help="float64: the oracle's; float32: a right port's (default: float64)",
+    )
+    dump.add_argument(
+        "--sample", action="store_true", help="only norms and 256 fixed positions of each stage"
+    )
+
+    compare = add(
+        commands,
+        "compare",
+        "judge a port's tensors and name the mistake",
+        "python -m parity compare mine.npz --audio clip.wav --model openai/whisper-tiny",
+    )
+    compare.add_argument("mine", metavar="MINE", help=".npz, .safetensors, or a folder of .npy")
+    compare.add_argument(
+        "reference",
+        nargs="?",
+        metavar="REFERENCE",
+        help="a dump to compare with (default: the truth is computed)",
+    )
+    compare.add_argument(
+        "--audio",
+        nargs="+",
+        metavar="CLIP",
+        help="the clip that MINE was made from, or the clips of a batch "
+        "(default: what MINE says, or the sample clip)",
+    )
+    subject_options(compare)
+    compare.add_argument(
+        "--forced",
+        action="store_true",
+        help="compute each stage's truth from MINE's own stages before it",
+    )
+    compare.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    compare.add_argument(
+        "--plot", metavar="OUT.png", help="draw the error of the first wrong stage"
+    )
+
+    add(
+        commands,
+        "mistakes",
+        "list the catalogue: name, stage, sentence",
+        "python -m parity mistakes",
+    )
+
+    libraries = add(
+        commands,
+        "libraries",
+        "every installed library against float64",
+        "python -m parity libraries -o parity/LIBRARIES.md",
+    )
+    libraries.add_argument("-o", dest="out", metavar="OUT.md", help="also write it as Markdown")
+    return top
+
+
+def add(commands: object, name: str, text: str, example: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(  # type: ignore[attr-defined]
+        name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"example: {example}"
+    )
+    return made
+
+
+def subject_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model",
+        metavar="NAME_OR_PATH",
+        help="a local folder, a file, a Hub name, or formula:SIZE",
+    )
+    command.add_argument("--n-mels", type=int, metavar="N", help="mel bins (default: the model's)")
+    command.add_argument(
+        "--convention",
+        metavar="NAME",
+        help="whose features: transformers, openai, ... (default: transformers)",
+    )
+    command.add_argument(
+        "--pad-to",
+        type=seconds,
+        default="default",
+        metavar="SECONDS",
+        help="length that the clip is padded to; 'none' keeps its own (default: 30)",
+    )
+
+
+def seconds(text: str) -> float | str | None:
+    if text == "default":
+        return text
+    return None if text.lower() == "none" else float(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(argv)
+    try:
+        return run(options)
+    except BrokenPipeError:
+        return DONE
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        # Everything that a user can bring about is one of these; all are one line.
+        print(f"parity: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE
+
+
+def check_paths(options: argparse.Namespace) -> None:
+    """Refuse at once what cannot end well, before seconds of imports and work."""
+    clips = options.audio if isinstance(options.audio, list) else [options.audio]
+    for path in [options.__dict__.get("mine"), options.__dict__.get("reference"), *clips]:
+        if path is not None and not Path(path).exists():
+            raise ValueError(f"{path}: no such file or folder")
+    for path in (options.__dict__.get("out"), options.__dict__.get("plot")):
+        if path is not None and not Path(path).absolute().parent.is_dir():
+            raise ValueError(f"{Path(path).parent}: no such folder to write {Path(path).name} into")
+    if options.n_mels is not None and options.n_mels < 1:
+        raise ValueError(f"--n-mels {options.n_mels}; expected at least 1")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.command == "stages":
+        from .stages import listing
+
+        print(listing())
+        return DONE
+    if options.command == "mistakes":
+        from .mistakes import everything
+
+        for entry in everything():
+            print(f"{entry.name:40}  {entry.stage:22}  {entry.sentence}")
+        return DONE
+    if options.command == "libraries":
+        from .libraries import report
+
+        print(report(options.out))
+        return DONE
+
+    check_paths(options)
+    if options.command == "dump":
+        from .dump import dump
+
+        written = dump(
+            options.out,
+            options.audio,
+            options.model,
+            wanted=options.stages,
+            dtype=options.dtype,
+            sample=options.sample,
+            n_mels=options.n_mels,
+            convention=options.convention,
+            pad_to=options.pad_to,
+        )
+        print(f"{len(written)} stages written to {options.out}")
+        return DONE
+
+    from .compare import compare
+
+    audio = options.audio
+    result = compare(
+        options.mine,
+        options.reference,
+        audio=audio[0] if audio and len(audio) == 1 else audio,
+        model=options.model,
+        n_mels=options.n_mels,
+        convention=options.convention,
+        pad_to=options.pad_to,
+        forced=options.forced,
+    )
+    if options.plot:
+        from .plot import plot
+
+        plot(result, options.plot)
+    print(result.to_json() if options.json else result)
+    return DONE if result.ok else FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,358 @@
+"""Name the mistake: run the catalogue, and see which entry gives the candidate's own numbers.
+
+An entry fits if the candidate is as near to it as a right port is to the truth. Where the truth
+is far away, a candidate noisier than ours still fits the entry that it is thirty times nearer to.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from encoder import WhisperEncoder
+from melfront import oracle
+from melfront.conventions import HOP_LENGTH, Convention
+
+from . import measure, mistakes, stages
+from .layout import fit
+from .mistakes import EncoderMistake, FrontEndMistake
+from .tensors import Array
+from .truth import Subject, run_model
+
+Entry = FrontEndMistake | EncoderMistake
+NEARER = 30.0  # times nearer than the truth, for a candidate noisier than ours
+N_SCREENED = 12  # pairs whose numbers are computed whole
+
+
+class Named(NamedTuple):
+    """A mistake, or two made at once, that gives the candidate's numbers."""
+
+    entries: tuple[Entry, ...]
+    residual: float  # what is left, in units of noise, once it is assumed
+
+    @property
+    def name(self) -> str:
+        return " + ".join(entry.name for entry in self.entries)
+
+
+class Case(NamedTuple):
+    """The candidate's tensor of the first wrong stage, and what is known of the stages before."""
+
+    subject: Subject
+    stage: str
+    values: Array  # in our layout, or, with another shape, as given
+    floor: float
+    dtype: str
+    error: float  # in units of noise, against the truth; NaN for another shape
+    passed: str | None  # the last stage before it that passed
+
+
+class Diagnosis(NamedTuple):
+    named: list[Named]  # best first; entries that cannot be told apart stand side by side
+    nearest: Named | None  # if none fits
+    telling: str | None  # the stage that would tell those entries apart
+
+
+def diagnose(case: Case) -> Diagnosis:
+    """Which known mistakes explain the candidate."""
+    front = stages.front_end_names()
+    tried: list[Named] = []
+    if case.stage in front:
+        tried = list(front_end(case))
+        if not any(fits(case, named) for named in tried):
+            tried += list(pairs(case, tried))
+    else:
+        tried = list(in_encoder(case))
+        if case.passed is None and not any(fits(case, named) for named in tried):
+            tried += list(through_encoder(case))
+    tried.sort(key=lambda named: named.residual)
+    named = [n for n in tried if fits(case, n)]
+    # Of those that fit, keep what the numbers cannot tell from the best.
+    named = [n for n in named if n.residual <= max(2 * named[0].residual, 1.0)]
+    if len({len(n.entries) for n in named}) > 1:
+        named = [n for n in named if len(n.entries) == 1]
+    nearest = tried[0] if tried and not named and np.isfinite(tried[0].residual) else None
+    return Diagnosis(named, nearest, telling_stage(case, named) if len(named) > 1 else None)
+
+
+def fits(case: Case, named: Named) -> bool:
+    limit = measure.PASS_LIMIT[case.dtype]
+    if named.residual <= limit:
+        return not case.error < 2 * named.residual  # NaN, another shape, counts as far away
+    return named.residual <= measure.NOISY_LIMIT * limit and case.error >= NEARER * named.residual
+
+
+def residual(case: Case, variant: Array) -> float:
+    """rms of candidate less variant, in units of noise; infinite for another shape."""
+    values = case.values
+    if values.shape != variant.shape:
+        fitted = fit(values, case.stage, variant.shape, np.iscomplexobj(variant))
+        if not fitted.fits:
+            return float("inf")
+        values = fitted.values
+    noise = measure.rms(measure.widen(values) - variant) / case.floor
+    return noise if np.isfinite(noise) else float("inf")
+
+
+def possible(case: Case, entry: Entry, order: list[str]) -> bool:
+    """Could this entry have spoilt this stage, with what passed before it?"""
+    if order.index(entry.stage) > order.index(case.stage):
+        return False
+    return case.passed not in order or order.index(entry.stage) > order.index(case.passed)
+
+
+# --- front end ------------------------------------------------------------------------------------
+
+
+def front_end(case: Case) -> Iterator[Named]:
+    """Every front-end mistake alone, run as far as the stage in question."""
+    order = stages.front_end_names()
+    for entry in mistakes.FRONT_END:
+        if possible(case, entry, order):
+            convention = entry.convention(case.subject.convention)
+            variant = case.subject.front_end(convention, upto=case.stage)[case.stage]
+            yield Named((entry,), residual(case, variant))
+
+
+def pairs(case: Case, singles: list[Named]) -> Iterator[Named]:
+    """Two front-end mistakes at once: all pairs on a few frames, the nearest ones whole."""
+    entries = [named.entries[0] for named in singles]
+    order = stages.front_end_names()
+    if order.index(case.stage) < order.index("power") or case.subject.clips.batched:
+        return
+    screen = Screen(case)
+    ranked: list[tuple[float, int, tuple[Entry, ...], Convention]] = []
+    for pair in combinations(entries, 2):
+        convention = both(case.subject.convention, pair)  # type: ignore[arg-type]  # front end only
+        if convention:
+            ranked.append((screen.residual(convention), len(ranked), pair, convention))
+    for _, _, together, convention in sorted(ranked, key=lambda row: row[:2])[:N_SCREENED]:
+        variant = case.subject.front_end(convention, upto=case.stage)[case.stage]
+        yield Named(together, residual(case, variant))
+
+
+def both(base: Convention, pair: tuple[FrontEndMistake, FrontEndMistake]) -> Convention | None:
+    """The convention with both mistakes, or None if they change the same decision."""
+    first, second = (dict(entry.change) for entry in pair)
+    if set(first) & set(second):
+        return None
+    return replace(base, name=f"{pair[0].name} + {pair[1].name}", **first, **second)
+
+
+UPTO_PADDED = (
+    "gain",
+    "preemphasis",
+    "normalize",
+    "pad_side",
+    "extra_padding",
+    "n_fft",
+    "frame_start",
+    "pad_mode",
+    "edges_first",
+    "hop_length",
+    "drop",
+)
+UPTO_POWER = (
+    *UPTO_PADDED,
+    "win_length",
+    "window",
+    "periodic",
+    "power",
+    "spectrum_scale",
+    "spectrum_part",
+    "folded",
+)
+
+
+class Screen:
+    """The pipeline on a few frames of one clip, with what pairs have in common kept.
+
+    The frames are the edges, the clip's end, the loudest ones - so that the maximum is among them
+    - and some of the rest.
+    """
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        subject = case.subject
+        self.n_frames = subject.length // HOP_LENGTH
+        (clip,) = subject.clips.arrays
+        end = len(clip) // HOP_LENGTH
+        loudest = np.argsort(subject.front_end_truth["log"].max(axis=0))[-48:]
+        chosen = [*range(4), *range(end - 3, end + 4), *range(self.n_frames - 3, self.n_frames)]
+        chosen += [*loudest, *range(0, self.n_frames, max(1, self.n_frames // 64))]
+        self.frames = np.unique(np.clip(chosen, 0, self.n_frames - 1))
+        self.powers: dict[tuple[Any, ...], Array] = {}
+        self.padded = lru_cache(maxsize=None)(self._padded)
+
+    def _padded(self, convention: Convention) -> Array:
+        (clip,) = self.case.subject.clips.arrays
+        total = self.case.subject.length + convention.extra_padding
+        return oracle.pad(oracle.condition(clip, convention), total, convention)
+
+    def power(self, c: Convention) -> Array:
+        """Power of the chosen frames, computed once for all that share the decisions up to it."""
+        key = tuple(getattr(c, name) for name in UPTO_POWER)
+        if key not in self.powers:
+            default = Convention(**{name: getattr(c, name) for name in UPTO_PADDED})
+            frames = oracle.frames(self.padded(default), c)[self.frames]
+            spectrum = oracle.spectrum(frames * oracle.window(c), c)
+            self.powers[key] = oracle.power(spectrum, c)
+        return self.powers[key]
+
+    def residual(self, c: Convention) -> float:
+        """rms distance of the candidate from this convention on the chosen frames."""
+        stage, n_mels = self.case.stage, self.case.subject.n_mels
+        x = self.power(c)
+        if stage == "power":
+            return self.distance(x)
+        for name, step in (
+            ("mel", lambda x: oracle.mel(x, c, n_mels)),
+            ("log", lambda x: oracle.log(x, c)),
+            ("clamped", lambda x: oracle.clamp(x, c)),
+            ("features", lambda x: oracle.scale(x, c)),
+        ):
+            x = step(x)
+            if name == stage:
+                break
+        if stage == "features" and c.fill is not None:
+            (clip,) = self.case.subject.clips.arrays
+            x = np.where(self.frames >= len(clip) // HOP_LENGTH, c.fill, x)
+        return self.distance(x)
+
+    def distance(self, variant: Array) -> float:
+        values = self.case.values
+        axis = 0 if self.case.stage == "power" else 1
+        if values.ndim != 2 or values.shape[axis] < self.n_frames:
+            return float("inf")
+        chosen = values.take(self.frames, axis=axis)
+        if chosen.shape != variant.shape:
+            return float("inf")
+        distance = measure.rms(chosen - variant)
+        return distance if np.isfinite(distance) else float("inf")
+
+
+# --- encoder --------------------------------------------------------------------------------------
+
+
+def in_encoder(case: Case) -> Iterator[Named]:
+    """Every encoder mistake alone: in the whole model, or in one block if its input is right."""
+    model = case.subject.needed_model()
+    order = stages.encoder_names(model.config.n_audio_layer)
+    block = block_of(case.stage)
+    if (
+        block is not None
+        and case.passed
+        and order.index(case.passed) >= order.index(input_of(block))
+    ):
+        yield from in_one_block(case, block)
+        return
+    mel = torch.from_numpy(case.subject.front_end_truth["features"]).float()
+    for entry in mistakes.ENCODER:
+        if entry.stage in order and possible(case, entry, order):
+            yield Named((entry,), residual(case, run_entry(case, entry, model, mel, case.stage)))
+
+
+def run_entry(
+    case: Case, entry: EncoderMistake, model: WhisperEncoder, mel: torch.Tensor, stage: str
+) -> Array:
+    """The stage of the model with the mistake made; an empty array where it cannot run."""
+
+    def runner(model: WhisperEncoder, mel: torch.Tensor, tap: Callable[..., Any]) -> None:
+        mistakes.run(entry, model, mel, tap, case.subject.n_audio)
+
+    if stage == "ln_post" and not entry.rewrite:  # without a tap nothing is computed beside it
+        with torch.no_grad():
+            batch = mel if mel.ndim == 3 else mel[None]
+            result = mistakes.run(entry, model, batch, n_audio=case.subject.n_audio)
+        values = result.double().numpy()
+        return values if mel.ndim == 3 else values[0]
+    return run_model(model, mel, {stage}, runner).get(stage, np.empty(0))
+
+
+def block_of(stage: str) -> int | None:
+    found = re.match(r"block\.(\d+)\.", stage)
+    return int(found[1]) if found else None
+
+
+def input_of(block: int) -> str:
+    return f"block.{block - 1}.mlp_residual" if block else "positions"
+
+
+def in_one_block(case: Case, block: int) -> Iterator[Named]:
+    """The mistakes of a block, made in one block whose input is the truth's."""
+    subject = case.subject
+    whole = subject.needed_model()
+    config = replace(whole.config, n_audio_layer=1)
+    prefix = f"blocks.{block}."
+    weights = {
+        name.replace(prefix, "blocks.0."): w
+        for name, w in whole.state_dict().items()
+        if name.startswith(prefix) or not name.startswith("blocks.")
+    }
+    model = WhisperEncoder.from_weights(config, weights)
+    truth = subject.encoder_truth({input_of(block)}, upto=input_of(block))[input_of(block)]
+    start = torch.from_numpy(truth).float()
+    start = start if start.ndim == 3 else start[None]
+    stage = re.sub(r"^block\.\d+", "block.0", case.stage)
+    passed = re.sub(r"^block\.\d+", "block.0", case.passed or "")
+    order = stages.encoder_names(1)
+    after = order.index(passed) if passed in order and block_of(case.passed or "") == block else -1
+    mel = torch.zeros(len(start), config.n_mels, config.n_frames)
+    for entry in mistakes.ENCODER:
+        if entry.stage not in order or not after < order.index(entry.stage) <= order.index(stage):
+            continue
+        if not entry.stage.startswith("block"):
+            continue
+        seen: dict[str, Array] = {}
+
+        def tap(name: str, tensor: torch.Tensor, seen: dict[str, Array] = seen) -> torch.Tensor:
+            if name == "positions":
+                return start
+            if name == stage:
+                seen[name] = tensor.double().numpy()
+            return tensor
+
+        # The tap replaces the block's input, so the rewrites have to see the replaced one.
+        mistakes.run(entry, model, mel, tap, subject.n_audio)
+        values = seen.get(stage, np.empty(0))
+        yield Named((entry,), residual(case, values if subject.clips.batched else values[0]))
+
+
+def through_encoder(case: Case) -> Iterator[Named]:
+    """Every front-end mistake, seen through the right encoder."""
+    subject = case.subject
+    model = subject.needed_model()
+    expected = subject.front_end_truth["features"].shape
+    for entry in mistakes.FRONT_END:
+        features = subject.front_end(entry.convention(subject.convention))["features"]
+        if features.shape == expected:
+            mel = torch.from_numpy(features).float()
+            yield Named((entry,), residual(case, run_model(model, mel, {case.stage})[case.stage]))
+
+
+# --- entries that look the same -------------------------------------------------------------------
+
+
+def telling_stage(case: Case, named: Iterable[Named]) -> str | None:
+    """The first front-end stage at which entries that fit alike differ; None if none is known."""
+    entries = [n.entries[0] for n in named]
+    if not all(isinstance(entry, FrontEndMistake) for entry in entries):
+        return None
+    traces = [case.subject.front_end(e.convention(case.subject.convention)) for e in entries]  # type: ignore[union-attr]
+    for stage in stages.front_end_names():
+        first = traces[0][stage]
+        least = measure.least_floor(first)
+        for other in traces[1:]:
+            if (
+                other[stage].shape != first.shape
+                or not measure.rms(other[stage] - first) <= 2 * least
+            ):
+                return stage
+    return None

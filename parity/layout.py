@@ -1,0 +1,51 @@
+"""Recognise how a stage was laid out: batch axis, transposed, heads apart, complex as pairs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .tensors import Array
+
+
+class Fitted(NamedTuple):
+    """A tensor brought to the expected layout, or as near to it as it comes, and what was done."""
+
+    values: Array
+    notes: tuple[str, ...]
+    fits: bool
+
+
+def fit(values: Array, stage: str, shape: tuple[int, ...], complex_: bool = False) -> Fitted:
+    """Bring `values` to the shape of the stage, saying what had to be done to it."""
+    notes: list[str] = []
+    pairs = complex_ and not np.iscomplexobj(values) and values.ndim > len(shape)
+    if pairs and values.shape[-1] == 2:
+        values = values[..., 0] + 1j * values[..., 1]
+        notes.append("real and imaginary parts in the last axis")
+    while values.ndim > len(shape) and values.shape[0] == 1:
+        values = values[0]
+        notes.append("a batch axis of 1")
+    if values.shape == shape:
+        return Fitted(values, tuple(notes), True)
+    values, changed = rearrange(values, stage, shape)
+    return Fitted(values, (*notes, *changed), values.shape == shape)
+
+
+def rearrange(values: Array, stage: str, shape: tuple[int, ...]) -> tuple[Array, tuple[str, ...]]:
+    """Undo a transposition or a split into heads, if that gives the shape."""
+    if values.ndim == len(shape) >= 2:
+        swapped = values.swapaxes(-1, -2)
+        if swapped.shape == shape:
+            return swapped, ("transposed",)
+        # One frame too many, and transposed on top of it: say the one that can be said.
+        near = abs(swapped.shape[-1] - shape[-1]) + abs(swapped.shape[-2] - shape[-2])
+        if near < abs(values.shape[-1] - shape[-1]) + abs(values.shape[-2] - shape[-2]):
+            return swapped, ("transposed",)
+    if values.ndim == len(shape) + 1 and ".attn." in stage:
+        for heads, order in ((values, "(H, T, D)"), (values.swapaxes(-2, -3), "(T, H, D)")):
+            merged = heads.swapaxes(-2, -3).reshape(*values.shape[:-3], heads.shape[-2], -1)
+            if merged.shape == shape:
+                return merged, (f"heads apart, {order}",)
+    return values, ()

@@ -1,0 +1,139 @@
+"""Find out what a dump is of - clip, model, features - from options, metadata and shapes."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import melfront
+from encoder import WhisperEncoder
+from melfront.conventions import CHUNK_LENGTH, get_convention
+
+from . import stages
+from .tensors import Dump, ParityError
+from .truth import SAMPLE, Subject, load_model, model_digest
+
+DEFAULT = "default"
+SAME = {
+    "clip_sha256": "clip",
+    "model_sha256": "model",
+    "n_mels": "number of mel bins",
+    "convention": "convention",
+}
+
+
+def resolve(
+    given: Dump,
+    held: Dump | None,
+    audio: Any = None,
+    model: Any = None,
+    n_mels: int | None = None,
+    convention: Any = None,
+    pad_to: Any = DEFAULT,
+) -> Subject:
+    """The subject of a comparison: options first, then the files' metadata, then the sample clip.
+
+    Raises ParityError where the files contradict each other or the options.
+    """
+    ours, theirs = given.metadata, held.metadata if held else {}
+    for key, what in SAME.items():
+        if key in ours and key in theirs and ours[key] != theirs[key]:
+            raise ParityError(
+                f"the dumps are of another {what}: {short(ours[key])} and {short(theirs[key])}; "
+                "compare dumps of the same"
+            )
+    said = {**theirs, **ours}
+    clip, clip_name = load_clip(audio, said)
+    encoder, model_name = find_model(model, said)
+    if n_mels is None:
+        n_mels = encoder.config.n_mels if encoder else guess_n_mels(given, said)
+    elif encoder and encoder.config.n_mels != n_mels:
+        raise ParityError(f"--n-mels {n_mels}, but {model_name} takes {encoder.config.n_mels} bins")
+    if pad_to == DEFAULT:
+        pad_to = read_pad_to(said.get("pad_to"))
+    if encoder is not None and pad_to == CHUNK_LENGTH:
+        pad_to = encoder.config.n_frames / 100  # a toy encoder hears less than 30 s
+    try:
+        chosen = get_convention(convention or said.get("convention") or "transformers")
+    except ValueError as error:
+        raise ParityError(str(error)) from error
+    subject = Subject(clip, encoder, n_mels, chosen, pad_to, clip_name, model_name)
+    if "clip_sha256" in said and said["clip_sha256"] != subject.clip_digest:
+        raise ParityError(
+            f"the dump is of the clip {said.get('clip')!r}, not of {clip_name!r}: "
+            "pass that clip with --audio"
+        )
+    if encoder and "model_sha256" in said and said["model_sha256"] != model_digest(encoder):
+        raise ParityError(
+            f"the dump is of the model {said.get('model')!r}, not of {model_name!r}: "
+            "pass that model with --model"
+        )
+    if encoder is None and held is not None:
+        subject.layers = layers_named(held, given)
+    return subject
+
+
+def short(value: str) -> str:
+    return value[:12] + "..." if len(value) == 64 else value
+
+
+def load_clip(audio: Any, said: dict[str, str]) -> tuple[Any, str]:
+    """The clip and its name. audio: a path, an array, or a list of either."""
+    if audio is None:
+        audio = said.get("clip", "sample")
+        if audio != "sample" and not os.path.exists(audio):
+            raise ParityError(f"the dump is of the clip {audio!r}, which is not here: pass --audio")
+    if isinstance(audio, str) and audio == "sample":
+        audio = SAMPLE
+    if isinstance(audio, (str, os.PathLike)):
+        name = "sample" if Path(audio) == SAMPLE else str(audio)
+        return read_clip(audio), name
+    if isinstance(audio, (list, tuple)) and all(isinstance(a, (str, os.PathLike)) for a in audio):
+        return [read_clip(path) for path in audio], ", ".join(str(path) for path in audio)
+    return audio, "the array given"
+
+
+def read_clip(path: str | os.PathLike[str]) -> Any:
+    try:
+        return melfront.load_audio(path)
+    except (melfront.AudioError, OSError) as error:
+        raise ParityError(str(error)) from error
+
+
+def find_model(model: Any, said: dict[str, str]) -> tuple[WhisperEncoder | None, str]:
+    if isinstance(model, WhisperEncoder):
+        return model.float(), "the encoder given"
+    name = str(model or said.get("model") or "")
+    return (load_model(name), name) if name else (None, "")
+
+
+def guess_n_mels(given: Dump, said: dict[str, str]) -> int:
+    """80 or 128, by the metadata or by the shape of the features; 128 if nothing tells."""
+    if "n_mels" in said:
+        return int(said["n_mels"])
+    names = stages.canonical(list(given.tensors), layers_named(given))
+    mel_stages = {"mel", "log", "clamped", "features"}
+    for name, stage in names.items():
+        if stage in mel_stages:
+            for size in given.tensors[name].values.shape[-2:]:
+                if size in (80, 128):
+                    return int(size)
+    return 128
+
+
+def layers_named(*dumps: Dump) -> int:
+    """How many blocks the names of these dumps speak of."""
+    numbers = [-1]
+    for dump in dumps:
+        for name in dump.tensors:
+            found = re.match(r"block\.(\d+)\.", name)
+            numbers += [int(found[1])] if found else []
+    return 1 + max(numbers)
+
+
+def read_pad_to(said: str | None) -> float | None:
+    if said is None:
+        return CHUNK_LENGTH
+    return None if said == "None" else float(said)

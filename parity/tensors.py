@@ -1,0 +1,228 @@
+"""Stage tensors on disk: npz, safetensors, or a folder of .npy, in and out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+FORMAT = "1"
+METADATA = "__metadata__"  # name of the JSON text in an npz; safetensors has a place for it
+METADATA_ROOM = 8192
+NO_STAGES = {"attention_mask"}  # which other files of ours hold beside the stages
+
+
+class ParityError(ValueError):
+    """What was given cannot be compared; the message says what to do."""
+
+
+class Tensor(NamedTuple):
+    """A tensor as somebody stored it. bfloat16 has no NumPy type: its values come as float32."""
+
+    values: Array
+    dtype: str  # float16, bfloat16, float32 or float64
+
+
+class Dump(NamedTuple):
+    """Tensors by name, and what the file says of itself; `dump.py` says what it may say."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """rms float32 noise of each stage, where the file publishes it."""
+        return dict(json.loads(self.metadata.get("floors", "{}")))
+
+    @property
+    def sampled(self) -> dict[str, tuple[int, ...]]:
+        """Stages of which the file holds only `sampling.sample_positions`: name to whole shape."""
+        return {k: tuple(v) for k, v in json.loads(self.metadata.get("sampled", "{}")).items()}
+
+
+def read(path: str | os.PathLike[str]) -> Dump:
+    """Read a dump. Raises ParityError for what is missing, empty, cut short, or needs pickle."""
+    path = Path(path)
+    if not path.exists():
+        raise ParityError(f"{path}: no such file or folder")
+    if path.is_dir():
+        dump = Dump({p.stem: as_tensor(np_load(p), p.name) for p in sorted(path.glob("*.npy"))}, {})
+    elif path.suffix == ".npz":
+        dump = read_npz(path)
+    elif path.suffix == ".safetensors":
+        dump = read_safetensors(path)
+    elif path.suffix == ".npy":
+        dump = Dump({path.stem: as_tensor(np_load(path), path.name)}, {})
+    else:
+        raise ParityError(f"{path}: expected .npz, .safetensors, .npy, or a folder of .npy files")
+    if not dump.tensors:
+        raise ParityError(f"{path}: no tensors in it")
+    return dump
+
+
+def np_load(path: Path) -> Any:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ParityError(f"{path}: {explain(error, path)}") from error
+
+
+def explain(error: Exception, path: Path) -> str:
+    if path.stat().st_size == 0:
+        return "the file is empty"
+    if "pickle" in str(error).lower():
+        return "holds Python objects, which are not read; save plain arrays of numbers"
+    return f"not a whole file of its kind ({type(error).__name__}); write it again"
+
+
+def read_npz(path: Path) -> Dump:
+    archive = np_load(path)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ParityError(f"{path}: a single .npy array under the name of an .npz; rename it")
+    tensors, metadata = {}, {}
+    with archive:
+        for name in archive.files:
+            try:
+                values = archive[name]
+            except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib_error()) as error:
+                raise ParityError(f"{path}: {name}: {explain(error, path)}") from error
+            if name in (METADATA, "metadata") and values.dtype.kind == "U":
+                metadata = json.loads(str(values))
+            elif name not in NO_STAGES:
+                tensors[name] = as_tensor(values, f"{path}: {name}")
+    return Dump(tensors, metadata)
+
+
+def zlib_error() -> type[Exception]:
+    import zlib
+
+    return zlib.error
+
+
+def read_safetensors(path: Path) -> Dump:
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = dict(file.metadata() or {})
+            raw = {name: file.get_tensor(name) for name in set(file.keys()) - NO_STAGES}
+    except (SafetensorError, OSError, ValueError, struct.error) as error:
+        raise ParityError(f"{path}: {explain(error, path)}") from error
+    tensors = {}
+    for name, tensor in raw.items():
+        if tensor.dtype == torch.bfloat16:
+            tensors[name] = Tensor(tensor.float().numpy(), "bfloat16")
+        else:
+            tensors[name] = as_tensor(tensor.numpy(), f"{path}: {name}")
+    return Dump(tensors, metadata)
+
+
+def as_tensor(values: Any, name: str) -> Tensor:
+    """A NumPy array or torch tensor with its type's name. Raises ParityError for other types."""
+    if hasattr(values, "detach"):
+        kind = str(values.dtype).removeprefix("torch.")
+        values = values.detach().cpu()
+        values = values.float().numpy() if kind == "bfloat16" else values.numpy()
+        if kind == "bfloat16":
+            return Tensor(values, kind)
+    values = np.asarray(values)
+    kind = {"complex64": "float32", "complex128": "float64"}.get(
+        values.dtype.name, values.dtype.name
+    )
+    if kind not in ("float16", "float32", "float64"):
+        raise ParityError(
+            f"{name}: dtype {values.dtype}; expected float16, bfloat16, float32, float64"
+        )
+    return Tensor(values, kind)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it at the end and removed on failure."""
+    if not path.parent.is_dir():
+        raise ParityError(f"{path.parent}: no such folder to write {path.name} into")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Writer:
+    """Writes tensors one after another, as they are made: nothing but the one at hand is held.
+
+    `shapes` are the shapes to come, in order: a safetensors file begins with them. The metadata is
+    known only at the end, so room is left for it.
+    """
+
+    def __init__(
+        self, path: Path, kind: str, shapes: Mapping[str, tuple[int, ...]], dtype: str
+    ) -> None:
+        self.dtype, self.shapes = dtype, shapes
+        self.expected = iter(shapes.items())
+        self.file: IO[bytes] = open(path, "wb")  # noqa: SIM115  # closed in close()
+        self.room = 0
+        if kind == ".npz":
+            self.zip = zipfile.ZipFile(self.file, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+        else:
+            self.room = len(self.header({})) + METADATA_ROOM + 64 * len(shapes)
+            self.file.write(bytes(8 + self.room))
+
+    def write(self, name: str, values: Array) -> None:
+        expected, shape = next(self.expected)
+        values = np.ascontiguousarray(values, dtype=np.dtype(self.dtype).newbyteorder("<"))
+        if (name, values.shape) != (expected, shape):
+            raise ValueError(f"{name} {values.shape} written where {expected} {shape} was due")
+        if self.room:
+            self.file.write(values.data)
+        else:
+            self.put(name, values)
+
+    def put(self, name: str, values: Array) -> None:
+        with self.zip.open(f"{name}.npy", "w", force_zip64=True) as entry:
+            np.lib.format.write_array(entry, values)
+
+    def header(self, metadata: dict[str, str]) -> bytes:
+        """What a safetensors file begins with: the place of every tensor, as JSON."""
+        size, code = {"float64": (8, "F64"), "float32": (4, "F32")}[self.dtype]
+        entries: dict[str, Any] = {METADATA: metadata}
+        start = 0
+        for name, shape in self.shapes.items():
+            end = start + size * math.prod(shape)
+            entries[name] = {"dtype": code, "shape": list(shape), "data_offsets": [start, end]}
+            start = end
+        return json.dumps(entries, separators=(",", ":")).encode()
+
+    def close(self, metadata: dict[str, str] | None = None) -> None:
+        """Finish the file; without metadata, give it up."""
+        with self.file:
+            if metadata is None:
+                return
+            if self.room:
+                self.file.seek(0)
+                self.file.write(struct.pack("<Q", self.room))
+                self.file.write(self.header(metadata).ljust(self.room))
+            else:
+                self.put(METADATA, np.array(json.dumps(metadata)))
+                self.zip.close()
+
+
+def digest(*arrays: Array) -> str:
+    """SHA-256 of arrays as float32, to tell clips and models apart."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
+    return sha.hexdigest()
