@@ -20,7 +20,6 @@ import itertools
 import json
 import math
 import os
-import pickle
 import re
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -198,9 +197,10 @@ def shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
 def hf_name(ours: str) -> str:
     """transformers' name of a weight, without prefix: blocks.3.mlp.fc1.bias, layers.3.fc1.bias."""
     layer = LAYER.match(ours)
-    for row in _rows(int(layer[1]) + 1 if layer else 0):
-        if row[OURS] == ours:
-            return row[HF]
+    name = LAYER.sub("blocks.{}.", ours, count=1) if layer else ours
+    for row in STEM + BLOCK + POST:
+        if row[OURS] == name:
+            return row[HF].format(layer and layer[1])
     raise KeyError(f"{ours!r} is no weight of the encoder")
 
 
@@ -239,7 +239,8 @@ def _locate(name: str, revision: str | None, local_only: bool) -> tuple[Path, Ge
                 "'tiny' or 'openai/whisper-tiny'"
                 + (f"; the nearest known size is {near[0]!r}" if near else "")
             )
-        sources = _hub(_repository(short) if short in SIZES else name, revision, local_only)
+        name = _repository(short) if short in SIZES else name
+        sources = _hub(name, revision, local_only)
 
     def get(filename: str) -> Path | None:
         return next(filter(None, (source(filename) for source in sources)), None)
@@ -340,19 +341,19 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
             raw = scratch[: end - begin].view(dtype).view(target.shape)
         with path.open("rb") as file:
             file.seek(start + begin)
-            if file.readinto(memoryview(raw.view(-1).view(torch.uint8).numpy())) < end - begin:
+            if file.readinto(raw.view(-1).view(torch.uint8).numpy().data) < end - begin:
                 raise CheckpointError(f"{path} was cut short while it was read")
         if raw is not target:
             target.copy_(raw)
 
     def stored(kind: str, shape: tuple[int, ...], begin: int, end: int) -> Stored:
+        given = f"a {kind} of shape {shape} in bytes {begin} to {end}"
+        if not 0 <= begin <= end <= size - start:
+            raise ValueError(f"{given} of {size - start}")
         if (dtype := DTYPES.get(kind)) is None:
             return Stored(shape, kind, lambda target: None)
-        if (
-            not 0 <= begin <= end <= size - start
-            or end - begin != math.prod(shape) * dtype.itemsize
-        ):
-            raise ValueError(f"a {kind} of shape {shape} in bytes {begin} to {end}")
+        if end - begin != math.prod(shape) * dtype.itemsize:
+            raise ValueError(given)
         return Stored(shape, dtype, lambda target: read(dtype, begin, end, target))
 
     try:
@@ -376,7 +377,7 @@ def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:
         content = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # what a damaged file raises depends on where the damage is
         if what := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
                 f"{path} holds a {what[1]}, not only tensors. Unpickling that can run any code, "
