@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,3 +43,15 @@ def __getattr__(name: str) -> Any:
         if name in names:
             return getattr(import_module(f".{module}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class Package(ModuleType):
+    """This package. Importing parity/compare.py would bind `parity.compare` to the module."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in __all__ or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+# `parity.compare` and `parity.dump` are the functions, however often and whence they are imported.
+sys.modules[__name__].__class__ = Package

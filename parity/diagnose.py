@@ -28,7 +28,7 @@ from .truth import Subject, run_model
 
 Entry = FrontEndMistake | EncoderMistake
 NEARER = 30.0  # times nearer than the truth, for a candidate noisier than ours
-N_SCREENED = 12  # pairs whose numbers are computed whole
+N_SCREENED = 12  # of many entries or pairs tried on a few frames, those that are computed whole
 
 
 class Named(NamedTuple):
@@ -65,9 +65,10 @@ def diagnose(case: Case) -> Diagnosis:
     front = stages.front_end_names()
     tried: list[Named] = []
     if case.stage in front:
-        tried = list(front_end(case))
-        if not any(fits(case, named) for named in tried):
-            tried += list(pairs(case, tried))
+        screen = Screen(case) if Screen.serves(case) else None
+        tried = list(front_end(case, screen))
+        if screen and not any(fits(case, named) for named in tried):
+            tried += list(pairs(case, screen))
     else:
         tried = list(in_encoder(case))
         if case.passed is None and not any(fits(case, named) for named in tried):
@@ -111,31 +112,36 @@ def possible(case: Case, entry: Entry, order: list[str]) -> bool:
 # --- front end ------------------------------------------------------------------------------------
 
 
-def front_end(case: Case) -> Iterator[Named]:
-    """Every front-end mistake alone, run as far as the stage in question."""
-    order = stages.front_end_names()
-    for entry in mistakes.FRONT_END:
-        if possible(case, entry, order):
-            convention = entry.convention(case.subject.convention)
-            variant = case.subject.front_end(convention, upto=case.stage)[case.stage]
-            yield Named((entry,), residual(case, variant))
+def front_end(case: Case, screen: Screen | None) -> Iterator[Named]:
+    """Every front-end mistake alone, run as far as the stage in question.
+
+    With a screen, those are run whole that are nearest on its frames.
+    """
+    entries = possible_front_end(case)
+    if screen:
+        entries.sort(key=lambda entry: screen.distance_to(entry.convention(screen.base)))
+        entries = entries[:N_SCREENED]
+    for entry in entries:
+        yield whole(case, (entry,), entry.convention(case.subject.convention))
 
 
-def pairs(case: Case, singles: list[Named]) -> Iterator[Named]:
+def pairs(case: Case, screen: Screen) -> Iterator[Named]:
     """Two front-end mistakes at once: all pairs on a few frames, the nearest ones whole."""
-    entries = [named.entries[0] for named in singles]
+    made = [(pair, both(screen.base, pair)) for pair in combinations(possible_front_end(case), 2)]
+    ranked = [(screen.distance_to(c), i) for i, (_, c) in enumerate(made) if c]
+    for _, i in sorted(ranked)[:N_SCREENED]:
+        pair, convention = made[i]
+        yield whole(case, pair, convention)
+
+
+def possible_front_end(case: Case) -> list[FrontEndMistake]:
     order = stages.front_end_names()
-    if order.index(case.stage) < order.index("power") or case.subject.clips.batched:
-        return
-    screen = Screen(case)
-    ranked: list[tuple[float, int, tuple[Entry, ...], Convention]] = []
-    for pair in combinations(entries, 2):
-        convention = both(case.subject.convention, pair)  # type: ignore[arg-type]  # front end only
-        if convention:
-            ranked.append((screen.residual(convention), len(ranked), pair, convention))
-    for _, _, together, convention in sorted(ranked, key=lambda row: row[:2])[:N_SCREENED]:
-        variant = case.subject.front_end(convention, upto=case.stage)[case.stage]
-        yield Named(together, residual(case, variant))
+    return [entry for entry in mistakes.FRONT_END if possible(case, entry, order)]
+
+
+def whole(case: Case, entries: tuple[Entry, ...], convention: Convention | None) -> Named:
+    variant = case.subject.front_end(convention, upto=case.stage)[case.stage]
+    return Named(entries, residual(case, variant))
 
 
 def both(base: Convention, pair: tuple[FrontEndMistake, FrontEndMistake]) -> Convention | None:
@@ -178,9 +184,17 @@ class Screen:
     - and some of the rest.
     """
 
+    @staticmethod
+    def serves(case: Case) -> bool:
+        """Can it be asked about this stage? It knows single clips, from the power on."""
+        order = stages.front_end_names()
+        late = order.index(case.stage) >= order.index("power")
+        return late and not case.subject.clips.batched
+
     def __init__(self, case: Case) -> None:
         self.case = case
         subject = case.subject
+        self.base = subject.convention
         self.n_frames = subject.length // HOP_LENGTH
         (clip,) = subject.clips.arrays
         end = len(clip) // HOP_LENGTH
@@ -206,7 +220,7 @@ class Screen:
             self.powers[key] = oracle.power(spectrum, c)
         return self.powers[key]
 
-    def residual(self, c: Convention) -> float:
+    def distance_to(self, c: Convention) -> float:
         """rms distance of the candidate from this convention on the chosen frames."""
         stage, n_mels = self.case.stage, self.case.subject.n_mels
         x = self.power(c)
