@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import lru_cache
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -67,14 +66,16 @@ def diagnose(case: Case) -> Diagnosis:
     if case.stage in front:
         screen = Screen(case) if Screen.serves(case) else None
         tried = list(front_end(case, screen))
-        if screen and not any(fits(case, named) for named in tried):
+        if screen and not any(fits(case, named, noisier=False) for named in tried):
             tried += list(pairs(case, screen))
     else:
         tried = list(in_encoder(case))
-        if case.passed is None and not any(fits(case, named) for named in tried):
+        if case.passed is None and not any(fits(case, named, noisier=True) for named in tried):
             tried += list(through_encoder(case))
     tried.sort(key=lambda named: named.residual)
-    named = [n for n in tried if fits(case, n)]
+    named = [n for n in tried if fits(case, n, noisier=False)] or [
+        n for n in tried if fits(case, n, noisier=True)
+    ]
     # Of those that fit, keep what the numbers cannot tell from the best.
     named = [n for n in named if n.residual <= max(2 * named[0].residual, 1.0)]
     if len({len(n.entries) for n in named}) > 1:
@@ -83,11 +84,16 @@ def diagnose(case: Case) -> Diagnosis:
     return Diagnosis(named, nearest, telling_stage(case, named) if len(named) > 1 else None)
 
 
-def fits(case: Case, named: Named) -> bool:
+def fits(case: Case, named: Named, noisier: bool) -> bool:
+    """Is what is left noise? With `noisier`, also that of a port noisier than ours."""
     limit = measure.PASS_LIMIT[case.dtype]
     if named.residual <= limit:
         return not case.error < 2 * named.residual  # NaN, another shape, counts as far away
-    return named.residual <= measure.NOISY_LIMIT * limit and case.error >= NEARER * named.residual
+    return (
+        noisier
+        and named.residual <= measure.NOISY_LIMIT * limit
+        and case.error >= NEARER * named.residual
+    )
 
 
 def residual(case: Case, variant: Array) -> float:
@@ -152,33 +158,48 @@ def both(base: Convention, pair: tuple[FrontEndMistake, FrontEndMistake]) -> Con
     return replace(base, name=f"{pair[0].name} + {pair[1].name}", **first, **second)
 
 
-UPTO_PADDED = (
-    "gain",
-    "preemphasis",
-    "normalize",
-    "pad_side",
-    "extra_padding",
-    "n_fft",
-    "frame_start",
-    "pad_mode",
-    "edges_first",
-    "hop_length",
-    "drop",
-)
-UPTO_POWER = (
-    *UPTO_PADDED,
-    "win_length",
-    "window",
-    "periodic",
-    "power",
-    "spectrum_scale",
-    "spectrum_part",
-    "folded",
-)
+# The decisions that each stage adds to those before it: stages that agree in them are the same.
+DECISIONS = {
+    "padded": (
+        "gain",
+        "preemphasis",
+        "normalize",
+        "pad_side",
+        "extra_padding",
+        "n_fft",
+        "frame_start",
+        "pad_mode",
+        "edges_first",
+    ),
+    "power": (
+        "hop_length",
+        "drop",
+        "win_length",
+        "window",
+        "periodic",
+        "power",
+        "spectrum_scale",
+        "spectrum_part",
+        "folded",
+    ),
+    "mel": (
+        "f_min",
+        "f_max",
+        "filter_rate",
+        "mel_scale",
+        "mel_norm",
+        "bin_shift",
+        "flip_mels",
+        "mel_mantissa",
+    ),
+    "log": ("log_base", "log_factor", "log_floor", "floor_added"),
+    "clamped": ("max_scope", "fixed_max", "dynamic_range"),
+    "features": ("offset", "divisor", "fill"),
+}
 
 
 class Screen:
-    """The pipeline on a few frames of one clip, with what pairs have in common kept.
+    """The pipeline on a few frames of one clip; stages that conventions share are computed once.
 
     The frames are the edges, the clip's end, the loudest ones - so that the maximum is among them
     - and some of the rest.
@@ -187,69 +208,70 @@ class Screen:
     @staticmethod
     def serves(case: Case) -> bool:
         """Can it be asked about this stage? It knows single clips, from the power on."""
-        order = stages.front_end_names()
-        late = order.index(case.stage) >= order.index("power")
-        return late and not case.subject.clips.batched
+        return case.stage in list(DECISIONS)[1:] and not case.subject.clips.batched
 
     def __init__(self, case: Case) -> None:
         self.case = case
         subject = case.subject
         self.base = subject.convention
         self.n_frames = subject.length // HOP_LENGTH
-        (clip,) = subject.clips.arrays
-        end = len(clip) // HOP_LENGTH
-        loudest = np.argsort(subject.front_end_truth["log"].max(axis=0))[-48:]
-        chosen = [*range(4), *range(end - 3, end + 4), *range(self.n_frames - 3, self.n_frames)]
-        chosen += [*loudest, *range(0, self.n_frames, max(1, self.n_frames // 64))]
+        (self.clip,) = subject.clips.arrays
+        self.end = len(self.clip) // HOP_LENGTH
+        loudest = np.argsort(subject.front_end_truth["log"].max(axis=0))[-16:]
+        chosen = [*range(3), *range(self.end - 2, self.end + 3), self.n_frames - 1, *loudest]
+        chosen += range(0, self.n_frames, max(1, self.n_frames // 32))
         self.frames = np.unique(np.clip(chosen, 0, self.n_frames - 1))
-        self.powers: dict[tuple[Any, ...], Array] = {}
-        self.padded = lru_cache(maxsize=None)(self._padded)
+        self.done: dict[tuple[Any, ...], Array] = {}
 
-    def _padded(self, convention: Convention) -> Array:
-        (clip,) = self.case.subject.clips.arrays
-        total = self.case.subject.length + convention.extra_padding
-        return oracle.pad(oracle.condition(clip, convention), total, convention)
+    def stage(self, name: str, c: Convention) -> Array:
+        """A stage of the chosen frames under a convention."""
+        names = list(DECISIONS)
+        place = names.index(name)
+        key = (name, *(getattr(c, f) for n in names[: place + 1] for f in DECISIONS[n]))
+        if key not in self.done:
+            before = self.stage(names[place - 1], c) if place else np.empty(0)
+            self.done[key] = self.compute(name, before, c)
+        return self.done[key]
 
-    def power(self, c: Convention) -> Array:
-        """Power of the chosen frames, computed once for all that share the decisions up to it."""
-        key = tuple(getattr(c, name) for name in UPTO_POWER)
-        if key not in self.powers:
-            default = Convention(**{name: getattr(c, name) for name in UPTO_PADDED})
-            frames = oracle.frames(self.padded(default), c)[self.frames]
-            spectrum = oracle.spectrum(frames * oracle.window(c), c)
-            self.powers[key] = oracle.power(spectrum, c)
-        return self.powers[key]
+    def compute(self, name: str, x: Array, c: Convention) -> Array:
+        if name == "padded":
+            total = self.case.subject.length + c.extra_padding
+            return oracle.pad(oracle.condition(self.clip, c), total, c)
+        if name == "power":
+            frames = oracle.frames(x, c)[self.frames]
+            return oracle.power(oracle.spectrum(frames * oracle.window(c), c), c)
+        if name == "mel":
+            return oracle.mel(x, c, self.case.subject.n_mels)
+        if name == "log":
+            return oracle.log(x, c)
+        if name == "clamped":
+            return oracle.clamp(x, c)
+        x = oracle.scale(x, replace(c, output_mean=None))
+        return x if c.fill is None else np.where(self.frames >= self.end, c.fill, x)
 
     def distance_to(self, c: Convention) -> float:
         """rms distance of the candidate from this convention on the chosen frames."""
-        stage, n_mels = self.case.stage, self.case.subject.n_mels
-        x = self.power(c)
-        if stage == "power":
-            return self.distance(x)
-        for name, step in (
-            ("mel", lambda x: oracle.mel(x, c, n_mels)),
-            ("log", lambda x: oracle.log(x, c)),
-            ("clamped", lambda x: oracle.clamp(x, c)),
-            ("features", lambda x: oracle.scale(x, c)),
-        ):
-            x = step(x)
-            if name == stage:
-                break
-        if stage == "features" and c.fill is not None:
-            (clip,) = self.case.subject.clips.arrays
-            x = np.where(self.frames >= len(clip) // HOP_LENGTH, c.fill, x)
-        return self.distance(x)
-
-    def distance(self, variant: Array) -> float:
         values = self.case.values
         axis = 0 if self.case.stage == "power" else 1
         if values.ndim != 2 or values.shape[axis] < self.n_frames:
             return float("inf")
         chosen = values.take(self.frames, axis=axis)
+        variant = self.stage(self.case.stage, c)
         if chosen.shape != variant.shape:
             return float("inf")
+        if c.output_mean and self.case.stage == "features":
+            # Normalised over all frames, of which few are here: compare what is left of each if
+            # mean and variance of the few are taken off both.
+            axes = -1 if c.output_mean == "bin" else None
+            chosen, variant = standard(chosen, axes), standard(variant, axes)
         distance = measure.rms(chosen - variant)
         return distance if np.isfinite(distance) else float("inf")
+
+
+def standard(x: Array, axes: int | None) -> Array:
+    """x less its mean, over its standard deviation."""
+    centred = x - x.mean(axis=axes, keepdims=True)
+    return np.asarray(centred / (centred.std(axis=axes, keepdims=True) + 1e-5))
 
 
 # --- encoder --------------------------------------------------------------------------------------
