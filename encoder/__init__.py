@@ -8,10 +8,15 @@
 
 from __future__ import annotations
 
-from . import formula, ops, oracle
-from .checkpoint import CheckpointError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .config import SIZES, EncoderConfig
-from .model import EncoderOutput, WhisperEncoder, trace
+
+if TYPE_CHECKING:
+    from . import formula, ops, oracle
+    from .checkpoint import CheckpointError
+    from .model import EncoderOutput, WhisperEncoder, trace
 
 __all__ = [
     "SIZES",
@@ -24,3 +29,20 @@ __all__ = [
     "oracle",
     "trace",
 ]
+
+MODULES = ("formula", "ops", "oracle")
+HOME = {
+    "CheckpointError": "checkpoint",
+    "EncoderOutput": "model",
+    "WhisperEncoder": "model",
+    "trace": "model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Torch takes two seconds to import: only for those who ask for something that is made of it.
+    if name in MODULES:
+        return import_module(f".{name}", __name__)
+    if name in HOME:
+        return getattr(import_module(f".{HOME[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,13 +15,10 @@ views of the mapped file, whose values change when somebody writes a new checkpo
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
-import math
 import os
 import re
-import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +26,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .config import SIZES, EncoderConfig
+from .config import EncoderConfig
+from .files import CheckpointError, Get, Stored, locate, open_file, read_json
+
+__all__ = ["CheckpointError", "hf_name", "load", "save_hf", "shapes"]
 
 # There is no row for the bias of k, because Whisper has none: it would add the same number to
 # every score of a query, and softmax does not see that.
@@ -66,32 +66,6 @@ STEM, BLOCK, POST = (
 PREFIXES = ("model.encoder.", "encoder.", "")
 LAYER = re.compile(r"(?:layers|blocks)\.(\d{1,3})\.")
 
-WEIGHT_FILES = (  # in order of preference
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-DTYPES = {  # by safetensors' names; what is stored in any other type is quantised, or no weight
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be found, read, or fitted to the encoder. One line."""
-
-
-class Stored(NamedTuple):
-    """A tensor that is still in its file."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype | str  # a name, where it is none of DTYPES
-    into: Callable[[Tensor], object]  # reads it into a tensor of any dtype, on any device
-
 
 class Layout(NamedTuple):
     """How a checkpoint names the encoder's tensors."""
@@ -126,7 +100,7 @@ def load(
     Returns the tensors under our names, in the order and with the shapes of `shapes(config)`.
     Raises CheckpointError, which lists every tensor that is missing, left over or ill-shaped.
     """
-    path, get = _locate(os.fspath(name_or_path), revision, local_files_only)
+    path, get = locate(os.fspath(name_or_path), revision, local_files_only)
     tensors, dims, names = _open(path, get)
     layout = _recognise(names, path)
     config = config or _config(path, get, dims, layout, tensors)
@@ -213,197 +187,23 @@ def _rows(n_layer: int) -> Iterator[list[str]]:
     yield from POST
 
 
-# --- which file ---------------------------------------------------------------------------------
-
-Get = Callable[[str], Path | None]  # a file of the same folder or repository, by its name
-
-
-def _locate(name: str, revision: str | None, local_only: bool) -> tuple[Path, Get]:
-    """The file that holds, or lists, the weights; and how to get at those beside it."""
-    path = Path(name).expanduser()
-    folder = path if path.is_dir() else path.parent
-
-    def beside(filename: str) -> Path | None:
-        return folder / filename if (folder / filename).is_file() else None
-
-    short = name.removeprefix("whisper-")
-    is_repository = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and path.suffix not in SUFFIXES
-    sources: list[Get] = [beside]
-    if path.is_file():
-        return path, beside
-    if not path.is_dir():
-        if short not in SIZES and not is_repository:
-            near = difflib.get_close_matches(short, SIZES, n=1)
-            raise CheckpointError(
-                f"{name!r} is no file or folder here, nor the name of a Whisper model, such as "
-                "'tiny' or 'openai/whisper-tiny'"
-                + (f"; the nearest known size is {near[0]!r}" if near else "")
-            )
-        name = _repository(short) if short in SIZES else name
-        sources = _hub(name, revision, local_only)
-
-    def get(filename: str) -> Path | None:
-        return next(filter(None, (source(filename) for source in sources)), None)
-
-    for source, filename in itertools.product(sources, WEIGHT_FILES):
-        if weights := source(filename):
-            return weights, get
-    raise CheckpointError(f"{name} has no weights; looked for {', '.join(WEIGHT_FILES)}")
-
-
-def _repository(size: str) -> str:
-    """The Hub's name of a published size."""
-    if size.startswith("distil-"):
-        return f"distil-whisper/{size}"
-    return "openai/whisper-" + {"large-v1": "large", "turbo": "large-v3-turbo"}.get(size, size)
-
-
-def _hub(repository: str, revision: str | None, local_only: bool) -> list[Get]:
-    """Where to look for a file of a repository: first the local cache, then the Hub itself."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    def cached(filename: str) -> Path | None:
-        path = try_to_load_from_cache(repository, filename, revision=revision)
-        return Path(path) if isinstance(path, str) else None  # or a mark that there is none
-
-    def download(filename: str) -> Path | None:
-        try:
-            return Path(
-                hf_hub_download(
-                    repository, filename, revision=revision, local_files_only=local_only
-                )
-            )
-        except LocalEntryNotFoundError as error:
-            raise CheckpointError(
-                f"{repository} is no folder here, its {filename} is not in the local Hugging Face "
-                f"cache{f' at revision {revision}' if revision else ''}, and the Hub cannot be "
-                "reached or is not to be asked; give a local folder, or run "
-                f"`hf download {repository}` where there is a network"
-            ) from error
-        except EntryNotFoundError:  # the repository is there, and has no such file
-            return None
-        except Exception as error:  # no such repository, no access, a lost connection, a full disk
-            reason = str(error).strip().partition("\n")[0]
-            raise CheckpointError(f"{repository}: {type(error).__name__}: {reason}") from error
-
-    return [cached, download]
-
-
-# --- what is in it ------------------------------------------------------------------------------
-
-
 def _open(path: Path, get: Get) -> tuple[dict[str, Stored], Any, Collection[str]]:
     """The tensors of a checkpoint, its `dims` if it has them, and every name that it lists.
 
     Of a checkpoint in shards, only those are opened that hold something of the encoder.
     """
     if not path.name.endswith(".index.json"):
-        tensors, dims = _open_file(path)
+        tensors, dims = open_file(path)
         return tensors, dims, tensors
-    where = _json(path).get("weight_map")
+    where = read_json(path).get("weight_map")
     if not isinstance(where, dict):
         raise CheckpointError(f"{path} has no weight_map to say which tensor is in which file")
     tensors = {}
     for shard in sorted({where[name] for name in _recognise(where, path).found.values()}):
         if (file := get(shard)) is None:
             raise CheckpointError(f"{path} lists tensors of the encoder in {shard}: no such file")
-        tensors |= _open_file(file)[0]
+        tensors |= open_file(file)[0]
     return tensors, None, where
-
-
-def _open_file(path: Path) -> tuple[dict[str, Stored], Any]:
-    with path.open("rb") as file:
-        start = file.read(24)
-    if not start:
-        raise CheckpointError(f"{path} is empty")
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull`")
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError(f"{path}: expected a file named {', '.join(SUFFIXES)}")
-    return (_open_safetensors(path), None) if path.suffix == SUFFIXES[0] else _open_pickle(path)
-
-
-def _open_safetensors(path: Path) -> dict[str, Stored]:
-    """The format: 8 bytes with the header's length, the header in JSON, the tensors' bytes.
-
-    https://huggingface.co/docs/safetensors, "Format". Every number is little-endian.
-    """
-    size = path.stat().st_size
-    scratch = torch.empty(0, dtype=torch.uint8)  # one for all tensors: fresh memory costs time
-
-    def read(dtype: torch.dtype, begin: int, end: int, target: Tensor) -> None:
-        nonlocal scratch
-        raw = target
-        if target.dtype != dtype or target.device.type != "cpu":
-            if scratch.numel() < end - begin:
-                scratch = torch.empty(end - begin, dtype=torch.uint8)
-            raw = scratch[: end - begin].view(dtype).view(target.shape)
-        with path.open("rb") as file:
-            file.seek(start + begin)
-            if file.readinto(raw.view(-1).view(torch.uint8).numpy().data) < end - begin:
-                raise CheckpointError(f"{path} was cut short while it was read")
-        if raw is not target:
-            target.copy_(raw)
-
-    def stored(kind: str, shape: tuple[int, ...], begin: int, end: int) -> Stored:
-        given = f"a {kind} of shape {shape} in bytes {begin} to {end}"
-        if not 0 <= begin <= end <= size - start:
-            raise ValueError(f"{given} of {size - start}")
-        if (dtype := DTYPES.get(kind)) is None:
-            return Stored(shape, kind, lambda target: None)
-        if end - begin != math.prod(shape) * dtype.itemsize:
-            raise ValueError(given)
-        return Stored(shape, dtype, lambda target: read(dtype, begin, end, target))
-
-    try:
-        with path.open("rb") as file:
-            start = 8 + int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(start - 8) if start <= size else "")
-        header.pop("__metadata__", None)
-        return {
-            name: stored(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
-            for name, entry in header.items()
-        }
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} is cut short, damaged, or no safetensors file ({size} bytes; {error})"
-        ) from error
-
-
-def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:
-    """A PyTorch file. It is mapped, not read; unless it is no zip file, as before PyTorch 1.6."""
-    try:
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except Exception as error:  # what a damaged file raises depends on where the damage is
-        if what := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise CheckpointError(
-                f"{path} holds a {what[1]}, not only tensors. Unpickling that can run any code, "
-                "so it is refused: save the model's state_dict, best as safetensors"
-            ) from error
-        raise CheckpointError(f"{path} is cut short, damaged, or no PyTorch file") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a state_dict")
-
-    def stored(tensor: Tensor) -> Stored:
-        dtype = tensor.dtype if tensor.dtype in DTYPES.values() else str(tensor.dtype)
-        return Stored(tuple(tensor.shape), dtype, lambda target: target.copy_(tensor.detach()))
-
-    state = content.get("model_state_dict", content)  # openai-whisper's files have it, and dims
-    tensors = {name: stored(value) for name, value in state.items() if isinstance(value, Tensor)}
-    return tensors, content.get("dims")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected an object")
-    return content
 
 
 # --- does it fit --------------------------------------------------------------------------------
@@ -432,7 +232,7 @@ def _config(
             return EncoderConfig.from_openai(dims)
         if described := get("config.json"):
             path = described
-            return EncoderConfig.from_hf(_json(path))
+            return EncoderConfig.from_hf(read_json(path))
         state, n_mels, _ = tensors[layout.found["conv1.weight"]].shape
         n_ctx, _ = tensors[layout.found["positions"]].shape
         n_mlp, _ = tensors[layout.found["blocks.0.mlp.fc1.weight"]].shape

@@ -39,10 +39,18 @@ def under(tap: Tap, prefix: str) -> Tap:
 
 
 class EncoderOutput(NamedTuple):
-    """What the encoder returns; transformers' decoder takes it as `encoder_outputs`."""
+    """What the encoder returns; transformers' decoder takes it as `encoder_outputs`.
+
+    So does its `generate`, but for beam search, which wants `BaseModelOutput(*out)`.
+    """
 
     last_hidden_state: Tensor  # (B, T, S), normed
     hidden_states: tuple[Tensor, ...] | None = None  # L + 1 of (B, T, S): see WhisperEncoder
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of last_hidden_state; `generate` looks here for the size of the batch."""
+        return self.last_hidden_state.shape
 
 
 class Attention(nn.Module):
@@ -172,14 +180,14 @@ class WhisperEncoder(nn.Module):
 
     def check(self, mel: Tensor | np.ndarray[Any, Any], strict_length: bool) -> Tensor:
         """The features as a batch that this model can take, or an error that says what to do."""
-        config, weight = self.config, self.conv1.weight
+        config, weight, given = self.config, self.conv1.weight, tuple(mel.shape)
         if isinstance(mel, np.ndarray):
             mel = torch.from_numpy(mel).to(weight.device, weight.dtype)
         if mel.ndim == 2:
             mel = mel[None]
         if mel.ndim != 3 or mel.shape[1] != config.n_mels:
             raise ValueError(
-                f"features of shape {tuple(mel.shape)}; this encoder takes ({config.n_mels}, "
+                f"features of shape {given}; this encoder takes ({config.n_mels}, "
                 f"{config.n_frames}) or (B, {config.n_mels}, {config.n_frames}): "
                 f"melfront.log_mel(audio, n_mels={config.n_mels})"
             )

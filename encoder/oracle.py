@@ -53,9 +53,10 @@ def conv1d(x: Array, weight: Array, bias: Array, stride: int) -> Array:
     """
     n = x.shape[1]
     x = np.pad(x, ((0, 0), (1, 1)))
-    before, centre, after = (x[:, shift : shift + n : stride] for shift in range(3))
-    out = weight[:, :, 0] @ before + weight[:, :, 1] @ centre + weight[:, :, 2] @ after
-    return out + bias[:, None]
+    # Copies, because NumPy multiplies matrices that lie scattered in memory thirty times slower.
+    before, centre, after = (x[:, shift : shift + n : stride].copy() for shift in range(3))
+    kernel = weight.transpose(2, 0, 1).copy()  # (3, S, C)
+    return kernel[0] @ before + kernel[1] @ centre + kernel[2] @ after + bias[:, None]
 
 
 def gelu(x: Array) -> Array:

@@ -22,7 +22,7 @@ from .conventions import (
     N_SAMPLES,
     SAMPLE_RATE,
     Convention,
-    get_convention,
+    named_convention,
 )
 from .filterbank import mel_filters
 
@@ -78,12 +78,7 @@ def log_mel(
     Raises AudioError (a ValueError) for audio that cannot be meant, TypeError for what is no audio,
     ValueError for an unknown convention. Reproduces transformers' WhisperFeatureExtractor.
     """
-    convention = get_convention(convention)
-    if convention != CONVENTIONS.get(convention.name):
-        raise ValueError(
-            f"convention {convention.name!r} with {convention.changes()} is not one of "
-            f"{', '.join(CONVENTIONS)}; only melfront.oracle.log_mel computes any convention"
-        )
+    convention = named_convention(convention)
     clips = as_clips(audio, sampling_rate)
     length = fit_length(clips, pad_to, truncate)
     clips = clips.cut(length)

@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from numbers import Real
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -96,7 +97,8 @@ def fit_length(clips: Clips, pad_to: float | None, truncate: bool) -> int:
     length = longest if pad_to is None else round(pad_to * SAMPLE_RATE)
     if longest > length and not truncate:
         raise AudioError(
-            f"a clip of {longest} samples ({longest / SAMPLE_RATE:.2f} s) does not fit into pad_to={pad_to:g} s; take "
+            f"a clip of {longest} samples ({longest / SAMPLE_RATE:.2f} s) does not fit into "
+            f"pad_to={pad_to:g} s; take "
             "melfront.chunks(audio), or pass truncate=True to cut it, pad_to=None to keep it"
         )
     if length < MIN_SAMPLES:
@@ -122,7 +124,7 @@ def as_clips(audio: Any, sampling_rate: int | None = None) -> Clips:
     Raises AudioError, TypeError for what is none of these.
     """
     check_rate(sampling_rate)
-    if isinstance(audio, (list, tuple)) and not all(np.isscalar(item) for item in audio):
+    if isinstance(audio, (list, tuple)) and not all(isinstance(item, Real) for item in audio):
         clips = [as_clip(item, f"clip {i}") for i, item in enumerate(audio)]
         if len({is_tensor(clip) for clip in clips}) > 1:
             raise AudioError("a batch of both NumPy arrays and torch tensors; give one kind")
@@ -167,7 +169,8 @@ def as_clip(audio: Any, name: str) -> Any:
 
 def to_float(audio: Any, name: str) -> Any:
     """Integer PCM to [-1, 1) by the range of its type; floats as they are, float16 as float32."""
-    dtype = str(audio.dtype).removeprefix("torch.")
+    # NumPy's name is the same for either byte order.
+    dtype = str(audio.dtype).removeprefix("torch.") if is_tensor(audio) else audio.dtype.name
     if dtype in ("float32", "float64"):
         return audio
     if dtype in ("float16", "bfloat16"):
@@ -177,12 +180,8 @@ def to_float(audio: Any, name: str) -> Any:
             f"{name}: dtype {dtype} is neither floating point nor 8, 16 or 32-bit PCM; convert it "
             "to float32 in [-1, 1]"
         )
-    # 16 bits are exact in float32, 32 bits are not.
-    wide = dtype == "int32"
-    if is_tensor(audio):
-        audio = audio.double() if wide else audio.float()
-    else:
-        audio = audio.astype(np.float64 if wide else np.float32)
+    # Exact up to 24 bits; what 32 bits hold beyond that is 140 dB down.
+    audio = audio.float() if is_tensor(audio) else audio.astype(np.float32)
     full_scale = {"int8": 2.0**7, "uint8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}[dtype]
     return (audio - 128 if dtype == "uint8" else audio) / full_scale
 
@@ -217,6 +216,6 @@ def check_samples(clip: Any, name: str) -> None:
         )
     raise AudioError(
         f"{name}: values up to {peak:.6g}, far outside [-1, 1]; this looks like integer PCM that "
-        "was cast to float. Divide by its full scale (32768 for int16), or pass the integers themselves"
+        "was cast to float. Divide by its full scale (32768 for int16), or pass the integers"
+        " themselves"
     )
-

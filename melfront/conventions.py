@@ -120,13 +120,10 @@ OPENAI_TRANSCRIBE = replace(
 
 # faster_whisper's FeatureExtractor adds one hop of zeros, thus one frame; its transcribe drops
 # that frame again and fills the mel with 0.0.
-FASTER_WHISPER = replace(
-    TRANSFORMERS, name="faster-whisper", extra_padding=HOP_LENGTH, fill=0.0
-)
+FASTER_WHISPER = replace(TRANSFORMERS, name="faster-whisper", extra_padding=HOP_LENGTH, fill=0.0)
 
 CONVENTIONS = {
-    c.name: c
-    for c in (TRANSFORMERS, TRANSFORMERS_NUMPY, OPENAI, OPENAI_TRANSCRIBE, FASTER_WHISPER)
+    c.name: c for c in (TRANSFORMERS, TRANSFORMERS_NUMPY, OPENAI, OPENAI_TRANSCRIBE, FASTER_WHISPER)
 }
 
 
@@ -139,3 +136,14 @@ def get_convention(convention: str | Convention) -> Convention:
             f"unknown convention {convention!r}; expected one of {', '.join(CONVENTIONS)}"
         )
     return CONVENTIONS[convention]
+
+
+def named_convention(convention: str | Convention) -> Convention:
+    """`get_convention`, for the fast backends: ValueError for one that only the oracle computes."""
+    convention = get_convention(convention)
+    if convention != CONVENTIONS.get(convention.name):
+        raise ValueError(
+            f"convention {convention.name!r} with {convention.changes()} is not one of "
+            f"{', '.join(CONVENTIONS)}; only melfront.oracle.log_mel computes any convention"
+        )
+    return convention

@@ -256,8 +256,10 @@ def run(clips: Clips, length: int, n_mels: int, convention: Convention, tap: Tap
     if convention.fill is not None:
         hop = convention.hop_length
         x = x[..., : length // hop]
-        items = [fill_tail(item, len(clip) // hop, convention.fill)
-                 for item, clip in zip(x.reshape(-1, *x.shape[-2:]), clips.arrays, strict=True)]
+        items = [
+            fill_tail(item, len(clip) // hop, convention.fill)
+            for item, clip in zip(x.reshape(-1, *x.shape[-2:]), clips.arrays, strict=True)
+        ]
         x = np.stack(items).reshape(x.shape)
     return tap("features", x)
 

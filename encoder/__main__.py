@@ -1,0 +1,250 @@
+"""`python -m encoder`: audio files through the front end and the encoder, to hidden states.
+
+What is wrong with the arguments or the audio is found before torch is imported.
+
+    # W windows of 30 s  M mel bins  F frames = 3000  T positions = 1500  S state
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from tqdm import tqdm  # type: ignore[import-untyped]  # huggingface_hub needs it: it is there
+
+import melfront
+
+from .config import SIZES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from . import WhisperEncoder
+
+SAMPLE = Path(__file__).parents[1] / "reference_data" / "sample.flac"
+BUILT_IN = "tiny with 128 mel bins and weights from a formula"
+DESCRIPTION = """\
+Audio through Whisper's front end and encoder. One clip is shown stage by stage; of several, a line
+each says what was computed. With no arguments nothing is needed, and nothing downloaded."""
+EPILOG = """\
+example:
+  python -m encoder speech.flac --model openai/whisper-large-v3 -o speech.safetensors
+
+The file OUT holds last_hidden_state and hidden_states.0 .. L (T, S), log_mel (M, F) and
+attention_mask (F,), and in its metadata the clip, the model and the versions (in .npz a string of
+JSON, `metadata`). A clip over 30 s is taken in W windows of 30 s, and each tensor has a leading
+axis for them: (W, T, S). Of large-v3 in float32 a window is 250 MB. Where OUT is a folder, each
+clip becomes OUT/NAME.safetensors; several clips need one."""
+
+# A step of each axis. A frame starts every hop; conv2, with stride 2, makes a position of two.
+FRAME, POSITION = "160 samples = 10 ms", "320 samples = 20 ms"
+STEPS = {
+    "padded": "1 sample = 0.0625 ms",
+    **dict.fromkeys(("frames", "windowed"), f"{FRAME}, 1 = 0.0625 ms"),
+    **dict.fromkeys(("spectrum", "power"), f"{FRAME}, 40 Hz"),
+    **dict.fromkeys(("mel", "log", "clamped", "features"), f"mel bin, {FRAME}"),
+    **dict.fromkeys(("conv1", "gelu1"), f"channel, {FRAME}"),
+    **dict.fromkeys(("conv2", "gelu2"), f"channel, {POSITION}"),
+}
+# Progress: from the third second on, gone in the end; none where stderr is no terminal.
+QUIET: dict[str, Any] = {"delay": 2, "disable": None, "leave": False}
+HEADING = f"{'stage':22}{'shape':14}{'one step of each axis':35}{'min':>9}{'mean':>10}{'max':>9}"
+
+
+class UsageError(Exception): ...
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; --help shows an example\n")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(
+        prog="python -m encoder",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("audio", nargs="*", metavar="AUDIO", type=Path, help="wav, flac ...; default: the sample")
+    add("--model", metavar="NAME_OR_PATH", help=f"folder, file or Hub name; default: {BUILT_IN}")
+    add("--device", default="cpu", help="such as cpu, cuda, cuda:1, mps; default: cpu")
+    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    add("-o", dest="out", metavar="OUT", type=Path, help="a .safetensors or .npz file, or a folder")
+    return parser.parse_args(argv)
+
+
+def output_files(clips: list[Path], out: Path, dtype: str) -> list[Path]:
+    """The file for each clip, in a folder that can be written to. Raises UsageError."""
+    if out.is_dir():
+        files = [out / f"{clip.stem}.safetensors" for clip in clips]
+    elif len(clips) > 1:
+        raise UsageError(f"-o {out} for {len(clips)} clips: expected a folder that exists")
+    elif out.suffix not in (".safetensors", ".npz"):
+        raise UsageError(f"-o {out}: expected a .safetensors or .npz file, or an existing folder")
+    elif out.suffix == ".npz" and dtype == "bfloat16":
+        raise UsageError(f"-o {out}: npz cannot hold bfloat16; give a .safetensors file")
+    else:
+        files = [out]
+    stems = [clip.stem for clip in clips]
+    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+        raise UsageError(f"-o {out}: several clips are named {twice[0]}; rename all but one")
+    try:
+        tempfile.TemporaryFile(dir=files[0].parent).close()
+    except OSError as error:
+        raise UsageError(f"-o {out}: cannot write there: {error.strerror}") from error
+    return files
+
+
+def load_model(name: str | None, device: str, dtype: str) -> WhisperEncoder:
+    """The encoder asked for, on its device. Raises UsageError."""
+    import torch
+
+    from . import CheckpointError, WhisperEncoder
+
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # each kind of device has its own
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"--device {device}: {reason}; try --device cpu") from error
+    # TF32 keeps 10 bits of each factor, which is not float32 and costs 1e-3.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    options: dict[str, Any] = {"device": device, "dtype": getattr(torch, dtype)}
+    if name is None:
+        return WhisperEncoder.from_formula(replace(SIZES["tiny"], n_mels=128), **options)
+    if not sys.stderr.isatty():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    try:
+        with tqdm(desc=name, unit="tensor", **QUIET) as tensors:
+            options["progress"] = lambda _done, _total: tensors.update()
+            return WhisperEncoder.from_pretrained(name, **options)
+    except CheckpointError as error:
+        raise UsageError(f"--model {name}: {error}") from error
+
+
+def row(stage: str, x: Any) -> str:
+    """A line of the table, of an array or tensor without batch."""
+    steps = STEPS.get(stage, f"{POSITION}, channel")
+    if np.iscomplexobj(x):
+        stage, x = f"|{stage}|", np.abs(x)
+    shape = str(tuple(x.shape))
+    return f"{stage:22}{shape:14}{steps:35}{x.min():9.3g}{x.mean():10.3g}{x.max():9.3g}"
+
+
+def stem_rows(model: WhisperEncoder, mel: np.ndarray[Any, Any]) -> list[str]:
+    """The stages before the first block, of features (M, F): a trace without the blocks."""
+    from . import trace
+
+    blocks, model.blocks = model.blocks, model.blocks[:0]
+    stages = trace(model, mel)
+    model.blocks = blocks
+    return [row(stage, x[0].float()) for stage, x in stages.items() if stage != "ln_post"]
+
+
+def process(
+    model: WhisperEncoder, audio: np.ndarray[Any, Any], keep: bool, name: str
+) -> tuple[list[str], dict[str, Tensor]]:
+    """A clip to the table of its first window, and its tensors; keep: every hidden state of it."""
+    import torch
+    from torch.nn.modules.module import register_module_forward_hook
+
+    from .model import Block
+
+    n_layer = model.config.n_audio_layer
+    seconds = model.config.n_frames * melfront.HOP_LENGTH / melfront.SAMPLE_RATE
+    windows = list(melfront.chunks(audio, seconds))
+    options: dict[str, Any] = {"n_mels": model.config.n_mels, "pad_to": seconds}
+    mel, mask = melfront.log_mel(windows, return_mask=True, **options)  # mel (W, M, F)
+    front_end = melfront.oracle.trace(windows[0], **options)
+    rows = [HEADING, *(row(stage, x) for stage, x in front_end.items()), *stem_rows(model, mel[0])]
+    n_rows = len(rows)
+    blocks = tqdm(desc=name, unit="block", total=len(mel) * n_layer, **QUIET)
+
+    # A hook, not a tap: whoever taps a block is shown its attention scores, at half its time again.
+    def after(module: Any, _inputs: Any, output: Any) -> None:
+        if isinstance(module, Block):
+            blocks.update()
+            if (i := len(rows) - n_rows) < n_layer:
+                rows.append(row(f"block.{i}.mlp_residual", output[0].float()))
+
+    tensors = {"log_mel": torch.from_numpy(mel), "attention_mask": torch.from_numpy(mask)}
+    with register_module_forward_hook(after), torch.inference_mode(), blocks:
+        for w, window in enumerate(mel):
+            last, states = model(window, output_hidden_states=keep)
+            named = [(f"hidden_states.{i}", x) for i, x in enumerate(states or ())]
+            for key, x in [("last_hidden_state", last), *named]:
+                if w == 0:
+                    tensors[key] = torch.empty(len(mel), *x.shape[1:], dtype=x.dtype)
+                tensors[key][w] = x[0]
+    rows.append(row("ln_post", tensors["last_hidden_state"][0].float()))
+    return rows, {key: x[0] if len(mel) == 1 else x for key, x in tensors.items()}
+
+
+def save(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
+    """Writes beside `file` and renames, so that it is never there in part. Raises UsageError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        if file.suffix == ".npz":
+            arrays: dict[str, Any] = {name: x.numpy() for name, x in tensors.items()}
+            with temporary.open("wb") as target:
+                np.savez(target, metadata=np.array(json.dumps(about)), **arrays)
+        else:
+            temporary.touch()
+            mode = temporary.stat().st_mode  # safetensors would make it the owner's alone
+            save_file(tensors, temporary, metadata={"format": "pt", **about})
+            temporary.chmod(mode)
+        temporary.replace(file)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{file} could not be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    clips, name = args.audio or [SAMPLE], args.model
+    if name and not (name.removeprefix("whisper-") in SIZES or "/" in name or os.path.exists(name)):
+        raise UsageError(f"--model {name}: no such file or folder, nor a size such as tiny")
+    files = output_files(clips, args.out, args.dtype) if args.out else []
+    audios = [melfront.load_audio(clip) for clip in clips]
+    model = load_model(name, args.device, args.dtype)
+    import torch  # by now it is imported
+
+    about = {"model": name or BUILT_IN, "dtype": args.dtype, "device": args.device}
+    about |= {"melfront": melfront.__version__, "torch": torch.__version__, "numpy": np.__version__}
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    for i, (clip, audio) in enumerate(zip(clips, audios, strict=True)):
+        rows, tensors = process(model, audio, bool(files), clip.name)
+        frames, shape = int(tensors["attention_mask"].sum()), tensors["last_hidden_state"].shape
+        print(f"{clip}: {len(audio)} samples, {frames} frames; hidden states {tuple(shape)}")
+        if len(clips) == 1:
+            print("", *rows, "", sep="\n")
+        if files:
+            save(files[i], tensors, {"clip": str(clip), "samples": str(len(audio)), **about})
+            print(f"written to {files[i]}: {', '.join(tensors)}")
+    if not files:
+        print("nothing was written; -o OUT.safetensors keeps the hidden states")
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    try:
+        run(args)
+    except (UsageError, melfront.AudioError, OSError) as error:
+        print(f"python -m encoder: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

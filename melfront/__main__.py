@@ -1,0 +1,230 @@
+"""python -m melfront AUDIO: the log-mel features of audio files, printed, written and drawn.
+
+# n windows of 30 s  M mel bins
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+import melfront
+
+SAMPLE = Path(__file__).parents[1] / "reference_data" / "sample.flac"
+OUTPUTS = (".npy", ".npz", ".safetensors")
+PLOTS = (".png",)
+# A spectrum of 201 frequencies fills no more bins than that; this leaves room for a trial.
+MAX_MELS = 1000
+
+
+class Features(NamedTuple):
+    """What one clip gives: (M, 3000) and (3000,), or (n, M, 3000) and (n, 3000) beyond 30 s."""
+
+    log_mel: NDArray[np.float32]
+    attention_mask: NDArray[np.int32]
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line and exit status 2, without the usage in front."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def n_mels(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_MELS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of mel bins, 1 to {MAX_MELS}")
+    return int(text)
+
+
+def parser() -> Parser:
+    result = Parser(
+        prog="python -m melfront",
+        description="Whisper's log-mel features of audio files: what its encoder sees of a clip.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"""\
+A clip of up to 30 s is padded to 30 s and gives features (N, 3000). A longer one is taken window
+by window of 30 s, each on its own, stacked (windows, N, 3000).
+
+OUT holds log_mel, float32, and attention_mask, int32, 1 where a frame holds audio; as .npy only the
+features, as .safetensors also what made them, in its metadata. If OUT is a folder, each clip is
+written into it as NAME.safetensors, and its picture as NAME.png; for several clips it has to be
+one. No file is left half written.
+
+conventions: {", ".join(melfront.CONVENTIONS)}
+
+examples:
+  python -m melfront
+  python -m melfront speech.flac -o speech.safetensors --plot speech.png
+  python -m melfront *.wav --n-mels 80 --convention openai-transcribe -o features/
+""",
+    )
+    result.add_argument(
+        "audio",
+        nargs="*",
+        metavar="AUDIO",
+        help="wav, flac, mp3, ogg ... of any sampling rate; default: the sample clip",
+    )
+    result.add_argument(
+        "-o", dest="out", metavar="OUT", help=f"file to write: {', '.join(OUTPUTS)}; or a folder"
+    )
+    result.add_argument(
+        "--n-mels",
+        type=n_mels,
+        default=128,
+        metavar="N",
+        help="mel bins: 128 for large-v3 and turbo (default), 80 for all earlier sizes",
+    )
+    result.add_argument(
+        "--convention",
+        choices=list(melfront.CONVENTIONS),
+        default="transformers",
+        metavar="NAME",
+        help="whose features; default: transformers",
+    )
+    result.add_argument(
+        "--plot", metavar="OUT.png", help="draw the waveform over the features; or a folder"
+    )
+    return result
+
+
+def targets(out: str, clips: list[Path], endings: tuple[str, ...], default: str) -> list[Path]:
+    """The file for each clip's result. Raises ValueError where none can be written."""
+    into = Path(out)
+    if into.is_dir() or out.endswith(("/", os.sep)):
+        paths = [into / f"{clip.stem}{default}" for clip in clips]
+        folder = into
+    else:
+        paths, folder = [into], into.parent
+        if into.suffix not in endings:
+            raise ValueError(f"{out}: unknown ending; expected {', '.join(endings)}, or a folder")
+        if len(clips) > 1:
+            raise ValueError(f"{out}: one file for {len(clips)} clips; name a folder that exists")
+    if not folder.is_dir():
+        raise ValueError(f"{out}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{out}: the folder {folder} cannot be written to; choose another")
+    names = [path.name for path in paths]
+    for path in paths:
+        if names.count(path.name) > 1:
+            raise ValueError(f"{out}: two of the clips would be written as {path.name}; rename one")
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; choose another name")
+    return paths
+
+
+def write(path: Path, save: Callable[[BinaryIO], Any]) -> None:
+    """`save(file)` under another name in the same folder, then renamed: all of it or nothing."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with unfinished.open("wb") as file:
+            save(file)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def compute(audio: NDArray[np.float32], n_mels: int, convention: str) -> Features:
+    """Features and mask of a clip of any length, beyond 30 s window by window."""
+    windows = [
+        Features(*melfront.log_mel(chunk, n_mels=n_mels, convention=convention, return_mask=True))
+        for chunk in melfront.chunks(audio)
+    ]
+    if len(windows) == 1:
+        return windows[0]
+    log_mel = np.stack([window.log_mel for window in windows])  # (n, M, 3000)
+    attention_mask = np.stack([window.attention_mask for window in windows])  # (n, 3000)
+    return Features(log_mel, attention_mask)
+
+
+def metadata(
+    clip: Path, audio: NDArray[np.float32], n_mels: int, convention: str
+) -> dict[str, str]:
+    """Where a file's features come from; safetensors takes strings only."""
+    packages = ("numpy", "soundfile", "soxr")
+    versions = {"melfront": melfront.__version__, "python": sys.version.split()[0]}
+    for name in packages:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "unknown"
+    return {
+        "clip": clip.name,
+        "samples": str(len(audio)),
+        "n_mels": str(n_mels),
+        "convention": convention,
+        "versions": json.dumps(versions),
+    }
+
+
+def save_features(path: Path, features: Features, about: dict[str, str]) -> None:
+    def save(file: BinaryIO) -> None:
+        if path.suffix == ".npy":
+            np.save(file, features.log_mel)
+        elif path.suffix == ".npz":
+            np.savez(file, **features._asdict())
+        else:
+            from safetensors.numpy import save
+
+            file.write(save(features._asdict(), metadata=about))
+
+    write(path, save)
+
+
+def summary(clip: Path, audio: NDArray[np.float32], features: Features) -> str:
+    x, mask = features
+    return (
+        f"{clip}: {len(audio) / melfront.SAMPLE_RATE:.2f} s, "
+        f"{mask.sum()} of {mask.size} frames hold audio, "
+        f"features {x.shape} {x.dtype}, "
+        f"min {x.min():.4f} mean {x.mean(dtype=np.float64):.4f} max {x.max():.4f}"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    clips = [Path(name) for name in options.audio] or [SAMPLE]
+    for clip in clips:
+        if not clip.exists():
+            raise FileNotFoundError(f"{clip}: no such file; name an audio file")
+    outs = options.out and targets(options.out, clips, OUTPUTS, ".safetensors")
+    plots = options.plot and targets(options.plot, clips, PLOTS, ".png")
+    for i, clip in enumerate(clips):
+        audio = melfront.load_audio(clip)
+        features = compute(audio, options.n_mels, options.convention)
+        written = []
+        if outs:
+            about = metadata(clip, audio, options.n_mels, options.convention)
+            save_features(outs[i], features, about)
+            written.append(str(outs[i]))
+        if plots:
+            from . import plot
+
+            figure = plot.figure(audio, features.log_mel, clip.name)
+            write(plots[i], figure.savefig)
+            written.append(str(plots[i]))
+        line = summary(clip, audio, features)
+        print(f"{line}, written to {' and '.join(written)}" if written else line, flush=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status 0, or 2 after one line on stderr that says what was given and what to do."""
+    options = parser().parse_args(argv)
+    try:
+        run(options)
+    except (OSError, ValueError, MemoryError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        print(f"python -m melfront: {message}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

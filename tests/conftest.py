@@ -1,0 +1,133 @@
+"""What all tests share: devices, clips and weights, and how long hypothesis searches."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+CHECKOUT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("MELFRONT_SHARED") or CHECKOUT.parent / "shared")
+
+# No deadline: the first example of a test pays for imports and for filling the caches. No
+# shrinking: it takes minutes, and what fails is described in one line as it is.
+settings.register_profile(
+    "default",
+    deadline=None,
+    max_examples=25,
+    derandomize=bool(os.environ.get("CI")),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("default")
+
+
+# Devices
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device",
+        metavar="LIST",
+        help="devices for every test that touches a tensor, separated by commas, such as cpu,cuda "
+        "or mps; default: cpu, and cuda where there is one",
+    )
+
+
+def asked_devices(config) -> list[str]:
+    return [name for name in (config.getoption("--device") or "").split(",") if name]
+
+
+def unusable(device: str) -> str | None:
+    """Why torch cannot use that device, or None."""
+    import torch
+
+    try:
+        torch.zeros(2, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
+        return str(error).splitlines()[0]
+    return None
+
+
+def pytest_configure(config):
+    for device in asked_devices(config):
+        reason = unusable(device)
+        if reason is not None:
+            raise pytest.UsageError(
+                f"--device {device}: torch cannot use it here ({reason}); take one that it can, "
+                "or leave the option out"
+            )
+
+
+def device_params(config) -> list:
+    """cpu and cuda always, so that what is not run is reported; and what else was asked for."""
+    asked = asked_devices(config)
+    params = []
+    for device in dict.fromkeys(["cpu", "cuda", *asked]):
+        marks = [] if device == "cpu" else [pytest.mark.gpu]
+        if asked and device not in asked:
+            marks.append(pytest.mark.skip(reason=f"{device} is not in --device {','.join(asked)}"))
+        elif not asked and device != "cpu" and (reason := unusable(device)):
+            marks.append(pytest.mark.skip(reason=f"no {device} device: {reason}"))
+        params.append(pytest.param(device, marks=marks))
+    return params
+
+
+def pytest_generate_tests(metafunc):
+    # Session scope lets hypothesis use them: one value holds for all examples of a test.
+    if "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", device_params(metafunc.config), scope="session")
+    if "backend" in metafunc.fixturenames:  # of the front end: NumPy, or torch on a device
+        params = ["numpy", *device_params(metafunc.config)]
+        metafunc.parametrize("backend", params, scope="session")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_tf32():
+    """TF32 keeps 10 bits of each factor and alone costs 1e-3: off wherever float32 is stated."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+
+
+# Clips and weights
+
+
+@pytest.fixture(scope="session")
+def sample():
+    """The sample clip: (129600,) float32, speech cut inside a vowel at both ends."""
+    from tests.signals import sample
+
+    return sample()
+
+
+def shared_path(name: str) -> Path:
+    """A file or folder of the shared folder; skips the test where it is missing."""
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(
+            f"{path} is not there; real audio and weights are no part of the repository, "
+            "MELFRONT_SHARED names the folder that holds them"
+        )
+    return path
+
+
+@pytest.fixture(scope="session")
+def jfk_path() -> Path:
+    """11 s of real speech, 16 kHz mono."""
+    return shared_path("audio/jfk-16k.wav")
+
+
+@pytest.fixture(scope="session")
+def jfk_stereo_path() -> Path:
+    """The same recording, 44.1 kHz stereo."""
+    return shared_path("audio/jfk-44k-stereo.flac")
+
+
+@pytest.fixture(scope="session")
+def tiny_en() -> Path:
+    """The folder of whisper-tiny.en's trained weights, in Hugging Face's format."""
+    return shared_path("whisper-tiny.en")

@@ -1,0 +1,423 @@
+"""`python -m encoder`: what it prints, what it writes, and what it says to bad input."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import melfront
+from encoder import WhisperEncoder, __main__, checkpoint, trace
+from tests.conftest import CHECKOUT
+from tests.encoder.peers import TOY
+from tests.signals import sample
+
+# Only what it must have: no network, no settings of the person who runs the tests.
+ENVIRONMENT = {
+    "PATH": os.environ["PATH"],
+    "PYTHONPATH": str(CHECKOUT),
+    "HF_HUB_OFFLINE": "1",
+}
+TOY_SAMPLES = TOY.n_frames * melfront.HOP_LENGTH  # one window of the toy: 0.22 s
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    """A fifth of a second of speech: one window of the toy."""
+    return write(tmp_path / "clip.wav", sample()[50_000:53_251])
+
+
+@pytest.fixture
+def toy(tmp_path) -> Path:
+    """A folder with the toy's weights, as Hugging Face has them."""
+    checkpoint.save_hf(tmp_path / "toy", TOY, WhisperEncoder.from_formula(TOY).state_dict())
+    return tmp_path / "toy"
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def write(path: Path, audio: np.ndarray) -> Path:
+    soundfile.write(path, audio, melfront.SAMPLE_RATE, subtype="FLOAT")
+    return path
+
+
+def run(*args) -> int:
+    return __main__.main([str(arg) for arg in args])
+
+
+def process(folder: Path, *args, timeout=120) -> tuple[subprocess.CompletedProcess, float]:
+    """The command in a process of its own, and the seconds it took.
+
+    On a machine with other things to do, that is the time of the processor where it is less.
+    """
+    used, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(
+        [sys.executable, *args],
+        cwd=folder,
+        env=ENVIRONMENT | {"HF_HOME": str(folder / "hub")},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
+    return done, min(wall, cpu)
+
+
+# What it prints.
+
+
+def test_with_no_argument_in_an_empty_folder(tmp_path):
+    done, seconds = process(tmp_path, "-m", "encoder")
+    assert done.returncode == 0
+    assert done.stderr == "", "no progress where stderr is no terminal"
+    assert seconds < 20
+    assert not list(tmp_path.iterdir())
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines[2:])) <= 100
+    assert "129600 samples, 810 frames; hidden states (1500, 384)" in lines[1]
+    assert "nothing was written" in lines[-1]
+
+    rows = [line.split() for line in lines[lines.index("") + 2 : -2]]
+    front_end = ["padded", "frames", "windowed", "|spectrum|", "power"]
+    front_end += ["mel", "log", "clamped", "features"]
+    stem = ["conv1", "gelu1", "conv2", "gelu2", "positions"]
+    blocks = [f"block.{i}.mlp_residual" for i in range(4)]
+    assert [row[0] for row in rows] == [*front_end, *stem, *blocks, "ln_post"]
+    table = {row[0]: " ".join(row[1:]) for row in rows}
+    assert table["padded"].startswith("(480400,) 1 sample = 0.0625 ms ")
+    assert table["frames"].startswith("(3000, 400) 160 samples = 10 ms, 1 = 0.0625 ms ")
+    assert table["power"].startswith("(3000, 201) 160 samples = 10 ms, 40 Hz ")
+    assert table["features"].startswith("(128, 3000) mel bin, 160 samples = 10 ms ")
+    assert table["gelu1"].startswith("(384, 3000) channel, 160 samples = 10 ms ")
+    assert table["gelu2"].startswith("(384, 1500) channel, 320 samples = 20 ms ")
+    assert table["ln_post"].startswith("(1500, 384) 320 samples = 20 ms, channel ")
+    # The last three are minimum, mean and maximum; silence in the features, GELU's lowest value.
+    mel = melfront.log_mel(sample())
+    expected = (mel.min(), mel.mean(), mel.max())
+    assert np.allclose([float(x) for x in rows[8][-3:]], expected, rtol=0.01)
+    assert rows[10][-3] == "-0.17"
+
+
+def test_steps_of_the_table_are_those_of_the_front_end():
+    ms = 1e3 / melfront.SAMPLE_RATE
+    for text, hops in (__main__.FRAME, 1), (__main__.POSITION, 2):
+        n = hops * melfront.HOP_LENGTH
+        assert text == f"{n} samples = {n * ms:g} ms"
+    assert __main__.STEPS["padded"] == f"1 sample = {ms:g} ms"
+    assert __main__.STEPS["power"].endswith(f" {melfront.SAMPLE_RATE // melfront.N_FFT} Hz")
+
+
+def test_table_shows_the_first_window_as_the_trace_has_it(toy, clip, capsys):
+    assert run(clip, "--model", toy) == 0
+    rows = {line.split(" ")[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    model = WhisperEncoder.from_formula(TOY)
+    mel = melfront.log_mel(melfront.load_audio(clip), n_mels=7, pad_to=0.22)
+    stages = trace(model, mel)
+    for stage in ("conv1", "gelu2", "positions", "block.2.mlp_residual", "ln_post"):
+        x, shown = stages[stage], [float(value) for value in rows[stage][-3:]]
+        assert np.allclose(shown, [x.min(), x.mean(), x.max()], rtol=0.01, atol=1e-6), stage
+
+
+def test_help_and_refusals_take_a_moment(tmp_path, clip):
+    done, seconds = process(tmp_path, "-m", "encoder", "--help")
+    assert done.returncode == 0
+    assert "python -m encoder speech.flac --model" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert seconds < 1
+    (tmp_path / "text.wav").write_text("no audio")
+    refused = [
+        ["--dtype", "int8"],
+        ["nowhere.wav"],
+        ["text.wav"],
+        ["--model", "tinny"],
+        ["-o", "out.txt"],
+        ["-o", "nowhere/out.npz"],
+        ["clip.wav", "-o", "out.npz", "--dtype", "bfloat16"],
+        ["clip.wav", "clip.wav", "-o", "out.npz"],
+        ["clip.wav", "clip.wav", "-o", "."],
+    ]
+    program = f"""if True:
+        import sys, encoder.__main__
+        for argv in {refused}:
+            try:
+                status = encoder.__main__.main(argv)
+            except SystemExit as error:
+                status = error.code
+            assert status == 2, argv
+        assert "torch" not in sys.modules
+    """
+    done, _ = process(tmp_path, "-c", program)
+    assert (done.returncode, done.stdout) == (0, "")
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(refused)
+    assert all(line.startswith("python -m encoder: ") for line in lines)
+    for line, words in zip(
+        lines,
+        [
+            ["--dtype", "int8", "float32"],
+            ["nowhere.wav", "no such file"],
+            ["text.wav", "convert it to wav or flac"],
+            ["--model tinny", "tiny"],
+            ["out.txt", ".safetensors or .npz"],
+            ["nowhere/out.npz", "cannot write there: No such file or directory"],
+            ["bfloat16", ".safetensors"],
+            ["2 clips", "folder"],
+            ["clip", "rename"],
+        ],
+        strict=True,
+    ):
+        assert all(word in line for word in words), line
+
+
+# What it writes.
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_written_tensors(device, toy, clip, out, suffix, dtype):
+    if (suffix, dtype) == (".npz", "bfloat16"):
+        pytest.skip("NumPy has no bfloat16: see the refusals")
+    file = out / f"states{suffix}"
+    options = ["--model", toy, "-o", file, "--dtype", dtype, "--device", device]
+    assert run(clip, *options) == 0
+    assert list(out.iterdir()) == [file]
+    tensors, about = read(file)
+
+    model = WhisperEncoder.from_formula(TOY, dtype=getattr(torch, dtype), device=device)
+    audio = melfront.load_audio(clip)
+    mel, mask = melfront.log_mel(audio, n_mels=7, pad_to=0.22, return_mask=True)
+    expected = model(mel, output_hidden_states=True)
+    states = expected.hidden_states
+    names = ["log_mel", "attention_mask", "last_hidden_state"]
+    assert set(tensors) == {*names, *(f"hidden_states.{i}" for i in range(4))}
+    assert tensors["log_mel"].equal(torch.from_numpy(mel))
+    assert tensors["attention_mask"].equal(torch.from_numpy(mask))
+    assert int(mask.sum()) == 21
+    for i, state in enumerate(states):
+        assert tensors[f"hidden_states.{i}"].equal(state[0].cpu()), i
+    assert tensors["last_hidden_state"].equal(states[-1][0].cpu())
+    assert {name: about[name] for name in ("clip", "model", "dtype", "device", "samples")} == {
+        "clip": str(clip),
+        "model": str(toy),
+        "dtype": dtype,
+        "device": device,
+        "samples": "3251",
+    }
+    versions = (melfront.__version__, torch.__version__, np.__version__)
+    assert (about["melfront"], about["torch"], about["numpy"]) == versions
+
+
+def read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    if file.suffix == ".safetensors":
+        with safe_open(file, "pt") as opened:
+            return load_file(file), opened.metadata()
+    arrays = dict(np.load(file, allow_pickle=False))
+    about = json.loads(str(arrays.pop("metadata")))
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}, about
+
+
+def test_windows_of_a_longer_clip(toy, tmp_path, out, capsys):
+    audio = sample()[50_000 : 50_000 + 2 * TOY_SAMPLES + 1009]
+    file = out / "long.safetensors"
+    assert run(write(tmp_path / "long.wav", audio), "--model", toy, "-o", file) == 0
+    assert "hidden states (3, 11, 26)" in capsys.readouterr().out
+    tensors, _ = read(file)
+    assert {name: tuple(x.shape) for name, x in tensors.items()} == {
+        "log_mel": (3, 7, 22),
+        "attention_mask": (3, 22),
+        "last_hidden_state": (3, 11, 26),
+        **{f"hidden_states.{i}": (3, 11, 26) for i in range(4)},
+    }
+    assert tensors["attention_mask"].sum(dim=1).tolist() == [22, 22, 7]
+    model = WhisperEncoder.from_formula(TOY)
+    for i, window in enumerate(melfront.chunks(audio, 0.22)):
+        mel = melfront.log_mel(window, n_mels=7, pad_to=0.22)
+        assert tensors["log_mel"][i].equal(torch.from_numpy(mel))
+        states = model(mel, output_hidden_states=True).hidden_states
+        for j, state in enumerate(states):
+            assert tensors[f"hidden_states.{j}"][i].equal(state[0]), (i, j)
+    exactly = write(tmp_path / "exactly.wav", audio[:TOY_SAMPLES])
+    assert run(exactly, "--model", toy, "-o", file) == 0
+    assert read(file)[0]["last_hidden_state"].shape == (11, 26), "a full window is one window"
+
+
+def test_several_clips(toy, clip, tmp_path, out, capsys):
+    long = write(tmp_path / "long.v2.wav", sample()[: TOY_SAMPLES + 1])
+    assert run(clip, long, "--model", toy, "-o", out) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "clip.safetensors",
+        "long.v2.safetensors",
+    ]
+    for path, shape in (clip, (11, 26)), (long, (2, 11, 26)):
+        tensors, about = read(out / f"{path.stem}.safetensors")
+        assert tensors["last_hidden_state"].shape == shape
+        assert about["clip"] == str(path)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5, "the model, and two lines for each clip"
+    assert run(clip, "--model", toy, "-o", out) == 0, "one clip may go into a folder too"
+    assert run(clip, long, "--model", toy) == 0, "several may go nowhere"
+    assert "nothing was written" in capsys.readouterr().out
+
+
+def test_trained_weights(tiny_en, jfk_stereo_path, out):
+    """44.1 kHz stereo in; the number of mel bins is the model's."""
+    file = out / "jfk.safetensors"
+    assert run(jfk_stereo_path, "--model", tiny_en, "-o", file) == 0
+    tensors, _ = read(file)
+    assert tensors["log_mel"].shape == (80, 3000)
+    assert int(tensors["attention_mask"].sum()) == 1100
+    model = WhisperEncoder.from_pretrained(tiny_en)
+    expected = model(tensors["log_mel"], output_hidden_states=True)
+    assert tensors["last_hidden_state"].equal(expected.last_hidden_state[0])
+    assert tensors["hidden_states.2"].equal(expected.hidden_states[2][0])
+
+
+# What can go wrong.
+
+
+def assert_refused(capsys, *args, says: tuple[str, ...]):
+    try:
+        status = run(*args)
+    except SystemExit as error:  # from argparse
+        status = error.code
+    stdout, stderr = capsys.readouterr()
+    assert status == 2
+    assert stdout == ""
+    assert stderr.startswith("python -m encoder: ")
+    assert stderr.count("\n") == 1
+    assert stderr.endswith("\n")
+    assert all(word in stderr for word in says), stderr
+
+
+def test_bad_audio(toy, tmp_path, out, capsys):
+    (tmp_path / "text.wav").write_text("no audio")
+    (tmp_path / "empty.wav").touch()
+    write(tmp_path / "silent.wav", np.zeros(0, dtype=np.float32))
+    write(tmp_path / "nan.wav", np.array([0.0, np.nan, 0.5], dtype=np.float32))
+    for name, word in {
+        "text.wav": "wav or flac",
+        "empty.wav": "wav or flac",
+        "silent.wav": "no samples",
+        "nan.wav": "sample 1",
+        "out": "wav or flac",  # a folder
+        "nowhere.wav": "no such file",
+    }.items():
+        file = out / "states.npz"
+        assert_refused(
+            capsys, tmp_path / name, "--model", toy, "-o", file, says=(str(tmp_path / name), word)
+        )
+    assert not list(out.iterdir())
+
+
+def test_bad_models(clip, tmp_path, out, capsys):
+    (tmp_path / "bad.safetensors").write_bytes(b"\x07\0\0\0\0\0\0\0garbage")
+    for name, says in {
+        "tinny": ("tinny", "tiny"),
+        "a/b/c": ("a/b/c", "tiny"),
+        tmp_path / "nowhere": ("nowhere",),
+        tmp_path / "out": ("no weights", "model.safetensors"),
+        tmp_path / "bad.safetensors": ("bad.safetensors", "damaged"),
+        clip: ("clip.wav", ".safetensors"),
+    }.items():
+        assert_refused(capsys, clip, "--model", name, "-o", out / "x.npz", says=("--model", *says))
+    assert not list(out.iterdir())
+
+
+def test_a_name_on_the_hub_without_a_network(clip, tmp_path):
+    done, _ = process(tmp_path, "-m", "encoder", str(clip), "--model", "openai/whisper-tiny")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "openai/whisper-tiny" in done.stderr
+    assert "cache" in done.stderr
+
+
+def test_bad_devices(clip, out, capsys):
+    for device, word in {"quantum": "quantum", "meta": "meta", "cuda:99": "cuda"}.items():
+        args = [clip, "--device", device, "-o", out / "x.npz"]
+        assert_refused(capsys, *args, says=(f"--device {device}: ", word, "try --device cpu"))
+    assert not list(out.iterdir())
+
+
+def test_bad_usage(clip, out, tmp_path, capsys):
+    for args, says in [
+        ((clip, "--dtype", "float64"), ("float64", "bfloat16", "--help")),
+        ((clip, "--frobnicate"), ("--frobnicate", "--help")),
+        ((clip, "-o"), ("-o", "--help")),
+        ((clip, "-o", out / "x.wav"), ("x.wav", ".safetensors or .npz")),
+        ((clip, "-o", out / "x"), ("out/x", ".safetensors or .npz")),
+        ((clip, "-o", clip / "x.npz"), ("x.npz", "Not a directory")),
+        ((clip, "-o", "/proc/x.npz"), ("/proc/x.npz", "cannot write")),
+        ((clip, "-o", out / "x.npz", "--dtype", "bfloat16"), ("npz", "bfloat16")),
+        ((clip, clip, "-o", out / "x.npz"), ("2 clips", "folder")),
+        ((clip, tmp_path / "other" / "clip.flac", "-o", out), ("clip", "rename")),
+    ]:
+        assert_refused(capsys, *args, says=says)
+    assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_nothing_half_written_is_left(toy, clip, out, suffix, monkeypatch, capsys):
+    file = out / f"states{suffix}"
+    assert run(clip, "--model", toy, "-o", file) == 0
+    before = file.read_bytes()
+    capsys.readouterr()
+
+    def full(target, *_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    def half(target, *args, **kwargs):
+        target.write(b"half of it")
+        full(target)
+
+    def half_safetensors(tensors, path, metadata):
+        Path(path).write_bytes(b"half of it")
+        full(path)
+
+    monkeypatch.setattr(np, "savez", half)
+    monkeypatch.setattr("safetensors.torch.save_file", half_safetensors)
+    assert run(clip, "--model", toy, "-o", file) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert str(file) in message
+    assert "No space left" in message
+    assert list(out.iterdir()) == [file]
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_others_may_read_what_is_written(toy, clip, out, suffix):
+    """As with any new file, it is the umask that decides."""
+    before = os.umask(0o027)
+    try:
+        assert run(clip, "--model", toy, "-o", out / f"x{suffix}") == 0
+    finally:
+        os.umask(before)
+    assert (out / f"x{suffix}").stat().st_mode & 0o777 == 0o640
+
+
+def test_progress_on_a_terminal_only(toy, clip, monkeypatch, capsys):
+    monkeypatch.setitem(__main__.QUIET, "delay", 0)
+    monkeypatch.setitem(__main__.QUIET, "mininterval", 0)
+    assert run(clip, "--model", toy) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert run(clip, "--model", toy) == 0
+    progress = capsys.readouterr().err
+    assert "clip.wav" in progress
+    assert "3/3" in progress
+    assert progress.endswith("\r"), "and it is gone in the end"

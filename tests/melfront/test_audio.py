@@ -1,0 +1,403 @@
+"""Audio in: files, what `datasets` hands out, integers, and everything that cannot be meant."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import melfront
+from melfront import AudioError, audio
+from tests.signals import SAMPLE, Signal
+
+CLIP = Signal("speech", 9_001, seed=3)
+
+
+def write(path: Path, samples: np.ndarray, rate: int = 16_000, **options) -> Path:
+    soundfile.write(path, samples, rate, **options)
+    return path
+
+
+def tone(hz: float, rate: int, seconds: float = 2.0) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * hz * np.arange(round(rate * seconds)) / rate)
+
+
+# Files
+
+
+def test_the_sample_clip(sample):
+    assert sample.shape == (129_600,)
+    assert sample.dtype == np.float32
+    assert 0.3 < np.abs(sample).max() < 1
+    for edge in (sample[:400], sample[-400:]):  # cut at full voice
+        assert np.sqrt(np.mean(edge**2)) > 0.05
+
+
+@pytest.mark.parametrize("name", ["clip.wav", "clip.flac", "clip.ogg", "clip.mp3", "clip.aiff"])
+def test_formats(tmp_path, name):
+    clip = CLIP.array()
+    read = melfront.load_audio(write(tmp_path / name, clip))
+    assert read.dtype == np.float32
+    assert read.ndim == 1
+    lossy = name.endswith(("ogg", "mp3"))
+    if lossy:  # and mp3 pads, so only loudness can be told
+        assert len(read) == pytest.approx(len(clip), abs=2_400)
+        assert np.sqrt(np.mean(read**2)) == pytest.approx(np.sqrt(np.mean(clip**2)), rel=0.1)
+    else:
+        assert np.abs(read - clip).max() <= 2**-16 + 1e-7  # half a step of 16 bits
+
+
+@pytest.mark.parametrize(
+    ("subtype", "step"),
+    [("PCM_U8", 2**-7), ("PCM_16", 2**-15), ("PCM_24", 2**-23), ("PCM_32", 2**-23), ("FLOAT", 0)],
+)
+def test_sample_formats(tmp_path, subtype, step):
+    clip = CLIP.array()
+    read = melfront.load_audio(write(tmp_path / "clip.wav", clip, subtype=subtype))
+    assert np.abs(read - clip).max() <= step
+
+
+def test_a_path_bytes_or_a_file():
+    from_path = melfront.load_audio(SAMPLE)
+    data = SAMPLE.read_bytes()
+    assert np.array_equal(melfront.load_audio(str(SAMPLE)), from_path)
+    assert np.array_equal(melfront.load_audio(data), from_path)
+    assert np.array_equal(melfront.load_audio(io.BytesIO(data)), from_path)
+    with SAMPLE.open("rb") as file:
+        assert np.array_equal(melfront.load_audio(file), from_path)
+
+
+def test_channels_are_averaged(tmp_path):
+    left, right = CLIP.array(), Signal("speech", 9_001, seed=5).array()
+    path = write(tmp_path / "stereo.wav", np.stack([left, right], axis=1), subtype="FLOAT")
+    assert np.allclose(melfront.load_audio(path), (left + right) / 2, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000])
+def test_resampling_keeps_a_tone(tmp_path, rate):
+    read = melfront.load_audio(write(tmp_path / "tone.wav", tone(440, rate), rate, subtype="FLOAT"))
+    assert len(read) == 32_000
+    inside = slice(2_000, -2_000)  # the edges ring
+    assert np.abs(read - tone(440, 16_000))[inside].max() <= 1e-4  # frequency, level and phase
+
+
+@pytest.mark.parametrize("rate", [44_100, 48_000])
+def test_resampling_lets_nothing_fold_back(tmp_path, rate):
+    """A tone of 10 kHz is beyond what 16 kHz can hold; picking samples would make it 6 kHz."""
+    path = write(tmp_path / "tone.wav", tone(10_000, rate), rate, subtype="FLOAT")
+    assert np.abs(melfront.load_audio(path))[2_000:-2_000].max() <= 1e-4
+
+
+def test_what_overshoots_is_clipped(tmp_path):
+    square = np.sign(tone(440, 44_100))
+    read = melfront.load_audio(write(tmp_path / "square.wav", square, 44_100))
+    assert np.abs(read).max() == 1
+
+
+def test_the_same_recording_in_two_files(jfk_path, jfk_stereo_path):
+    mono, stereo = melfront.load_audio(jfk_path), melfront.load_audio(jfk_stereo_path)
+    assert mono.shape == (176_000,)
+    assert len(stereo) == pytest.approx(176_000, abs=2)
+    n = min(len(mono), len(stereo))
+    # Another resampler made the one from the other, and 16 bits rounded it.
+    assert np.corrcoef(mono[:n], stereo[:n])[0, 1] > 0.999
+    mels = [melfront.log_mel(x, n_mels=80) for x in (mono, stereo)]
+    assert np.abs(mels[0] - mels[1])[:, :1_100].mean() < 0.05
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.wav: no such file"):
+        melfront.load_audio(tmp_path / "none.wav")
+
+
+@pytest.mark.parametrize("data", [b"", b"not audio at all", b"RIFF\0\0\0\0WAVE"])
+def test_not_audio(tmp_path, data):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=r"notes\.txt: no.*audio file.*convert it"):
+        melfront.load_audio(path)
+    with pytest.raises(AudioError, match=r"the data given: no.*audio file"):
+        melfront.load_audio(data)
+    with pytest.raises(AudioError):
+        melfront.load_audio(io.BytesIO(data))
+
+
+def test_a_folder_is_no_audio(tmp_path):
+    with pytest.raises(AudioError, match=r"no.* audio file"):
+        melfront.load_audio(tmp_path)
+
+
+def test_an_empty_file(tmp_path):
+    with pytest.raises(AudioError, match=r"empty\.wav: no samples"):
+        melfront.load_audio(write(tmp_path / "empty.wav", np.zeros(0)))
+
+
+def test_a_file_with_nan(tmp_path):
+    clip = CLIP.array()
+    clip[77] = np.nan
+    path = write(tmp_path / "bad.wav", clip, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"bad\.wav: sample 77 is nan"):
+        melfront.load_audio(path)
+
+
+def test_less_than_one_sample_at_16_khz(tmp_path):
+    path = write(tmp_path / "tiny.wav", np.ones(1), 192_000)
+    with pytest.raises(AudioError, match="1 samples at 192000 Hz"):
+        melfront.load_audio(path)
+
+
+# What `datasets` hands out
+
+
+class Decoder:
+    """What torchcodec.decoders.AudioDecoder offers: get_all_samples() with .data, .sample_rate."""
+
+    def __init__(self, data: torch.Tensor, sample_rate: int = 16_000) -> None:
+        self.samples = SimpleNamespace(data=data, sample_rate=sample_rate)
+
+    def get_all_samples(self) -> SimpleNamespace:
+        return self.samples
+
+
+def test_a_dict_of_datasets():
+    clip = CLIP.array()
+    expected = melfront.log_mel(clip)
+    item = {"path": "clip.wav", "array": clip.astype(np.float64), "sampling_rate": 16_000}
+    assert np.array_equal(melfront.log_mel(item), expected)
+    assert np.array_equal(melfront.log_mel({"array": clip.tolist()}), expected)
+    batch = melfront.log_mel([item, {**item, "array": clip[:777]}])
+    assert np.array_equal(batch[0], expected)
+    with pytest.raises(AudioError, match=r"sampling rate 44100 Hz; Whisper expects 16000"):
+        melfront.log_mel({**item, "sampling_rate": 44_100})
+    with pytest.raises(AudioError, match=r"without 'array'.*bytes.*path"):
+        melfront.log_mel({"path": None, "bytes": b""})
+
+
+def test_a_decoder_of_torchcodec():
+    clip = torch.tensor(CLIP.array())
+    expected = melfront.log_mel(clip)
+    assert torch.equal(melfront.log_mel(Decoder(clip[None])), expected)
+    assert torch.equal(melfront.log_mel(Decoder(torch.stack([clip, clip]))), expected)
+    batch = melfront.log_mel([Decoder(clip[None]), Decoder(clip[None, :777])])
+    assert batch.shape == (2, 128, 3_000)
+    with pytest.raises(AudioError, match="sampling rate 8000 Hz"):
+        melfront.log_mel(Decoder(clip[None], 8_000))
+
+
+# Integers and shorter floats
+
+PCM = {"int8": 2**7, "uint8": 2**7, "int16": 2**15, "int32": 2**31}
+
+
+@pytest.mark.parametrize("dtype", PCM)
+def test_integer_pcm_is_scaled_by_its_type(dtype):
+    clip = CLIP.array().astype(np.float64)
+    pcm = np.round(clip * PCM[dtype]) + (128 if dtype == "uint8" else 0)
+    pcm = pcm.astype(dtype)
+    back = (pcm.astype(np.float64) - (128 if dtype == "uint8" else 0)) / PCM[dtype]
+    expected = melfront.log_mel(back.astype(np.float32))
+    assert np.array_equal(melfront.log_mel(pcm), expected)
+    tensor = melfront.log_mel(torch.from_numpy(pcm))
+    assert tensor.dtype == torch.float32
+    assert torch.equal(tensor, melfront.log_mel(torch.from_numpy(back.astype(np.float32))))
+    assert np.array_equal(melfront.log_mel(pcm.astype(pcm.dtype.newbyteorder(">"))), expected)
+
+
+@pytest.mark.parametrize("dtype", PCM)
+def test_full_scale(dtype):
+    info = np.iinfo(dtype)
+    pcm = np.array([info.min, info.max] * 200, dtype=dtype)
+    (clip,) = audio.as_clips(pcm).arrays
+    assert clip.dtype == np.float32
+    assert clip[0] == -1
+    assert clip[1] == pytest.approx(1, abs=1 / PCM[dtype] + 1e-7)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint16", "bool", "complex64", "object"])
+def test_a_type_that_says_nothing(dtype):
+    with pytest.raises(AudioError, match=f"dtype {dtype} .*convert it to float32"):
+        melfront.log_mel(np.zeros(401, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, ">f4", ">f8"])
+def test_other_floats(dtype):
+    clip = Signal("noise", 9_001).array().astype(dtype)
+    result = melfront.log_mel(clip)
+    assert result.dtype == np.float32
+    assert np.abs(result - melfront.log_mel(clip.astype(np.float32))).max() <= 1e-6
+
+
+def test_a_list_of_numbers_is_a_clip():
+    clip = CLIP.array()
+    assert np.array_equal(melfront.log_mel(clip.tolist()), melfront.log_mel(clip))
+    assert np.array_equal(melfront.log_mel(tuple(clip.tolist())), melfront.log_mel(clip))
+
+
+# What cannot be meant. Each through both pipelines, as NumPy and as torch.
+
+
+def kinds(array: np.ndarray):
+    yield lambda: melfront.log_mel(array)
+    yield lambda: melfront.oracle.log_mel(array)
+    yield lambda: melfront.log_mel(torch.tensor(array))
+    yield lambda: melfront.LogMel()(torch.tensor(array))
+    yield lambda: list(melfront.chunks(array))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros(0, np.float32), "no samples"),
+        (np.zeros((2, 3, 401), np.float32), r"shape \(2, 3, 401\).*expected one clip"),
+        (np.float32(0.5), r"shape \(\).*expected one clip"),
+        (np.zeros((401, 2), np.float32), r"\(401, 2\) looks like one clip of 2 channels.*mean"),
+        (np.zeros((0, 401), np.float32), "a batch of no clips"),
+    ],
+)
+def test_shapes(array, message):
+    for compute in kinds(array):
+        with pytest.raises(AudioError, match=message):
+            compute()
+
+
+@pytest.mark.parametrize(("value", "name"), [(np.nan, "nan"), (np.inf, "inf"), (-np.inf, "-inf")])
+def test_not_finite(value, name):
+    clip = CLIP.array()
+    clip[[1_234, 5_678]] = value
+    for compute in kinds(clip):
+        with pytest.raises(AudioError, match=rf"sample 1234 is {name} \(2 of 9001 are not finite"):
+            compute()
+    with pytest.raises(AudioError, match=f"clip 1: sample 1234 is {name}"):
+        melfront.log_mel([CLIP.array(), clip])
+    # Among values that are themselves too large
+    clip[0] = 1e5
+    with pytest.raises(AudioError, match=f"sample 1234 is {name}"):
+        melfront.log_mel(clip)
+
+
+def test_int16_that_was_cast_to_float():
+    clip = (CLIP.array() * 32_768).astype(np.float32)
+    for compute in kinds(clip):
+        with pytest.raises(AudioError, match=r"far outside \[-1, 1\].*cast to float.*32768"):
+            compute()
+    negative = -np.abs(clip)
+    with pytest.raises(AudioError, match=r"far outside"):
+        melfront.log_mel(negative)
+
+
+def test_a_loud_master_is_let_through():
+    assert melfront.log_mel(1.5 * Signal("tone", 9_001).array()).shape == (128, 3_000)
+
+
+def test_errors_are_value_errors():
+    assert issubclass(AudioError, ValueError)
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_another_sampling_rate(rate):
+    with pytest.raises(AudioError, match=rf"sampling rate {rate} Hz; Whisper expects 16000"):
+        melfront.log_mel(CLIP.array(), sampling_rate=rate)
+    assert melfront.log_mel(CLIP.array(), sampling_rate=16_000).shape == (128, 3_000)
+
+
+def test_stereo_in_a_list():
+    stereo = np.zeros((401, 2), np.float32)
+    with pytest.raises(AudioError, match=r"clip 1: shape \(401, 2\).*Mix stereo down"):
+        melfront.log_mel([CLIP.array(), stereo])
+
+
+@pytest.mark.parametrize("given", ["speech.wav", b"RIFF", Path("speech.wav")])
+def test_a_file_name_is_no_waveform(given):
+    with pytest.raises(TypeError, match=r"waveform.*melfront\.load_audio"):
+        melfront.log_mel(given)
+    with pytest.raises(TypeError, match=r"clip 0: .*waveform"):
+        melfront.log_mel([given])
+
+
+def test_a_batch_of_two_kinds():
+    with pytest.raises(AudioError, match="both NumPy arrays and torch tensors"):
+        melfront.log_mel([np.zeros(401, np.float32), torch.zeros(401)])
+
+
+def test_an_empty_list():
+    for empty in ([], ()):
+        with pytest.raises(AudioError, match=r"no samples|no clips"):
+            melfront.log_mel(empty)
+
+
+@pytest.mark.parametrize("given", [None, 3, object()])
+def test_what_is_no_audio(given):
+    with pytest.raises((AudioError, TypeError)):
+        melfront.log_mel(given)
+
+
+# Clips over 30 s
+
+
+def test_a_long_clip_is_never_cut_in_silence():
+    long = Signal("speech", 480_001).array()
+    for compute in (
+        melfront.log_mel,
+        melfront.oracle.log_mel,
+        lambda x: melfront.log_mel(torch.tensor(x)),
+        lambda x: melfront.log_mel([x[:777], x]),
+    ):
+        with pytest.raises(
+            AudioError, match=r"480001 .*pad_to=30 s.*chunks.*truncate.*pad_to=None"
+        ):
+            compute(long)
+    cut = melfront.log_mel(long, truncate=True)
+    assert cut.shape == (128, 3_000)
+    assert np.array_equal(cut, melfront.log_mel(long[:480_000]))
+    _, mask = melfront.log_mel(long, truncate=True, return_mask=True)
+    assert mask.sum() == 3_000
+    whole, mask = melfront.log_mel(long, pad_to=None, return_mask=True)
+    assert whole.shape == (128, 3_000)
+    assert mask.shape == (3_000,)
+    assert melfront.log_mel(np.zeros(640_159, np.float32), pad_to=None).shape == (128, 4_000)
+
+
+def test_chunks():
+    clip = Signal("speech", 1_000_003).array()
+    parts = list(melfront.chunks(clip))
+    assert [len(part) for part in parts] == [480_000, 480_000, 40_003]
+    assert np.array_equal(np.concatenate(parts), clip)
+    assert parts[1].base is not None  # a view
+    assert [len(part) for part in melfront.chunks(clip[:480_000])] == [480_000]
+    assert [len(part) for part in melfront.chunks(clip[:16_001], 0.5)] == [8_000, 8_000, 1]
+    tensors = list(melfront.chunks(torch.tensor(clip)))
+    assert torch.equal(torch.cat(tensors), torch.tensor(clip))
+    with pytest.raises(AudioError, match="one clip"):
+        list(melfront.chunks([clip, clip]))
+    for length in (0, -1.0):
+        with pytest.raises(AudioError, match="positive length"):
+            list(melfront.chunks(clip, length))
+
+
+@pytest.mark.parametrize("n", [1, 2, 199, 200])
+def test_too_short_to_mirror(n):
+    clip = CLIP.array()[:n]
+    for compute in (melfront.log_mel, melfront.oracle.log_mel):
+        with pytest.raises(AudioError, match=rf"{n} samples are too few.*at least 201"):
+            compute(clip, pad_to=None)
+        assert compute(clip).shape == (128, 3_000)
+    with pytest.raises(AudioError, match="at least 201"):
+        melfront.log_mel(clip, pad_to=0.01, truncate=True)
+
+
+def test_the_shortest_clip_of_its_own_length():
+    clip = CLIP.array()[:201]
+    truth = melfront.oracle.log_mel(clip, pad_to=None)
+    assert truth.shape == (128, 1)
+    assert np.abs(melfront.log_mel(clip, pad_to=None) - truth).max() <= 1e-6
+
+
+@pytest.mark.parametrize("pad_to", [-1.0, 0.0])
+def test_no_length_at_all(pad_to):
+    with pytest.raises(AudioError):
+        melfront.log_mel(CLIP.array(), pad_to=pad_to)
+    with pytest.raises(AudioError):
+        melfront.log_mel(CLIP.array(), pad_to=pad_to, truncate=True)

@@ -1,0 +1,310 @@
+"""python -m melfront: what it prints and writes, and that bad input gets one line and status 2."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from time import perf_counter
+
+import numpy as np
+import pytest
+import soundfile
+from safetensors import safe_open
+
+import melfront
+from melfront.__main__ import main
+from tests.conftest import CHECKOUT
+from tests.signals import SAMPLE, Signal
+
+
+def command(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "melfront", *args],
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture
+def clip(tmp_path):
+    path = tmp_path / "in" / "speech.wav"
+    path.parent.mkdir()
+    soundfile.write(path, Signal("speech", 9_001, seed=3).array(), 16_000)
+    return path
+
+
+@pytest.fixture
+def long_clip(tmp_path):
+    path = tmp_path / "long.wav"
+    soundfile.write(path, Signal("speech", 1_000_003, seed=3).array(), 16_000)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def fails(capsys, out, *args: object) -> str:
+    """Run with arguments that cannot work; the one line on stderr. Nothing is left behind."""
+    try:
+        status = main([str(arg) for arg in args])
+    except SystemExit as stop:  # argparse
+        status = stop.code
+    captured = capsys.readouterr()
+    assert status == 2
+    assert captured.out == ""
+    assert captured.err.endswith("\n")
+    assert captured.err.count("\n") == 1, captured.err
+    assert captured.err.startswith("python -m melfront: ")
+    assert "Traceback" not in captured.err
+    assert list(out.iterdir()) == []
+    return captured.err
+
+
+# What it does
+
+
+def test_without_arguments():
+    result = command()
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert "sample.flac: 8.10 s, 810 of 3000 frames hold audio" in result.stdout
+    assert "features (128, 3000) float32, min -" in result.stdout
+    assert result.stdout.count("\n") == 1
+
+
+def test_it_imports_no_torch_and_no_matplotlib():
+    code = (
+        "import sys; from melfront.__main__ import main; main([]); "
+        "print(sorted({'torch', 'matplotlib', 'transformers'} & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_and_usage_errors_are_quick():
+    def seconds(*args: str, status: int) -> float:
+        start = perf_counter()
+        assert command(*args).returncode == status
+        return perf_counter() - start
+
+    assert min(seconds("--help", status=0) for _ in range(3)) < 1
+    assert min(seconds("--n-mels", "0", status=2) for _ in range(3)) < 1
+    text = command("--help").stdout
+    assert "examples:\n  python -m melfront" in text
+    assert all(name in text for name in melfront.CONVENTIONS)
+
+
+def test_npy(clip, out, capsys):
+    assert main([str(clip), "-o", str(out / "a.npy")]) == 0
+    features = np.load(out / "a.npy")
+    assert np.array_equal(features, melfront.log_mel(melfront.load_audio(clip)))
+    assert f"written to {out / 'a.npy'}" in capsys.readouterr().out
+
+
+def test_npz(clip, out):
+    args = [str(clip), "--n-mels", "80", "--convention", "openai-transcribe"]
+    assert main([*args, "-o", str(out / "a.npz")]) == 0
+    expected = melfront.log_mel(
+        melfront.load_audio(clip), n_mels=80, convention="openai-transcribe"
+    )
+    with np.load(out / "a.npz") as file:
+        assert sorted(file) == ["attention_mask", "log_mel"]
+        assert np.array_equal(file["log_mel"], expected)
+        assert file["attention_mask"].shape == (3_000,)
+        assert file["attention_mask"].sum() == 57
+    assert [path.name for path in out.iterdir()] == ["a.npz"]
+
+
+def test_safetensors(clip, out):
+    path = out / "a.safetensors"
+    assert main([str(clip), "--n-mels", "37", "-o", str(path)]) == 0
+    with safe_open(path, framework="numpy") as file:
+        assert sorted(file.keys()) == ["attention_mask", "log_mel"]
+        expected = melfront.log_mel(melfront.load_audio(clip), n_mels=37)
+        assert np.array_equal(file.get_tensor("log_mel"), expected)
+        about = file.metadata()
+    versions = json.loads(about.pop("versions"))
+    assert versions["melfront"] == melfront.__version__
+    assert set(versions) == {"melfront", "python", "numpy", "soundfile", "soxr"}
+    assert about == {
+        "clip": "speech.wav",
+        "samples": "9001",
+        "n_mels": "37",
+        "convention": "transformers",
+    }
+
+
+def test_a_long_clip_goes_window_by_window(long_clip, out, capsys):
+    assert main([str(long_clip), "--n-mels", "37", "-o", str(out / "a.npz")]) == 0
+    assert "features (3, 37, 3000)" in capsys.readouterr().out
+    audio = melfront.load_audio(long_clip)
+    with np.load(out / "a.npz") as file:
+        features, mask = file["log_mel"], file["attention_mask"]
+    assert mask.sum(axis=1).tolist() == [3_000, 3_000, 251]
+    for window, chunk in zip(features, melfront.chunks(audio), strict=True):
+        assert np.array_equal(window, melfront.log_mel(chunk, n_mels=37))
+
+
+def test_several_clips_into_a_folder(clip, out, capsys):
+    assert main([str(clip), str(SAMPLE), "-o", str(out), "--plot", str(out)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["sample.png", "sample.safetensors", "speech.png", "speech.safetensors"]
+
+
+def test_several_clips_that_are_only_looked_at(clip, capsys):
+    assert main([str(clip), str(SAMPLE)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_an_older_file_is_replaced(clip, out):
+    path = out / "a.npy"
+    path.write_bytes(b"old")
+    assert main([str(clip), "-o", str(path)]) == 0
+    assert np.load(path).shape == (128, 3_000)
+    assert [p.name for p in out.iterdir()] == ["a.npy"]
+
+
+@pytest.mark.parametrize("kind", ["speech", "silence"])
+@pytest.mark.parametrize(("n", "n_mels"), [(9_001, 128), (1, 80), (1_000_003, 7)])
+def test_plot(tmp_path, out, kind, n, n_mels):
+    path = tmp_path / "costs $3 _$5^{.wav"
+    soundfile.write(path, Signal(kind, n, seed=3).array(), 16_000)
+    assert main([str(path), "--n-mels", str(n_mels), "--plot", str(out / "a.png")]) == 0
+    assert (out / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_axes_of_the_plot(sample):
+    from melfront import plot
+
+    figure = plot.figure(sample, melfront.log_mel(sample, n_mels=80), "sample.flac")
+    above, below, bar = figure.axes
+    assert below.get_xlabel() == "time in s"
+    assert below.get_ylabel() == "centre of mel bin in Hz"
+    assert above.get_xlim() == below.get_xlim() == (0, 8.1)
+    # The labels are the centres of librosa's filters.
+    import librosa
+
+    centres = librosa.mel_frequencies(82, fmin=0, fmax=8_000)[1:-1]
+    ticks = zip(below.get_yticks(), below.get_yticklabels(), strict=True)
+    assert [text.get_text() for _, text in ticks] == [
+        f"{centres[int(y)]:.0f}" for y in below.get_yticks()
+    ]
+    assert "40 dB" in bar.get_ylabel()
+    # Frame 100 is drawn around 1 s, bin 7 around 7.
+    image = below.images[0]
+    left, right, bottom, top = image.get_extent()
+    assert (left, right) == pytest.approx((-0.005, 8.095))
+    assert (bottom, top) == (-0.5, 79.5)
+    assert image.get_array().shape == (80, 810)
+
+
+# What bad input gets
+
+
+def test_no_such_file(capsys, out, tmp_path):
+    message = fails(capsys, out, tmp_path / "none.wav", "-o", out / "a.npy")
+    assert "none.wav: no such file" in message
+
+
+def test_a_missing_file_is_found_before_the_others_are_computed(capsys, out, clip, tmp_path):
+    message = fails(capsys, out, clip, tmp_path / "none.wav", "-o", out)
+    assert "none.wav: no such file" in message
+
+
+def test_not_audio(capsys, out, tmp_path):
+    (tmp_path / "notes.txt").write_text("not audio\n")
+    message = fails(capsys, out, tmp_path / "notes.txt", "-o", out / "a.npy")
+    assert "notes.txt: no" in message
+    assert "convert it" in message
+    assert "audio file" in fails(capsys, out, tmp_path)
+
+
+def test_an_empty_clip(capsys, out, tmp_path):
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
+    message = fails(capsys, out, tmp_path / "empty.wav", "--plot", out / "a.png")
+    assert "empty.wav: no samples" in message
+
+
+@pytest.mark.parametrize(("option", "name"), [("-o", "a.csv"), ("-o", "a"), ("--plot", "a.pdf")])
+def test_unknown_ending(capsys, out, clip, option, name):
+    message = fails(capsys, out, clip, option, out / name)
+    assert f"{name}: unknown ending; expected ." in message
+
+
+@pytest.mark.parametrize("name", ["missing/a.npy", "missing/", "speech.wav/a.npy"])
+@pytest.mark.parametrize("option", ["-o", "--plot"])
+def test_no_such_folder(capsys, out, clip, option, name):
+    name = name.replace("npy", "png" if option == "--plot" else "npy")
+    message = fails(capsys, out, clip, option, f"{out}/{name}")
+    assert "there is no folder" in message
+    assert "make it first" in message
+
+
+def test_a_folder_that_cannot_be_written_to_is_found_before_computing(
+    capsys, out, clip, monkeypatch
+):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(melfront, "load_audio", None)
+    message = fails(capsys, out, clip, "-o", out / "a.npy")
+    assert "cannot be written to" in message
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.safetensors"])
+def test_a_full_disk_leaves_nothing_behind(capsys, out, clip, monkeypatch, name):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert "No space left on device" in fails(capsys, out, clip, "-o", out / name)
+
+
+def test_the_old_file_outlives_a_failure(capsys, out, clip, monkeypatch):
+    path = out / "a.npy"
+    path.write_bytes(b"old")
+
+    def torn(file: object, _: object) -> None:
+        file.write(b"half")  # type: ignore[attr-defined]
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(np, "save", torn)
+    assert main([str(clip), "-o", str(path)]) == 2
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in out.iterdir()] == ["a.npy"]
+
+
+def test_one_file_for_several_clips(capsys, out, clip):
+    message = fails(capsys, out, clip, SAMPLE, "-o", out / "a.npz")
+    assert "one file for 2 clips; name a folder" in message
+
+
+def test_two_clips_of_one_name(capsys, out, clip, tmp_path):
+    other = tmp_path / "speech.flac"
+    soundfile.write(other, np.zeros(401), 16_000)
+    message = fails(capsys, out, clip, other, "-o", out)
+    assert "speech.safetensors; rename one" in message
+
+
+@pytest.mark.parametrize("n", ["0", "-3", "80.0", "eighty", "", "1000000000"])
+def test_n_mels(capsys, out, clip, n):
+    message = fails(capsys, out, clip, f"--n-mels={n}", "-o", out / "a.npy")
+    assert f"argument --n-mels: {n!r} is not a number of mel bins" in message
+
+
+def test_unknown_convention(capsys, out, clip):
+    message = fails(capsys, out, clip, "--convention", "kaldi", "-o", out / "a.npy")
+    assert "'kaldi'" in message
+    assert "openai-transcribe" in message
+
+
+def test_unknown_option(capsys, out, clip):
+    assert "--nonsense" in fails(capsys, out, clip, "--nonsense")

@@ -1,0 +1,48 @@
+"""`import melfront` is quick and leaves torch alone, and so does a clip as NumPy."""
+
+import json
+import subprocess
+import sys
+
+from tests.conftest import CHECKOUT
+from tests.signals import SAMPLE
+
+
+def python(code: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CHECKOUT
+    )
+    return result.stdout
+
+
+def test_import_takes_at_most_a_fifth_of_a_second():
+    # Processor time: a busy machine does not stretch it, and an import waits for the disk only.
+    code = "from time import process_time as t; a = t(); import melfront; print(t() - a)"
+    python(code)  # writes the byte code
+    best = min(float(python(code)) for _ in range(5))
+    assert best <= 0.2, f"{best:.3f} s"
+
+
+def test_torch_is_left_alone():
+    code = f"""
+import json, sys, melfront
+loaded = lambda: sorted({{"torch", "transformers", "librosa", "matplotlib"}} & set(sys.modules))
+after_import = loaded()
+clip = melfront.load_audio({str(SAMPLE)!r})
+for convention in melfront.CONVENTIONS:
+    melfront.log_mel(clip, convention=convention, return_mask=True)
+    melfront.log_mel([clip, clip[:777]], convention=convention)
+melfront.oracle.log_mel(clip)
+print(json.dumps([after_import, loaded()]))
+"""
+    assert json.loads(python(code)) == [[], []]
+
+
+def test_public_names():
+    code = "import melfront; print([n for n in melfront.__all__ if not hasattr(melfront, n)])"
+    assert python(code).strip() == "[]"
+    code = "import melfront; melfront.nonsense"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT
+    )
+    assert "module 'melfront' has no attribute 'nonsense'" in result.stderr

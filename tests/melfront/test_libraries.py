@@ -1,0 +1,334 @@
+"""Our features next to those of the libraries that people use, installed and run here.
+
+What the bounds are, and why. Truth is the oracle, in float64.
+
+- A float32 FFT errs, in every frequency, by about 1e-7 of the loudest one. In a bin that is 80 dB
+  below a loud tone, as quiet as features get, that is 1e-3 of its amplitude and 2e-4 in the
+  feature: so far is transformers' torch path from the truth on chords; on speech 1e-5 to 3e-5.
+- Our torch backend uses the same FFT and the same float32 window. It lies within 2 or 3 ulp of
+  transformers (2.4e-7 measured over 10,000 clips), so the 3e-5 asked for hold on every signal.
+- Our NumPy backend transforms in float64, as transformers' NumPy path does, and is within 1e-6 of
+  the truth (3e-7 measured). From the torch path it is as far as that one is from the truth: within
+  3e-5 on speech, and nobody who is right can be nearer on a chord.
+- Root mean square errors are taken over the frames that hear the clip; the rest are one constant.
+  At most 1.1 times the library's own error, or 4 ulp where the library's is less: below that, one
+  rounding more or less decides.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from unittest.mock import patch
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+
+import melfront
+from melfront.numpy_backend import Layout
+from tests.signals import Signal, compute, floor, rms, signals
+
+FROM_TORCH_PATH = 3e-5
+FROM_NUMPY_PATH = 1e-6
+FROM_TRUTH = 1e-6
+MORE_THAN_THEIRS = 1.1
+
+N_MELS = st.sampled_from([80, 128])
+# Seconds. 2.903 s are not a multiple of a frame; None keeps the clip's own length.
+PAD_TO = st.sampled_from([None, 2.903, 5.03])
+LONGEST = 6.0
+
+
+@lru_cache(maxsize=2)
+def extractor(n_mels: int):
+    from transformers import WhisperFeatureExtractor
+
+    return WhisperFeatureExtractor(feature_size=n_mels)
+
+
+def transformers(audio, n_mels, pad_to=30.0, path="torch", device="cpu"):
+    """Features and attention mask of a clip (or a list of clips) by one of transformers' paths."""
+    import transformers.models.whisper.feature_extraction_whisper as module
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    options = {"padding": "longest", "truncation": False}
+    if pad_to is not None:
+        options = {"padding": "max_length", "max_length": round(pad_to * 16_000)}
+    with patch.object(module, "is_torch_available", lambda: path == "torch"):
+        out = extractor(n_mels)(
+            audio,
+            sampling_rate=16_000,
+            return_attention_mask=True,
+            return_tensors="np",
+            device=device,
+            **options,
+        )
+    features, mask = out["input_features"], out["attention_mask"]
+    return (features, mask) if isinstance(audio, list) else (features[0], mask[0])
+
+
+def fits(n: int, pad_to: float | None) -> bool:
+    """transformers cannot mirror the edges of less than 201 samples."""
+    return pad_to is not None or n > 200
+
+
+def check_against_transformers(backend, signal, n_mels, pad_to):
+    audio = signal.array()
+    options = {"n_mels": n_mels, "pad_to": pad_to, "truncate": True}
+    device = "cpu" if backend == "numpy" else backend
+    theirs, _ = transformers(audio, n_mels, pad_to, device=device)
+    ours = compute(audio, backend, **options)
+    truth = melfront.oracle.log_mel(audio, **options)
+    assert ours.shape == theirs.shape
+    assert ours.dtype == theirs.dtype == np.float32
+
+    their_max = np.abs(theirs - truth).max()
+    away = np.abs(ours - theirs).max()
+    if backend == "numpy":
+        assert np.abs(ours - truth).max() <= FROM_TRUTH
+        assert away <= max(FROM_TORCH_PATH, their_max + FROM_TRUTH)
+    elif backend == "cpu":
+        assert away <= FROM_TORCH_PATH
+    else:  # the device may choose another FFT for our blocks: two equally good answers
+        assert away <= max(FROM_TORCH_PATH, (1 + MORE_THAN_THEIRS) * their_max)
+
+    heard = Layout.of(signal.n, 160 * truth.shape[1]).n_heard
+    our_error = rms((ours - truth)[:, :heard])
+    their_error = rms((theirs - truth)[:, :heard])
+    assert our_error <= MORE_THAN_THEIRS * max(their_error, floor(truth))
+
+
+@given(signal=signals(LONGEST), n_mels=N_MELS, pad_to=PAD_TO)
+@example(Signal("chord", 31_803, 3157098035), 80, 5.03)  # 3e-4 apart in plain float32
+@example(Signal("clicks", 484, 1020666635), 128, 5.03)  # the float32 window near its edge
+@settings(max_examples=30)
+def test_transformers_torch_path(backend, signal, n_mels, pad_to):
+    assume(fits(signal.n, pad_to))
+    check_against_transformers(backend, signal, n_mels, pad_to)
+
+
+@pytest.mark.slow
+@given(signal=signals(40.0), n_mels=N_MELS, pad_to=st.sampled_from([None, 30.0, 2.903]))
+@settings(max_examples=400)
+def test_transformers_torch_path_long(backend, signal, n_mels, pad_to):
+    assume(fits(signal.n, pad_to))
+    check_against_transformers(backend, signal, n_mels, pad_to)
+
+
+@pytest.mark.parametrize(
+    ("kind", "n", "pad_to"),
+    [("speech", 627_901, 30.0), ("speech", 480_000, 30.0), ("noise", 500_009, None)],
+)
+def test_transformers_torch_path_30_s_and_more(backend, kind, n, pad_to):
+    check_against_transformers(backend, Signal(kind, n, seed=7), 128, pad_to)
+
+
+def check_numpy_path(backend, signal, n_mels, pad_to):
+    audio = signal.array()
+    theirs, _ = transformers(audio, n_mels, pad_to, path="numpy")
+    options = {"n_mels": n_mels, "pad_to": pad_to, "truncate": True}
+    ours = compute(audio, backend, convention="transformers-numpy", **options)
+    assert ours.shape == theirs.shape
+    assert np.abs(ours - theirs).max() <= FROM_NUMPY_PATH  # 2.4e-7 measured, 2 ulp
+
+
+@given(signal=signals(LONGEST), n_mels=N_MELS, pad_to=PAD_TO)
+def test_transformers_numpy_path(backend, signal, n_mels, pad_to):
+    assume(fits(signal.n, pad_to))
+    check_numpy_path(backend, signal, n_mels, pad_to)
+
+
+@pytest.mark.slow
+@given(signal=signals(40.0), n_mels=N_MELS, pad_to=st.sampled_from([None, 30.0, 2.903]))
+@settings(max_examples=200)
+def test_transformers_numpy_path_long(backend, signal, n_mels, pad_to):
+    assume(fits(signal.n, pad_to))
+    check_numpy_path(backend, signal, n_mels, pad_to)
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_real_and_sample_speech(backend, n_mels, sample):
+    """The clip of every command at its full 30 s, by both measures and without the 4 ulp."""
+    check_speech(backend, n_mels, sample)
+
+
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_jfk(backend, n_mels, jfk_path):
+    check_speech(backend, n_mels, melfront.load_audio(jfk_path))
+
+
+def check_speech(backend, n_mels, audio):
+    device = "cpu" if backend == "numpy" else backend
+    theirs, _ = transformers(audio, n_mels, device=device)
+    ours = compute(audio, backend, n_mels=n_mels)
+    truth = melfront.oracle.log_mel(audio, n_mels=n_mels)
+    assert np.abs(ours - theirs).max() <= FROM_TORCH_PATH
+    assert rms(ours - truth) <= MORE_THAN_THEIRS * rms(theirs - truth)
+
+
+@given(
+    clips=st.lists(signals(3.0), min_size=2, max_size=4),
+    n_mels=N_MELS,
+    pad_to=PAD_TO,
+)
+@settings(max_examples=8)
+def test_transformers_batch(backend, clips, n_mels, pad_to):
+    """Clips of unequal length and loudness: each has its own maximum."""
+    assume(fits(max(clip.n for clip in clips), pad_to))
+    audio = [clip.array() for clip in clips]
+    options = {"n_mels": n_mels, "pad_to": pad_to, "truncate": True}
+    theirs, _ = transformers(audio, n_mels, pad_to)
+    exact, _ = transformers(audio, n_mels, pad_to, path="numpy")
+    ours = compute(audio, backend, **options)
+    assert ours.shape == theirs.shape
+    bound = np.maximum(FROM_TORCH_PATH, 2.1 * np.abs(theirs - exact).max(axis=(1, 2)))
+    assert (np.abs(ours - theirs).max(axis=(1, 2)) <= bound).all()
+    ours = compute(audio, backend, convention="transformers-numpy", **options)
+    assert np.abs(ours - exact).max() <= FROM_NUMPY_PATH
+
+
+# Attention masks
+
+
+def masks(audio, **options):
+    """By both backends: NumPy's and torch's."""
+    import torch
+
+    _, ours = melfront.log_mel(audio, return_mask=True, **options)
+    clips = [torch.tensor(c) for c in audio] if isinstance(audio, list) else torch.tensor(audio)
+    _, tensor = melfront.log_mel(clips, return_mask=True, **options)
+    assert tensor.dtype == torch.int32
+    assert np.array_equal(ours, tensor.numpy())
+    return ours
+
+
+def test_mask_of_the_sample(sample):
+    _, theirs = transformers(sample, 80)
+    ours = masks(sample, n_mels=80)
+    assert ours.dtype == theirs.dtype
+    assert np.array_equal(ours, theirs)
+    assert ours.shape == (3000,)
+    assert ours.sum() == 810
+    assert ours[809] == 1
+    assert ours[810] == 0
+
+
+@pytest.mark.parametrize("n", [799, 800, 801])
+def test_mask_of_a_clip_of_its_own_length(n):
+    audio = Signal("noise", n).array()
+    features, theirs = transformers(audio, 80, pad_to=None)
+    ours = masks(audio, n_mels=80, pad_to=None)
+    assert np.array_equal(ours, theirs)
+    assert ours.sum() == features.shape[-1] == {799: 4, 800: 5, 801: 5}[n]
+
+
+@given(lengths=st.lists(st.integers(1, 4_001), min_size=1, max_size=4), pad_to=PAD_TO)
+@example([1], 2.903)
+@example([160, 161], 2.903)
+@settings(max_examples=12)
+def test_masks(lengths, pad_to):
+    assume(fits(max(lengths), pad_to))
+    audio = [Signal("noise", n).array() for n in lengths]
+    _, theirs = transformers(audio, 80, pad_to)
+    ours = masks(audio, n_mels=80, pad_to=pad_to)
+    assert np.array_equal(ours, theirs)
+    whole = pad_to is not None  # then no clip's last, incomplete hop is cut off
+    for n, row in zip(lengths, ours, strict=True):
+        assert not whole or row.sum() == -(-n // 160)
+
+
+# openai-whisper. torch, so as near to our torch backend as transformers is; and from the NumPy
+# backend within its own float32 noise, taken here from the difference to the oracle.
+
+
+def within_noise(ours, theirs, truth, backend):
+    their_max = np.abs(theirs - truth).max()
+    assert ours.shape == theirs.shape
+    if backend == "cpu":
+        assert np.abs(ours - theirs).max() <= FROM_TORCH_PATH
+    else:
+        slack = FROM_TRUTH if backend == "numpy" else MORE_THAN_THEIRS * their_max
+        assert np.abs(ours - theirs).max() <= max(FROM_TORCH_PATH, their_max + slack)
+
+
+@given(clips=st.lists(signals(3.0), min_size=1, max_size=3), n_mels=N_MELS)
+@settings(max_examples=5)
+def test_openai(backend, clips, n_mels):
+    """log_mel_spectrogram(pad_or_trim(audio)): one maximum for all that is passed."""
+    import torch
+    import whisper
+
+    audio = [clip.array() for clip in clips]
+    padded = torch.stack([whisper.pad_or_trim(torch.tensor(clip)) for clip in audio])
+    theirs = whisper.log_mel_spectrogram(padded, n_mels).numpy()
+    ours = compute(audio, backend, n_mels=n_mels, convention="openai")
+    truth = melfront.oracle.log_mel(audio, n_mels=n_mels, convention="openai")
+    within_noise(ours, theirs, truth, backend)
+
+
+@given(signal=signals(7.0), n_mels=N_MELS)
+@example(Signal("speech", 480_000), 80)
+@settings(max_examples=4)
+def test_openai_transcribe(backend, signal, n_mels):
+    """As whisper.transcribe does: 30 s of zeros more, content frames only, tail filled with 0.0."""
+    import torch
+    import whisper
+
+    audio = signal.array()
+    mel = whisper.log_mel_spectrogram(torch.tensor(audio), n_mels, padding=whisper.audio.N_SAMPLES)
+    content_frames = mel.shape[-1] - whisper.audio.N_FRAMES
+    theirs = whisper.pad_or_trim(mel[:, :content_frames], whisper.audio.N_FRAMES).numpy()
+    options = {"n_mels": n_mels, "convention": "openai-transcribe"}
+    truth = melfront.oracle.log_mel(audio, **options)
+    within_noise(compute(audio, backend, **options), theirs, truth, backend)
+
+    if fits(signal.n, None):
+        ours = compute(audio, backend, pad_to=None, **options)
+        theirs = mel[:, :content_frames].numpy()
+        within_noise(ours, theirs, truth[:, :content_frames], backend)
+
+
+@given(signal=signals(7.0), n_mels=N_MELS)
+@example(Signal("speech", 480_000), 80)
+@settings(max_examples=6)
+def test_faster_whisper(backend, signal, n_mels):
+    """As WhisperModel.transcribe does: the frame of the extra hop dropped, tail filled with 0.0."""
+    from faster_whisper.audio import pad_or_trim
+    from faster_whisper.feature_extractor import FeatureExtractor
+
+    audio = signal.array()
+    assume(signal.n + 160 > 200)  # less than its extra hop needs to mirror the edge
+    features = FeatureExtractor(feature_size=n_mels)(audio)
+    content_frames = features.shape[-1] - 1
+    theirs = pad_or_trim(features[:, :content_frames])
+    options = {"n_mels": n_mels, "convention": "faster-whisper"}
+    truth = melfront.oracle.log_mel(audio, **options)
+    ours = compute(audio, backend, **options)
+    assert ours.shape == theirs.shape
+    # Its own FFT differs from torch's: two float32 results, each as far from the truth as it is.
+    their_max, our_max = np.abs(theirs - truth).max(), np.abs(ours - truth).max()
+    assert np.abs(ours - theirs).max() <= max(FROM_TORCH_PATH, their_max + our_max)
+    assert np.abs(theirs - truth).max() <= 1e-3  # and it is the same thing that both compute
+    assert backend != "numpy" or our_max <= FROM_TRUTH
+
+
+@given(signal=signals(LONGEST, min_samples=401), n_mels=N_MELS)
+@settings(max_examples=10)
+def test_librosa(backend, signal, n_mels):
+    """librosa's documented way to a mel spectrogram, with reflection, and then Whisper's log."""
+    import librosa
+
+    audio = signal.array()
+    stft = librosa.stft(
+        audio.astype(np.float64), n_fft=400, hop_length=160, window="hann", pad_mode="reflect"
+    )
+    bank = librosa.filters.mel(sr=16_000, n_fft=400, n_mels=n_mels, dtype=np.float64)
+    mel = bank @ np.abs(stft[:, :-1]) ** 2
+    log = np.log10(np.maximum(mel, 1e-10))
+    theirs = (np.maximum(log, log.max() - 8) + 4) / 4
+    truth = melfront.oracle.log_mel(audio, n_mels=n_mels, pad_to=None)
+    assert np.abs(truth - theirs).max() <= 1e-9  # both in float64
+    ours = compute(audio, backend, n_mels=n_mels, pad_to=None, convention="transformers-numpy")
+    assert np.abs(ours - theirs).max() <= FROM_TRUTH

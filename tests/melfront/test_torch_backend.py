@@ -1,0 +1,190 @@
+"""What only torch has: devices, dtypes, gradients, the module."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+import melfront
+from melfront import torch_backend
+from melfront.oracle import log_mel as oracle_log_mel
+from tests.melfront.test_oracle import stft_formula
+from tests.signals import Signal, signals
+
+CONVENTIONS = list(melfront.CONVENTIONS)
+
+
+def is_mps(device: str) -> bool:
+    return device.startswith("mps")  # has no float64
+
+
+@given(signal=signals(3.0))
+@settings(max_examples=10)
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_float64_is_the_oracle(device, convention, signal):
+    if is_mps(device):
+        pytest.skip("mps has no float64")
+    clip = signal.array().astype(np.float64)
+    options = {"n_mels": 37, "pad_to": 3.1, "convention": convention}
+    ours = melfront.log_mel(torch.tensor(clip, device=device), **options)
+    assert ours.dtype == torch.float64
+    assert np.abs(ours.cpu().numpy() - oracle_log_mel(clip, **options)).max() <= 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_shorter_floats_give_float32(device, dtype):
+    clip = torch.tensor(Signal("speech", 9_001, seed=3).array(), device=device).to(dtype)
+    features = melfront.log_mel(clip)
+    assert features.dtype == torch.float32
+    assert torch.equal(features, melfront.log_mel(clip.float()))
+
+
+def test_it_stays_on_the_device(device):
+    clip = torch.tensor(Signal("speech", 9_001, seed=3).array(), device=device)
+    features, mask = melfront.log_mel([clip, clip[:777]], return_mask=True)
+    assert features.device == mask.device == clip.device
+    assert features.shape == (2, 128, 3_000)
+    assert mask.shape == (2, 3_000)
+    assert mask.sum(1).tolist() == [57, 5]
+
+
+# Meta: shapes without numbers. A constant left behind on the CPU would be an error.
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int16])
+def test_the_whole_path_runs_on_meta(convention, dtype):
+    clip = torch.empty(9_001, dtype=dtype, device="meta")
+    features, mask = melfront.log_mel(clip, n_mels=37, convention=convention, return_mask=True)
+    assert (features.shape, features.device.type) == ((37, 3_000), "meta")
+    assert (mask.shape, mask.device.type) == ((3_000,), "meta")
+    batch = melfront.log_mel([clip, clip[:777]], convention=convention, pad_to=None)
+    assert (batch.shape, batch.device.type) == ((2, 128, 56), "meta")
+    assert melfront.LogMel(37, convention).to("meta")(clip[None]).shape == (1, 37, 3_000)
+
+
+def test_gradients_on_meta():
+    clip = torch.empty(9_001, device="meta", requires_grad=True)
+    melfront.log_mel(clip).sum().backward()
+    assert clip.grad is not None
+    assert clip.grad.shape == (9_001,)
+
+
+def test_another_default_device_and_dtype_change_nothing():
+    clip = torch.tensor(Signal("speech", 9_001, seed=3).array())
+    expected = melfront.log_mel(clip)
+    torch_backend.constants.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            features, mask = melfront.log_mel(clip, return_mask=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(features, expected)
+    assert mask.device.type == "cpu"
+
+
+# Gradients
+
+
+@pytest.mark.parametrize("n", [401, 4_001, 9_600])
+@pytest.mark.parametrize("kind", ["speech", "noise"])
+def test_gradients_are_those_of_transformers_formula(device, kind, n):
+    if is_mps(device):
+        pytest.skip("mps has no float64")
+    clip = torch.tensor(Signal(kind, n, seed=5).array(), dtype=torch.float64)
+    theirs = clip.clone().requires_grad_()
+    features = stft_formula(theirs, 37)
+    along = torch.tensor(np.random.default_rng(1).standard_normal(features.shape))
+    (features * along).sum().backward()
+
+    ours = clip.to(device).requires_grad_()
+    result = melfront.log_mel(ours, n_mels=37, pad_to=None)
+    assert torch.allclose(result.cpu(), features, rtol=0, atol=1e-10)
+    (result * along.to(device)).sum().backward()
+    assert theirs.grad is not None
+    assert ours.grad is not None
+    scale = theirs.grad.abs().max()
+    assert ((ours.grad.cpu() - theirs.grad).abs().max() / scale) <= 1e-10
+
+
+def test_gradcheck(device):
+    if is_mps(device):
+        pytest.skip("mps has no float64")
+    noise = np.random.default_rng(3).uniform(-1, 1, (2, 211))
+    clips = torch.tensor(noise, device=device, requires_grad=True)
+
+    def features(x):
+        return melfront.log_mel(x, n_mels=3, pad_to=0.02)  # 320 samples, the last ones silent
+
+    assert torch.autograd.gradcheck(features, (clips,), eps=1e-7, atol=1e-5, fast_mode=True)
+
+
+def test_gradients_in_float32_and_where_it_is_silent(device):
+    clip = torch.tensor(Signal("speech", 9_001, seed=3).array(), device=device)
+    clip.requires_grad_()
+    melfront.log_mel(clip).mean().backward()
+    assert clip.grad is not None
+    assert clip.grad.isfinite().all()
+    assert clip.grad.abs().max() > 0
+    silence = torch.zeros(9_001, device=device, requires_grad=True)
+    melfront.log_mel(silence).mean().backward()
+    assert silence.grad is not None
+    assert (silence.grad == 0).all()
+
+
+def test_recorded_and_not_recorded_agree(device):
+    """With and without autograd the CPU takes two ways."""
+    clips = torch.tensor(np.stack([Signal("speech", 98_017, seed=s).array() for s in (3, 5)]))
+    clips = clips.to(device)
+    plain = melfront.log_mel(clips)
+    recorded = melfront.log_mel(clips.requires_grad_())
+    assert recorded.requires_grad
+    assert (plain - recorded).abs().max().item() <= (1e-6 if device == "cpu" else 3e-5)
+
+
+# The module
+
+
+def test_module(device):
+    frontend = melfront.LogMel(n_mels=37, convention="openai", pad_to=1.0).to(device)
+    assert list(frontend.parameters()) == []
+    assert frontend.state_dict() == {}
+    clip = torch.tensor(Signal("speech", 9_001, seed=3).array(), device=device)
+    expected = melfront.log_mel(clip, n_mels=37, convention="openai", pad_to=1.0)
+    assert torch.equal(frontend(clip), expected)
+    assert torch.equal(frontend.double()(clip), expected)
+    assert frontend(torch.stack([clip, clip])).shape == (2, 37, 100)
+    assert repr(frontend) == "LogMel(n_mels=37, convention='openai', pad_to=1.0)"
+
+
+def test_module_and_long_clips(device):
+    long = torch.zeros(480_001, device=device)
+    with pytest.raises(melfront.AudioError, match="30"):
+        melfront.LogMel()(long)
+    assert melfront.LogMel(truncate=True)(long).shape == (128, 3_000)
+    assert melfront.LogMel(pad_to=None)(long).shape == (128, 3_000)
+    with pytest.raises(ValueError, match="unknown convention 'kaldi'"):
+        melfront.LogMel(convention="kaldi")
+
+
+def test_inference_mode_first_then_gradients(device):
+    """Constants are made on the first call; from inference mode they would be of no use after."""
+    torch_backend.constants.cache_clear()
+    frontend = melfront.LogMel(n_mels=37).to(device)
+    clip = torch.tensor(Signal("speech", 9_001, seed=3).array(), device=device)
+    with torch.inference_mode():
+        expected = frontend(clip)
+    with torch.no_grad():
+        assert torch.equal(frontend(clip), expected)
+    clip.requires_grad_()
+    frontend(clip).sum().backward()
+    assert clip.grad is not None
+
+
+def test_module_takes_only_what_it_computes():
+    from dataclasses import replace
+
+    odd = replace(melfront.CONVENTIONS["openai"], periodic=False)
+    with pytest.raises(ValueError, match="periodic"):
+        melfront.LogMel(convention=odd)
