@@ -204,7 +204,7 @@ ENCODER = [
         weights=each("positions", ZERO),
     ),
     EncoderMistake(
-        "wrong.interleaved positions",
+        "interleaved positions",
         "positions",
         "sine and cosine alternate, as in the Transformer paper; Whisper has all sines first",
         weights=each("positions", wrong.interleave_table),
@@ -406,7 +406,7 @@ ENCODER = [
         needs_clip=True,
     ),
     EncoderMistake(
-        "heads wrong.interleaved",
+        "heads interleaved",
         "block.0.attn.scores",
         "head h has every H-th channel; it should have D neighbouring ones",
         ops={"scores": wrong.interleaved_scores, "attention": wrong.interleaved_attention},
@@ -515,7 +515,7 @@ ENCODER = [
         weights=each("weight", lambda w: w.half().to(w)),
     ),
     EncoderMistake(
-        "weights in wrong.int8",
+        "weights in int8",
         "block.0.attn.q",
         "the linear maps' weights are 8-bit integers, a scale for each row",
         weights=each(r"(attn\.\w+|fc\d)\.weight", wrong.int8),
