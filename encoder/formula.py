@@ -18,8 +18,9 @@ Element i (counted in C order) of the tensor with the Hugging Face name `name`, 
     s    = 8 s  if d < 1024                     one in 64 is an outlier
     w    = float32((mean << 28) + s * scale) / 2^32         one rounding, int64 to float32
 
-`mean` and `std` are sixteenths, from the table STATISTICS. For a vector scale = std << 12. For a
-matrix it is floor(sqrt(std^2 * 2^24 / fan_in)), fan_in the product of all axes but the first.
+`mean` and `std` are sixteenths, from the row of the table STATISTICS with the longest ending
+that the name has. For a vector scale = std << 12. For a matrix it is
+floor(sqrt(std^2 * 2^24 / fan_in)), fan_in the product of all axes but the first.
 
 The one exception are the positions, embed_positions.weight: `sinusoids`, rounded to multiples of
 2^-12, which every libm agrees on.

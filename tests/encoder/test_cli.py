@@ -235,7 +235,8 @@ def test_windows_of_a_longer_clip(toy, tmp_path, out, capsys):
     audio = sample()[50_000 : 50_000 + 2 * TOY_SAMPLES + 1009]
     file = out / "long.safetensors"
     assert run(write(tmp_path / "long.wav", audio), "--model", toy, "-o", file) == 0
-    assert "hidden states (3, 11, 26)" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert "hidden states (3, 11, 26)" in lines[1]
     tensors, _ = read(file)
     assert {name: tuple(x.shape) for name, x in tensors.items()} == {
         "log_mel": (3, 7, 22),
@@ -251,6 +252,12 @@ def test_windows_of_a_longer_clip(toy, tmp_path, out, capsys):
         states = model(mel, output_hidden_states=True).hidden_states
         for j, state in enumerate(states):
             assert tensors[f"hidden_states.{j}"][i].equal(state[0]), (i, j)
+    # The table is of the first window.
+    blocks = [line.split() for line in lines if line.startswith("block.")]
+    assert [row[0] for row in blocks] == [f"block.{i}.mlp_residual" for i in range(3)]
+    first = tensors["hidden_states.2"][0]  # what the second block gives
+    shown = [float(value) for value in blocks[1][-3:]]
+    assert np.allclose(shown, [first.min(), first.mean(), first.max()], rtol=0.01)
     exactly = write(tmp_path / "exactly.wav", audio[:TOY_SAMPLES])
     assert run(exactly, "--model", toy, "-o", file) == 0
     assert read(file)[0]["last_hidden_state"].shape == (11, 26), "a full window is one window"
