@@ -6,10 +6,10 @@ What the bounds are, and why. Truth is the oracle, in float64.
   below a loud tone, as quiet as features get, that is 1e-3 of its amplitude and 2e-4 in the
   feature: so far is transformers' torch path from the truth on chords; on speech 1e-5 to 3e-5.
 - Our torch backend uses the same FFT and the same float32 window. It lies within 2 or 3 ulp of
-  transformers (2.4e-7 measured over 10,000 clips), so the 3e-5 asked for hold on every signal.
+  transformers (2.4e-7 at most in all our fuzzing), so the 3e-5 asked for hold on every signal.
 - Our NumPy backend transforms in float64, as transformers' NumPy path does, and is within 1e-6 of
-  the truth (3e-7 measured). From the torch path it is as far as that one is from the truth: within
-  3e-5 on speech, and nobody who is right can be nearer on a chord.
+  the truth (3e-7 measured). From the torch path it is as far as transformers' own NumPy path is:
+  within 3e-5 on speech, and nobody who is right can be nearer on a chord.
 - Root mean square errors are taken over the frames that hear the clip; the rest are one constant.
   At most 1.1 times the library's own error, or 4 ulp where the library's is less: below that, one
   rounding more or less decides.
@@ -84,7 +84,8 @@ def check_against_transformers(backend, signal, n_mels, pad_to):
     assert ours.shape == theirs.shape
     assert ours.dtype == theirs.dtype == np.float32
 
-    their_max = np.abs(theirs - truth).max()
+    # How far its torch path is from its own NumPy path: no word of ours is in that.
+    their_max = np.abs(theirs - transformers(audio, n_mels, pad_to, path="numpy")[0]).max()
     away = np.abs(ours - theirs).max()
     if backend == "numpy":
         assert np.abs(ours - truth).max() <= FROM_TRUTH
@@ -111,7 +112,7 @@ def test_transformers_torch_path(backend, signal, n_mels, pad_to):
 
 @pytest.mark.slow
 @given(signal=signals(40.0), n_mels=N_MELS, pad_to=st.sampled_from([None, 30.0, 2.903]))
-@settings(max_examples=400)
+@settings(max_examples=60)
 def test_transformers_torch_path_long(backend, signal, n_mels, pad_to):
     assume(fits(signal.n, pad_to))
     check_against_transformers(backend, signal, n_mels, pad_to)
@@ -142,7 +143,7 @@ def test_transformers_numpy_path(backend, signal, n_mels, pad_to):
 
 @pytest.mark.slow
 @given(signal=signals(40.0), n_mels=N_MELS, pad_to=st.sampled_from([None, 30.0, 2.903]))
-@settings(max_examples=200)
+@settings(max_examples=40)
 def test_transformers_numpy_path_long(backend, signal, n_mels, pad_to):
     assume(fits(signal.n, pad_to))
     check_numpy_path(backend, signal, n_mels, pad_to)

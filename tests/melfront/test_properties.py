@@ -41,7 +41,7 @@ def test_a_gain_adds_half_its_logarithm(backend, gain, seed):
 
 
 @given(st.lists(signals(2.0), min_size=2, max_size=4), st.sampled_from([None, 2.903]))
-@settings(max_examples=10)
+@settings(max_examples=6)
 @pytest.mark.parametrize("convention", PER_ITEM)
 def test_a_batch_is_its_clips_one_by_one(backend, convention, clips, pad_to):
     audio = [clip.array() for clip in clips]
@@ -77,7 +77,7 @@ def test_a_2d_array_is_a_batch(backend):
 
 
 @given(signals(3.0))
-@settings(max_examples=15)
+@settings(max_examples=6)
 @pytest.mark.parametrize("convention", ["transformers", "transformers-numpy", "openai"])
 def test_skipping_the_silent_tail_is_computing_it(backend, convention, signal):
     clip = signal.array()

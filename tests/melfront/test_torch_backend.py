@@ -19,7 +19,7 @@ def is_mps(device: str) -> bool:
 
 
 @given(signal=signals(3.0))
-@settings(max_examples=10)
+@settings(max_examples=6)
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_float64_is_the_oracle(device, convention, signal):
     if is_mps(device):
