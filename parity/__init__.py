@@ -1,7 +1,7 @@
 """Check a port of Whisper's front end or encoder: find the first wrong stage, name the mistake.
 
-    report = parity.compare({"features": my_log_mel}, audio="clip.wav")
-    parity.assert_parity(my_log_mel, "features", audio="clip.wav")
+report = parity.compare({"features": my_log_mel}, audio="clip.wav")
+parity.assert_parity(my_log_mel, "features", audio="clip.wav")
 """
 
 from __future__ import annotations

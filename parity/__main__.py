@@ -98,11 +98,17 @@ def parser() -> argparse.ArgumentParser:
         "--plot", metavar="OUT.png", help="draw the error of the first wrong stage"
     )
 
-    add(
+    mistakes = add(
         commands,
         "mistakes",
         "list the catalogue: name, stage, sentence",
         "python -m parity mistakes",
+    )
+    mistakes.add_argument(
+        "--table",
+        metavar="OUT.md",
+        help="instead, make every mistake on every committed signal and write what shows where "
+        "(takes minutes)",
     )
 
     libraries = add(
@@ -179,6 +185,11 @@ def run(options: argparse.Namespace) -> int:
         from .stages import listing
 
         print(listing())
+        return DONE
+    if options.command == "mistakes" and options.table:
+        from .table import write
+
+        print(write(options.table))
         return DONE
     if options.command == "mistakes":
         from .mistakes import everything

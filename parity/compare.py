@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,8 +39,10 @@ class StageResult:
     bad: str = ""  # how many frames or positions are bad
     dtype: str = "float32"
     notes: tuple[str, ...] = ()
-    steps: Array | None = None  # error of each frame or position, for the picture
-    distance: Array | None = None  # |candidate - truth|, for the picture
+    floor: float = float("nan")  # one unit of noise
+    # For the picture: the error of each frame or position, and |candidate - truth|.
+    steps: Array | None = field(default=None, repr=False)
+    distance: Array | None = field(default=None, repr=False)
 
     def line(self, width: int) -> str:
         if self.verdict in (SHAPE, MISSING):
@@ -79,8 +82,14 @@ class Report:
         if wrong is None:
             given = [stage for stage in self.stages if stage.verdict != MISSING]
             worst = max((stage.noise for stage in given), default=0.0)
-            return f"all {len(given)} stages PASS, at most {number(worst)} x noise"
-        size = "" if wrong.verdict == SHAPE else f"   {number(wrong.noise)} x {wrong.dtype} noise"
+            what = f"all {len(given)} stages" if len(given) > 1 else given[0].name
+            return f"{what} PASS, at most {number(worst)} x noise"
+        if wrong.verdict == SHAPE:
+            size = ""
+        elif np.isnan(wrong.noise):
+            size = f"   NaN or infinity at {wrong.worst or 'a sampled position'}"
+        else:
+            size = f"   {number(wrong.noise)} x {wrong.dtype} noise"
         return f"{wrong.name}  {wrong.verdict}{size}   {self.suspicion()}"
 
     def suspicion(self) -> str:
@@ -180,13 +189,25 @@ def compare(
     given = load(mine)
     held = load(reference) if reference is not None else None
     subject = resolve(given, held, audio, model, n_mels, convention, pad_to)
+    return compare_with(subject, given, held, forced)
+
+
+def compare_with(
+    subject: Subject, given: Dump, held: Dump | None = None, forced: bool = False
+) -> Report:
+    """`compare`, for a subject that is known and may have been compared with before."""
     names = stages.canonical(list(given.tensors), subject.n_layer)
     tensors = {stage: given.tensors[name] for name, stage in names.items()}
     order = stages.front_end_names() + stages.encoder_names(subject.n_layer or 0)
+    beyond = [name for name, stage in names.items() if stage not in order]
+    if beyond:  # only where nothing says how many blocks there are
+        raise ParityError(f"{beyond[0]} needs the model that it is of: pass --model")
     tensors = {stage: tensors[stage] for stage in order if stage in tensors}
-    if not tensors:
-        raise ParityError("none of the tensors given is a stage: `python -m parity stages`")
 
+    if forced and held is not None:
+        raise ParityError("forced, each stage's truth is computed: leave the REFERENCE out")
+    if forced and given.sampled:
+        raise ParityError("forced, a stage is computed from the one before it: not from a sample")
     about = [subject.describe()]
     if held is not None:
         truth, floors, missing = from_reference(held, subject, tensors)
@@ -219,8 +240,8 @@ def compare(
 
 
 def can_diagnose(subject: Subject, wrong: StageResult, given: Dump) -> bool:
-    """Is there all that the catalogue needs to be run: the whole tensor, and the model?"""
-    if wrong.name in given.sampled:
+    """Is there all that the catalogue needs to be run: the whole tensor, the clip, the model?"""
+    if wrong.name in given.sampled or subject.audio is None:
         return False
     return subject.model is not None or wrong.name in stages.front_end_names()
 
@@ -271,6 +292,7 @@ def judge(
         bad,
         tensor.dtype,
         fitted.notes,
+        floor,
         steps,
         distance,
     ), fitted.values
@@ -286,6 +308,10 @@ def judge_sample(
 ) -> StageResult:
     """The verdict on the sampled positions of a stage: of the candidate, the truth, or both."""
     values = tensor.values
+    if sampled is None:
+        values = as_pairs(values)
+    if truth_sampled is None:
+        truth = as_pairs(truth)
     shape = truth_sampled or truth.shape
     if sampled is None:
         values = fit(values, stage, shape).values
@@ -300,6 +326,11 @@ def judge_sample(
     return StageResult(
         stage, error.verdict, error.noise, error.max_abs, dtype=tensor.dtype, notes=(note,)
     )
+
+
+def as_pairs(x: Array) -> Array:
+    """Complex (...) to real (..., 2), which is what samples are taken of."""
+    return np.stack([x.real, x.imag], axis=-1) if np.iscomplexobj(x) else x
 
 
 AXES = {
@@ -362,10 +393,12 @@ def from_reference(
     """The truth, the floors that the reference publishes, and the stages of it that are missing."""
     names = stages.canonical(list(held.tensors), subject.n_layer)
     truth = {stage: measure.widen(held.tensors[name].values) for name, stage in names.items()}
-    for stage, values in truth.items():
-        if stage == "spectrum" and not np.iscomplexobj(values):
-            truth[stage] = values[..., 0] + 1j * values[..., 1]
     floors = held.floors
+    for stage, values in truth.items():
+        if stage == "spectrum" and not np.iscomplexobj(values) and stage not in held.sampled:
+            truth[stage] = values[..., 0] + 1j * values[..., 1]
+            if stage in floors:  # of a real or imaginary part; both together are larger
+                floors[stage] *= math.sqrt(2)
     for stage, values in truth.items():
         default = REFERENCE_ULP / measure.LEAST_ULP["float32"] * measure.least_floor(values)
         floors.setdefault(stage, default)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from encoder import WhisperEncoder
+from encoder import EncoderConfig, WhisperEncoder
 from melfront import oracle
 from melfront.conventions import HOP_LENGTH, Convention
 
@@ -78,6 +78,10 @@ def diagnose(case: Case) -> Diagnosis:
     ]
     # Of those that fit, keep what the numbers cannot tell from the best.
     named = [n for n in named if n.residual <= max(2 * named[0].residual, 1.0)]
+    if case.stage not in front and case.passed:
+        # What would have spoilt an earlier stage was made in this block only, which is rarer.
+        order = stages.encoder_names(case.subject.needed_model().config.n_audio_layer)
+        named = [n for n in named if possible(case, n.entries[0], order)] or named
     if len({len(n.entries) for n in named}) > 1:
         named = [n for n in named if len(n.entries) == 1]
     nearest = tried[0] if tried and not named and np.isfinite(tried[0].residual) else None
@@ -104,7 +108,10 @@ def residual(case: Case, variant: Array) -> float:
         if not fitted.fits:
             return float("inf")
         values = fitted.values
-    noise = measure.rms(measure.widen(values) - variant) / case.floor
+    with np.errstate(invalid="ignore"):
+        distance = measure.widen(values) - variant
+    distance[values == variant] = 0  # infinities too: a mask's
+    noise = measure.rms(distance) / case.floor
     return noise if np.isfinite(noise) else float("inf")
 
 
@@ -238,25 +245,35 @@ class Screen:
             total = self.case.subject.length + c.extra_padding
             return oracle.pad(oracle.condition(self.clip, c), total, c)
         if name == "power":
-            frames = oracle.frames(x, c)[self.frames]
+            every = oracle.frames(x, c)
+            # A frame too many comes last: it may hold the maximum.
+            frames = every[[*self.frames, *range(self.n_frames, len(every))]]
             return oracle.power(oracle.spectrum(frames * oracle.window(c), c), c)
         if name == "mel":
             return oracle.mel(x, c, self.case.subject.n_mels)
         if name == "log":
             return oracle.log(x, c)
         if name == "clamped":
-            return oracle.clamp(x, c)
+            return oracle.clamp(x, c)[:, : len(self.frames)]
         x = oracle.scale(x, replace(c, output_mean=None))
         return x if c.fill is None else np.where(self.frames >= self.end, c.fill, x)
+
+    def count(self, c: Convention) -> int:
+        """How many frames this convention has at the stage in question."""
+        late = self.case.stage in ("clamped", "features")
+        keeps = c.drop is None or (c.drop == "last_after_max" and not late)
+        if c.fill is not None and self.case.stage == "features":
+            return self.n_frames
+        return (self.case.subject.length + c.extra_padding) // c.hop_length + keeps
 
     def distance_to(self, c: Convention) -> float:
         """rms distance of the candidate from this convention on the chosen frames."""
         values = self.case.values
         axis = 0 if self.case.stage == "power" else 1
-        if values.ndim != 2 or values.shape[axis] < self.n_frames:
+        if values.ndim != 2 or values.shape[axis] != self.count(c):
             return float("inf")
         chosen = values.take(self.frames, axis=axis)
-        variant = self.stage(self.case.stage, c)
+        variant = self.stage(self.case.stage, c).take(range(len(self.frames)), axis=axis)
         if chosen.shape != variant.shape:
             return float("inf")
         if c.output_mean and self.case.stage == "features":
@@ -281,7 +298,7 @@ def in_encoder(case: Case) -> Iterator[Named]:
     """Every encoder mistake alone: in the whole model, or in one block if its input is right."""
     model = case.subject.needed_model()
     order = stages.encoder_names(model.config.n_audio_layer)
-    block = block_of(case.stage)
+    block = block_of(case.stage, model.config.n_audio_layer)
     if (
         block is not None
         and case.passed
@@ -312,39 +329,55 @@ def run_entry(
     return run_model(model, mel, {stage}, runner).get(stage, np.empty(0))
 
 
-def block_of(stage: str) -> int | None:
+def block_of(stage: str, n_layer: int) -> int | None:
+    """The number of the stage's block; the final norm counts with the last one."""
     found = re.match(r"block\.(\d+)\.", stage)
-    return int(found[1]) if found else None
+    last = n_layer - 1 if stage == "ln_post" else None
+    return int(found[1]) if found else last
 
 
 def input_of(block: int) -> str:
     return f"block.{block - 1}.mlp_residual" if block else "positions"
 
 
+STEM = [stage.name for stage in stages.STEM]
+
+
+def alone(config: EncoderConfig, weights: dict[str, torch.Tensor], block: int) -> WhisperEncoder:
+    """An encoder whose only block is this one."""
+    prefix = f"blocks.{block}."
+    kept = {
+        name.replace(prefix, "blocks.0."): w
+        for name, w in weights.items()
+        if name.startswith(prefix) or not name.startswith("blocks.")
+    }
+    return WhisperEncoder.from_weights(replace(config, n_audio_layer=1), kept)
+
+
 def in_one_block(case: Case, block: int) -> Iterator[Named]:
     """The mistakes of a block, made in one block whose input is the truth's."""
     subject = case.subject
     whole = subject.needed_model()
-    config = replace(whole.config, n_audio_layer=1)
-    prefix = f"blocks.{block}."
-    weights = {
-        name.replace(prefix, "blocks.0."): w
-        for name, w in whole.state_dict().items()
-        if name.startswith(prefix) or not name.startswith("blocks.")
-    }
-    model = WhisperEncoder.from_weights(config, weights)
+    weights = dict(whole.state_dict())
+    model = alone(whole.config, weights, block)
     truth = subject.encoder_truth({input_of(block)}, upto=input_of(block))[input_of(block)]
     start = torch.from_numpy(truth).float()
     start = start if start.ndim == 3 else start[None]
     stage = re.sub(r"^block\.\d+", "block.0", case.stage)
     passed = re.sub(r"^block\.\d+", "block.0", case.passed or "")
     order = stages.encoder_names(1)
-    after = order.index(passed) if passed in order and block_of(case.passed or "") == block else -1
-    mel = torch.zeros(len(start), config.n_mels, config.n_frames)
+    within = block_of(case.passed or "", whole.config.n_audio_layer) == block
+    after = order.index(passed) if passed in order and within else -1
+    mel = torch.zeros(len(start), whole.config.n_mels, whole.config.n_frames)
     for entry in mistakes.ENCODER:
-        if entry.stage not in order or not after < order.index(entry.stage) <= order.index(stage):
+        spoils = re.sub(r"^block\.\d+", "block.0", entry.stage)
+        if order.index(spoils) > order.index(stage):
             continue
-        if not entry.stage.startswith("block"):
+        if spoils in STEM:
+            # GELU and the types of the weights are the blocks' too; what else the stem does is not.
+            if not entry.weights and not set(entry.ops) - {"conv1d"}:
+                continue
+        elif order.index(spoils) <= after:
             continue
         seen: dict[str, Array] = {}
 
@@ -356,7 +389,11 @@ def in_one_block(case: Case, block: int) -> Iterator[Named]:
             return tensor
 
         # The tap replaces the block's input, so the rewrites have to see the replaced one.
-        mistakes.run(entry, model, mel, tap, subject.n_audio)
+        if entry.weights:  # which may take another block's
+            changed = alone(whole.config, entry.weights(weights), block)
+            mistakes.run(replace(entry, weights=None), changed, mel, tap, subject.n_audio)
+        else:
+            mistakes.run(entry, model, mel, tap, subject.n_audio)
         values = seen.get(stage, np.empty(0))
         yield Named((entry,), residual(case, values if subject.clips.batched else values[0]))
 

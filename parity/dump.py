@@ -55,7 +55,9 @@ def dump(
     if subject.clips.batched:
         raise ParityError("a dump is of one clip; given several")
     shapes = chosen(stage_shapes(subject), wanted)
-    kept = {name: (min(math.prod(shape), N_SAMPLES),) for name, shape in shapes.items()}
+    kept: dict[str, tuple[int, ...]] = {
+        name: (min(math.prod(shape), N_SAMPLES),) for name, shape in shapes.items()
+    }
     norms: dict[str, float] = {}
     first: dict[str, Array] = {}
     with replacing(path) as temporary:
@@ -76,7 +78,8 @@ def dump(
 
             produce(subject, set(shapes), "float32" if dtype == "float64" else "float64", keep)
             truth, port = (first, other) if dtype == "float64" else (other, first)
-            floors = {name: measure.noise_floor(truth[name], port[name]) for name in shapes}
+            noise = noise_of_sample if sample else noise_of_stage
+            floors = {name: noise(name, shapes[name], truth[name], port[name]) for name in shapes}
             metadata = describe(subject, dtype, floors)
             if sample:
                 metadata["sampled"] = json.dumps(shapes)
@@ -84,6 +87,22 @@ def dump(
         finally:
             writer.close(metadata)
     return kept if sample else shapes
+
+
+def noise_of_stage(_stage: str, _shape: tuple[int, ...], truth: Array, port: Array) -> float:
+    """The float32 noise of a stage: `truth` and a right port's values at N_FLOOR positions."""
+    return measure.noise_floor(truth, port)
+
+
+def noise_of_sample(stage: str, shape: tuple[int, ...], truth: Array, port: Array) -> float:
+    """The same, but no less than at the few positions kept.
+
+    Channels differ, and so does their noise: 256 values can have three times that of the whole.
+    """
+    size = math.prod(shape)
+    kept = slice(N_SAMPLES) if size > N_FLOOR else sample_positions(stage, size)
+    least = measure.noise_floor(truth[kept], port[kept])
+    return max(noise_of_stage(stage, shape, truth, port), least)
 
 
 def at_positions(stage: str, values: Array, count: int) -> Array:

@@ -8,11 +8,11 @@ here: `parity.compare` finds it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
@@ -23,16 +23,17 @@ from unittest.mock import patch
 import numpy as np
 
 from melfront.audio import Clips
-from melfront.conventions import CHUNK_LENGTH, HOP_LENGTH, N_FFT, N_SAMPLES, SAMPLE_RATE
+from melfront.conventions import HOP_LENGTH, N_FFT, N_SAMPLES, SAMPLE_RATE
 
 from . import measure, signals
 from .compare import Report, compare, number
 from .measure import MISSING, PASS, WRONG
+from .subject import of_signal
 from .tensors import Array
 from .truth import Subject
 
 N_MELS = (80, 128)
-WINDOW = 0.5  # seconds that short clips are padded to, for what always pads
+WINDOW = 0.5  # seconds that short clips are padded to, where zeros are expected after the clip
 
 
 class Case(NamedTuple):
@@ -60,14 +61,14 @@ class Library:
     package: str  # that has to be installed
     call: str  # for the reader
     run: Callable[[Case], Array]  # (M, F), or (B, M, F) of a batch
-    pads: bool = False  # a window of fixed length is what it returns, whatever the clip's
+    window: bool = False  # made for clips that zeros follow: short ones are padded to WINDOW
 
 
-def one_by_one(one: Callable[[Array, Case], Array]) -> Callable[[Case], Array]:
-    """For libraries that take a single clip: `one(clip padded with zeros, case)`."""
+def one_by_one(one: Callable[[Array, Case], Array], padded: bool = True) -> Callable[[Case], Array]:
+    """For libraries that take a single clip: `one(clip, case)`, with zeros after it or without."""
 
     def run(case: Case) -> Array:
-        rows = [one(clip, case) for clip in case.padded()]
+        rows = [one(clip, case) for clip in (case.padded() if padded else case.clips)]
         return np.stack(rows) if case.batched else rows[0]
 
     return run
@@ -112,12 +113,11 @@ def openai(case: Case) -> Array:
     return np.asarray(out.numpy())
 
 
-def openai_transcribe(case: Case) -> Array:
+def openai_transcribe(clip: Array, case: Case) -> Array:
     """What whisper.transcribe gives the encoder for a clip's first window."""
     import torch
     import whisper
 
-    (clip,) = case.clips
     mel = whisper.log_mel_spectrogram(torch.from_numpy(clip), case.n_mels, padding=N_SAMPLES)
     content = mel.shape[-1] - N_SAMPLES // HOP_LENGTH
     return np.asarray(whisper.pad_or_trim(mel[:, :content], case.n_frames).numpy())
@@ -134,11 +134,10 @@ def faster_whisper(clip: Array, case: Case) -> Array:
     return np.asarray(faster_whisper_extractor(case.n_mels)(clip))
 
 
-def faster_whisper_transcribe(case: Case) -> Array:
+def faster_whisper_transcribe(clip: Array, case: Case) -> Array:
     """What WhisperModel.transcribe gives the encoder for a clip's first window."""
     from faster_whisper.audio import pad_or_trim
 
-    (clip,) = case.clips
     mel = faster_whisper_extractor(case.n_mels)(clip)
     return np.asarray(pad_or_trim(mel[:, : mel.shape[-1] - 1], case.n_frames))
 
@@ -226,21 +225,22 @@ LIBRARIES = (
         "openai-whisper, transcribe",
         "openai-whisper",
         "what `transcribe` gives the encoder",
-        openai_transcribe,
-        pads=True,
+        one_by_one(openai_transcribe, padded=False),
+        window=True,
     ),
     Library(
         "faster-whisper",
         "faster-whisper",
         "`FeatureExtractor(...)` of the padded clip",
         one_by_one(faster_whisper),
+        window=True,
     ),
     Library(
         "faster-whisper, transcribe",
         "faster-whisper",
         "what `WhisperModel.transcribe` gives the encoder",
-        faster_whisper_transcribe,
-        pads=True,
+        one_by_one(faster_whisper_transcribe, padded=False),
+        window=True,
     ),
     Library(
         "asrfront",
@@ -295,30 +295,30 @@ def find(name: str) -> Library:
 # --- judging ------------------------------------------------------------------------------------
 
 
+SIGNALS = (*signals.SHORT, "sample")
+Results = dict[str, dict[str, "Judged"]]
+
+
 class Judged(NamedTuple):
     """One library on one signal, the worse of 80 and 128 bins."""
 
     verdict: str
     noise: float
     names: tuple[str, ...]  # the mistakes that fit, best first
+    left: float  # noise that is left once the first of them is assumed
     nearest: str  # where none fits
 
 
 @lru_cache(maxsize=64)
-def subject(signal: str, n_mels: int, pads: bool) -> Subject:
-    entry = signals.SIGNALS[signal]
-    pad_to = entry.pad_to if not pads or signal == "sample" else WINDOW
-    return Subject(signals.load(signal), n_mels=n_mels, pad_to=pad_to, clip_name=signal)
+def subject(signal: str, n_mels: int, window: bool) -> Subject:
+    """A signal at its own length, or padded to the window that it would be given to Whisper in."""
+    made = of_signal(signal, n_mels)
+    return replace(made, pad_to=WINDOW) if window and signal != "sample" else made
 
 
 def case_of(subject: Subject) -> Case:
     clips: Clips = subject.clips
     return Case(list(clips.arrays), clips.batched, subject.length, subject.n_mels)
-
-
-def can_run(library: Library, signal: str) -> bool:
-    """What transcribes takes one clip at a time."""
-    return not (library.pads and signal == "batch")
 
 
 def judge(library: Library, signal: str) -> Judged:
@@ -331,7 +331,7 @@ def sort_key(found: Judged) -> tuple[int, float]:
 
 
 def judge_at(library: Library, signal: str, n_mels: int) -> Judged:
-    about = subject(signal, n_mels, library.pads)
+    about = subject(signal, n_mels, library.window)
     features = library.run(case_of(about))
     result: Report = compare(
         {"features": features}, audio=about.audio, n_mels=n_mels, pad_to=about.pad_to
@@ -339,17 +339,142 @@ def judge_at(library: Library, signal: str, n_mels: int) -> Judged:
     stage, found = result.stages[0], result.diagnosis
     names = tuple(named.name for named in found.named) if found else ()
     nearest = found.nearest.name if found and found.nearest else ""
-    return Judged(stage.verdict, stage.noise, names, nearest)
+    left = found.named[0].residual if names else stage.noise  # type: ignore[union-attr]
+    return Judged(stage.verdict, stage.noise, names, left, nearest)
 
 
-def judge_all(libraries: Iterable[Library]) -> dict[str, dict[str, Judged]]:
-    """Every library on every signal that it can run on: name to signal to result."""
+def judge_all(libraries: Iterable[Library]) -> Results:
+    """Every library on every signal: name to signal to result."""
     return {
-        library.name: {
-            signal: judge(library, signal) for signal in SIGNALS if can_run(library, signal)
-        }
+        library.name: {signal: judge(library, signal) for signal in SIGNALS}
         for library in libraries
     }
 
 
-SIGNALS = (*signals.SHORT, "sample")
+# --- the masks of transformers ------------------------------------------------------------------
+
+
+def masks() -> list[tuple[str, int, int]]:
+    """How transformers is asked for the sample clip's mask, the mask's length, and its sum."""
+    clip = signals.sample()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    ways: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+        ("`extractor(audio, return_attention_mask=True)`", {}, {"return_attention_mask": True}),
+        (
+            "`extractor(audio, return_attention_mask=True, do_normalize=True)`",
+            {},
+            {"return_attention_mask": True, "do_normalize": True},
+        ),
+        ("`extractor(audio, do_normalize=True)`", {}, {"do_normalize": True}),
+        (
+            "`WhisperFeatureExtractor(return_attention_mask=True)(audio)`",
+            {"return_attention_mask": True},
+            {},
+        ),
+    ]
+    rows = []
+    for how, built, called in ways:
+        made = extractor(80, **built)
+        mask = made(clip, sampling_rate=SAMPLE_RATE, return_tensors="np", **called)[
+            "attention_mask"
+        ]
+        rows.append((how, mask.shape[-1], int(mask.sum())))
+    return rows
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+HEAD = """# What the libraries compute
+
+The log-mel features of every library that was installed, on the signals of `reference_data`,
+against float64. Written by `python -m parity libraries -o parity/LIBRARIES.md`; every cell comes
+from running, and what a library does differently was found by `parity compare` from its numbers
+alone. `left` is the noise that remains once that is assumed.
+
+One unit of noise is what transformers' own float32 computation is away from float64 on that signal.
+Up to 2 passes, up to 10 is noisy, more is wrong. Each number is the larger of 80 and 128 bins.
+"""
+
+
+def report(out: str | None = None) -> str:
+    """Run everything that is installed; Markdown, also written to the file `out`. Takes minutes."""
+    present = installed()
+    text = page(judge_all(present), [lib for lib in LIBRARIES if lib not in present])
+    if out is not None:
+        Path(out).write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def page(results: Results, missing: list[Library]) -> str:
+    lines = [HEAD]
+    lines += ["| library | version | noise at most | verdict | what it does differently | left |"]
+    lines += ["| --- | --- | ---: | --- | --- | ---: |"]
+    for name, found in results.items():
+        worst = max(found.values(), key=sort_key)
+        lines.append(
+            f"| {name} | {version(find(name).package)} | {amount(worst)} | {worst.verdict} "
+            f"| {difference(found)} | {number(left(found))} |"
+        )
+    lines += [f"| {lib.name} | not installed | | | | |" for lib in missing]
+    lines += ["", "How each was called:", ""]
+    lines += [f"- {lib.name}: {lib.call}" for lib in LIBRARIES if lib.name in results]
+    lines += ["", "## Signal by signal", "", f"| library | {' | '.join(SIGNALS)} |"]
+    lines += ["| --- |" + " ---: |" * len(SIGNALS)]
+    for name, found in results.items():
+        lines.append(f"| {name}{' *' * find(name).window} | {cells(found)} |")
+    lines += [
+        "",
+        f"\\* is made for clips that zeros follow: the short clips were padded to {WINDOW} s.",
+        "",
+    ]
+    if version("transformers"):
+        lines += mask_lines()
+    return "\n".join(lines)
+
+
+def cells(found: dict[str, Judged]) -> str:
+    return " | ".join(amount(found[signal]) for signal in SIGNALS)
+
+
+def amount(found: Judged) -> str:
+    """How far off, in a table's cell."""
+    return "shape" if found.verdict == measure.SHAPE else number(found.noise)
+
+
+def difference(found: dict[str, Judged]) -> str:
+    """What `compare` named, and on how many of the signals.
+
+    Where a signal cannot tell several apart, it is counted for the one that most signals name.
+    """
+    off = [judged for judged in found.values() if judged.verdict != PASS]
+    if not off:
+        return "nothing"
+    often = Counter(name for judged in off for name in judged.names)
+    counts = Counter(max(judged.names, key=often.__getitem__) for judged in off if judged.names)
+    texts = [f"{name} ({n} of {len(found)} signals)" for name, n in counts.most_common()]
+    unnamed = [judged for judged in off if not judged.names]
+    if unnamed:
+        near = Counter(judged.nearest or "nothing" for judged in unnamed).most_common(1)[0][0]
+        texts.append(f"not named on {len(unnamed)}, the nearest there: {near}")
+    return "; ".join(texts)
+
+
+def left(found: dict[str, Judged]) -> float:
+    """The most that is left on any signal where the difference is named, or there is none."""
+    return max((j.left for j in found.values() if j.names or j.verdict == PASS), default=math.nan)
+
+
+def mask_lines() -> list[str]:
+    """What transformers' mask of the sample clip is, asked for in four ways."""
+    frames = len(signals.sample()) / HOP_LENGTH
+    lines = [
+        "## The masks of transformers",
+        "",
+        f"transformers {version('transformers')}, the sample clip: {frames:g} of "
+        f"{N_SAMPLES // HOP_LENGTH} frames hold audio. A mask of {N_SAMPLES} entries has one for "
+        "each sample; the features have one column for each frame.",
+        "",
+        "| asked for by | entries | sum |",
+        "| --- | ---: | ---: |",
+    ]
+    return lines + [f"| {how} | {size} | {total} |" for how, size, total in masks()]

@@ -51,7 +51,7 @@ def piece(count: int) -> Clip:
 
 
 def noise(text: str, count: int, bits: int) -> Clip:
-    """White and even in [-2^-bits, 2^-bits): the upper 24 bits of z, less 2^23, over 2^(23 + bits)."""
+    """White, even in [-2^-bits, 2^-bits): the upper 24 bits of z, less 2^23, over 2^(23 + bits)."""
     z = formula.mix(0, count, formula.seed(text))
     integers = (z >> np.uint64(40)).astype(np.int64) - 2**23
     return np.ldexp(integers, -23 - bits).astype(np.float32)
@@ -111,7 +111,7 @@ SIGNALS = {
     ),
     "late": Signal(
         "x[i] = ((z[i] >> 40) - 2^23) / 2^33, seed 'late', for the first 4721 of 4801 samples, "
-        "then t[i - 4721 mod 16] / 2^14, t as in 'tone'",
+        "then t[(i - 4721) mod 16] / 2^14, t as in 'tone'",
         "the loudest place is in the frame that is dropped",
         lambda: late(4801, 80),
     ),

@@ -10,6 +10,8 @@ import difflib
 import re
 from typing import NamedTuple
 
+from .tensors import ParityError
+
 
 class Stage(NamedTuple):
     """One stage; `name` has {i} in place of the block's number."""
@@ -76,6 +78,7 @@ ALIASES = {
     "mel": "features",
     "last_hidden_state": "ln_post",
 }
+HIDDEN = "hidden_states."
 
 
 def front_end_names() -> list[str]:
@@ -101,14 +104,15 @@ def canonical(names: list[str], n_layer: int | None) -> dict[str, str]:
     """The stage that each of the names in a file stands for, name to stage.
 
     Takes our names, those of ALIASES, and `hidden_states.i` as transformers counts them. Raises
-    ValueError for a name that is no stage (with the nearest one), or two names for one stage.
+    ParityError for a name that is no stage (with the nearest one), or two names for one stage; a
+    hidden state that is given under another name as well is taken once.
     """
     known = set(front_end_names()) | set(encoder_names(n_layer or 0))
     spelled_out = set(front_end_names()) - {"mel"}
     result: dict[str, str] = {}
-    for name in names:
+    for name in sorted(names, key=lambda name: name.startswith(HIDDEN)):
         stage = name
-        hidden = re.fullmatch(r"hidden_states\.(\d+)", name)
+        hidden = re.fullmatch(rf"{re.escape(HIDDEN)}(\d+)", name)
         if name == "mel" and any(
             n in spelled_out or ALIASES.get(n) == "features" for n in names if n != "mel"
         ):
@@ -118,16 +122,21 @@ def canonical(names: list[str], n_layer: int | None) -> dict[str, str]:
         elif hidden:
             stage = hidden_state(int(hidden[1]), n_layer)
         elif name not in known and not (n_layer is None and re.match(r"block\.\d+\.", name)):
-            raise ValueError(unknown(name, sorted(known | set(ALIASES))))
+            raise ParityError(unknown(name, sorted(known | set(ALIASES))))
         if stage in result.values() and not hidden:
-            raise ValueError(f"two tensors for the stage {stage}: {name!r} and another; keep one")
+            raise ParityError(f"two tensors for the stage {stage}: {name!r} and another; keep one")
         if stage not in result.values():
             result[name] = stage
     return result
 
 
 def hidden_state(i: int, n_layer: int | None) -> str:
-    """The stage that transformers returns as hidden_states[i]."""
+    """The stage that transformers returns as hidden_states[i]. Raises ParityError."""
+    if n_layer and i > n_layer:
+        raise ParityError(
+            f"{HIDDEN}{i} is no stage: an encoder of {n_layer} blocks has {HIDDEN}0 to "
+            f"{HIDDEN}{n_layer}"
+        )
     if i == 0:
         return "positions"
     return "ln_post" if i == n_layer else f"block.{i - 1}.mlp_residual"

@@ -9,13 +9,14 @@ from typing import Any
 
 import melfront
 from encoder import WhisperEncoder
-from melfront.conventions import CHUNK_LENGTH, get_convention
+from melfront.conventions import CHUNK_LENGTH, named_convention
 
-from . import stages
+from . import signals, stages
 from .tensors import Dump, ParityError
 from .truth import SAMPLE, Subject, load_model, model_digest
 
 DEFAULT = "default"
+GIVEN_MODEL = "the encoder given"  # its name, where it was an object and not a file
 SAME = {
     "clip_sha256": "clip",
     "model_sha256": "model",
@@ -45,8 +46,18 @@ def resolve(
                 "compare dumps of the same"
             )
     said = {**theirs, **ours}
-    clip, clip_name = load_clip(audio, said)
-    encoder, model_name = find_model(model, said)
+    try:
+        clip, clip_name = load_clip(audio, said)
+    except ParityError:
+        if held is None or audio is not None:
+            raise
+        clip, clip_name = None, said["clip"]  # a reference says what is right; not why it is not
+    try:
+        encoder, model_name = find_model(model, said)
+    except ParityError:
+        if held is None or model is not None:
+            raise
+        encoder, model_name = None, said["model"]
     if n_mels is None:
         n_mels = encoder.config.n_mels if encoder else guess_n_mels(given, said)
     elif encoder and encoder.config.n_mels != n_mels:
@@ -56,11 +67,11 @@ def resolve(
     if encoder is not None and pad_to == CHUNK_LENGTH:
         pad_to = encoder.config.n_frames / 100  # a toy encoder hears less than 30 s
     try:
-        chosen = get_convention(convention or said.get("convention") or "transformers")
+        chosen = named_convention(convention or said.get("convention") or "transformers")
     except ValueError as error:
         raise ParityError(str(error)) from error
     subject = Subject(clip, encoder, n_mels, chosen, pad_to, clip_name, model_name)
-    if "clip_sha256" in said and said["clip_sha256"] != subject.clip_digest:
+    if clip is not None and "clip_sha256" in said and said["clip_sha256"] != subject.clip_digest:
         raise ParityError(
             f"the dump is of the clip {said.get('clip')!r}, not of {clip_name!r}: "
             "pass that clip with --audio"
@@ -75,6 +86,21 @@ def resolve(
     return subject
 
 
+def of_signal(
+    name: str, n_mels: int, model: WhisperEncoder | None = None, model_name: str = ""
+) -> Subject:
+    """A signal of reference_data at its own length, as in the dumps there."""
+    clip = name if name == "sample" else signals.PREFIX + name
+    return Subject(
+        signals.load(name),
+        model,
+        n_mels,
+        pad_to=signals.SIGNALS[name].pad_to,
+        clip_name=clip,
+        model_name=model_name,
+    )
+
+
 def short(value: str) -> str:
     return value[:12] + "..." if len(value) == 64 else value
 
@@ -83,7 +109,9 @@ def load_clip(audio: Any, said: dict[str, str]) -> tuple[Any, str]:
     """The clip and its name. audio: a path, an array, or a list of either."""
     if audio is None:
         audio = said.get("clip", "sample")
-        if audio != "sample" and not os.path.exists(audio):
+        if audio.startswith(signals.PREFIX):
+            return signals.load(audio.removeprefix(signals.PREFIX)), audio
+        if audio != "sample" and not os.path.isfile(audio):
             raise ParityError(f"the dump is of the clip {audio!r}, which is not here: pass --audio")
     if isinstance(audio, str) and audio == "sample":
         audio = SAMPLE
@@ -103,9 +131,13 @@ def read_clip(path: str | os.PathLike[str]) -> Any:
 
 
 def find_model(model: Any, said: dict[str, str]) -> tuple[WhisperEncoder | None, str]:
+    """The model in float32 on the CPU, and its name."""
     if isinstance(model, WhisperEncoder):
-        return model.float(), "the encoder given"
+        weights = {name: w.detach().cpu().float() for name, w in model.state_dict().items()}
+        return WhisperEncoder.from_weights(model.config, weights), GIVEN_MODEL
     name = str(model or said.get("model") or "")
+    if name == GIVEN_MODEL and not model:
+        raise ParityError("the dump is of a model that was no file: pass it as the model")
     return (load_model(name), name) if name else (None, "")
 
 

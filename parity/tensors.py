@@ -9,7 +9,7 @@ import os
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 FORMAT = "1"
 METADATA = "__metadata__"  # name of the JSON text in an npz; safetensors has a place for it
-METADATA_ROOM = 8192
+METADATA_ROOM = 8192  # bytes, and for each stage's shape, norm and noise:
+STAGE_ROOM = 256
 NO_STAGES = {"attention_mask"}  # which other files of ours hold beside the stages
 
 
@@ -153,6 +154,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it at the end and removed on failure."""
     if not path.parent.is_dir():
         raise ParityError(f"{path.parent}: no such folder to write {path.name} into")
+    if path.is_dir():
+        raise ParityError(f"{path}: a folder; expected the name of a file to write")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary
@@ -178,7 +181,7 @@ class Writer:
         if kind == ".npz":
             self.zip = zipfile.ZipFile(self.file, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
         else:
-            self.room = len(self.header({})) + METADATA_ROOM + 64 * len(shapes)
+            self.room = len(self.header({})) + METADATA_ROOM + STAGE_ROOM * len(shapes)
             self.file.write(bytes(8 + self.room))
 
     def write(self, name: str, values: Array) -> None:
@@ -210,11 +213,17 @@ class Writer:
         """Finish the file; without metadata, give it up."""
         with self.file:
             if metadata is None:
+                if not self.room:
+                    with suppress(OSError, ValueError):  # it would try again when it is collected
+                        self.zip.close()
                 return
             if self.room:
                 self.file.seek(0)
                 self.file.write(struct.pack("<Q", self.room))
-                self.file.write(self.header(metadata).ljust(self.room))
+                header = self.header(metadata)
+                if len(header) > self.room:  # it would run over the first tensors
+                    raise ValueError(f"a header of {len(header)} bytes; room for {self.room}")
+                self.file.write(header.ljust(self.room))
             else:
                 self.put(METADATA, np.array(json.dumps(metadata)))
                 self.zip.close()

@@ -26,7 +26,7 @@ from melfront import oracle
 from melfront.audio import Clips, as_clips, fit_length
 from melfront.conventions import CHUNK_LENGTH, HOP_LENGTH, N_FFT, TRANSFORMERS, Convention
 
-from . import measure, stages
+from . import measure, stages, toy
 from .tensors import Array, ParityError, digest
 
 SAMPLE = Path(__file__).resolve().parents[1] / "reference_data" / "sample.flac"
@@ -191,11 +191,6 @@ def rounded(tensor: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
     return tensor.to(kind).float()
 
 
-def named_or_default(convention: Convention) -> Convention:
-    """The convention if the fast path knows it; its noise does not depend on which it is."""
-    return melfront.CONVENTIONS.get(convention.name, TRANSFORMERS)
-
-
 def run_model(
     model: WhisperEncoder,
     mel: torch.Tensor,
@@ -233,7 +228,7 @@ def transformers_stages(subject: Subject) -> dict[str, torch.Tensor]:
     frame, which is dropped at once. The features are those of `melfront.log_mel` under the
     subject's convention.
     """
-    length = subject.length
+    length = subject.length + subject.convention.extra_padding
     rows = [
         torch.nn.functional.pad(torch.as_tensor(clip).float(), (0, length - len(clip)))
         for clip in subject.clips.arrays
@@ -249,12 +244,14 @@ def transformers_stages(subject: Subject) -> dict[str, torch.Tensor]:
     filters = torch.from_numpy(np.array(melfront.mel_filters(subject.n_mels))).float()
     x = out["mel"] = filters @ x.mT  # (B, M, F)
     x = out["log"] = x.clamp(min=1e-10).log10()
-    out["clamped"] = torch.maximum(x, x.amax((1, 2), keepdim=True) - 8.0)
+    together = subject.convention.max_scope == "batch"
+    loudest = x.amax() if together else x.amax((1, 2), keepdim=True)
+    out["clamped"] = torch.maximum(x, loudest - 8.0)
     tensors = [torch.as_tensor(clip).float() for clip in subject.clips.arrays]
     out["features"] = melfront.log_mel(
         tensors,
         n_mels=subject.n_mels,
-        convention=named_or_default(subject.convention),
+        convention=subject.convention,
         pad_to=subject.pad_to,
     )
     return out if subject.clips.batched else {name: tensor[0] for name, tensor in out.items()}
@@ -263,11 +260,14 @@ def transformers_stages(subject: Subject) -> dict[str, torch.Tensor]:
 def load_model(name: str) -> WhisperEncoder:
     """The model of a --model option: a folder, a file, a Hub name, or formula:SIZE.
 
-    formula:SIZE takes `formula:tiny` and the like; `formula:tiny/128` is the size with 128 bins.
+    formula:SIZE takes `formula:tiny` and the like; `formula:tiny/128` is the size with 128 bins;
+    `formula:toy` and `formula:toy-quiet` are those of reference_data.
     Raises ParityError.
     """
     if name.startswith(FORMULA):
         size, _, n_mels = name.removeprefix(FORMULA).partition("/")
+        if name.removeprefix(FORMULA) in toy.NAMES:
+            return toy.load(size)
         if size not in SIZES or not (n_mels.isdigit() or not n_mels):
             raise ParityError(
                 f"--model {name}: expected formula:SIZE, SIZE one of {', '.join(SIZES)}"

@@ -1,0 +1,88 @@
+"""Fixtures for the test suites of ports, there for every project that has this package installed.
+
+    def test_my_features(parity_reference):
+        parity_reference.check(my_port(parity_reference.audio), "features")
+
+The reference is of the sample clip and the front end. For another clip or a model, put this in
+conftest.py; the options are those of `parity.compare`:
+
+    @pytest.fixture(scope="session")
+    def parity_options():
+        return {"audio": "clip.wav", "model": "openai/whisper-tiny"}
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+# pytest imports this file in every run of everybody's tests: neither torch nor NumPy here.
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .truth import Subject
+
+
+class Reference:
+    """The truth of one clip, computed when it is asked for and kept.
+
+    Takes the options of `parity.compare`: audio, model, n_mels, convention, pad_to.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+        self.kept: dict[str, NDArray[Any]] = {}
+
+    @cached_property
+    def subject(self) -> Subject:
+        from .subject import resolve
+        from .tensors import Dump
+
+        return resolve(Dump({}, {}), None, **self.options)
+
+    @cached_property
+    def audio(self) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """The clip to feed your port with: (N,) float32 at 16 kHz; of a batch a list of them."""
+        import numpy as np
+
+        clips = self.subject.clips
+        arrays = [np.asarray(clip, dtype=np.float32) for clip in clips.arrays]
+        return arrays if clips.batched else arrays[0]
+
+    def stage(self, name: str) -> NDArray[Any]:
+        """The float64 truth of a stage, by its name or an alias. Raises ParityError, ValueError."""
+        from .compare import free_truth
+        from .stages import canonical
+
+        (stage,) = canonical([name], self.subject.n_layer).values()
+        if stage not in self.kept:
+            self.kept |= free_truth(self.subject, [stage])
+        return self.kept[stage]
+
+    def check(self, tensor: Any, stage: str) -> None:
+        """Assert that a tensor of yours is right to within the noise of its type.
+
+        tensor: an array or tensor in any layout that `parity.compare` knows. Raises AssertionError
+        with the whole report: which stage, how wrong, where, and the mistake that it looks like.
+        """
+        __tracebackhide__ = True
+        from .compare import compare_with, load
+
+        report = compare_with(self.subject, load({stage: tensor}))
+        if not report.ok:
+            raise AssertionError(f"\n{report}")
+
+
+@pytest.fixture(scope="session")
+def parity_options() -> dict[str, Any]:
+    """What `parity_reference` is the reference of; override it in your conftest.py."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def parity_reference(parity_options: dict[str, Any]) -> Reference:
+    """The truth of every stage for one clip: `.audio`, `.stage(name)`, `.check(tensor, stage)`."""
+    return Reference(**parity_options)

@@ -1,0 +1,282 @@
+"""Which mistake shows on which signal: every entry of the catalogue, run as somebody's port.
+
+python -m parity mistakes --table parity/MISTAKES.md
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from . import diagnose, measure, signals
+from .compare import Report, compare_with, number
+from .measure import NOISY, PASS, SHAPE
+from .mistakes import ENCODER, FRONT_END, EncoderMistake, FrontEndMistake, run
+from .subject import of_signal
+from .tensors import Array, Dump, ParityError, Tensor
+from .truth import Subject, load_model
+
+N_MELS = 128  # of the front end's table
+MODELS = {  # title: model, clip
+    "toy": ("formula:toy", "toy"),
+    "toy-quiet": ("formula:toy-quiet", "toy"),
+    "tiny": ("formula:tiny", "sample"),
+    "tiny.en": ("", "sample"),  # where its weights are found
+}
+
+
+def trained() -> Path | None:
+    """The folder of whisper-tiny.en's weights: in the folder that MELFRONT_SHARED names, or in
+    `shared` beside the checkout; None where it is not found."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("MELFRONT_SHARED") or beside) / "whisper-tiny.en"
+    return folder if folder.is_dir() else None
+
+
+class Cell(NamedTuple):
+    """What one mistake looks like on one signal or model, from the final tensor alone."""
+
+    verdict: str
+    noise: float
+    names: tuple[str, ...]  # what the comparison names, best first
+    own: str = ""  # the verdict on the mistake's own stage, if that was looked at
+
+    def named(self, entry: str) -> bool:
+        return self.names[:1] == (entry,)
+
+
+def cell(report: Report, own: str = "") -> Cell:
+    last = report.stages[-1]
+    names = tuple(n.name for n in report.diagnosis.named) if report.diagnosis else ()
+    return Cell(last.verdict, last.noise, names, own)
+
+
+# --- front end ----------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=16)
+def subject_of(signal: str) -> Subject:
+    return of_signal(signal, N_MELS)
+
+
+def front_end_cell(entry: FrontEndMistake, signal: str) -> Cell:
+    """The features of a signal with this mistake made, in float32, as `compare` sees them."""
+    subject = subject_of(signal)
+    features = subject.front_end(entry.convention(subject.convention))["features"]
+    given = Dump({"features": Tensor(features.astype(np.float32), "float32")}, {})
+    return cell(compare_with(subject, given))
+
+
+# --- encoder ------------------------------------------------------------------------------------
+
+
+class Model(NamedTuple):
+    """A model with a clip, and the truth of every stage that a mistake spoils first."""
+
+    subject: Subject
+    truth: dict[str, Array]
+    floors: dict[str, float]
+
+
+@lru_cache(maxsize=2)
+def model_of(title: str) -> Model:
+    """Raises ParityError where the model is not here."""
+    name, signal = MODELS[title]
+    name = name or str(trained() or "openai/whisper-tiny.en")
+    encoder = load_model(name)
+    subject = of_signal(signal, encoder.config.n_mels, encoder, name)
+    truth = subject.encoder_truth({entry.stage for entry in ENCODER} | {"ln_post"})
+    return Model(subject, truth, subject.floors(truth, "float32"))
+
+
+def encoder_cell(entry: EncoderMistake, title: str) -> Cell:
+    """The last hidden state of a model with this mistake made, and how its own stage looks."""
+    subject, truth, floors = model_of(title)
+    mine = made(entry, subject)
+    held = Dump({"ln_post": Tensor(truth["ln_post"], "float64")}, {"floors": json.dumps(floors)})
+    report = compare_with(subject, Dump({"ln_post": Tensor(mine["ln_post"], "float32")}, {}), held)
+    return cell(report, verdict_on(mine[entry.stage], truth[entry.stage], floors[entry.stage]))
+
+
+def made(entry: EncoderMistake, subject: Subject) -> dict[str, Array]:
+    """The mistake's own stage and the last one, float32, with the mistake made."""
+    seen: dict[str, Array] = {}
+
+    def tap(stage: str, tensor: torch.Tensor) -> torch.Tensor:
+        if stage in (entry.stage, "ln_post"):
+            seen[stage] = tensor[0].numpy()
+        return tensor
+
+    mel = torch.from_numpy(subject.front_end_truth["features"]).float()[None]
+    run(entry, subject.needed_model(), mel, tap, subject.n_audio)
+    return seen
+
+
+def verdict_on(mine: Array, truth: Array, floor: float) -> str:
+    return SHAPE if mine.shape != truth.shape else measure.error(mine, truth, floor).verdict
+
+
+@contextmanager
+def remembering() -> Iterator[None]:
+    """Within the block the diagnosis runs each mistake of the encoder once per model, not each
+    time that it is asked about another."""
+    original = diagnose.run_entry
+    known: dict[tuple[str, str], Array] = {}
+
+    def once(case: diagnose.Case, entry: EncoderMistake, *rest: Any) -> Array:
+        key = (case.subject.model_name, entry.name)
+        if key not in known:
+            for other in [k for k in known if k[0] != key[0]]:  # one model's at a time
+                del known[other]
+            known[key] = original(case, entry, *rest)
+        return known[key]
+
+    with patch.object(diagnose, "run_entry", once):
+        yield
+
+
+# --- the page -----------------------------------------------------------------------------------
+
+Rows = dict[str, dict[str, Cell]]  # mistake, then signal or model
+
+
+def front_end_rows(columns: Iterable[str] = (*signals.SHORT, "sample")) -> Rows:
+    rows: Rows = {entry.name: {} for entry in FRONT_END}
+    for signal in columns:
+        for entry in FRONT_END:
+            rows[entry.name][signal] = front_end_cell(entry, signal)
+    return rows
+
+
+def encoder_rows(columns: Iterable[str] = MODELS) -> Rows:
+    """Of the models that are here."""
+    rows: Rows = {entry.name: {} for entry in ENCODER}
+    for title in columns:
+        with suppress(ParityError), remembering():
+            for entry in ENCODER:
+                rows[entry.name][title] = encoder_cell(entry, title)
+    return rows
+
+
+def shown(entry: str, cell: Cell) -> str:
+    """One cell: how far off, and whether the mistake is named."""
+    if cell.verdict == PASS:
+        return "blind"
+    far = "shape" if cell.verdict == SHAPE else number(cell.noise)
+    if cell.named(entry):
+        name = " ✓" if len(cell.names) == 1 else " ≈"
+    else:
+        name = " ≈" if entry in cell.names else " ✗"
+    return ("noisy " if cell.verdict == NOISY else "") + far + name
+
+
+def grid(rows: Rows) -> list[str]:
+    columns = list(next(iter(rows.values())))
+    lines = [f"| mistake | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+    for name, cells in rows.items():
+        lines.append(f"| {name} | {' | '.join(shown(name, c) for c in cells.values())} |")
+    return lines
+
+
+def never_named(rows: Rows) -> list[str]:
+    """Mistakes that no column names first and alone."""
+    return [
+        name
+        for name, cells in rows.items()
+        if not any(c.named(name) and len(c.names) == 1 for c in cells.values())
+    ]
+
+
+def blind(rows: Rows) -> list[str]:
+    """A line for each column: how many mistakes pass there."""
+    columns = list(next(iter(rows.values())))
+    lines = []
+    for column in columns:
+        missed = [name for name, cells in rows.items() if cells[column].verdict == PASS]
+        listed = f": {', '.join(missed)}" if 0 < len(missed) <= 12 else ""
+        lines.append(f"- `{column}`: blind to {len(missed)} of {len(rows)}{listed}")
+    return lines
+
+
+def alike(rows: Rows) -> list[str]:
+    """A line for each pair of entries that some column cannot tell apart."""
+    pairs: dict[tuple[str, ...], list[str]] = {}
+    for name, cells in rows.items():
+        for column, c in cells.items():
+            if name in c.names and len(c.names) > 1:
+                pairs.setdefault(tuple(sorted(c.names)), []).append(column)
+    return [
+        f"- {' = '.join(names)} on {', '.join(f'`{c}`' for c in dict.fromkeys(columns))}"
+        for names, columns in pairs.items()
+    ]
+
+
+HEAD = """# Which mistake shows where
+
+Every entry of the catalogue (`python -m parity mistakes`), made on purpose, and the final tensor
+alone given to `parity compare`: the features for the front end, the last hidden state for the
+encoder. Written by `python -m parity mistakes --table parity/MISTAKES.md`.
+
+A number is the error in units of float32 noise: up to 2 passes, up to 10 is noisy, above is wrong.
+
+- ✓ the mistake is named, first and alone
+- ≈ it is named together with others that give the same numbers there (listed below each table)
+- ✗ it is seen, but another or none is named
+- blind: the numbers are right to within noise, so nobody could tell
+- shape: the tensor has another shape
+"""
+
+
+ABOUT_SIGNALS = (
+    "The columns are the signals of `reference_data`; MANIFEST.json there has their formulas."
+)
+ABOUT_MODELS = (
+    "`toy` and `toy-quiet` are the small encoders of `reference_data/encoder`, `tiny` is the "
+    "published size with formula weights, on the sample clip, `tiny.en` the trained one."
+)
+
+
+def page(front: Rows, encoder: Rows) -> str:
+    lines = [HEAD]
+    for title, about, rows in (
+        (f"Front end, {N_MELS} bins", ABOUT_SIGNALS, front),
+        ("Encoder", ABOUT_MODELS, encoder),
+    ):
+        if not rows:
+            continue
+        missing = never_named(rows)
+        lines += [
+            f"## {title}",
+            "",
+            about,
+            "",
+            f"{len(rows) - len(missing)} of {len(rows)} mistakes are named first and alone in at "
+            "least one column" + (f"; not so: {', '.join(missing)}." if missing else "."),
+            "",
+            *grid(rows),
+            "",
+            *blind(rows),
+            "",
+            "The same numbers:",
+            "",
+            *(alike(rows) or ["- none"]),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def write(path: str) -> str:
+    """Compute the tables, write the page, and return a line on it. Takes minutes."""
+    front, encoder = front_end_rows(), encoder_rows()
+    Path(path).write_text(page(front, encoder), encoding="utf-8")
+    left = never_named(front) + never_named(encoder)
+    return f"{path}: {len(front)} + {len(encoder)} mistakes, {len(left)} never named alone"
