@@ -152,7 +152,11 @@ def subject_options(command: argparse.ArgumentParser) -> None:
 def seconds(text: str) -> float | str | None:
     if text == "default":
         return text
-    return None if text.lower() == "none" else float(text)
+    if text.lower() == "none":
+        return None
+    if not 0 < float(text) < float("inf"):
+        raise ValueError
+    return float(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -176,6 +180,9 @@ def check_paths(options: argparse.Namespace) -> None:
     for path in (options.__dict__.get("out"), options.__dict__.get("plot")):
         if path is not None and not Path(path).absolute().parent.is_dir():
             raise ValueError(f"{Path(path).parent}: no such folder to write {Path(path).name} into")
+    plot = options.__dict__.get("plot")
+    if plot is not None and Path(plot).suffix.lower() != ".png":
+        raise ValueError(f"--plot {plot}: expected a name that ends in .png")
     if options.n_mels is not None and options.n_mels < 1:
         raise ValueError(f"--n-mels {options.n_mels}; expected at least 1")
 
@@ -234,11 +241,11 @@ def run(options: argparse.Namespace) -> int:
         pad_to=options.pad_to,
         forced=options.forced,
     )
+    print(result.to_json() if options.json else result)
     if options.plot:
         from .plot import plot
 
         plot(result, options.plot)
-    print(result.to_json() if options.json else result)
     return DONE if result.ok else FAILED
 
 

@@ -203,6 +203,8 @@ def compare_with(
     if beyond:  # only where nothing says how many blocks there are
         raise ParityError(f"{beyond[0]} needs the model that it is of: pass --model")
     tensors = {stage: tensors[stage] for stage in order if stage in tensors}
+    if not tensors:
+        raise ParityError("no tensors were given")
 
     if forced and held is not None:
         raise ParityError("forced, each stage's truth is computed: leave the REFERENCE out")

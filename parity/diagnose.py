@@ -62,6 +62,8 @@ class Diagnosis(NamedTuple):
 def diagnose(case: Case) -> Diagnosis:
     """Which known mistakes explain the candidate."""
     front = stages.front_end_names()
+    if np.isnan(case.values).any() or (case.stage in front and not np.isfinite(case.values).all()):
+        return Diagnosis([], None, None)  # only an attention mask gives infinities
     tried: list[Named] = []
     if case.stage in front:
         screen = Screen(case) if Screen.serves(case) else None

@@ -159,8 +159,9 @@ def draw_steps(axes: Any, stage: StageResult, top: float) -> None:
     assert stage.steps is not None
     error = gathered((stage.steps / stage.floor)[None], 1, COLUMNS)[0]
     edges = np.linspace(0, span(stage), len(error) + 1)
-    axes.stairs(np.nan_to_num(error, nan=4 * top), edges, baseline=LEAST, fill=True, color="0.4")
-    broken = np.where(np.isfinite(error), LEAST, 4 * top)
+    finite = np.isfinite(error)
+    axes.stairs(np.where(finite, error, LEAST), edges, baseline=LEAST, fill=True, color="0.4")
+    broken = np.where(finite, LEAST, 4 * top)
     axes.stairs(broken, edges, baseline=LEAST, fill=True, color=NOT_FINITE)
     axes.set_yscale("log")
     limit = measure.PASS_LIMIT[stage.dtype]

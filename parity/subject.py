@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from pathlib import Path
@@ -144,6 +145,8 @@ def find_model(model: Any, said: dict[str, str]) -> tuple[WhisperEncoder | None,
 def guess_n_mels(given: Dump, said: dict[str, str]) -> int:
     """80 or 128, by the metadata or by the shape of the features; 128 if nothing tells."""
     if "n_mels" in said:
+        if not said["n_mels"].isdigit():
+            raise ParityError(f"the dump says n_mels {said['n_mels']!r}; expected a number")
         return int(said["n_mels"])
     names = stages.canonical(list(given.tensors), layers_named(given))
     mel_stages = {"mel", "log", "clamped", "features"}
@@ -168,4 +171,12 @@ def layers_named(*dumps: Dump) -> int:
 def read_pad_to(said: str | None) -> float | None:
     if said is None:
         return CHUNK_LENGTH
-    return None if said == "None" else float(said)
+    if said == "None":
+        return None
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise ParityError(f"the dump says pad_to {said!r}; expected seconds, or None")
+    return seconds

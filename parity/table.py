@@ -135,8 +135,6 @@ def remembering() -> Iterator[None]:
     def once(case: diagnose.Case, entry: EncoderMistake, *rest: Any) -> Array:
         key = (case.subject.model_name, entry.name)
         if key not in known:
-            for other in [k for k in known if k[0] != key[0]]:  # one model's at a time
-                del known[other]
             known[key] = original(case, entry, *rest)
         return known[key]
 

@@ -44,12 +44,26 @@ class Dump(NamedTuple):
     @property
     def floors(self) -> dict[str, float]:
         """rms float32 noise of each stage, where the file publishes it."""
-        return dict(json.loads(self.metadata.get("floors", "{}")))
+        return {stage: float(floor) for stage, floor in self.said("floors").items()}
 
     @property
     def sampled(self) -> dict[str, tuple[int, ...]]:
         """Stages of which the file holds only `sampling.sample_positions`: name to whole shape."""
-        return {k: tuple(v) for k, v in json.loads(self.metadata.get("sampled", "{}")).items()}
+        return {stage: tuple(shape) for stage, shape in self.said("sampled").items()}
+
+    def said(self, key: str) -> dict[str, Any]:
+        """A table that is JSON in the metadata. Raises ParityError for what is none."""
+        return table(self.metadata.get(key, "{}"), f"the metadata {key!r}")
+
+
+def table(text: str, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ParityError(f"{name} is no JSON object; leave it out, or take what `dump` wrote")
+    return value
 
 
 def read(path: str | os.PathLike[str]) -> Dump:
@@ -99,7 +113,7 @@ def read_npz(path: Path) -> Dump:
             except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib_error()) as error:
                 raise ParityError(f"{path}: {name}: {explain(error, path)}") from error
             if name in (METADATA, "metadata") and values.dtype.kind == "U":
-                metadata = json.loads(str(values))
+                metadata = table(str(values), f"{path}: {name}")
             elif name not in NO_STAGES:
                 tensors[name] = as_tensor(values, f"{path}: {name}")
     return Dump(tensors, metadata)

@@ -1,0 +1,481 @@
+"""What is broken, mistyped or of something else: a clear verdict, or one line, no traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.numpy import save_file
+
+import melfront
+import parity
+from parity.__main__ import main
+from parity.dump import dump
+from parity.signals import SIGNALS
+from tests.conftest import CHECKOUT
+from tests.parity.ports import front_end_dump
+
+SPEECH = SIGNALS["speech"].make()
+FEATURES = melfront.log_mel(SPEECH, n_mels=80, pad_to=None)
+TOY = ["--model", "formula:toy"]
+
+
+@pytest.fixture
+def clip(tmp_path):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, SPEECH, 16_000, subtype="FLOAT")
+    return path
+
+
+@pytest.fixture
+def right(tmp_path):
+    np.savez(tmp_path / "right.npz", features=FEATURES)
+    return tmp_path / "right.npz"
+
+
+@pytest.fixture
+def wrong(tmp_path):
+    np.savez(tmp_path / "wrong.npz", features=FEATURES - 1)
+    return tmp_path / "wrong.npz"
+
+
+@pytest.fixture
+def run(capsys, clip):
+    """The command line in this process: exit status, stdout, stderr."""
+
+    def call(*arguments):
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def compare(run, clip):
+    """`compare` of files that were made from the clip, at its own length."""
+    return lambda *arguments: run("compare", *arguments, "--audio", clip, "--pad-to", "none")
+
+
+def assert_one_line(result, *words):
+    """Exit 2, and one line that names what was given."""
+    status, out, err = result
+    assert status == 2, (out, err)
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.endswith("\n")
+    assert "Traceback" not in err
+    for word in words:
+        assert str(word).lower() in err.lower(), err
+
+
+# --- exit statuses and JSON -----------------------------------------------------------------------
+
+STAGE_KEYS = {"name", "verdict", "noise", "max_abs", "worst"}
+MISTAKE_KEYS = {"name", "sentence", "residual"}
+
+
+def assert_contract(text):
+    """The JSON of the design's contract; extra keys are allowed."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    report = json.loads(text, parse_constant=refuse)
+    assert text.count("\n") == 1  # one object on one line
+    assert {"stages", "first_wrong", "mistakes"} <= set(report)
+    for stage in report["stages"]:
+        assert set(stage) >= STAGE_KEYS
+        assert stage["verdict"] in ("PASS", "NOISY", "WRONG", "SHAPE", "MISSING")
+        assert isinstance(stage["worst"], str)
+        assert all(isinstance(stage[k], (float, int, type(None))) for k in ("noise", "max_abs"))
+    for mistake in report["mistakes"]:
+        assert set(mistake) >= MISTAKE_KEYS
+        assert all(isinstance(mistake[key], str) for key in ("name", "sentence"))
+    residuals = [mistake["residual"] for mistake in report["mistakes"]]
+    assert residuals == sorted(residuals)
+    assert report["first_wrong"] in (None, *(stage["name"] for stage in report["stages"]))
+    return report
+
+
+def test_pass(compare, right):
+    status, out, err = compare(right)
+    assert (status, err) == (0, "")
+    assert "features" in out
+    assert "PASS" in out
+    status, out, _ = compare(right, "--json")
+    report = assert_contract(out)
+    assert status == 0
+    assert report["first_wrong"] is None
+    assert report["mistakes"] == []
+    assert report["stages"][0]["verdict"] == "PASS"
+    assert 0 <= report["stages"][0]["noise"] <= 2
+
+
+def test_wrong(compare, wrong):
+    status, out, err = compare(wrong)
+    assert (status, err) == (1, "")
+    assert out.splitlines()[-1].startswith("features  WRONG")
+    assert "looks like: offset left out" in out
+    status, out, _ = compare(wrong, "--json")
+    report = assert_contract(out)
+    assert status == 1
+    assert report["first_wrong"] == "features"
+    (mistake,) = report["mistakes"]
+    assert mistake["name"] == "offset left out"
+    assert mistake["residual"] < 2
+    stage = report["stages"][0]
+    assert stage["max_abs"] == pytest.approx(1, abs=1e-5)
+    assert stage["worst"].startswith("mel ")
+    assert " s" in stage["worst"]
+
+
+def test_noisy_is_a_failure(compare, tmp_path):
+    noise = np.random.default_rng(1).normal(0, 3e-6, FEATURES.shape).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", features=FEATURES + noise)
+    status, out, _ = compare(tmp_path / "mine.npz", "--json")
+    report = assert_contract(out)
+    assert report["stages"][0]["verdict"] == "NOISY"
+    assert (status, report["first_wrong"], report["mistakes"]) == (1, "features", [])
+
+
+def test_json_of_a_dump_with_a_reference(run, clip, tmp_path):
+    reference = tmp_path / "truth.safetensors"
+    dump(reference, clip, n_mels=80, pad_to=None)
+    np.savez(tmp_path / "mine.npz", features=FEATURES, power=np.ones((3, 3)))
+    status, out, _ = run("compare", tmp_path / "mine.npz", reference, "--json")
+    report = assert_contract(out)
+    verdicts = {stage["name"]: stage["verdict"] for stage in report["stages"]}
+    assert status == 1
+    assert verdicts["features"] == "PASS"
+    assert verdicts["power"] == "SHAPE"
+    assert verdicts["frames"] == "MISSING"
+    assert report["first_wrong"] == "power"
+
+
+# --- numbers that are none ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_not_finite(compare, tmp_path, value, dtype, everywhere):
+    mine = FEATURES.astype(dtype)
+    mine[(...,) if everywhere else (3, 5)] = value
+    np.savez(tmp_path / "mine.npz", features=mine)
+    status, out, _ = compare(tmp_path / "mine.npz")
+    assert status == 1
+    assert "WRONG" in out
+    assert "mel 0, frame 0" in out if everywhere else "mel 3, frame 5, 0.05 s" in out
+    status, out, _ = compare(tmp_path / "mine.npz", "--json")
+    report = assert_contract(out)
+    assert status == 1
+    assert report["first_wrong"] == "features"
+    assert report["stages"][0]["verdict"] == "WRONG"
+    assert report["stages"][0]["noise"] is None
+    assert report["mistakes"] == []
+
+
+def test_not_finite_in_a_sample(run, clip, tmp_path):
+    dump(tmp_path / "mine.npz", clip, n_mels=80, pad_to=None, sample=True, wanted=["features"])
+    with np.load(tmp_path / "mine.npz") as archive:
+        tensors = dict(archive)
+    tensors["features"][7] = np.nan
+    np.savez(tmp_path / "mine.npz", **tensors)
+    status, out, _ = run("compare", tmp_path / "mine.npz", "--json")
+    assert status == 1
+    assert assert_contract(out)["stages"][0]["verdict"] == "WRONG"
+
+
+def test_silence_that_is_not_silent(run, tmp_path):
+    """The truth's stages are all zeros, which have no scale."""
+    soundfile.write(tmp_path / "silence.wav", np.zeros(4001), 16_000)
+    options = ("--audio", tmp_path / "silence.wav", "--pad-to", "none")
+    truth = parity.trace(np.zeros(4001, np.float32), n_mels=80, pad_to=None)
+    mine = {name: truth[name].astype(np.float32) for name in ("frames", "power", "features")}
+    np.savez(tmp_path / "mine.npz", **mine)
+    assert run("compare", tmp_path / "mine.npz", *options)[0] == 0
+    mine["power"][2, 3] = 1e-20
+    np.savez(tmp_path / "mine.npz", **mine)
+    assert run("compare", tmp_path / "mine.npz", *options)[0] == 1
+
+
+# --- files that are broken ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "npy"])
+def test_an_empty_file(compare, tmp_path, suffix):
+    path = tmp_path / f"features.{suffix}"
+    path.touch()
+    assert_one_line(compare(path), path, "empty")
+    assert_one_line(compare(tmp_path / "clip.wav", path), "clip.wav")
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "npy"])
+@pytest.mark.parametrize("keep", [1, 7, 60, 0.1, 0.5, 0.9, -1])
+def test_a_truncated_file(compare, tmp_path, suffix, keep):
+    path = tmp_path / f"features.{suffix}"
+    save = {
+        "npz": lambda: np.savez(path, features=FEATURES, mel=np.exp(FEATURES)),
+        "safetensors": lambda: save_file({"features": FEATURES}, path),
+        "npy": lambda: np.save(path, FEATURES),
+    }[suffix]
+    save()
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
+    assert_one_line(compare(path), path)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "npy"])
+def test_a_file_of_something_else(compare, tmp_path, suffix):
+    path = tmp_path / f"features.{suffix}"
+    path.write_text("not a tensor at all, but a letter to somebody\n" * 9)
+    assert_one_line(compare(path), path)
+
+
+def test_damaged_bytes(compare, tmp_path):
+    path = tmp_path / "mine.npz"
+    np.savez_compressed(path, features=FEATURES)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    assert_one_line(compare(path), path)
+
+
+def test_pickles_are_not_read(compare, tmp_path):
+    objects = np.array([FEATURES, "evil"], dtype=object)
+    np.savez(tmp_path / "mine.npz", features=objects)
+    np.save(tmp_path / "features.npy", objects)
+    (tmp_path / "folder").mkdir()
+    np.save(tmp_path / "folder" / "features.npy", objects)
+    for name in ("mine.npz", "features.npy", "folder"):
+        assert_one_line(compare(tmp_path / name), "Python objects")
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.int64, np.bool_, np.uint8])
+def test_tensors_of_integers(compare, tmp_path, dtype):
+    np.savez(tmp_path / "mine.npz", features=FEATURES.astype(dtype))
+    assert_one_line(compare(tmp_path / "mine.npz"), "features", np.dtype(dtype).name, "float32")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n_mels", "many"), ("pad_to", "x"), ("pad_to", "inf"), ("sampled", "3"), ("convention", "y")],
+)
+def test_metadata_that_says_nonsense(run, tmp_path, key, value):
+    save_file({"features": FEATURES}, tmp_path / "mine.safetensors", metadata={key: value})
+    assert_one_line(run("compare", tmp_path / "mine.safetensors"), key)
+    np.savez(tmp_path / "mine.npz", features=FEATURES, __metadata__=np.array("{no json"))
+    assert_one_line(run("compare", tmp_path / "mine.npz"), "metadata", "JSON")
+
+
+def test_a_reference_that_says_nonsense(run, tmp_path, right):
+    save_file({"features": FEATURES}, tmp_path / "truth.safetensors", metadata={"floors": "{"})
+    result = run("compare", right, tmp_path / "truth.safetensors", "--pad-to", "none")
+    assert_one_line(result, "metadata", "floors")
+
+
+def test_tensors_without_values_or_axes(compare, tmp_path):
+    for values in (np.zeros((80, 0)), np.zeros(0), np.float32(3), np.zeros((0, 80, 37))):
+        np.savez(tmp_path / "mine.npz", features=np.float32(values))
+        status, out, _ = compare(tmp_path / "mine.npz")
+        assert status == 1
+        assert "SHAPE" in out
+
+
+# --- files that are not there, names that are wrong -----------------------------------------------
+
+
+def test_a_missing_file(run, tmp_path, right):
+    assert_one_line(run("compare", tmp_path / "no.npz"), "no.npz", "no such file")
+    assert_one_line(run("compare", right, tmp_path / "no.npz"), "no.npz")
+    assert_one_line(run("compare", right, "--audio", tmp_path / "no.wav"), "no.wav")
+    assert_one_line(run("dump", tmp_path / "no.wav", "-o", tmp_path / "dump.npz"), "no.wav")
+
+
+def test_a_folder_without_arrays(compare, tmp_path):
+    (tmp_path / "folder").mkdir()
+    assert_one_line(compare(tmp_path / "folder"), "folder", "no tensors")
+    np.savez(tmp_path / "mine.npz")
+    assert_one_line(compare(tmp_path / "mine.npz"), "no tensors")
+    (tmp_path / "mine.pt").write_bytes(b"x")
+    assert_one_line(compare(tmp_path / "mine.pt"), "mine.pt", ".npz", ".safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("featurs", "features"), ("last_hidden", "last_hidden_state"), ("qqq", "")]
+)
+def test_an_unknown_stage(compare, run, tmp_path, clip, name, near):
+    np.savez(tmp_path / "mine.npz", **{name: FEATURES})
+    assert_one_line(compare(tmp_path / "mine.npz"), name, near, "parity stages")
+    out = tmp_path / "dump.npz"
+    assert_one_line(run("dump", clip, *TOY, "--stages", name, "-o", out), name, "parity stages")
+    assert not out.exists()
+
+
+def test_an_encoder_stage_without_a_model(compare, tmp_path):
+    for name in ("ln_post", "last_hidden_state", "block.0.attn.q", "hidden_states.1"):
+        np.savez(tmp_path / "mine.npz", **{name: np.zeros((11, 26), np.float32)})
+        assert_one_line(compare(tmp_path / "mine.npz"), "--model")
+        np.savez(tmp_path / "mine.npz", **{name: np.zeros((11, 26), "f4"), "features": FEATURES})
+        assert_one_line(compare(tmp_path / "mine.npz"), "--model")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "formula:huge"], ["formula:huge", "tiny"]),
+        (["--model", "formula:tiny/x"], ["formula:tiny/x"]),
+        (["--model", "./no/such/model"], ["no/such/model"]),
+        (["--convention", "kaldi"], ["kaldi", "openai"]),
+        (["--n-mels", "0"], ["--n-mels 0"]),
+        (["--n-mels", "eighty"], ["--n-mels", "eighty"]),
+        (["--pad-to", "long"], ["--pad-to"]),
+        (["--pad-to", "0.001"], ["pad_to"]),
+        (["--pad-to", "nan"], ["--pad-to", "nan"]),
+        (["--pad-to", "inf"], ["--pad-to", "inf"]),
+        (["--model", "formula:toy", "--n-mels", "80"], ["80", "formula:toy", "7 bins"]),
+        (["--nonsense"], ["--nonsense", "--help"]),
+        (["REFERENCE", "--forced"], ["REFERENCE"]),
+        (["--plot", "no/such/folder/out.png"], ["out.png"]),
+        (["--plot", "picture.gif"], ["picture.gif", ".png"]),
+    ],
+)
+def test_wrong_options(run, right, tmp_path, options, words):
+    options = [right if option == "REFERENCE" else option for option in options]
+    assert_one_line(run("compare", right, *options), *words)
+
+
+def test_usage(run, tmp_path):
+    assert_one_line(run(), "COMMAND")
+    assert_one_line(run("compare"), "MINE")
+    assert_one_line(run("compere"), "compere", "compare")
+    assert_one_line(run("dump"), "-o")
+    assert_one_line(run("dump", "-o", tmp_path / "dump.txt"), "dump.txt", ".npz")
+    assert_one_line(run("dump", "-o", tmp_path / "no" / "dump.npz"), "no such folder")
+    assert_one_line(run("dump", "-o", tmp_path / "x.npz", "--dtype", "float8"), "float8", "float64")
+    (tmp_path / "folder.npz").mkdir()
+    assert_one_line(run("dump", "--n-mels", "80", "-o", tmp_path / "folder.npz"), "folder")
+    assert list((tmp_path / "folder.npz").iterdir()) == []
+
+
+# --- tensors of something else --------------------------------------------------------------------
+
+
+def test_another_clip(run, clip, tmp_path):
+    mine, other = tmp_path / "mine.npz", tmp_path / "other.wav"
+    soundfile.write(other, SPEECH[::-1], 16_000, subtype="FLOAT")
+    dump(mine, clip, n_mels=80, pad_to=None)
+    dump(tmp_path / "other.npz", other, n_mels=80, pad_to=None)
+    assert_one_line(run("compare", mine, "--audio", other), "clip.wav", "other.wav", "--audio")
+    assert_one_line(run("compare", mine, tmp_path / "other.npz"), "another clip")
+    # Without metadata only the numbers can tell, and they fit no mistake.
+    np.savez(tmp_path / "bare.npz", features=FEATURES)
+    status, out, _ = run("compare", tmp_path / "bare.npz", tmp_path / "other.npz")
+    assert status == 1
+    assert "WRONG" in out
+    assert "none of the known mistakes" in out
+
+
+def test_another_model(run, clip, tmp_path):
+    mine, quiet = tmp_path / "mine.npz", tmp_path / "quiet.npz"
+    toy = SIGNALS["toy"].make()
+    soundfile.write(clip, toy, 16_000, subtype="FLOAT")
+    dump(mine, clip, "formula:toy")
+    dump(quiet, clip, "formula:toy-quiet")
+    assert_one_line(run("compare", mine, "--model", "formula:toy-quiet"), "toy-quiet", "--model")
+    assert_one_line(run("compare", mine, quiet), "another model")
+
+
+def test_other_features(run, clip, tmp_path):
+    dump(tmp_path / "80.npz", clip, n_mels=80, pad_to=None)
+    dump(tmp_path / "128.npz", clip, n_mels=128, pad_to=None)
+    dump(tmp_path / "openai.npz", clip, n_mels=80, pad_to=None, convention="openai")
+    mine = tmp_path / "80.npz"
+    assert_one_line(run("compare", mine, tmp_path / "128.npz"), "mel bins", "80", "128")
+    assert_one_line(run("compare", mine, tmp_path / "openai.npz"), "convention")
+    status, out, _ = run("compare", mine, "--n-mels", "128")
+    assert status == 1
+    assert "shape (80, 37), expected (128, 37)" in out
+
+
+def test_one_frame_too_many(compare, tmp_path):
+    for change in (lambda x: np.pad(x, ((0, 0), (0, 1))), lambda x: x[:, 1:], lambda x: x[:79]):
+        features = change(FEATURES)
+        np.savez(tmp_path / "mine.npz", features=features)
+        status, out, _ = compare(tmp_path / "mine.npz", "--n-mels", "80")
+        assert status == 1
+        assert f"features  SHAPE    shape {features.shape}, expected (80, 37)" in out
+
+
+def test_one_frame_too_many_is_named(compare, tmp_path):
+    from parity import mistakes
+
+    features = front_end_dump(SPEECH, mistakes.NO_FRAME_DROPPED.convention())["features"]
+    assert features.shape == (80, 38)
+    for given in (features, features.T, features[None]):
+        np.savez(tmp_path / "mine.npz", features=given)
+        status, out, _ = compare(tmp_path / "mine.npz", "--n-mels", "80")
+        assert status == 1
+        assert "no frame dropped" in out
+
+
+# --- the real command -----------------------------------------------------------------------------
+
+
+def command(*arguments):
+    command = [sys.executable, "-m", "parity", *map(str, arguments)]
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["stages", "dump", "compare", "mistakes", "libraries"])
+def test_help_has_an_example(run, name):
+    status, out, _ = run(name, "--help")
+    assert status == 0
+    assert "usage:" in out
+    assert name == "stages" or f"python -m parity {name}" in out
+
+
+def test_status_of_the_process(right, wrong, clip, tmp_path):
+    options = ("--audio", clip, "--pad-to", "none")
+    assert command("compare", right, *options).returncode == 0
+    assert command("compare", wrong, *options).returncode == 1
+    broken = command("compare", clip, *options)
+    assert broken.returncode == 2
+    assert broken.stderr.count("\n") == 1
+
+
+def test_a_pipe_that_is_closed(tmp_path):
+    script = f"{sys.executable} -m parity stages | head -1"
+    done = subprocess.run(script, shell=True, cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.stdout.startswith("padded")
+    assert done.stderr == ""
+
+
+def test_stages_are_listed(run):
+    status, out, _ = run("stages")
+    lines = out.splitlines()
+    assert status == 0
+    assert len(lines) == 9 + 5 + 14 + 1
+    assert lines[0].split()[:1] == ["padded"]
+    assert lines[-1].split()[:1] == ["ln_post"]
+
+
+def test_tensors_of_torch_that_need_work():
+    """A gradient, a view, another device's type: taken as they are."""
+    tensor = torch.from_numpy(FEATURES.copy()).requires_grad_()
+    assert parity.compare({"features": tensor}, audio=SPEECH, pad_to=None).ok
+    with pytest.raises(parity.ParityError, match="int32"):
+        parity.compare({"features": tensor.int()}, audio=SPEECH, pad_to=None)
+    with pytest.raises(parity.ParityError, match="features"):
+        parity.compare({"features": "a string"}, audio=SPEECH, pad_to=None)
+    with pytest.raises(parity.ParityError):
+        parity.compare({}, audio=SPEECH)

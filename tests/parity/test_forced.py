@@ -1,0 +1,242 @@
+"""An op that is wrong, told from those that inherit its error; any stage fed in; the assertion."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import melfront
+import parity
+from encoder import ops, oracle
+from parity import mistakes, toy
+from parity.dump import dump
+from parity.signals import SIGNALS
+from tests.parity.ports import as_float32, front_end_dump, in_type
+
+TOY = toy.load("toy")
+AUDIO = SIGNALS["toy"].make()
+TRACE = parity.trace(AUDIO, TOY)
+SPEECH = SIGNALS["speech"].make()
+FRONT = parity.trace(SPEECH, n_mels=80, pad_to=None)
+
+
+def verdicts(report):
+    return {s.name: s.verdict for s in report.stages}
+
+
+def wrong(report):
+    return [s.name for s in report.stages if s.verdict != "PASS"]
+
+
+def front_end(stages, **options):
+    return parity.compare(stages, audio=SPEECH, n_mels=80, pad_to=None, **options)
+
+
+def port(dtype="float32", model=TOY, **functions):
+    """Every stage of the encoder as a port in this type has it, with these ops."""
+    seen = {}
+
+    def tap(stage, tensor):
+        seen[stage] = tensor[0].clone()
+        return tensor
+
+    mel = torch.from_numpy(melfront.log_mel(AUDIO, n_mels=7, pad_to=0.22))[None]
+    with ops.using(**functions), torch.no_grad():
+        in_type(model, dtype)(mel.to(getattr(torch, dtype)), tap=tap)
+    return seen
+
+
+# --- forced ---------------------------------------------------------------------------------------
+
+FRONT_END_OPS = [
+    ("symmetric window", "windowed"),
+    ("magnitude", "power"),
+    ("HTK mel scale", "mel"),
+    ("natural logarithm", "log"),
+    ("fixed maximum", "clamped"),
+    ("offset left out", "features"),
+]
+
+
+@pytest.mark.parametrize(("name", "stage"), FRONT_END_OPS)
+def test_one_wrong_op_of_the_front_end(name, stage):
+    mine = front_end_dump(SPEECH, mistakes.find(name).convention())
+    after = [s for s in mine if list(mine).index(s) >= list(mine).index(stage)]
+    assert wrong(front_end(mine)) == after
+    report = front_end(mine, forced=True)
+    assert wrong(report) == [stage], report
+    assert report.forced
+    assert [n.name for n in report.diagnosis.named] == [name], report
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("scores not scaled", "scores"),
+        ("softmax over the queries", "weights"),
+        ("unbiased variance", "attn_ln"),
+    ],
+)
+def test_one_wrong_op_of_one_block(name, stage):
+    """Made in block 1 only: scores, weights and norms before it are right."""
+    replaced = mistakes.find(name).ops
+    count = 0
+
+    def later(slot):
+        def function(*arguments):
+            nonlocal count
+            count += 1
+            right = getattr(ops, slot)
+            # Each slot is called once a block or, for the norm, twice: the third is block 1's.
+            first = 3 if slot == "layer_norm" else 2
+            return (replaced[slot] if count == first else right)(*arguments)
+
+        return function
+
+    slot = next(iter(replaced))
+    mine = port(**{slot: later(slot)})
+    if slot != "layer_norm":  # beside the attention, which stays right
+        context = "block.1.attn.context"
+        mine[context] = torch.einsum(
+            "hqk,khd->qhd",
+            mine["block.1.attn.weights"],
+            mine["block.1.attn.v"].unflatten(1, (2, 13)),
+        ).flatten(1)
+        rest = parity.resume({context: mine[context]}, audio=AUDIO, model=TOY)
+        names = list(mine)
+        for later_stage in names[names.index(context) + 1 :]:
+            mine[later_stage] = torch.from_numpy(rest[later_stage]).float()
+    where = f"block.1.{stage}" if stage == "attn_ln" else f"block.1.attn.{stage}"
+    free = wrong(parity.compare(mine, audio=AUDIO, model=TOY))
+    assert free[0] == where
+    assert len(free) > 8
+    report = parity.compare(mine, audio=AUDIO, model=TOY, forced=True)
+    assert wrong(report) == [where], report
+    assert [n.name for n in report.diagnosis.named] == [name], report
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_right_port_passes_forced(dtype):
+    report = parity.compare(port(dtype), audio=AUDIO, model=TOY, forced=True)
+    assert report.ok, report
+
+
+def test_a_right_front_end_passes_forced():
+    report = front_end(as_float32(FRONT), forced=True)
+    assert report.ok, report
+
+
+def test_forced_with_some_stages_only():
+    mine = front_end_dump(SPEECH, mistakes.SYMMETRIC_WINDOW.convention())
+    given = {stage: mine[stage] for stage in ("spectrum", "mel", "features")}
+    assert wrong(front_end(given)) == list(given)
+    assert wrong(front_end(given, forced=True)) == ["spectrum"]
+
+
+def test_forced_goes_on_from_a_stage_of_another_shape():
+    mine = as_float32(FRONT)
+    mine["power"] = mine["power"][:-1]
+    report = front_end(mine, forced=True)
+    assert wrong(report) == ["power"], report
+    assert verdicts(report)["power"] == "SHAPE"
+
+
+def test_forced_needs_its_own_truth(tmp_path):
+    path = tmp_path / "truth.npz"
+    dump(path, wanted=["features"], sample=True)
+    with pytest.raises(parity.ParityError, match="REFERENCE"):
+        parity.compare({"features": FRONT["features"]}, path, forced=True)
+    with pytest.raises(parity.ParityError, match="sample"):
+        parity.compare(path, forced=True)
+    clips = [SPEECH, SPEECH]
+    with pytest.raises(parity.ParityError, match="one clip"):
+        parity.compare({"features": FRONT["features"]}, audio=clips, pad_to=1.0, forced=True)
+
+
+# --- resume and trace -----------------------------------------------------------------------------
+
+
+def test_trace_is_the_oracle():
+    assert list(TRACE) == list(FRONT) + list(
+        oracle.trace(TRACE["features"], TOY.state_dict(), TOY.config)
+    )
+    for stage, tensor in melfront.oracle.trace(SPEECH, n_mels=80, pad_to=None).items():
+        np.testing.assert_array_equal(FRONT[stage], tensor)
+        assert FRONT[stage].dtype in (np.float64, np.complex128)
+
+
+@pytest.mark.parametrize("stage", list(TRACE))
+def test_the_truth_fed_in_gives_the_truth(stage):
+    given = {stage: TRACE[stage], "clamped": TRACE["clamped"]}  # alone, `mel` is the features
+    resumed = parity.resume(given, audio=AUDIO, model=TOY)
+    assert list(resumed) == list(TRACE)
+    for name, tensor in resumed.items():
+        np.testing.assert_array_equal(tensor, TRACE[name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("stage", "reaches"),
+    [
+        ("windowed", "ln_post"),
+        ("log", "ln_post"),
+        ("gelu1", "ln_post"),
+        ("block.1.mlp.fc1", "ln_post"),
+    ],
+)
+def test_a_change_is_carried_on(stage, reaches):
+    changed = TRACE[stage] + np.random.default_rng(1).normal(0, 0.1, TRACE[stage].shape)
+    resumed = parity.resume({stage: changed}, audio=AUDIO, model=TOY)
+    names = list(TRACE)
+    for before in names[: names.index(stage)]:
+        np.testing.assert_array_equal(resumed[before], TRACE[before])
+    np.testing.assert_array_equal(resumed[stage], changed)
+    assert np.abs(resumed["ln_post"] - TRACE["ln_post"]).max() > 1e-3
+
+
+def test_resume_takes_other_layouts_and_types():
+    tensor = torch.from_numpy(TRACE["features"].T.copy()).float()[None]
+    resumed = parity.resume({"log_mel": tensor}, audio=AUDIO, model=TOY)
+    assert np.abs(resumed["ln_post"] - TRACE["ln_post"]).max() < 1e-4
+
+
+def test_resume_refuses_another_shape():
+    with pytest.raises(parity.ParityError, match=r"features has shape .*expected"):
+        parity.resume({"features": TRACE["features"][:-1]}, audio=AUDIO, model=TOY)
+
+
+# --- assertion ------------------------------------------------------------------------------------
+
+
+def test_assert_parity_passes():
+    parity.assert_parity(FRONT["features"].astype("f4"), "features", audio=SPEECH, pad_to=None)
+    parity.assert_parity(TRACE["ln_post"], "last_hidden_state", audio=AUDIO, model=TOY)
+
+
+def test_assert_parity_fails_with_the_report():
+    features = front_end_dump(SPEECH, mistakes.SYMMETRIC_WINDOW.convention())["features"]
+    with pytest.raises(AssertionError) as error:
+        parity.assert_parity(features, "input_features", audio=SPEECH, pad_to=None)
+    text = str(error.value)
+    assert "features  WRONG" in text
+    assert "symmetric window" in text
+    assert "divided by 399" in text
+
+
+def test_functions_stay_functions_however_modules_are_imported():
+    import importlib
+
+    for name in ("compare", "dump", "trace"):
+        assert callable(getattr(parity, name))
+    importlib.import_module("parity.compare")
+    importlib.import_module("parity.dump")
+    from parity import compare
+
+    assert compare is parity.compare
+    assert callable(parity.dump)
+
+
+def test_the_model_given_is_left_as_it_is():
+    model = in_type(TOY, "bfloat16")
+    parity.compare({"ln_post": port("bfloat16")["ln_post"]}, audio=AUDIO, model=model)
+    assert model.conv1.weight.dtype == torch.bfloat16

@@ -1,0 +1,131 @@
+"""What the installed libraries do differently is found, and named, from their numbers alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import parity.libraries as module
+from parity import signals
+from parity.libraries import LIBRARIES, Judged, find, judge_at, version
+from parity.measure import PASS, SHAPE, WRONG
+
+PAGE = Path(module.__file__).with_name("LIBRARIES.md")
+RIGHT = (
+    "transformers, torch path",
+    "transformers, NumPy path",
+    "openai-whisper",
+    "asrfront",
+    "hf-processors-rs",
+    "librosa, pad_mode='reflect'",
+)
+
+
+def library(name):
+    found = find(name)
+    if version(found.package) is None:
+        pytest.skip(f"{found.package} is not installed")
+    return found
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_ones_pass(name):
+    for signal in signals.SHORT:
+        if (name, signal) == ("openai-whisper", "batch"):
+            continue
+        found = judge_at(library(name), signal, 80)
+        assert found.verdict == PASS, (signal, found)
+        assert found.left == found.noise <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RIGHT)
+def test_right_ones_pass_on_the_sample_clip(name):
+    for n_mels in module.N_MELS:
+        found = judge_at(library(name), "sample", n_mels)
+        assert found.verdict == PASS, found
+
+
+@pytest.mark.parametrize(
+    ("name", "signal", "mistake"),
+    [
+        ("openai-whisper", "batch", "batch-wide maximum"),
+        ("openai-whisper, transcribe", "speech", "tail of zeros"),
+        ("openai-whisper, transcribe", "quiet", "tail of zeros"),
+        ("openai-whisper, transcribe", "batch", "tail of zeros"),
+        ("faster-whisper", "speech", "no frame dropped"),
+        ("faster-whisper", "silence", "no frame dropped"),
+        ("faster-whisper, transcribe", "padded", "tail of zeros"),
+        ("faster-whisper, transcribe", "tone", "tail of zeros"),
+        ("librosa, default padding", "speech", "zero padding"),
+        ("librosa, default padding", "batch", "zero padding"),
+        ("kaldi-native-fbank", "padded", "Kaldi framing"),
+    ],
+)
+def test_others_are_named(name, signal, mistake):
+    found = judge_at(library(name), signal, 128)
+    assert found.verdict == (SHAPE if mistake == "no frame dropped" else WRONG)
+    assert found.names == (mistake,)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "mistake"),
+    [
+        ("openai-whisper, transcribe", "tail of zeros"),
+        ("faster-whisper", "no frame dropped"),
+        ("faster-whisper, transcribe", "tail of zeros"),
+        ("librosa, default padding", "zero padding"),
+        ("kaldi-native-fbank", "Kaldi framing"),
+    ],
+)
+def test_others_are_named_on_the_sample_clip(name, mistake):
+    assert judge_at(library(name), "sample", 80).names == (mistake,)
+
+
+def test_masks():
+    """transformers 5.23 gives two that have an entry for each sample."""
+    if version("transformers") != "5.23.0":
+        pytest.skip("transformers 5.23.0 is not installed")
+    sizes = [(size, total) for _, size, total in module.masks()]
+    assert sizes == [(3000, 810), (3000, 810), (480_000, 129_600), (480_000, 129_600)]
+
+
+# The page
+
+
+def test_what_is_not_installed_is_listed_as_such(monkeypatch):
+    monkeypatch.setattr(module, "version", lambda package: None)
+    assert module.installed() == []
+    text = module.page({}, list(LIBRARIES))
+    for entry in LIBRARIES:
+        assert f"| {entry.name} | not installed |" in text
+    assert "masks" not in text
+
+
+def test_report_writes_what_it_returns(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "SIGNALS", ("padded", "tone"))
+    monkeypatch.setattr(module, "LIBRARIES", (library("librosa, default padding"),))
+    out = tmp_path / "LIBRARIES.md"
+    text = module.report(str(out))
+    assert out.read_text("utf-8") == text + "\n"
+    assert f"| {version('librosa')} |" in text
+    assert "zero padding (2 of 2 signals)" in text
+
+
+def test_difference():
+    right = Judged(PASS, 0.5, (), 0.5, "")
+    named = Judged(WRONG, 1e5, ("a",), 0.7, "")
+    either = Judged(WRONG, 1e5, ("b", "a"), 0.9, "")
+    unknown = Judged(SHAPE, np.nan, (), np.nan, "c")
+    assert module.difference({"x": right}) == "nothing"
+    assert module.difference({"x": right, "y": named, "z": either}) == "a (2 of 3 signals)"
+    assert module.difference({"x": unknown}) == "not named on 1, the nearest there: c"
+    assert module.left({"x": right, "y": named, "z": either}) == 0.9
+
+
+def test_committed_page_has_every_library():
+    text = PAGE.read_text("utf-8")
+    for entry in LIBRARIES:
+        assert f"| {entry.name} |" in text
+        assert f"- {entry.name}: {entry.call}" in text

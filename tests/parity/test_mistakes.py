@@ -1,0 +1,267 @@
+"""Every mistake of the catalogue is seen at its own stage and named, alone and in pairs."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import melfront
+import parity
+from encoder import ops
+from melfront import oracle
+from melfront.conventions import TRANSFORMERS
+from parity import mistakes, toy
+from parity.diagnose import both
+from parity.signals import SIGNALS
+from tests.parity.ports import front_end_dump
+
+# In this order until the mistake is named alone: each signal is blind to some.
+ORDER = ("padded", "speech", "batch", "late", "quiet", "faint", "dc", "tone", "noise")
+
+
+def names(report: parity.Report) -> list[str]:
+    """The mistakes that fit, best first; of two at once, both names."""
+    return [named.name for named in report.diagnosis.named] if report.diagnosis else []
+
+
+def compare(stages, signal="padded", **options):
+    clip = SIGNALS[signal]
+    return parity.compare(stages, audio=clip.make(), pad_to=clip.pad_to, **options)
+
+
+# --- front end ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("entry", mistakes.FRONT_END, ids=lambda entry: entry.name)
+def test_front_end_mistake_is_named(entry):
+    seen = []
+    for signal in ORDER:
+        clip = SIGNALS[signal]
+        dump = front_end_dump(clip.make(), entry.convention(), pad_to=clip.pad_to)
+        report = compare({"features": dump["features"]}, signal, n_mels=80)
+        if report.ok:
+            continue
+        seen.append(names(report))
+        assert entry.name in seen[-1], f"{signal}\n{report}"
+
+        whole = compare(dump, signal, n_mels=80)
+        assert whole.first_wrong.name == entry.stage, whole
+        assert whole.first_wrong.verdict in ("WRONG", "SHAPE")
+        assert entry.name in names(whole), whole
+        if names(report) == [entry.name]:
+            return
+    pytest.fail(f"never named alone; named {seen}")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, "bfloat16"])
+def test_front_end_mistake_is_named_in_16_bits(dtype):
+    clip = SIGNALS["speech"]
+    found = 0
+    known = ("zero padding", "HTK mel scale", "natural logarithm", "tail of zeros", "no window")
+    for name in known:
+        features = front_end_dump(clip.make(), mistakes.find(name).convention(), pad_to=0.5)
+        tensor = torch.from_numpy(features["features"])
+        tensor = tensor.to(torch.bfloat16 if dtype == "bfloat16" else torch.float16)
+        report = parity.compare({"features": tensor}, audio=clip.make(), pad_to=0.5)
+        assert not report.ok, report
+        found += names(report)[:1] == [name]
+    assert found == len(known)
+
+
+def test_entries_that_cannot_be_told_apart_are_named_together():
+    dump = front_end_dump(SIGNALS["padded"].make(), mistakes.NO_CLAMP.convention(), pad_to=0.5)
+    report = compare({"features": dump["features"]})
+    assert set(names(report)) == {"no clamp", "maximum of each frame"}
+    assert report.diagnosis.telling in (None, "clamped")
+    assert " - or " in report.headline()
+
+
+def random_pairs(count: int, seed: int):
+    """Pairs of front-end mistakes of different stages that change different decisions."""
+    rng = random.Random(seed)
+    pairs: list = []
+    while len(pairs) < count:
+        pair = tuple(rng.sample(mistakes.FRONT_END, 2))
+        if pair[0].stage != pair[1].stage and both(TRANSFORMERS, pair) and pair not in pairs:
+            pairs.append(pair)
+    return pairs
+
+
+def visible_alone(pair, clip) -> bool:
+    """Does each of the two change the features that the other one leaves?"""
+
+    def features(convention):
+        return oracle.log_mel(clip.make(), n_mels=80, convention=convention, pad_to=clip.pad_to)
+
+    two = features(both(TRANSFORMERS, pair))
+    ones = [features(entry.convention()) for entry in pair]
+    return all(x.shape != two.shape or np.abs(x - two).max() > 1e-3 for x in ones)
+
+
+@pytest.mark.parametrize(
+    ("count", "least"),
+    [
+        pytest.param(4, 3, id="4"),
+        pytest.param(60, 54, id="60", marks=pytest.mark.slow),
+    ],
+)
+def test_two_mistakes_at_once_are_named_both(count, least):
+    """90 % of the pairs in which both mistakes can be seen."""
+    clip = SIGNALS["padded"]
+    pairs = [pair for pair in random_pairs(4 * count, seed=7) if visible_alone(pair, clip)][:count]
+    assert len(pairs) == count
+    failed = []
+    for pair in pairs:
+        dump = front_end_dump(clip.make(), both(TRANSFORMERS, pair), pad_to=clip.pad_to)
+        report = compare({"features": dump["features"]}, n_mels=80)
+        assert not report.ok
+        best = report.diagnosis.named[:1]
+        if not best or set(best[0].entries) != set(pair):
+            failed.append(f"{pair[0].name} + {pair[1].name}: {report.headline()}")
+    assert count - len(failed) >= least, "\n".join(failed)
+
+
+def test_two_mistakes_in_the_text_and_the_json():
+    pair = (mistakes.SYMMETRIC_WINDOW, mistakes.NATURAL_LOGARITHM)
+    dump = front_end_dump(SIGNALS["padded"].make(), both(TRANSFORMERS, pair), pad_to=0.5)
+    report = compare({"features": dump["features"]})
+    assert "two mistakes at once" in report.headline()
+    for entry in pair:
+        assert entry.name in report.headline()
+        assert entry.name in report.to_json()
+
+
+# --- encoder --------------------------------------------------------------------------------------
+
+AUDIO = SIGNALS["toy"].make()
+MODELS = {name: toy.load(name) for name in toy.NAMES}
+MEL = torch.from_numpy(melfront.log_mel(AUDIO, n_mels=7, pad_to=0.22))[None]
+HIDDEN = ("positions", "block.0.mlp_residual", "ln_post")  # what transformers returns
+BLOCKS = (*HIDDEN[:2], "block.1.mlp_residual", "ln_post")
+
+
+def encoder_dump(entry, model) -> dict[str, np.ndarray]:
+    seen: dict[str, np.ndarray] = {}
+
+    def tap(stage, tensor):
+        seen[stage] = tensor[0].numpy().copy()
+        return tensor
+
+    mistakes.run(entry, model, MEL, tap, n_audio=-(-len(AUDIO) // 320))
+    return seen
+
+
+@pytest.mark.parametrize("entry", mistakes.ENCODER, ids=lambda entry: entry.name)
+def test_encoder_mistake_is_named(entry):
+    for name, model in MODELS.items():
+        dump = encoder_dump(entry, model)
+        whole = parity.compare(dump, audio=AUDIO, model=model)
+        if whole.ok or whole.first_wrong.verdict == "NOISY":
+            continue
+        last = parity.compare({"ln_post": dump["ln_post"]}, audio=AUDIO, model=model)
+        assert names(last)[:1] == [entry.name], f"{name}\n{last}"
+        assert whole.first_wrong.name == entry.stage, f"{name}\n{whole}"
+        assert whole.first_wrong.verdict in ("WRONG", "SHAPE"), whole
+        assert names(whole)[:1] == [entry.name], f"{name}\n{whole}"
+        hidden = parity.compare({k: dump[k] for k in HIDDEN}, audio=AUDIO, model=model)
+        assert names(hidden)[:1] == [entry.name], f"{name}\n{hidden}"
+        return
+    pytest.fail("no model shows it")
+
+
+def in_block(number: int, function):
+    """An `mlp` that uses this GELU in one block."""
+    calls = 0
+
+    def mlp(x, *weights):
+        nonlocal calls
+        calls += 1
+        if calls == 1 + number:
+            with ops.using(gelu=function):
+                return ops.mlp(x, *weights)
+        return ops.mlp(x, *weights)
+
+    return mlp
+
+
+@pytest.mark.parametrize("block", [0, 1])
+@pytest.mark.parametrize("given", [HIDDEN, BLOCKS], ids=["hidden states", "block outputs"])
+def test_mistake_in_one_block_is_named(block, given):
+    model, seen = MODELS["toy"], {}
+
+    def tap(stage, tensor):
+        seen[stage] = tensor[0].numpy().copy()
+        return tensor
+
+    with ops.using(mlp=in_block(block, mistakes.TANH_GELU.ops["gelu"])), torch.no_grad():
+        model(MEL, tap=tap)
+    report = parity.compare({stage: seen[stage] for stage in given}, audio=AUDIO, model=model)
+    spoilt = f"block.{block}.mlp_residual"
+    assert report.first_wrong.name == (spoilt if spoilt in given else "ln_post"), report
+    assert names(report) == ["tanh GELU"], report
+
+
+# A third of them at once, the others when there is time.
+THIRDS = [
+    pytest.param(entry, id=entry.name, marks=[] if i % 3 == 0 else [pytest.mark.slow])
+    for i, entry in enumerate(mistakes.FRONT_END)
+]
+
+
+@pytest.mark.parametrize("entry", THIRDS)
+def test_front_end_mistake_is_named_from_the_hidden_state(entry):
+    model = MODELS["toy"]
+    features = front_end_dump(AUDIO, entry.convention(), n_mels=7, pad_to=0.22)["features"]
+    if features.shape != MEL.shape[1:]:
+        pytest.skip("the encoder does not take features of another shape")
+    with torch.no_grad():
+        out = model(torch.from_numpy(features)).last_hidden_state
+    report = parity.compare({"last_hidden_state": out}, audio=AUDIO, model=model)
+    if report.ok:
+        pytest.skip("this signal is blind to it")
+    assert entry.name in names(report), report
+
+
+# --- what is not in the catalogue -----------------------------------------------------------------
+
+
+def stretched(convention) -> np.ndarray:
+    clip = SIGNALS["padded"]
+    return oracle.log_mel(clip.make(), n_mels=80, convention=convention, pad_to=clip.pad_to)
+
+
+UNKNOWN = {
+    "random": lambda truth: np.random.default_rng(5).normal(size=truth.shape),
+    "0.3 dB louder": lambda _: stretched(replace(TRANSFORMERS, gain=10 ** (0.3 / 20))),
+    "hop of 161": lambda _: stretched(replace(TRANSFORMERS, hop_length=161)),
+    "dynamic range of 7": lambda _: stretched(replace(TRANSFORMERS, dynamic_range=7.0)),
+    "zeros": np.zeros_like,
+    "noisy": lambda truth: truth + np.random.default_rng(5).normal(0, 1e-3, truth.shape),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(UNKNOWN))
+def test_what_fits_no_entry(kind):
+    features = UNKNOWN[kind](stretched(TRANSFORMERS)).astype(np.float32)
+    report = compare({"features": features}, n_mels=80)
+    assert not report.ok
+    assert names(report) == [], report
+    assert "none of the known mistakes" in report.headline()
+    if features.shape == (80, 50):
+        assert report.diagnosis.nearest.residual > 2
+        assert report.diagnosis.nearest.name in report.headline()
+
+
+@pytest.mark.parametrize("stage", ["ln_post", "block.1.attn.v", "gelu1"])
+def test_what_fits_no_entry_of_the_encoder(stage):
+    model = MODELS["toy"]
+    truth = parity.trace(AUDIO, model)[stage]
+    mine = (truth * (1 + np.random.default_rng(5).normal(0, 1e-2, truth.shape))).astype("f4")
+    report = parity.compare({stage: mine}, audio=AUDIO, model=model)
+    assert report.first_wrong.name == stage
+    assert names(report) == [], report
+    assert report.diagnosis.nearest is not None

@@ -1,0 +1,149 @@
+"""The picture: what it shows is in the right place, and it is drawn of any report."""
+
+from __future__ import annotations
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+import melfront
+import parity
+from parity import mistakes, plot, toy
+from parity.__main__ import main
+from parity.signals import SIGNALS
+from tests.parity.ports import as_float32, front_end_dump
+
+SPEECH = SIGNALS["speech"].make()
+AUDIO = SIGNALS["toy"].make()
+TOY = toy.load("toy")
+FRONT = as_float32(parity.trace(SPEECH, n_mels=80, pad_to=None))
+WHOLE = as_float32(parity.trace(AUDIO, TOY))
+
+
+def compare(stages, **options):
+    return parity.compare(stages, audio=SPEECH, n_mels=80, pad_to=None, **options)
+
+
+def picture(path):
+    """(height, width, 3), 0 .. 1."""
+    assert path.read_bytes().startswith(b"\x89PNG")
+    return matplotlib.image.imread(path)[..., :3]
+
+
+def flashy(image):
+    """How many dots are neither black, white nor grey, outside the colour bar on the right."""
+    image = image[:, : int(0.9 * image.shape[1])]
+    return int(((image.max(-1) - image.min(-1)) > 0.3).sum())
+
+
+def named(name):
+    return front_end_dump(SPEECH, mistakes.find(name).convention())
+
+
+REPORTS = {
+    "pass": lambda: compare({"features": FRONT["features"]}),
+    "exact": lambda: compare(parity.trace(SPEECH, n_mels=80, pad_to=None)),
+    "edge": lambda: compare({"features": named("zero padding")["features"]}),
+    "shift": lambda: compare({"features": named("one sample late")["features"]}),
+    "front end": lambda: compare(named("symmetric window")),
+    "forced": lambda: compare(named("symmetric window"), forced=True),
+    "waveform": lambda: compare({"padded": named("zero padding")["padded"]}),
+    "spectrum": lambda: compare({"spectrum": named("normalised STFT")["spectrum"]}),
+    "shape": lambda: compare({"features": FRONT["features"][:, :-1]}),
+    "nan": lambda: compare({"features": FRONT["features"] * np.nan}),
+    "infinity": lambda: compare({"features": FRONT["features"] + np.inf}),
+    "bfloat16": lambda: compare({"features": torch.tensor(FRONT["features"]).bfloat16()}),
+    "encoder": lambda: parity.compare(WHOLE, audio=AUDIO, model=TOY),
+    "scores": lambda: parity.compare(
+        {"block.0.attn.scores": WHOLE["block.0.attn.scores"] * 3}, audio=AUDIO, model=TOY
+    ),
+    "batch": lambda: parity.compare(
+        {"features": melfront.log_mel([SPEECH, SPEECH[::-1]], pad_to=0.4)},
+        audio=[SPEECH, SPEECH],
+        pad_to=0.4,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(REPORTS))
+def test_any_report_is_drawn(tmp_path, kind):
+    path = tmp_path / "error.png"
+    plot.plot(REPORTS[kind](), path)
+    assert picture(path).shape[1] > 1000
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_wrong_tensor_lights_up(tmp_path):
+    counts = {}
+    for kind in ("pass", "edge", "shift"):
+        plot.plot(REPORTS[kind](), tmp_path / f"{kind}.png")
+        counts[kind] = flashy(picture(tmp_path / f"{kind}.png"))
+    assert counts["pass"] < counts["edge"] / 2 < counts["shift"] / 4, counts
+
+
+def test_one_frame_of_thousands_is_seen():
+    error = np.zeros((80, 3000))
+    error[17, 1234] = 5
+    small = plot.gathered(error, plot.ROWS, plot.COLUMNS)
+    assert small.shape == (80, plot.COLUMNS)
+    assert small.max() == 5
+    error[3, 7] = np.nan
+    assert np.isnan(plot.gathered(error, 10, 10)).sum() == 1
+
+
+def test_the_stage_that_is_shown():
+    assert plot.pictured(REPORTS["front end"]()).name == "windowed"
+    assert plot.pictured(REPORTS["encoder"]()).name == "ln_post"  # all pass: the last
+    assert plot.pictured(REPORTS["shape"]()) is None
+
+
+@pytest.mark.parametrize("stage", list(WHOLE))
+def test_time_runs_across(stage):
+    """The value that is wrong stands in the column of its time."""
+    mine = {stage: WHOLE[stage].copy(), "clamped": WHOLE["clamped"]}
+    axes = {"padded": 0, "mel": 1, "log": 1, "clamped": 1, "features": 1}
+    axes |= {name: 1 for name in ("conv1", "gelu1", "conv2", "gelu2")}
+    axis = axes.get(stage, 1 if ".scores" in stage or ".weights" in stage else 0)
+    index = [0] * mine[stage].ndim
+    index[axis] = 9 if stage != "padded" else 9 * 160 + 3
+    mine[stage][tuple(index)] += 7
+    (result,) = [s for s in parity.compare(mine, audio=AUDIO, model=TOY).stages if s.name == stage]
+    error, _, seconds, start = plot.image(result)
+    assert np.unravel_index(np.nanargmax(error), error.shape)[1] == 9
+    whole_length = 0.22
+    assert error.shape[1] * seconds + start == pytest.approx(whole_length, abs=0.026)
+
+
+def test_title(tmp_path):
+    report = REPORTS["edge"]()
+    title = plot.title(report, plot.pictured(report)).replace("\n", " ")
+    for word in ("features", "WRONG", "zero padding", "transformers"):
+        assert word in title
+
+
+def test_command_line(tmp_path, capsys):
+    import soundfile
+
+    soundfile.write(tmp_path / "clip.wav", SPEECH, 16_000, subtype="FLOAT")
+    np.savez(tmp_path / "mine.npz", features=FRONT["features"] - 1)
+    options = ["--audio", str(tmp_path / "clip.wav"), "--pad-to", "none"]
+    mine, out = str(tmp_path / "mine.npz"), tmp_path / "out.png"
+    assert main(["compare", mine, *options, "--plot", str(out)]) == 1
+    assert "offset left out" in capsys.readouterr().out
+    picture(out)
+    (tmp_path / "folder.png").mkdir()
+    assert main(["compare", mine, *options, "--plot", str(tmp_path / "folder.png")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_picture_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def failing(self, file, **_):
+        with open(file, "wb") as half:
+            half.write(b"\x89PNG")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(plot.FigureCanvasAgg, "print_png", failing)
+    with pytest.raises(OSError, match="no space"):
+        plot.plot(REPORTS["pass"](), tmp_path / "out.png")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,291 @@
+"""What is committed is what the command gives, and what MANIFEST.json says."""
+
+import hashlib
+import json
+import re
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from encoder import checkpoint
+from parity import compare, libraries, measure, signals, stages, tensors, toy
+from parity.dump import as_real, at_positions
+from parity.subject import of_signal
+from parity.table import trained
+from parity.truth import load_model
+from reference_data import make
+
+FILES = sorted(make.HERE.glob("*/*.safetensors"))
+MANIFEST = json.loads((make.HERE / "MANIFEST.json").read_text(encoding="utf-8"))
+
+# Another CPU's float64 differs in the last bits, which a logarithm near its floor magnifies. What
+# is stored is rounded to float32, half an ulp. Both together are far below a unit of noise.
+RELATIVE, OF_LARGEST = 2.0**-22, 1e-8
+
+
+def assert_same(mine, committed, name):
+    assert mine.shape == committed.shape, name
+    largest = np.abs(committed).max(initial=0.0)
+    away = np.abs(mine - committed) - RELATIVE * np.abs(committed)
+    assert away.max(initial=0.0) <= OF_LARGEST * largest, name
+
+
+def assert_same_file(made, path):
+    """made: tensors and metadata, as the functions of `make` return them."""
+    arrays, about = made
+    held = tensors.read(path)
+    assert list(arrays) == sorted(held.tensors, key=list(arrays).index)
+    for name, tensor in held.tensors.items():
+        assert_same(arrays[name], tensor.values, f"{path.name}: {name}")
+    for key in set(about) - {"floors", "norms"}:
+        assert about[key] == held.metadata[key], key
+    ours, theirs = json.loads(about["floors"]), held.floors
+    assert ours.keys() == theirs.keys()
+    for (
+        name,
+        floor,
+    ) in theirs.items():  # float32 rounds differently elsewhere, another FFT even more
+        assert floor / 4 <= ours[name] <= floor * 4, f"{path.name}: floor of {name}"
+
+
+# Manifest
+
+
+def test_manifest_lists_every_file():
+    names = {path.relative_to(make.HERE).as_posix() for path in FILES}
+    assert set(MANIFEST["files"]) == names
+    assert MANIFEST["format"] == make.FORMAT
+    assert MANIFEST["command"] == "python -m reference_data.make"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_hashes(path):
+    """Of the file and of each tensor's bytes; read by safetensors alone."""
+    entry = MANIFEST["files"][path.relative_to(make.HERE).as_posix()]
+    data = path.read_bytes()
+    assert len(data) == entry["bytes"]
+    assert hashlib.sha256(data).hexdigest() == entry["sha256"]
+    held = load_file(path)
+    assert set(held) == set(entry["tensors"])
+    for name, values in held.items():
+        assert hashlib.sha256(values.tobytes()).hexdigest() == entry["tensors"][name]["sha256"]
+        assert values.size == entry["tensors"][name].get("sampled", values.size)
+        assert np.isfinite(values).all()
+
+
+def test_clip_is_the_hashed_one():
+    data = (make.HERE / "sample.flac").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == MANIFEST["sample.flac"]
+
+
+def test_size():
+    assert sum(path.stat().st_size for path in make.HERE.rglob("*") if path.is_file()) < 10e6
+
+
+def test_manifest_describes_what_is_there():
+    assert set(MANIFEST["signals"]) == set(signals.SIGNALS)
+    for name, signal in signals.SIGNALS.items():
+        assert MANIFEST["signals"][name]["formula"] == signal.formula
+    assert make.text_of(MANIFEST) + "\n" == (make.HERE / "MANIFEST.json").read_text("utf-8")
+
+
+# Signals, by the manifest's formulas in integers alone
+
+
+def splitmix64(text: str, count: int) -> list[int]:
+    seed, out = 0xCBF29CE484222325, []
+    for byte in text.encode():
+        seed = (seed ^ byte) * 0x100000001B3 % 2**64
+    for i in range(count):
+        z = (seed + (i + 1) * 0x9E3779B97F4A7C15) % 2**64
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        out.append(z ^ z >> 31)
+    return out
+
+
+def noise(text, count, exponent):
+    return [((z >> 40) - 2**23) / 2.0**exponent for z in splitmix64(text, count)]
+
+
+def tone(count, exponent=14):
+    text = re.search(r"t = ([-\d, ]+)$", MANIFEST["signals"]["tone"]["formula"])[1]
+    period = [int(word) for word in text.split(",")]
+    assert period == [round(2**14 * np.sin(2 * np.pi * i / 16)) for i in range(16)]
+    return [period[i % 16] / 2.0**exponent for i in range(count)]
+
+
+def speech(count, exponent=15):
+    pcm = np.round(signals.sample() * 2.0**15)
+    assert np.array_equal(pcm / 2.0**15, signals.sample())
+    return list(pcm[40001 : 40001 + count] / 2.0**exponent)
+
+
+FORMULAS = {
+    "speech": lambda: speech(6007),
+    "padded": lambda: speech(6007) + [0.0] * 1993,
+    "noise": lambda: noise("noise", 5003, 29),
+    "tone": lambda: tone(4999),
+    "dc": lambda: [0.5 + x for x in tone(4993, 16)],
+    "impulse": lambda: [float(i == 2503) for i in range(5009)],
+    "late": lambda: noise("late", 4721, 33) + tone(80),
+    "quiet": lambda: speech(5441, 28),
+    "faint": lambda: noise("faint", 4481, 43),
+    "silence": lambda: [0.0] * 4001,
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_formulas(name):
+    """The clip inside the committed stage `padded`, bit for bit."""
+    padded = load_file(make.HERE / "frontend" / f"{name}.128.safetensors")["padded"]
+    assert np.array_equal(padded[200:-200].astype(np.float64), FORMULAS[name]())
+
+
+def test_formulas_of_the_batch():
+    padded = load_file(make.HERE / "frontend" / "batch.128.safetensors")["padded"]
+    assert np.array_equal(padded[0, 200:-200], np.float32(speech(4001)))
+    assert np.array_equal(padded[1, 200:-200], np.float32(noise("batch", 3203, 33) + [0.0] * 798))
+
+
+# The front end
+
+
+@pytest.mark.parametrize("n_mels", make.N_MELS)
+@pytest.mark.parametrize("name", signals.SHORT)
+def test_front_end(name, n_mels):
+    path = make.HERE / "frontend" / f"{name}.{n_mels}.safetensors"
+    assert_same_file(make.front_end(name, n_mels), path)
+
+
+def test_sample_features():
+    assert_same_file(make.sample_features(), make.HERE / "frontend" / "sample.safetensors")
+
+
+@pytest.mark.parametrize("title", make.LIBRARIES)
+def test_libraries(title):
+    """Their float32 rounds differently elsewhere: within the noise of two."""
+    library = libraries.find(title)
+    if libraries.version(library.package) != MANIFEST["versions"][library.package]:
+        pytest.skip(f"{library.package} {MANIFEST['versions'][library.package]} is not installed")
+    for name in signals.SHORT:
+        held = load_file(make.HERE / "libraries" / f"{name}.safetensors")[make.key(title, 80)]
+        floor = tensors.read(make.HERE / "frontend" / f"{name}.80.safetensors").floors["features"]
+        mine = library.run(libraries.case_of(of_signal(name, 80)))
+        assert mine.shape == held.shape
+        assert measure.rms(mine - held) <= 4 * floor, name
+
+
+# Encoders
+
+
+@pytest.mark.parametrize("name", toy.NAMES)
+def test_toy(name):
+    assert_same_file(make.toy_stages(name), make.HERE / "encoder" / f"{name}.safetensors")
+
+
+def test_toy_sizes_differ():
+    """No swapped axis can fit by chance."""
+    c = toy.TOY
+    sizes = [c.n_mels, c.n_audio_ctx, c.head_dim, c.n_audio_mlp, c.n_audio_head, 2 * c.n_audio_ctx]
+    assert len(set(sizes)) == len(sizes)
+    assert all(any(n % p == 0 for p in (2, 7, 11, 13, 53)) for n in sizes)
+
+
+def test_quiet_toy_is_a_power_of_two_away():
+    loud, quiet = (toy.load(name).state_dict() for name in ("toy", "toy-quiet"))
+    for name in checkpoint.shapes(toy.TOY):
+        factor = 128 if name.startswith(("conv1.", "conv2.", "positions")) else 1
+        assert (loud[name] == quiet[name] * factor).all(), name
+
+
+def check_size(file, model):
+    """Float64 truth of every stage at the committed positions."""
+    held = tensors.read(make.HERE / "encoder" / f"{file}.safetensors")
+    norms = json.loads(held.metadata["norms"])
+    encoder = load_model(model)
+    subject = of_signal("sample", encoder.config.n_mels, encoder, model)
+    seen = []
+
+    def look(stage, values):
+        seen.append(stage)
+        real = as_real(values)
+        assert held.sampled[stage] == real.shape
+        assert abs(np.linalg.norm(real) - norms[stage]) <= 1e-6 * norms[stage], stage
+        assert_same(at_positions(stage, real, 256), held.tensors[stage].values, stage)
+        return values
+
+    subject.run(look, encoder=True)
+    assert seen == list(held.sampled)
+    assert seen == stages.front_end_names() + stages.encoder_names(encoder.config.n_audio_layer)
+
+
+def test_tiny():
+    check_size("tiny", "formula:tiny")
+
+
+@pytest.mark.slow
+def test_base():
+    check_size("base", "formula:base")
+
+
+@pytest.mark.slow
+def test_tiny_en():
+    folder = trained()
+    if folder is None:
+        pytest.skip("whisper-tiny.en is not there; MELFRONT_SHARED names the folder that holds it")
+    check_size("tiny.en", str(folder))
+
+
+@pytest.mark.parametrize("size", make.SIZES)
+def test_sizes_are_whole(size):
+    """Every stage of every size is there, with its floor; the large ones are not run again."""
+    from encoder import SIZES
+
+    held = tensors.read(make.HERE / "encoder" / f"{size}.safetensors")
+    config = SIZES[size]
+    order = stages.front_end_names() + stages.encoder_names(config.n_audio_layer)
+    assert list(held.sampled) == order
+    assert held.sampled["ln_post"] == (1500, config.n_audio_state)
+    assert held.sampled["features"] == (config.n_mels, 3000)
+    assert held.floors.keys() == set(order)
+    for stage in order:
+        assert held.tensors[stage].values.shape == (256,)
+        assert 0 < held.floors[stage] < 1e-3 * max(1, np.abs(held.tensors[stage].values).max())
+    for other in make.SHARED_DIMENSIONS[size]:
+        assert SIZES[other] == config
+
+
+# As references
+
+
+@pytest.mark.parametrize("n_mels", make.N_MELS)
+@pytest.mark.parametrize("name", signals.SHORT)
+def test_right_port_passes_against_every_file(name, n_mels):
+    subject = of_signal(name, n_mels)
+    port = subject.right_port(stages.front_end_names(), "float32")
+    report = compare(port, make.HERE / "frontend" / f"{name}.{n_mels}.safetensors")
+    assert report.ok, str(report)
+    assert len(report.stages) == 9
+
+
+@pytest.mark.parametrize("name", toy.NAMES)
+def test_right_toy_passes(name):
+    subject = of_signal("toy", toy.TOY.n_mels, toy.load(name))
+    port = subject.right_port(stages.encoder_names(2), "float32")
+    report = compare(port, make.HERE / "encoder" / f"{name}.safetensors")
+    assert report.ok, str(report)
+
+
+def test_readme_example(monkeypatch):
+    """As it stands, with our features put in for the dots."""
+    text = (make.HERE / "README.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    monkeypatch.chdir(make.HERE.parent)
+    line = "mine = ...  # your log-mel features of that signal"
+    assert line in code
+    put = "import melfront\nfrom parity import signals\n" + code.replace(
+        line, "mine = melfront.log_mel(signals.load('speech'), pad_to=None)"
+    )
+    exec(put, {})

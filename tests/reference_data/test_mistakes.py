@@ -1,0 +1,132 @@
+"""Every mistake of the catalogue shows in the committed data, and is named from it."""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from parity import measure, mistakes, signals, table, tensors, toy
+from parity.measure import PASS, SHAPE, WRONG
+from parity.mistakes import ENCODER, FRONT_END
+from reference_data import make
+
+PAGE = Path(table.__file__).with_name("MISTAKES.md")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def remembering():
+    with table.remembering():
+        yield
+
+
+# Where most mistakes show; the others are tried after these.
+FIRST = ("speech", "noise", "padded", "late", "quiet", "batch")
+COLUMNS = (*FIRST, *(name for name in signals.SHORT if name not in FIRST))
+
+
+@cache
+def committed(name):
+    return tensors.read(make.HERE / name)
+
+
+def is_wrong(mine, held, stage):
+    truth, floor = held.tensors[stage].values.astype(np.float64), held.floors[stage]
+    return mine.shape != truth.shape or measure.error(mine, truth, floor).verdict == WRONG
+
+
+@pytest.mark.parametrize("n_mels", make.N_MELS)
+@pytest.mark.parametrize("entry", FRONT_END, ids=lambda entry: entry.name)
+def test_front_end_mistake_is_wrong_somewhere(entry, n_mels):
+    """From the final features alone."""
+    for name in COLUMNS:
+        subject = subject_of(name, n_mels)
+        features = subject.front_end(entry.convention(subject.convention))["features"]
+        held = committed(f"frontend/{name}.{n_mels}.safetensors")
+        if is_wrong(features.astype(np.float32), held, "features"):
+            return
+    pytest.fail(f"{entry.name} passes on every signal")
+
+
+@cache
+def subject_of(name, n_mels):
+    return table.of_signal(name, n_mels)
+
+
+@pytest.mark.parametrize("entry", ENCODER, ids=lambda entry: entry.name)
+def test_encoder_mistake_is_wrong_at_its_own_stage(entry):
+    """In one of the two toy encoders."""
+    for name in toy.NAMES:
+        mine = table.made(entry, table.model_of(name).subject)
+        held = committed(f"encoder/{name}.safetensors")
+        if is_wrong(mine[entry.stage], held, entry.stage):
+            return
+    pytest.fail(f"{entry.name} passes in both")
+
+
+def some_slow(entries, every):
+    """All entries, of which only each so many-th runs when slow tests do not."""
+    return [
+        pytest.param(entry, id=entry.name, marks=[pytest.mark.slow] if i % every else [])
+        for i, entry in enumerate(entries)
+    ]
+
+
+@pytest.mark.parametrize("entry", some_slow(FRONT_END, 5))
+def test_front_end_mistake_is_named_first_and_alone(entry):
+    """On at least one signal, from the final features alone."""
+    cells = {}
+    for name in COLUMNS:
+        cells[name] = table.front_end_cell(entry, name)
+        if cells[name].names == (entry.name,):
+            return
+    pytest.fail(str(cells))
+
+
+@pytest.mark.parametrize("entry", ENCODER, ids=lambda entry: entry.name)
+def test_encoder_mistake_is_named_first_and_alone(entry):
+    """In at least one of the two toys, from the last hidden state alone."""
+    for name in toy.NAMES:
+        found = table.encoder_cell(entry, name)
+        if found.names == (entry.name,):
+            return
+    pytest.fail(f"{entry.name}: {found}")
+
+
+# The page
+
+
+def rows(heading):
+    """The table under a heading that begins so: mistake to cells."""
+    part = PAGE.read_text("utf-8").split(f"## {heading}")[1].split("\n## ")[0]
+    lines = [line for line in part.splitlines() if line.startswith("| ")]
+    header, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return {cells[0]: dict(zip(header[1:], cells[1:], strict=True)) for cells in body}
+
+
+@pytest.mark.parametrize(("heading", "entries"), [("Front end", FRONT_END), ("Encoder", ENCODER)])
+def test_page_has_every_mistake(heading, entries):
+    found = rows(heading)
+    assert list(found) == [entry.name for entry in entries]
+    for name, cells in found.items():
+        assert any(cell.endswith("✓") for cell in cells.values()), name
+
+
+@pytest.mark.parametrize("entry", FRONT_END[::7], ids=lambda entry: entry.name)
+def test_page_says_what_a_run_gives(entry):
+    """Is it blind or not: every seventh mistake, on three signals."""
+    for name in ("padded", "tone", "faint"):
+        cell = table.front_end_cell(entry, name)
+        assert (rows("Front end")[entry.name][name] == "blind") == (cell.verdict == PASS)
+
+
+def test_page_of_a_few():
+    """The page of a table of two mistakes."""
+    names = ("no frame dropped", "tail of zeros")
+    columns = ("padded", "tone")
+    front = {n: {c: table.front_end_cell(mistakes.find(n), c) for c in columns} for n in names}
+    assert front["no frame dropped"]["padded"].verdict == SHAPE
+    text = table.page(front, {})
+    assert "| tail of zeros |" in text
+    assert "blind to 1 of 2: tail of zeros" in text
+    assert "2 of 2 mistakes are named first and alone" in text
