@@ -141,11 +141,16 @@ class Subject:
 
     def floors(self, truth: dict[str, Array], dtype: str) -> dict[str, float]:
         """rms noise of a right implementation in this type, for these stages of the truth."""
-        missing = [name for name in truth if (name, dtype) not in self._floors]
+        missing = {name for name in truth if (name, dtype) not in self._floors}
+
+        def weigh(stage: str, tensor: Array) -> Array:
+            if stage in missing:
+                self._floors[stage, dtype] = measure.noise_floor(truth[stage], tensor, dtype)
+            return tensor
+
         if missing:
-            sane = self.right_port(missing, "float32" if dtype == "float64" else dtype)
-            for name in missing:
-                self._floors[name, dtype] = measure.noise_floor(truth[name], sane[name], dtype)
+            encoder = bool(missing - set(stages.front_end_names()))
+            self.run_right_port(weigh, encoder, "float32" if dtype == "float64" else dtype)
         return {name: self._floors[name, dtype] for name in truth}
 
     def right_port(self, wanted: Iterable[str], dtype: str) -> dict[str, Array]:
