@@ -14,6 +14,7 @@ import melfront
 import parity
 from encoder import EncoderConfig, WhisperEncoder
 from parity import toy
+from parity.truth import load_model
 from tests.encoder.peers import TOY
 from tests.parity import ports
 from tests.signals import Signal, signals
@@ -170,7 +171,7 @@ def test_encoder_at_length(case):
 @pytest.mark.slow
 @pytest.mark.parametrize("port", ["all", "eager"])
 def test_encoder_of_tiny(port, sample):
-    model = parity.truth.load_model("formula:tiny")
+    model = load_model("formula:tiny")
     mel = torch.from_numpy(melfront.log_mel(sample, n_mels=80))[None]
     out = ports.ENCODERS[port](model, mel)
     report = parity.compare({"last_hidden_state": out}, model=model)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from parity import measure, mistakes, signals, table, tensors, toy
 from parity.measure import PASS, SHAPE, WRONG
@@ -16,8 +17,12 @@ PAGE = Path(table.__file__).with_name("MISTAKES.md")
 
 @pytest.fixture(scope="module", autouse=True)
 def remembering():
+    """One thread, because for the toys' matrices several only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with table.remembering():
         yield
+    torch.set_num_threads(threads)
 
 
 # Where most mistakes show; the others are tried after these.
