@@ -1,0 +1,35 @@
+"""python -m benchmarks COMMAND: each is a module with a `main(arguments) -> exit status`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "kernel": ("benchmarks.kernel.cli", "prove a kernel right, then time it"),
+}
+USAGE = (
+    "usage: python -m benchmarks COMMAND ...\n\n"
+    + "\n".join(f"  {name:10} {what}" for name, (_, what) in COMMANDS.items())
+    + """
+
+python -m benchmarks COMMAND --help says more. Example:
+  python -m benchmarks kernel layer_norm benchmarks/examples/layer_norm_numpy.py"""
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command. Returns its exit status: 0 done, 1 a proof failed, 2 bad input or usage."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"{name!r} is no benchmark; expected {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    status = importlib.import_module(COMMANDS[name][0]).main(rest)
+    return int(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

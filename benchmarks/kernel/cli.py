@@ -1,0 +1,252 @@
+"""python -m benchmarks kernel: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any, NoReturn
+
+# Known without importing torch, so that a wrong word is answered at once; a test holds them equal
+# to slots.SLOTS.
+SLOT_NAMES = (
+    "stft",
+    "mel",
+    "log_scale",
+    "log_mel",
+    "conv1d_gelu",
+    "gelu",
+    "layer_norm",
+    "linear",
+    "qkv",
+    "softmax",
+    "attention",
+    "mlp",
+    "block",
+)
+FRONT_END = SLOT_NAMES[:4]
+DTYPES = ("float32", "bfloat16", "float16")
+
+EXAMPLES = """
+examples:
+  python -m benchmarks kernel --template layer_norm > my_layer_norm.py
+  python -m benchmarks kernel layer_norm my_layer_norm.py
+  python -m benchmarks kernel attention a.py b.py --size base --json runs.jsonl
+  python -m benchmarks kernel --show runs.jsonl --plot roof.png
+
+The file defines a function of the slot's name. It gets torch tensors, or NumPy arrays if it says
+ARRAYS = "numpy", and returns new memory, or fills a parameter named `out` if it has one.
+Exit status: 0 proved, 1 not, 2 bad input.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An error is one line: what was given, what to do."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message}; see python -m benchmarks kernel --help\n")
+
+
+class UsageError(Exception):
+    """One line on stderr, exit status 2."""
+
+
+def parser() -> Parser:
+    p = Parser(
+        prog="python -m benchmarks kernel",
+        description="Prove a kernel right on what Whisper feeds it, then time it.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
+    )
+    add = p.add_argument
+    add("slot", nargs="?", help="the op: " + ", ".join(SLOT_NAMES))
+    add("files", nargs="*", metavar="FILE.py", help="kernels for it")
+    add("--list", action="store_true", help="the slots: signatures, shapes, rivals")
+    add("--template", metavar="SLOT", help="print a working file to start from")
+    add("--size", default="tiny", help="whose shapes: tiny, base, ... large-v3 (default tiny)")
+    add("--model", metavar="NAME_OR_PATH", help="trained weights: a folder, a file or a Hub name")
+    add("--dtype", default="float32", choices=DTYPES, help="default float32")
+    add("--device", default="cpu", help="cpu, or cuda (not verified on a GPU)")
+    add("--threads", type=positive, metavar="N", help="default: the cores of this machine")
+    add("--seconds", type=float, default=4.0, help="of timing for each case (default 4)")
+    add("--limit", type=float, default=20.0, help="seconds that a call may take (default 20)")
+    add("--seed", type=int, help="repeat a run's random sizes and contents")
+    add("--depth", type=positive, metavar="N", help="blocks of the encoder that is run as a whole")
+    add("--no-whole", action="store_true", help="do not run the encoder with the kernel in it")
+    add("--prints", action="store_true", help="show what the kernel prints")
+    add("--json", metavar="RUNS.jsonl", help="append a record, unless the machine is busy")
+    add("--show", metavar="RUNS.jsonl", help="a table of records")
+    add("--plot", metavar="OUT.png", help="with --show: their roofline")
+    return p
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def main(arguments: list[str]) -> int:
+    """The command; returns its exit status."""
+    args = parser().parse_intermixed_args(arguments)
+    try:
+        return run(args)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.show:
+        return show(args)
+    if args.plot:
+        raise UsageError("--plot draws records: give them with --show RUNS.jsonl")
+    if args.template:
+        slot_named(args.template)
+        from .templates import template
+
+        print(template(args.template), end="")
+        return 0
+    if args.list:
+        from .report import listing
+
+        print(listing(), end="")
+        return 0
+    if args.slot is None:
+        raise UsageError(
+            f"no slot given; expected SLOT FILE.py with SLOT one of "
+            f"{', '.join(SLOT_NAMES)}, or --list"
+        )
+    slot_named(args.slot)
+    if not args.files:
+        raise UsageError(
+            f"no file given for {args.slot}; `--template {args.slot}` prints one to start from"
+        )
+    for path in args.files:
+        if not os.path.isfile(path):
+            raise UsageError(
+                f"{path} is no file; `--template {args.slot}` prints one to start from"
+            )
+        if not path.endswith(".py"):
+            raise UsageError(f"{path} is no Python file: its name must end in .py")
+    if args.slot in FRONT_END and args.dtype != "float32":
+        raise UsageError(
+            f"--dtype {args.dtype}: {args.slot} belongs to the front end, which is "
+            "float32 in every library; leave the option out"
+        )
+    if args.json and not os.path.isdir(os.path.dirname(os.path.abspath(args.json))):
+        raise UsageError(f"--json {args.json}: there is no such folder")
+    if not (args.seconds > 0 and args.limit > 0):
+        raise UsageError("--seconds and --limit are positive numbers of seconds")
+    return judge_files(args)
+
+
+def slot_named(name: str) -> None:
+    if name not in SLOT_NAMES:
+        import difflib
+
+        near = difflib.get_close_matches(name, SLOT_NAMES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(
+            f"{name!r} is no slot{hint} Expected one of {', '.join(SLOT_NAMES)}"
+            if hint
+            else f"{name!r} is no slot; expected one of {', '.join(SLOT_NAMES)}"
+        )
+
+
+def judge_files(args: argparse.Namespace) -> int:
+    """Each file by itself: one that fails does not keep the others from their turn."""
+    from .nursery import SLEEP, nursery
+
+    os.environ.update(SLEEP)  # of this process too, whose libraries are not loaded yet
+    nursery()  # it imports torch while we do
+    from encoder import SIZES
+
+    from .host import Refused
+
+    if args.size not in SIZES:
+        raise UsageError(f"--size {args.size} is not published; expected one of {', '.join(SIZES)}")
+    if args.device != "cpu":
+        usable(args.device)
+    from .report import text
+    from .run import judge_file
+
+    worst, chosen = 0, options(args)
+    for path in args.files:
+        try:
+            outcome = judge_file(path, args.slot, chosen, say)
+        except Refused as refused:
+            say("")
+            print(f"{path}: {refused.text}", file=sys.stderr)
+            worst = 2
+            continue
+        except (ValueError, OSError) as error:  # --model
+            say("")
+            raise UsageError(str(error).splitlines()[0]) from None
+        say("")
+        print(text(outcome), flush=True)
+        worst = max(worst, 0 if outcome.good else 1)
+        if args.json and not outcome.warning:
+            from .record import append
+
+            append(args.json, outcome)
+        elif args.json:
+            print(f"no record was added to {args.json}", file=sys.stderr)
+    return worst
+
+
+def options(args: argparse.Namespace) -> Any:
+    import secrets
+
+    from .run import Options
+
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    seed = secrets.randbits(31) if args.seed is None else args.seed
+    return Options(
+        size=args.size,
+        model=args.model,
+        dtype=args.dtype,
+        device=args.device,
+        threads=args.threads or cores,
+        seed=seed,
+        seconds=args.seconds,
+        limit=args.limit,
+        whole=not args.no_whole,
+        depth=args.depth,
+        prints=args.prints,
+    )
+
+
+def usable(device: str) -> None:
+    import torch
+
+    try:
+        if torch.device(device).type != "cuda":
+            raise RuntimeError("only cpu and cuda are supported")
+        if not torch.cuda.is_available():
+            raise RuntimeError("there is no GPU here")
+    except RuntimeError as error:
+        raise UsageError(
+            f"--device {device}: {str(error).splitlines()[0]}; leave the option out for the CPU"
+        ) from None
+
+
+def say(line: str) -> None:
+    """What is going on, on a terminal only; an empty line wipes it away."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def show(args: argparse.Namespace) -> int:
+    from .record import RecordError, plot, read, table
+
+    try:
+        records = read(args.show)
+        print(table(records))
+        if args.plot:
+            plot(records, args.plot)
+    except RecordError as error:
+        raise UsageError(str(error)) from None
+    return 0

@@ -1,0 +1,316 @@
+"""This side of the fence: starts children, shares memory with them, holds the clock.
+
+A `Child` is a process with one candidate in it (or with our own functions, for the rivals). The
+parent lays a case out in memory that both see, writes new contents into it before every call,
+poisons the place of the result, says go, and takes the time until the child says that it has
+returned. Two things are watched from outside, because no candidate can lie about them: the
+processor time of its process, and its threads and children in /proc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import select
+import signal
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .fence import INTEGERS, POISON
+from .nursery import ROOT, children, descendants, nursery, processor_time
+
+ARENA = 4 << 30  # bytes of address space; only what is touched costs memory
+ALIGN = 4096  # every argument starts on a page of its own
+
+
+class Refused(Exception):
+    """The candidate is out, or out for this case: a code of `reasons.REASONS` and a sentence."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code, self.text = code, text
+
+
+class Call(NamedTuple):
+    """One call, as the parent saw it; times in seconds."""
+
+    time: float  # from "go" to "I have returned"
+    lag: float  # from there until its main thread sleeps; NaN, like the next two, if unknown
+    copying: float  # processor time that laying the result into our memory took
+    dense: bool  # the result was contiguous, which makes it quick to copy
+    working: float  # processor time from "go" until it slept
+    event: float | None  # on a GPU: what its own events say
+
+
+def span_of(tensor: Tensor) -> int:
+    """How many elements lie under a tensor, from its first to its last, gaps and all."""
+    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def memory_under(tensor: Tensor) -> Tensor:
+    """All of them, flat."""
+    return tensor.as_strided((span_of(tensor),), (1,))
+
+
+class Child:
+    """A process with one candidate in it. Close it, or use it in a `with`."""
+
+    def __init__(self, order: dict[str, Any], limit: float = 20.0, prints: bool = False) -> None:
+        """order: what `child.Child.load` takes; limit: seconds that anything may take."""
+        self.limit, self.device, self.pid = limit, order["device"], 0
+        self.threads = order["threads"]
+        commands, self.commands = os.pipe()
+        self.replies, replies = os.pipe()
+        with tempfile.TemporaryFile(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as file:
+            os.ftruncate(file.fileno(), ARENA)
+            self.arena = mmap.mmap(file.fileno(), ARENA)
+            self.pid = nursery().fork(
+                {"size": ARENA, "prints": prints}, [commands, replies, file.fileno()]
+            )
+        children.add(self.pid)
+        os.close(commands)
+        os.close(replies)
+        self.poll = select.poll()
+        self.poll.register(self.replies, select.POLLIN)
+        self.buffer = b""
+        self.idle_from = float("nan")  # processor time when it last had nothing to do
+        self.overtime: list[float] = []  # processor seconds that it used when it had nothing to do
+        try:
+            self.loaded = self.ask({"do": "load", "root": ROOT, **order}, max(limit, 60))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- messages -------------------------------------------------------------------------------
+
+    def line(self, deadline: float) -> bytes:
+        while b"\n" not in self.buffer:
+            left = deadline - time.perf_counter()
+            if left <= 0 or not self.poll.poll(left * 1000):
+                self.close()
+                raise Refused("HANG", f"was not done after {self.limit:g} s, and was ended")
+            data = os.read(self.replies, 1 << 16)
+            if not data:
+                raise self.death()
+            self.buffer += data
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return line
+
+    def death(self) -> Refused:
+        status = self.close()
+        if status is None or status >= 0:
+            return Refused("EXIT", f"left the process, with status {status}")
+        name = signal.Signals(-status).name
+        fault = " (segmentation fault)" if -status == signal.SIGSEGV else ""
+        return Refused("CRASH", f"was ended by {name}{fault}")
+
+    def send(self, line: bytes) -> None:
+        try:
+            os.write(self.commands, line + b"\n")
+        except BrokenPipeError:
+            raise self.death() from None
+
+    def receive(self, deadline: float) -> dict[str, Any]:
+        try:
+            answer = json.loads(self.line(deadline))
+            assert isinstance(answer, dict)
+        except (ValueError, AssertionError):
+            self.close()
+            raise Refused("FORGED", "writes to the harness's own pipe") from None
+        if "refused" in answer:
+            raise Refused(answer["refused"], answer["text"])
+        return answer
+
+    def ask(self, order: dict[str, Any], limit: float | None = None) -> dict[str, Any]:
+        short = order["do"] in ("L", "P")
+        line = order["do"].encode() if short else json.dumps(order).encode()
+        self.check_quiet()
+        self.send(line)
+        answer = self.receive(time.perf_counter() + (limit or self.limit))
+        self.rest()
+        return answer
+
+    def rest(self) -> None:
+        """It has nothing to do from now on: note its processor time."""
+        if self.buffer:
+            self.close()
+            raise Refused("FORGED", "answers more than it is asked")
+        self.asleep()
+        self.idle_from = processor_time(self.pid)
+
+    def asleep(self, patience: float = 0.05) -> float:
+        """Wait until its main thread sleeps; seconds that this took, NaN if it cannot be seen.
+
+        The processor time of a process that runs is up to a tick old, of one that sleeps exact.
+        """
+        start = now = time.perf_counter()
+        try:
+            while now - start < patience:
+                state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+                now = time.perf_counter()
+                if state != "R":
+                    break
+        except OSError:
+            return float("nan")
+        return now - start
+
+    def check_quiet(self) -> None:
+        """Note what it has used since, which should be nothing."""
+        used = processor_time(self.pid) - self.idle_from
+        if used == used:
+            self.overtime.append(used)
+
+    # --- cases ----------------------------------------------------------------------------------
+
+    def case(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        outs: list[Tensor],
+        single: bool,
+        function: str = "",
+        bind: str = "",
+    ) -> None:
+        """Lay out arguments like these, and results like those (of which only the shape counts)."""
+        self.at = 0
+        self.places: list[Tensor] = []  # flat, one for every tensor among the arguments
+        given = [self.spec(a) if isinstance(a, Tensor) else {"value": a} for a in args]
+        named = {
+            k: self.spec(a) if isinstance(a, Tensor) else {"value": a} for k, a in kwargs.items()
+        }
+        inputs, self.places = self.places, []
+        specs = [
+            self.spec(torch.empty(0, dtype=o.dtype).expand(0).new_empty(o.shape)) for o in outs
+        ]
+        self.outs = specs
+        self.results = [place.view(o.shape) for place, o in zip(self.places, outs, strict=True)]
+        self.places = inputs
+        self.laid = {
+            "do": "case",
+            "args": given,
+            "kwargs": named,
+            "outs": specs,
+            "single": single,
+            "function": function,
+            "bind": bind,
+        }
+        self.ask(self.laid)
+
+    def use(self, function: str) -> None:
+        """The same case for another of the functions that this child has."""
+        if function != self.laid["function"]:
+            outs = [] if function == "nothing" else self.outs
+            self.laid = {**self.laid, "function": function, "outs": outs, "bind": ""}
+            self.ask(self.laid)
+
+    def spec(self, tensor: Tensor) -> dict[str, Any]:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        span = span_of(tensor)
+        start = self.at
+        self.at += -(-span * tensor.element_size() // ALIGN) * ALIGN
+        if self.at > ARENA:
+            raise ValueError(f"a case of more than {ARENA >> 30} GiB")
+        place = torch.frombuffer(self.arena, dtype=tensor.dtype, count=span, offset=start)
+        self.places.append(place)
+        return {
+            "dtype": dtype,
+            "shape": list(tensor.shape),
+            "strides": list(tensor.stride()),
+            "span": span,
+            "offset": start,
+        }
+
+    def write(self, tensors: list[Tensor]) -> None:
+        """New contents at the old addresses, and poison where the results go."""
+        self.ask({"do": "P"})
+        for place, tensor in zip(self.places, tensors, strict=True):
+            place.copy_(memory_under(tensor))
+        for result in self.results:
+            name = str(result.dtype).removeprefix("torch.")
+            integer = getattr(torch, INTEGERS[name].removeprefix("u"))
+            result.view(integer).fill_(POISON[name])
+        if self.device != "cpu":
+            self.ask({"do": "L"})
+
+    def untouched(self, tensors: list[Tensor]) -> bool:
+        """Whether the arguments hold, to the bit, what was written."""
+        for place, tensor in zip(self.places, tensors, strict=True):
+            integer = getattr(torch, INTEGERS[str(tensor.dtype)[6:]].removeprefix("u"))
+            if not torch.equal(place.view(integer), memory_under(tensor).view(integer)):
+                return False
+        return True
+
+    def call(self) -> Call:
+        """One call with what has been written. Raises Refused for one that does not end well."""
+        self.check_quiet()
+        deadline = time.perf_counter() + self.limit
+        worked = processor_time(self.pid)
+        start = time.perf_counter_ns()
+        self.send(b"G")
+        first = self.line(deadline)
+        returned = time.perf_counter_ns()
+        if first != b"r":
+            self.close()
+            raise Refused("FORGED", "writes to the harness's own pipe")
+        lag = self.asleep()
+        done = processor_time(self.pid)
+        self.send(b"C")
+        answer = self.receive(deadline)
+        self.copied = [result.clone() for result in self.results] if self.look else []
+        self.rest()
+        event = answer.get("event_ms")
+        return Call(
+            (returned - start) / 1e9,
+            lag,
+            self.idle_from - done,
+            bool(answer.get("dense")),
+            done - worked,
+            event / 1e3 if event is not None else None,
+        )
+
+    look = True  # whether the next call's results are wanted: the child is not told
+
+    # --- from outside ---------------------------------------------------------------------------
+
+    def tasks(self) -> set[int]:
+        try:
+            return {int(name) for name in os.listdir(f"/proc/{self.pid}/task")}
+        except OSError:
+            return set()
+
+    def memory(self) -> int:
+        """Bytes of memory of its own that it holds; 0 if unknown."""
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+                if line.startswith("RssAnon:"):
+                    return int(line.split()[1]) * 1024
+        return 0
+
+    def close(self) -> int | None:
+        """End it and all that it has started, and say how it ended; safe to repeat."""
+        if not self.pid:
+            return None
+        pid, self.pid = self.pid, 0
+        ended = select.select([self.replies], [], [], 0)[0]
+        if ended:
+            time.sleep(0.05)  # it may be dying by itself: its own status is wanted then
+        for other in [*descendants(pid), pid]:
+            with contextlib.suppress(OSError):
+                os.kill(other, signal.SIGKILL)
+        os.close(self.commands)
+        os.close(self.replies)
+        children.discard(pid)
+        return nursery().wait(pid)

@@ -1,0 +1,43 @@
+"""Why a kernel can be refused."""
+
+from __future__ import annotations
+
+# What it did, and by which measure it was found.
+REASONS = {
+    "SYNTAX": "the file is no Python",
+    "IMPORT": "the file raises when it is loaded",
+    "MISSING": "no function of the slot's name in it",
+    "SIGNATURE": "the function cannot be called as the slot is",
+    "RAISED": "raises; every case is called three times",
+    "EXIT": "leaves the process; it runs in a child",
+    "CRASH": "ended by a signal; it runs in a child",
+    "HANG": "takes longer than the limit; the child is ended, the rest goes on",
+    "BROKEN": "broke the process that it was loaded into",
+    "TYPE": "returns something other than a plain tensor or array",
+    "SHAPE": "returns another shape",
+    "DTYPE": "returns another type of number",
+    "DEVICE": "returns it on another device",
+    "ALIAS": "returns memory of an argument or of its last result; addresses are compared",
+    "MUTATED": "changes an argument; the parent compares it, bit by bit, with what it wrote",
+    "UNWRITTEN": "leaves part of the result unwritten; memory is poisoned before each call",
+    "NOT_FINITE": "NaN or infinity where the truth is finite",
+    "STALE": "answers an earlier question; contents change at the same addresses",
+    "CACHE": "keeps its answers; an input that comes again takes far less, or memory grows",
+    "WRONG": "too far from the float64 truth",
+    "SHAPES": "right on the shapes of the encoder and wrong on others, which the seed picks",
+    "PRECISION": "wrong as arithmetic with fewer bits is wrong",
+    "EXACT": "zeros and ones need no rounding, so the result must be exact",
+    "THREAD": "works while it is not called; the parent reads its process's clock and threads",
+    "PROCESS": "leaves processes behind",
+    "REFERENCE": "imports the package that it is compared with; the child cannot",
+    "TAMPERED": "replaces clocks or functions of the harness; compared with before it was loaded",
+    "FORGED": "writes to the harness's own pipe",
+    "TIMED": "right in the proof, wrong when timed; a random third of timed results is checked",
+    "UNEVEN": "takes much longer when it is not timed",
+    "LATE": "goes on working after it has said that it returned; the copy takes too long",
+    "STREAM": "works on a stream that its own events do not see",
+    "ROOF": "faster than this machine can move the bytes or do the multiplications",
+    "WHOLE": "wrong in its slot of the encoder or front end",
+}
+# Of the user's file, not of a result: exit status 2.
+UNUSABLE = ("SYNTAX", "IMPORT", "MISSING", "SIGNATURE")

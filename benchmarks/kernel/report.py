@@ -1,0 +1,143 @@
+"""What is printed: one screen for a kernel."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+
+from parity import measure
+
+from .reasons import REASONS
+from .run import Outcome
+from .slots import SLOTS
+from .timing import REFERENCE, TWIN, Race
+
+
+def duration(seconds: float) -> str:
+    """Three digits and a unit."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} us"
+
+
+def spread(race: Race, who: str) -> str:
+    low, high = race.spread(who)
+    return f"{duration(race.median(who))} [{duration(low)} {duration(high)}]"
+
+
+def versus(race: Race, rival: str) -> str:
+    ratio, counts = race.ratio(rival)
+    return f"{ratio:.3g}x" if counts else f"no difference ({ratio:.2f})"
+
+
+def table(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def text(outcome: Outcome) -> str:
+    """The report on a kernel: its cases, its times if it has any, and the verdict."""
+    o, options = outcome, outcome.options
+    head = (
+        f"{o.slot.name}  {o.path}  {options.dtype} on {options.device}, "
+        f"{options.threads} threads, {o.arrays or '?'} arrays, seed {options.seed}"
+    )
+    races = list(o.races.values())
+    timed = bool(races)
+    rivals = [n for n in races[0].times if n not in ("", TWIN)] if timed else []
+    ratios = timed and o.verdict == measure.PASS
+    rows = [
+        [
+            "case",
+            "shape",
+            "x noise",
+            "",
+            *(["time, median [p20 p80]"] if timed else []),
+            *([f"vs {n}" for n in rivals] if ratios else []),
+            *(["roof"] if timed else []),
+        ]
+    ]
+    for i, f in enumerate(o.findings):
+        noise = f"{f.noise:.3g}" if f.noise == f.noise else "-"
+        row = [f.case.label, f.case.shape(), noise, f.verdict]
+        race = o.races.get(i)
+        if race:
+            row += [spread(race, "")]
+            row += [versus(race, n) for n in rivals] if ratios else []
+            row += [f"{race.of_roof():.0%}" if race.roof.bandwidth else "-"]
+        row += [""] * (len(rows[0]) - len(row))
+        if f.code:
+            row[-1] = f"  {f.code}: {f.text}"
+        rows.append(row)
+    lines = [head, *table(rows)]
+    if timed:
+        band = max(np.expm1(r.band()) for r in races)
+        copies = ", ".join(f"{r.median(REFERENCE) / max(r.median(TWIN), 1e-9):.2f}" for r in races)
+        lines.append(
+            f"second copy of the reference, in a process of its own: {copies} x; "
+            f"ratios within {band:.0%} are no difference"
+        )
+        lines.append(
+            f"{sum(r.checked for r in races)} timed results checked, the worst "
+            f"{max(r.noise for r in races):.3g} x noise"
+        )
+    if o.whole:
+        lines += whole_lines(o)
+    lines.append(verdict(o))
+    if o.warning:
+        lines.append(f"WARNING: {o.warning}")
+    return "\n".join(lines)
+
+
+def whole_lines(o: Outcome) -> list[str]:
+    assert o.whole is not None
+    w = o.whole
+    noise = " ".join(f"{n:.2g}" for n in w.noise)
+    lines = [f"in its place ({w.what}): hidden states {noise} x noise, first to last"]
+    if w.times:
+        mine, ours = (float(np.median(t)) for t in w.times)
+        lines.append(f"  end to end {duration(mine)}, with ours {duration(ours)}: {w.ratio():.2f}x")
+    return lines
+
+
+def verdict(o: Outcome) -> str:
+    """The last line."""
+    if o.good:
+        same = all(f.repeats for f in o.findings)
+        end = "the same bits every time" if same else "bits differ from call to call"
+        if o.interpreted:
+            end += "; by Triton's interpreter, on cases cut short: a proof, and no time"
+        if o.verdict == measure.NOISY:
+            end += "; right, but noisier than the reference: a time and no ratio"
+        return f"{o.verdict}: {len(o.findings)} cases, {end} ({o.seconds:.0f} s)"
+    line = f"{o.verdict}: {o.code} - {o.text}"
+    if o.mistake:
+        line += f"\n  looks like: {o.mistake.name} - {o.mistake.sentence}"
+        if o.mistake.code:
+            line = (
+                f"{o.verdict}: {o.code} - {o.text}\n  looks like: {o.mistake.name} - "
+                f"{o.mistake.sentence}"
+            )
+    elif o.code in REASONS:
+        line += f"\n  ({REASONS[o.code]})"
+    return line
+
+
+def listing() -> str:
+    """Every slot, for --list."""
+    lines = []
+    for slot in SLOTS.values():
+        rivals = ", ".join(["reference", *slot.rivals])
+        lines += [
+            *textwrap.wrap(slot.call, 96, subsequent_indent="    "),
+            *textwrap.wrap(slot.meaning, 92, initial_indent="    ", subsequent_indent="    "),
+            *textwrap.wrap(slot.shapes, 92, initial_indent="    ", subsequent_indent="    "),
+            f"    timed beside it: {rivals}",
+            "",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,7 @@
+"""Set before NumPy and torch are loaded, where this folder is run by itself."""
+
+import os
+
+from benchmarks.kernel.nursery import SLEEP
+
+os.environ.update(SLEEP)

@@ -1,0 +1,2 @@
+def layernorm(x, weight, bias):
+    return x

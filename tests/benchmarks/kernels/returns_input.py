@@ -1,0 +1,2 @@
+def layer_norm(x, weight, bias, eps=1e-5):
+    return x

@@ -1,0 +1,10 @@
+import torch
+import torch.nn.functional as F
+
+BUFFERS = {}
+
+
+def layer_norm(x, weight, bias, eps=1e-5):
+    out = BUFFERS.setdefault(tuple(x.shape), torch.empty(x.shape))
+    out.copy_(F.layer_norm(x, weight.shape, weight, bias, eps))
+    return out

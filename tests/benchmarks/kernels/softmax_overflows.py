@@ -1,0 +1,3 @@
+def softmax(scores):
+    shares = scores.exp()
+    return shares / shares.sum(dim=-1, keepdim=True)

@@ -1,0 +1,2 @@
+def layer_norm(x, weight):
+    return x

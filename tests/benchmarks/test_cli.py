@@ -1,0 +1,198 @@
+"""The command: one line and a status for everything that can be wrong with what it is given."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.kernel import machine, record, run, timing
+from benchmarks.kernel.edges import edges
+
+KERNELS = Path(__file__).parent / "kernels"
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["kernels"], "no benchmark"),
+        (["kernel"], "no slot given"),
+        (["kernel", "layernorm", "x.py"], "did you mean layer_norm?"),
+        (["kernel", "layer_norm"], "no file given"),
+        (["kernel", "layer_norm", "nowhere.py"], "is no file"),
+        (["kernel", "layer_norm", "README.md"], "is no Python file"),
+        (["kernel", "layer_norm", "--dtype", "int8"], "invalid choice"),
+        (["kernel", "mel", "tests/__init__.py", "--dtype", "float16"], "front end"),
+        (["kernel", "--template", "gellu"], "did you mean gelu?"),
+        (["kernel", "--plot", "x.png"], "--show"),
+        (["kernel", "--show", "nowhere.jsonl"], "cannot be read"),
+        (["kernel", "--show", "README.md"], "is no record"),
+        (["kernel", "gelu", "tests/__init__.py", "--json", "no/such/runs.jsonl"], "no such folder"),
+        (["kernel", "gelu", "tests/__init__.py", "--threads", "0"], "--threads"),
+    ],
+)
+def test_a_usage_error_is_one_line_and_quick(arguments, words):
+    start = time.process_time()
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not done.stdout
+    assert time.process_time() - start < 1
+
+
+def test_a_usage_error_does_not_import_torch():
+    code = (
+        "import sys; from benchmarks.__main__ import main; "
+        "status = main(['kernel', 'gellu', 'x.py']); print('torch' in sys.modules, status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    assert done.stdout.split() == ["False", "2"]
+
+
+def test_help_has_an_example():
+    for arguments in (["--help"], ["kernel", "--help"]):
+        done = command(*arguments)
+        assert done.returncode == 0
+        assert "python -m benchmarks kernel layer_norm" in done.stdout
+
+
+def test_list_and_template(capsys):
+    assert main(["kernel", "--list"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("stft", "log_mel", "conv1d_gelu", "attention", "block"):
+        assert f"{name}(" in printed
+    assert main(["kernel", "--template", "softmax"]) == 0
+    printed = capsys.readouterr().out
+    compile(printed, "softmax.py", "exec")
+    assert "def softmax(scores)" in printed
+
+
+UNUSABLE = {
+    "no_function": "no function layer_norm; it defines layernorm",
+    "wrong_signature": "layer_norm(x, weight, bias, eps=1e-5)",
+    "raises_when_loaded": "a_package_that_nobody_has",
+    "syntax_error": "line 1",
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_file_that_cannot_be_used_is_one_line(name, capsys, tmp_path):
+    path = KERNELS / f"{name}.py"
+    if name == "syntax_error":  # made here: no tool likes to find one
+        path = tmp_path / "syntax_error.py"
+        path.write_text("def layer_norm(x, weight, bias, eps=1e-5:\n    return x\n")
+    assert main(["kernel", "layer_norm", str(path), "--no-whole"]) == 2
+    printed = capsys.readouterr()
+    assert UNUSABLE[name] in printed.err
+    assert f"{name}.py" in printed.err
+    assert len(printed.err.strip().splitlines()) == 1
+    assert not printed.out
+
+
+def test_bad_sizes_models_and_devices(capsys):
+    for arguments, words in [
+        (["--size", "huge"], "not published"),
+        (["--device", "tpu"], "--device tpu"),
+        (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
+    ]:
+        assert main(["kernel", "gelu", str(KERNELS / "fills_out.py"), *arguments]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert len(error.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def one_case(monkeypatch):
+    """One captured case, so that a run is short."""
+
+    def first(slot, options, dice, interpreted):
+        return [next(iter(chosen(slot, options, dice, interpreted))), *edges(slot.name, dice)[:2]]
+
+    chosen = run.chosen_cases
+    monkeypatch.setattr(run, "chosen_cases", first)
+
+
+QUICK = ["--no-whole", "--seconds", "0.2", "--threads", "1", "--seed", "3"]
+
+
+def test_one_bad_file_does_not_stop_the_others(capsys, one_case):
+    files = [str(KERNELS / f"{n}.py") for n in ("no_function", "one_pass_variance", "reference")]
+    assert main(["kernel", "layer_norm", *files, *QUICK]) == 2
+    printed = capsys.readouterr()
+    assert "no_function.py" in printed.err
+    assert printed.out.count("layer_norm  ") == 2
+    assert "PASS: 3 cases" in printed.out
+
+
+def test_16_bits_are_timed_beside_torch_alone(capsys, one_case, tmp_path):
+    path = tmp_path / "kernel.py"
+    path.write_text("from torch.nn.functional import gelu  # noqa: F401\n")
+    assert main(["kernel", "gelu", str(path), *QUICK, "--dtype", "bfloat16"]) == 0
+    printed = capsys.readouterr().out
+    assert "bfloat16 on cpu" in printed
+    assert "vs reference" in printed
+    assert "vs numpy" not in printed
+    path.write_text("ARRAYS = 'numpy'\ngelu = abs\n")
+    assert main(["kernel", "gelu", str(path), *QUICK, "--dtype", "bfloat16"]) == 2
+    assert "NumPy has no bfloat16" in capsys.readouterr().err
+
+
+def test_a_record_is_kept_on_a_quiet_machine_only(capsys, one_case, monkeypatch, tmp_path):
+    path = tmp_path / "runs.jsonl"
+    kernel = str(KERNELS / "reference.py")
+    arguments = ["kernel", "layer_norm", kernel, *QUICK, "--json", str(path)]
+    monkeypatch.setattr(machine.Load, "others", lambda self: 0.5)
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "WARNING: the machine is busy: others used 50%" in printed.out
+    assert "no record" in printed.err
+    assert not path.exists()
+
+    monkeypatch.setattr(machine.Load, "others", lambda self: 0.01)
+    assert main(arguments) == 0
+    monkeypatch.setattr(run, "compete", lambda *_args: None)
+    wrong = ["kernel", "gelu", str(KERNELS / "tanh_gelu.py"), *QUICK, "--json", str(path)]
+    assert main(wrong) == 1
+    capsys.readouterr()
+    right, wrong = map(json.loads, path.read_text().splitlines())
+    assert right["verdict"] == "PASS"
+    assert right["options"]["seed"] == 3
+    assert {"python", "torch", "numpy"} <= set(right["versions"])
+    assert {"cpu", "cores", "system"} <= set(right["machine"])
+    case = right["cases"][0]
+    assert len(case["times"]["candidate"]) >= timing.LEAST_ROUNDS
+    assert set(case["ratios"]) == {"reference", "numpy", timing.TWIN}
+    assert wrong["mistake"] == "tanh GELU"
+    assert not any("times" in c or "ratios" in c for c in wrong["cases"])
+
+    picture = tmp_path / "roof.png"
+    assert main(["kernel", "--show", str(path), "--plot", str(picture)]) == 0
+    printed = capsys.readouterr().out
+    assert "reference.py" in printed
+    assert "tanh GELU" in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_records_that_are_none(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    path.write_text("")
+    with pytest.raises(record.RecordError, match="empty"):
+        record.read(str(path))
+    path.write_text('{"version": 1}\n')
+    with pytest.raises(record.RecordError, match="line 1"):
+        record.read(str(path))

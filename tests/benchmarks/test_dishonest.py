@@ -1,0 +1,92 @@
+"""Every kernel in kernels/ that cheats or is broken is refused, and for its own reason."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.kernel.reasons import REASONS
+from benchmarks.kernel.run import Options, judge_file
+
+KERNELS = Path(__file__).parent / "kernels"
+QUICK = Options(threads=1, seed=7, seconds=0.2, limit=3.0, whole=False)
+
+# file -> slot, code, words of the reason
+REFUSED = {
+    "returns_input": ("layer_norm", "ALIAS", "memory of argument 1"),
+    "returns_one_buffer": ("layer_norm", "ALIAS", "returned the last time"),
+    "caches_by_pointer": ("layer_norm", "STALE", "same addresses"),
+    "caches_by_value": ("layer_norm", "CACHE", "keeps"),
+    "caches_a_few_values": ("mlp", "CACHE", "keeps"),
+    "changes_input": ("layer_norm", "MUTATED", "changes what it is given"),
+    "changes_numpy_input": ("layer_norm", "MUTATED", "read-only"),
+    "skips_last_row": ("layer_norm", "UNWRITTEN", "never written"),
+    "nan_in_corner": ("layer_norm", "NOT_FINITE", "NaN"),
+    "one_wrong_value": ("layer_norm", "WRONG", "row (0, 1499)"),
+    "float16_inside": ("layer_norm", "PRECISION", "noise"),
+    "tf32_rounding": ("linear", "PRECISION", "noise"),
+    "background_thread": ("layer_norm", "THREAD", "thread"),
+    "spins_in_the_rivals_turn": ("layer_norm", "THREAD", "processor time"),
+    "starts_before_go": ("layer_norm", "THREAD", "processor time"),
+    "helper_process": ("layer_norm", "PROCESS", "process"),
+    "only_seen_shapes": ("layer_norm", "SHAPES", "right on the shapes that the encoder has"),
+    "wrong_when_timed": ("layer_norm", "TIMED", "right in the proof"),
+    "sleeps_unless_timed": ("layer_norm", "UNEVEN", "when it is not timed"),
+    "skips_some_calls": ("layer_norm", "TIMED", "right in the proof"),
+    "works_in_a_signal": ("layer_norm", "THREAD", "processor time"),
+    "slows_the_rivals": ("layer_norm", "TAMPERED", "rivals' priority"),
+    "hides_a_check": ("layer_norm", "TAMPERED", "shared"),
+    "patches_the_clock": ("layer_norm", "TAMPERED", "time.perf_counter"),
+    "patches_the_checker": ("layer_norm", "TAMPERED", "torch."),
+    "calls_the_reference": ("layer_norm", "REFERENCE", "imports encoder"),
+    "exits": ("layer_norm", "EXIT", "left the process"),
+    "exits_politely": ("layer_norm", "EXIT", "SystemExit"),
+    "hangs_on_one_case": ("layer_norm", "HANG", "not done after 3 s"),
+    "crashes_on_one_case": ("layer_norm", "CRASH", "segmentation fault"),
+    "lazy_tensor": ("layer_norm", "TYPE", "Later"),
+    "raises_at_third_call": ("layer_norm", "RAISED", "no more workspace"),
+    "returns_float64": ("layer_norm", "DTYPE", "float64"),
+    "returns_meta": ("layer_norm", "DEVICE", "meta"),
+    "drops_an_axis": ("layer_norm", "SHAPE", "expected (1, 1500, 384)"),
+    "writes_to_the_pipe": ("layer_norm", "FORGED", "pipe"),
+    "answers_early": ("layer_norm", "LATE", "after it has said"),
+    "one_pass_variance": ("layer_norm", "WRONG", "large offset"),
+    "tanh_gelu": ("gelu", "WRONG", "noise"),
+    "softmax_overflows": ("softmax", "NOT_FINITE", "huge scores"),
+}
+
+# What a kernel that is wrong by a known mistake is told.
+NAMED = {
+    "one_pass_variance": "one-pass variance",
+    "tanh_gelu": "tanh GELU",
+    "softmax_overflows": "softmax without the maximum taken off",
+    "float16_inside": "float16 inside",
+    "tf32_rounding": "TF32",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_is_refused_for_its_own_reason(name):
+    slot, code, words = REFUSED[name]
+    outcome = judge_file(str(KERNELS / f"{name}.py"), slot, QUICK)
+    assert outcome.code == code, f"{outcome.code}: {outcome.text}"
+    assert words in outcome.text
+    assert not outcome.good
+    assert not outcome.races, "what is wrong has no time"
+    assert (outcome.mistake.name if outcome.mistake else None) == NAMED.get(name)
+
+
+def test_every_kernel_is_tried():
+    honest = {"reference", "two_pass_variance", "fills_out"}
+    unusable = {"no_function", "wrong_signature", "raises_when_loaded"}
+    files = {path.stem for path in KERNELS.glob("*.py")}
+    assert files == set(REFUSED) | honest | unusable
+    assert {code for _, code, _ in REFUSED.values()} <= set(REASONS)
+
+
+def test_the_rest_goes_on_after_a_hang_and_a_crash():
+    for name in ("hangs_on_one_case", "crashes_on_one_case"):
+        outcome = judge_file(str(KERNELS / f"{name}.py"), "layer_norm", QUICK)
+        verdicts = {f.case.label: f.verdict for f in outcome.findings}
+        assert verdicts.pop("one row") == "INVALID"
+        assert len(verdicts) == 7
+        assert set(verdicts.values()) == {"PASS"}

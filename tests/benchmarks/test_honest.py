@@ -1,0 +1,195 @@
+"""What is right passes, on every slot, and is told no more than is known."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.kernel import cli, report, run, slots, templates, timing
+from benchmarks.kernel.cases import Dice
+from benchmarks.kernel.edges import edges
+from benchmarks.kernel.run import Options, judge_file
+from parity import measure
+
+KERNELS = Path(__file__).parent / "kernels"
+EXAMPLES = Path(run.__file__).parents[1] / "examples"
+QUICK = Options(threads=1, seed=11, seconds=0.2, whole=False)
+SMALL = ("mel", "log_scale", "gelu", "linear")  # whose whole proof takes a second
+
+
+@pytest.fixture
+def edges_only(monkeypatch):
+    """Proofs on the small cases alone, without a race."""
+    monkeypatch.setattr(run, "chosen_cases", lambda slot, _o, dice, _i: edges(slot.name, dice))
+    monkeypatch.setattr(run, "compete", lambda *_args: None)
+
+
+def test_the_command_line_knows_the_slots():
+    assert cli.SLOT_NAMES == tuple(slots.SLOTS) == tuple(templates.BODIES)
+    assert tuple(name for name, slot in slots.SLOTS.items() if slot.front_end) == cli.FRONT_END
+
+
+@pytest.mark.parametrize("slot", slots.SLOTS)
+def test_the_template_passes(slot, tmp_path, edges_only):
+    path = tmp_path / "kernel.py"
+    path.write_text(templates.template(slot))
+    outcome = judge_file(str(path), slot, QUICK)
+    assert outcome.good, f"{outcome.code}: {outcome.text}"
+    assert len(outcome.findings) == len(edges(slot, Dice(1)))
+    assert outcome.races == {}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("slot", ["gelu", "layer_norm", "linear", "softmax"])
+def test_the_template_passes_in_16_bits(slot, dtype, tmp_path, edges_only):
+    body = templates.template(slot)
+    if slot == "layer_norm":  # the template's own steps would round six times
+        body = body.replace("centred = x", "centred = x.float()").replace(
+            " - x.mean", "- x.float().mean"
+        )
+        body = body.replace("* weight + bias", "* weight.float() + bias.float()").rstrip()
+        body = body.replace("return centred", "return (centred") + ").to(x.dtype)\n"
+    elif slot == "gelu":
+        body = body.replace("return 0.5 * x", "y = x\n    x = x.float()\n    return (0.5 * x")
+        body = body.rstrip() + ").to(y.dtype)\n"
+    elif slot == "softmax":
+        body = body.replace("(scores - scores", "(scores.float() - scores.float()").rstrip()
+        body = body.replace("return shares /", "return (shares /") + ").to(scores.dtype)\n"
+    path = tmp_path / "kernel.py"
+    path.write_text(body)
+    outcome = judge_file(str(path), slot, Options(threads=1, seed=11, dtype=dtype, whole=False))
+    assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
+
+
+@pytest.mark.parametrize("name", ["layer_norm_c", "layer_norm_numba"])
+def test_an_example_passes_and_its_ratio_is_printed(name):
+    pytest.importorskip("numba")
+    outcome = judge_file(str(EXAMPLES / f"{name}.py"), "layer_norm", QUICK)
+    assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
+    assert outcome.arrays == "numpy"
+    assert len(outcome.races) == 2
+    printed = report.text(outcome)
+    assert "vs reference" in printed
+    assert "vs numpy" in printed
+    assert printed.splitlines()[2].count("x") > 2 or "no difference" in printed
+    for race in outcome.races.values():
+        assert race.checked >= 1
+        assert race.noise < 2
+
+
+@pytest.mark.parametrize(
+    ("slot", "name"), [("layer_norm", "layer_norm_numpy"), ("mlp", "mlp_torch")]
+)
+def test_the_other_examples_pass(slot, name, edges_only):
+    outcome = judge_file(str(EXAMPLES / f"{name}.py"), slot, QUICK)
+    assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
+
+
+TRITON = {
+    "layer_norm_triton": "layer_norm",
+    "mlp_triton": "mlp",
+    "attention_triton": "attention",
+    "log_mel_triton": "log_mel",
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "log_mel_triton" else [])
+        for name in TRITON
+    ],
+)
+def test_triton_is_proved_by_its_interpreter_and_not_timed(name, monkeypatch):
+    pytest.importorskip("triton")
+    if name != "log_mel_triton":  # the captured cases, cut short, and two of the others
+
+        def few(slot, options, dice, interpreted):
+            assert interpreted
+            return [*chosen(slot, options, dice, interpreted)][:3]
+
+        chosen = run.chosen_cases
+        monkeypatch.setattr(run, "chosen_cases", few)
+    outcome = judge_file(str(EXAMPLES / f"{name}.py"), TRITON[name], Options(threads=1, seed=3))
+    assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
+    assert outcome.interpreted
+    assert not outcome.races
+    assert " us" not in report.text(outcome)
+    assert " ms" not in report.text(outcome)
+
+
+def test_two_passes_keep_their_digits_where_one_pass_loses_them():
+    right = judge_file(str(KERNELS / "two_pass_variance.py"), "layer_norm", QUICK)
+    assert right.good
+    offset = {f.case.label: f for f in right.findings}["large offset"]
+    assert offset.noise < 2
+    wrong = judge_file(str(KERNELS / "one_pass_variance.py"), "layer_norm", QUICK)
+    verdicts = {f.case.label: f.verdict for f in wrong.findings}
+    assert verdicts.pop("large offset") == "WRONG"
+    assert set(verdicts.values()) == {"PASS"}
+    assert "one-pass variance" in report.text(wrong)
+
+
+def test_out_is_filled(edges_only):
+    outcome = judge_file(str(KERNELS / "fills_out.py"), "gelu", QUICK)
+    assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
+
+
+def reference_runs(seeds):
+    for seed in seeds:
+        options = Options(threads=1, seed=seed, seconds=0.2, whole=False)
+        outcome = judge_file(str(KERNELS / "reference.py"), "layer_norm", options)
+        assert outcome.verdict == measure.PASS, f"seed {seed}: {outcome.code}: {outcome.text}"
+        for race in outcome.races.values():
+            ratio, counts = race.ratio(timing.REFERENCE)
+            assert not counts, f"seed {seed}: {ratio:.3f}, band {race.band():.3f}"
+
+
+def test_the_reference_is_no_different_from_itself(monkeypatch):
+    def few(slot, options, dice, interpreted):
+        return [*chosen(slot, options, dice, interpreted)][:1]
+
+    chosen = run.chosen_cases
+    monkeypatch.setattr(run, "chosen_cases", few)
+    reference_runs(range(5))
+
+
+@pytest.mark.slow
+def test_the_reference_is_no_different_from_itself_in_100_runs():
+    reference_runs(range(100))
+
+
+@pytest.mark.parametrize("slot", ["layer_norm", "conv1d_gelu", "block", "log_scale"])
+def test_the_encoder_runs_with_the_kernel_in_its_slot(slot, tmp_path, monkeypatch):
+    path = tmp_path / "kernel.py"
+    path.write_text(templates.template(slot))
+    monkeypatch.setattr(run, "chosen_cases", lambda s, _o, dice, _i: edges(s.name, dice)[:1])
+
+    def only_whole(_child, outcome, dice, _say):
+        run.in_place(outcome, dice)
+
+    monkeypatch.setattr(run, "compete", only_whole)
+    options = Options(threads=2, seed=5, seconds=0.1, depth=2)
+    outcome = judge_file(str(path), slot, options)
+    assert outcome.good, f"{outcome.code}: {outcome.text}"
+    whole = outcome.whole
+    names = ["positions", "block.0.mlp_residual", "ln_post"]
+    assert whole.names == (["features"] if slot == "log_scale" else []) + names
+    assert max(whole.noise) < 3
+    assert min(whole.noise) > 0
+    assert [len(t) >= 3 for t in whole.times] == [True, True]
+
+
+def test_an_error_that_only_the_whole_can_see_is_seen(tmp_path, monkeypatch):
+    """Right on every case, wrong where the encoder calls it: with the fence down, it can tell."""
+    path = tmp_path / "kernel.py"
+    path.write_text(
+        "import sys\nimport torch.nn.functional as F\n\n\n"
+        "def layer_norm(x, weight, bias, eps=1e-5):\n"
+        "    eps = 1e-2 if 'encoder' in sys.modules else eps\n"
+        "    return F.layer_norm(x, weight.shape, weight, bias, eps)\n"
+    )
+    monkeypatch.setattr(run, "chosen_cases", lambda s, _o, dice, _i: edges(s.name, dice)[:1])
+    monkeypatch.setattr(run, "compete", lambda _c, outcome, dice, _s: run.in_place(outcome, dice))
+    outcome = judge_file(str(path), "layer_norm", Options(threads=2, seed=5, seconds=0.1, depth=1))
+    assert outcome.code == "WHOLE"
+    assert "positions" not in outcome.text

@@ -1,0 +1,157 @@
+"""The arithmetic of the race, on made-up times, and what the parent sees of a child."""
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.kernel import cases, machine, nursery, timing
+from benchmarks.kernel.host import Child, Refused
+from benchmarks.kernel.slots import SLOTS, least_bytes, results
+
+KERNELS = Path(__file__).parent / "kernels"
+
+
+def made_up(candidate=1e-3, reference=1e-3, twin=1e-3, spread=0.02, n=40, seed=0, **changes):
+    """A race with noise of `spread`, of a kernel that needs a tenth of the time at least."""
+    rng = np.random.default_rng(seed)
+
+    def times(mean):
+        return mean * np.exp(rng.normal(0, spread, n))
+
+    race = timing.Race(
+        times={"": times(candidate), timing.REFERENCE: times(reference), timing.TWIN: times(twin)},
+        lag={name: np.full(n, 5e-5) for name in ("", timing.REFERENCE, timing.TWIN)},
+        copying={name: np.full(n, 1e-4) for name in ("", timing.REFERENCE, timing.TWIN)},
+        events=[],
+        flops=1e5,
+        n_bytes=1e6,
+        roof=machine.Roof(1e10, 1e11),
+        checked=9,
+        noise=1.0,
+        overtime={"": 1e-4, timing.REFERENCE: 1e-4},
+    )
+    return replace(race, **changes)
+
+
+def test_equal_times_are_no_difference():
+    wrong = sum(made_up(seed=seed).ratio(timing.REFERENCE)[1] for seed in range(200))
+    assert wrong == 0
+
+
+def test_a_difference_counts_once_it_is_beyond_the_band():
+    ratio, counts = made_up(candidate=0.5e-3).ratio(timing.REFERENCE)
+    assert ratio == pytest.approx(2, rel=0.05)
+    assert counts
+    ratio, counts = made_up(candidate=2e-3).ratio(timing.REFERENCE)
+    assert ratio == pytest.approx(0.5, rel=0.05)
+    assert counts
+
+
+def test_the_second_copy_sets_the_band():
+    assert made_up().band() == pytest.approx(np.log1p(timing.BAND), rel=0.5)
+    slow_copy = made_up(candidate=0.8e-3, twin=1.3e-3)
+    assert slow_copy.band() > np.log(1.25)
+    assert not slow_copy.ratio(timing.REFERENCE)[1]
+
+
+def test_what_is_fair_is_let_through():
+    timing.fair(made_up())
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"candidate": 5e-5}, "ROOF"),
+        ({"overtime": {"": 5e-3, timing.REFERENCE: 1e-4}}, "THREAD"),
+        (
+            {
+                "copying": {
+                    "": np.full(40, 2e-3),
+                    timing.REFERENCE: np.full(40, 1e-4),
+                    timing.TWIN: np.full(40, 1e-4),
+                }
+            },
+            "LATE",
+        ),
+        ({"events": [1e-4] * 40}, "STREAM"),
+        ({"cores": 2.0, "threads": 1}, "THREAD"),
+    ],
+)
+def test_what_the_times_give_away(changes, code):
+    with pytest.raises(Refused) as refused:
+        timing.fair(made_up(**changes))
+    assert refused.value.code == code
+
+
+def test_the_roof_is_no_lower_than_what_is_reached():
+    bound = machine.roof(1 << 22, torch.float32, threads=1)
+    a, b = np.ones(1 << 19, np.float32), np.empty(1 << 19, np.float32)
+    copying = machine.best(lambda: np.copyto(b, a), 0.1)
+    assert 2 * a.nbytes / copying < bound.bandwidth * timing.ALLOWANCE
+    assert bound.rate > 1e8
+    assert bound.seconds(0, bound.bandwidth) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", SLOTS)
+def test_work_is_counted(name):
+    slot = SLOTS[name]
+    case = cases.captured(name, "tiny", None, torch.float32)[0]
+    if name == "softmax":
+        case = replace(case, args=(case.args[0][:, :1],))
+    flops = slot.flops(*case.args, **case.kwargs)
+    n_bytes = least_bytes(case.args, results(slot, case.args, case.kwargs))
+    assert flops > 1e5
+    assert n_bytes > 4 * 1e5
+    intensity = flops / n_bytes
+    heavy = {"conv1d_gelu", "linear", "qkv", "attention", "mlp", "block"}
+    assert (intensity > 20) == (name in heavy)
+
+
+def test_flops_of_the_products():
+    x, w = torch.empty(2, 7, 11), torch.empty(13, 11)
+    assert SLOTS["linear"].flops(x, w) == 2 * 14 * 11 * 13
+    q = torch.empty(2, 3, 5, 64)
+    assert SLOTS["attention"].flops(q, q, q) == 2 * 3 * 5 * 5 * (4 * 64 + 4)
+
+
+def test_contents_change_and_shapes_stay():
+    dice = cases.Dice(1)
+    base = torch.arange(1.0, 61).view(3, 20)[:, ::2]
+    case = cases.Case("x", (base,))
+    first, second = dice.vary(case).args[0], dice.vary(case).args[0]
+    assert first.shape == base.shape
+    assert first.stride() == base.stride()
+    assert not torch.equal(first, second)
+    assert float((first / base - 1).abs().max()) <= 0.051
+    bits = dice.vary(replace(case, vary="bits")).args[0]
+    assert set(bits.unique().tolist()) <= {0.0, 1.0}
+    same = cases.Dice(1)
+    assert torch.equal(same.vary(case).args[0], first)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_the_parent_sees_processor_time_and_processes_of_others():
+    before = nursery.processor_time(os.getpid())
+    end = time.process_time() + 0.05
+    while time.process_time() < end:
+        pass
+    assert nursery.processor_time(os.getpid()) - before > 0.04
+    order = {
+        "path": str(KERNELS / "reference.py"),
+        "slot": "layer_norm",
+        "threads": 1,
+        "device": "cpu",
+    }
+    with Child(order) as child:
+        assert nursery.descendants(child.pid) == []
+        assert child.pid in nursery.children
+        idle = nursery.processor_time(child.pid)
+        time.sleep(0.05)
+        assert nursery.processor_time(child.pid) - idle < 0.02
+        assert child.memory() > 1 << 20
+    assert child.pid == 0
