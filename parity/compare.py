@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -213,23 +214,21 @@ def compare_with(
     about = [subject.describe()]
     if held is not None:
         truth, floors, missing = from_reference(held, subject, tensors)
+        floors |= floors_in_16_bits(subject, held, truth, tensors)
     elif forced:
-        truth, floors, missing = forced_truth(subject, tensors), {}, []
+        truth, missing = forced_truth(subject, tensors), []
+        far = [stage for stage in tensors if not set(inputs(stage, order)) <= set(tensors)]
+        floors = port_floors(subject, free_truth(subject, far), tensors)
     else:
-        truth, floors, missing = free_truth(subject, list(tensors)), None, []
-    if floors is None:  # all stages of a type in one run of the right port
-        for dtype in {tensor.dtype for tensor in tensors.values()}:
-            subject.floors({s: truth[s] for s, t in tensors.items() if t.dtype == dtype}, dtype)
+        truth, missing = free_truth(subject, list(tensors)), []
+        floors = port_floors(subject, truth, tensors)
     results, cases = [], {}
     passed = None
     for stage, tensor in tensors.items():
         if stage not in truth:
             raise ParityError(f"the reference has no stage {stage}, which was given")
-        if floors is None:
-            floor = subject.floors({stage: truth[stage]}, tensor.dtype)[stage]
-        else:
-            least = measure.least_floor(truth[stage], tensor.dtype)
-            floor = max(floors.get(stage, 0.0), least)
+        least = measure.least_floor(truth[stage], tensor.dtype)
+        floor = max(floors.get(stage, 0.0), least)
         sampled = (given.sampled.get(stage), held.sampled.get(stage) if held else None)
         result, values = judge(stage, tensor, truth[stage], floor, *sampled)
         results.append(result)
@@ -390,6 +389,65 @@ def forced_truth(subject: Subject, tensors: dict[str, Tensor]) -> dict[str, Arra
         raise ParityError("forced comparison takes one clip; given a batch")
     subject.run(force, encoder=any(name not in stages.front_end_names() for name in tensors))
     return truth
+
+
+def inputs(stage: str, order: list[str]) -> list[str]:
+    """What the stage is a single step away from, and more: its own part, and the end of the last.
+
+    The parts are the front end, the stem, each block, and the final norm.
+    """
+    before = order[: order.index(stage)]
+    own = [name for name in before if part(name) == part(stage)]
+    return before[len(before) - len(own) - 1 :] if len(own) < len(before) else own
+
+
+def part(stage: str) -> str:
+    block = re.match(r"block\.\d+\.", stage)
+    if block or stage == "ln_post":
+        return block[0] if block else stage
+    return "front end" if stage in stages.front_end_names() else "stem"
+
+
+def port_floors(
+    subject: Subject,
+    truth: dict[str, Array],
+    tensors: dict[str, Tensor],
+    view: Callable[[str, Array], Array] = lambda _, tensor: tensor,
+) -> dict[str, float]:
+    """The noise of a right port, each stage in its tensor's type: one run for each type."""
+    floors: dict[str, float] = {}
+    for dtype in {tensors[stage].dtype for stage in truth}:
+        of_type = {stage: t for stage, t in truth.items() if tensors[stage].dtype == dtype}
+        floors |= subject.floors(of_type, dtype, view)
+    return floors
+
+
+def floors_in_16_bits(
+    subject: Subject, held: Dump, truth: dict[str, Array], tensors: dict[str, Tensor]
+) -> dict[str, float]:
+    """The noise of a right port in 16 bits: a reference publishes that of float32 alone.
+
+    Empty where the clip or the model is not here to run one.
+    """
+
+    def view(stage: str, tensor: Array) -> Array:
+        if stage not in held.sampled:
+            return tensor
+        flat = as_pairs(tensor).reshape(-1)
+        return np.asarray(flat[sample_positions(stage, flat.size)])
+
+    runs = set(order_of(subject)) if subject.audio is not None else set()
+    narrow = [s for s, t in tensors.items() if t.dtype in ("float16", "bfloat16")]
+    wanted = {stage: truth[stage] for stage in narrow if stage in truth and stage in runs}
+    return port_floors(subject, wanted, tensors, view)
+
+
+def order_of(subject: Subject) -> list[str]:
+    """The stages that can be computed."""
+    front = stages.front_end_names()
+    if subject.model is None:
+        return front
+    return front + stages.encoder_names(subject.model.config.n_audio_layer)
 
 
 def from_reference(

@@ -139,19 +139,28 @@ class Subject:
             raise ParityError("encoder stages need the model that made them: pass --model")
         return self.model
 
-    def floors(self, truth: dict[str, Array], dtype: str) -> dict[str, float]:
-        """rms noise of a right implementation in this type, for these stages of the truth."""
+    def floors(
+        self,
+        truth: dict[str, Array],
+        dtype: str,
+        view: Callable[[str, Array], Array] = lambda _, tensor: tensor,
+    ) -> dict[str, float]:
+        """rms noise of a right implementation in this type, for these stages of the truth.
+
+        `view(stage, tensor)` is what the truth holds of a stage; what has another shape is left
+        out.
+        """
         missing = {name for name in truth if (name, dtype) not in self._floors}
 
         def weigh(stage: str, tensor: Array) -> Array:
-            if stage in missing:
-                self._floors[stage, dtype] = measure.noise_floor(truth[stage], tensor, dtype)
+            if stage in missing and (seen := view(stage, tensor)).shape == truth[stage].shape:
+                self._floors[stage, dtype] = measure.noise_floor(truth[stage], seen, dtype)
             return tensor
 
         if missing:
             encoder = bool(missing - set(stages.front_end_names()))
             self.run_right_port(weigh, encoder, "float32" if dtype == "float64" else dtype)
-        return {name: self._floors[name, dtype] for name in truth}
+        return {name: self._floors[name, dtype] for name in truth if (name, dtype) in self._floors}
 
     def right_port(self, wanted: Iterable[str], dtype: str) -> dict[str, Array]:
         """These stages as a right implementation has them in this type."""

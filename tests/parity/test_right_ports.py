@@ -7,13 +7,17 @@ from dataclasses import dataclass
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 
+import encoder
 import melfront
 import parity
 from encoder import EncoderConfig, WhisperEncoder
 from parity import toy
+from parity.dump import dump
+from parity.signals import SIGNALS
 from parity.truth import load_model
 from tests.encoder.peers import TOY
 from tests.parity import ports
@@ -22,7 +26,8 @@ from tests.signals import Signal, signals
 pytestmark = pytest.mark.filterwarnings("ignore:n_fft=400 is too large:UserWarning")
 
 DTYPES = ("float32", "float32", "float16", "bfloat16")
-SHORTEST = 1600  # samples: see test_of_one_frame
+# samples, ten frames: of one or two frames the noise is a handful of numbers, and says little.
+SHORTEST = 1600
 
 
 @dataclass(frozen=True)
@@ -166,6 +171,40 @@ def test_encoder(case):
 @settings(max_examples=350)
 def test_encoder_at_length(case):
     case.check()
+
+
+def right_stages(name: str, dtype: str) -> dict[str, torch.Tensor]:
+    """Every encoder stage of a model as a right port in this type has it."""
+    config = MODELS[name].config
+    audio = SIGNALS["toy"].make()[: config.n_frames * 160]
+    mel = melfront.log_mel(audio, n_mels=config.n_mels, pad_to=config.n_frames / 100)
+    model = ports.in_type(MODELS[name], dtype)
+    trace = encoder.trace(model, torch.from_numpy(mel)[None].to(getattr(torch, dtype)))
+    return {stage: tensor[0] for stage, tensor in trace.items()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["toy", "toy-quiet"])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_against_a_reference(tmp_path, name, dtype, sampled):
+    """A reference publishes the noise of float32, and 16-bit types have more of it."""
+    clip, path = tmp_path / "clip.wav", tmp_path / "truth.npz"
+    soundfile.write(clip, SIGNALS["toy"].make(), 16_000, subtype="FLOAT")
+    dump(path, clip, f"formula:{name}", sample=sampled)
+    report = parity.compare(right_stages(name, dtype), path)
+    assert report.ok, report
+
+
+@given(data=st.data(), name=st.sampled_from(sorted(MODELS)), dtype=st.sampled_from(DTYPES))
+@settings(max_examples=25)
+def test_forced(data, name, dtype):
+    """Whichever stages are given: with few of them, each is many steps from the one before."""
+    stages = right_stages(name, dtype)
+    wanted = data.draw(st.sets(st.sampled_from(list(stages)), min_size=1))
+    given = {stage: tensor for stage, tensor in stages.items() if stage in wanted}
+    audio = SIGNALS["toy"].make()
+    report = parity.compare(given, audio=audio, model=MODELS[name], forced=True)
+    assert report.ok, report
 
 
 @pytest.mark.slow
