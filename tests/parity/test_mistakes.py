@@ -105,7 +105,7 @@ def visible_alone(pair, clip) -> bool:
 @pytest.mark.parametrize(
     ("count", "least"),
     [
-        pytest.param(4, 3, id="4"),
+        pytest.param(3, 3, id="3"),
         pytest.param(60, 54, id="60", marks=pytest.mark.slow),
     ],
 )
@@ -244,7 +244,14 @@ UNKNOWN = {
 }
 
 
-@pytest.mark.parametrize("kind", sorted(UNKNOWN))
+# All pairs of mistakes are tried for each.
+SOON = ("0.3 dB louder", "hop of 161")
+KINDS = [
+    pytest.param(kind, marks=[] if kind in SOON else [pytest.mark.slow]) for kind in sorted(UNKNOWN)
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_fits_no_entry(kind):
     features = UNKNOWN[kind](stretched(TRANSFORMERS)).astype(np.float32)
     report = compare({"features": features}, n_mels=80)

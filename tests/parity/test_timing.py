@@ -65,6 +65,7 @@ def test_help_and_usage_errors_at_once(arguments, status):
     pytest.fail(f"{min(seconds):.1f} s")
 
 
+@pytest.mark.quiet
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["symmetric window", "not in the catalogue"])
 def test_a_front_end_dump(tmp_path, sample, name):
@@ -79,6 +80,7 @@ def test_a_front_end_dump(tmp_path, sample, name):
     assert seconds <= (5 if known else 10)
 
 
+@pytest.mark.quiet
 @pytest.mark.slow
 def test_the_last_hidden_state_of_tiny(tmp_path, sample):
     model = load_model("formula:tiny")
