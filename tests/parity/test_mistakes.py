@@ -105,7 +105,7 @@ def visible_alone(pair, clip) -> bool:
 @pytest.mark.parametrize(
     ("count", "least"),
     [
-        pytest.param(3, 3, id="3"),
+        pytest.param(4, 3, id="4"),
         pytest.param(60, 54, id="60", marks=pytest.mark.slow),
     ],
 )
