@@ -205,8 +205,11 @@ def check_samples(clip: Any, name: str) -> None:
     if is_tensor(clip):
         if clip.device.type != "cpu":
             return
+        least, most = (float(value) for value in clip.detach().aminmax())
         clip = clip.detach().numpy()
-    peak = max(clip.max(), -clip.min())  # NaN and infinity both come through max and min
+    else:
+        least, most = clip.min(), clip.max()
+    peak = max(most, -least)  # NaN and infinity both come through max and min
     if peak <= MAX_AMPLITUDE:
         return
     bad = np.flatnonzero(~np.isfinite(clip))

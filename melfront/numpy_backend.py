@@ -1,4 +1,4 @@
-"""The front end in float32 NumPy, fast: the same numbers as `oracle.py` to rounding, no torch.
+"""The front end in NumPy, fast: the same numbers as `oracle.py` to a float32's rounding, no torch.
 
 What is done differently, and why:
 
@@ -7,10 +7,10 @@ What is done differently, and why:
   side by side, and each filter weight is given twice. No pass adds them up.
 - A filter is zero nearly everywhere (394 of 25,728 weights are not), and neighbours overlap: the
   product is done in bands of neighbouring filters, each over the frequencies that they cover.
-- The Fourier transform alone is done in float64 and rounded after it, as transformers' NumPy path
-  does: a float32 one spreads its rounding over all frequencies, and next to a loud tone that
-  moves a feature by 1e-4. With blocks of this size it takes no more time.
-- Frames are taken in blocks that stay in the cache, so that an hour needs no more than 30 s does.
+- Frames are taken in blocks that stay in the cache, and are cut out of the clip block by block, so
+  that an hour needs no more memory than 30 s beside its features.
+- All of it is float64 up to the features. NumPy's Fourier transform takes as long in float32, and
+  would spread its rounding over all frequencies: next to a loud tone that moves a feature by 1e-4.
 
     # L samples  N n_fft = 400  F frames, H that hear the clip, G in a block
     # K frequencies = 201  M mel bins
@@ -18,6 +18,8 @@ What is done differently, and why:
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -25,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import oracle
-from .audio import Clips
+from .audio import Clips, is_tensor
 from .conventions import HOP_LENGTH, N_FFT, TRANSFORMERS, Convention
 
-BLOCK = 128  # frames: 128 x 402 doubles are 0.4 MB
-N_BANDS = 8
+BLOCK = 256  # frames: 256 x 402 doubles are 0.8 MB
+N_BANDS = 16
 
 
 class Band(NamedTuple):
@@ -37,26 +39,27 @@ class Band(NamedTuple):
 
     mels: slice
     parts: slice
-    weights: NDArray[Any]  # (mels, parts), C order
+    weights: NDArray[np.float64]  # (parts, mels), C order
 
 
 @lru_cache(maxsize=16)
-def bands(n_mels: int, dtype: str) -> list[Band]:
-    """The filter bank in at most N_BANDS bands, which hold every weight that is not zero."""
-    doubled = np.repeat(oracle.filters(TRANSFORMERS, n_mels), 2, axis=1).astype(dtype)  # (M, 2K)
+def bands(n_mels: int, n_bands: int) -> list[Band]:
+    """The filter bank in at most n_bands bands, which hold every weight that is not zero."""
+    doubled = np.repeat(oracle.filters(TRANSFORMERS, n_mels), 2, axis=1)  # (M, 2K)
     result = []
-    for mels in np.array_split(np.arange(n_mels), min(N_BANDS, n_mels)):
+    for mels in np.array_split(np.arange(n_mels), min(n_bands, n_mels)):
         rows = doubled[mels[0] : mels[-1] + 1]
         used = np.flatnonzero(rows.any(axis=0))
         # More bins than the spectrum can tell apart leave filters with no frequency in them.
         parts = slice(used[0], used[-1] + 1) if len(used) else slice(0, 1)
-        result.append(Band(slice(mels[0], mels[-1] + 1), parts, rows[:, parts].copy()))
+        result.append(Band(slice(mels[0], mels[-1] + 1), parts, rows[:, parts].T.copy()))
     return result
 
 
 @lru_cache(maxsize=1)
-def window() -> NDArray[np.float64]:
-    return oracle.window(TRANSFORMERS)
+def windows() -> NDArray[np.float64]:
+    """The window once for every frame of a block: NumPy multiplies faster than it broadcasts."""
+    return np.tile(oracle.window(TRANSFORMERS), (BLOCK, 1))  # (G, N)
 
 
 class Layout(NamedTuple):
@@ -71,41 +74,93 @@ class Layout(NamedTuple):
         # Frame f starts at 160 f - 200: it hears the clip while that is below n.
         return cls(n_frames, min(n_frames, -(-(n + N_FFT // 2) // HOP_LENGTH)))
 
+    def blocks(self, size: int) -> Iterator[slice]:
+        """The frames that hear the clip, `size` at a time."""
+        for first in range(0, self.n_heard, size):
+            yield slice(first, min(first + size, self.n_heard))
 
-def padded(clip: NDArray[Any], length: int, n_heard: int, dtype: str) -> NDArray[Any]:
-    """`oracle.pad` of the clip, as far as the frames that hear it reach: (n,) -> (P,)."""
+
+_of_this_thread = threading.local()
+
+
+def workspace(purpose: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
+    """Memory for what does not leave this module, the same in each call of this thread.
+
+    Memory that is new has to be mapped page by page, which takes longer than the work in it.
+    """
+    kept: dict[Any, NDArray[Any]] = vars(_of_this_thread)
+    if (purpose, shape, dtype) not in kept:
+        kept[purpose, shape, dtype] = np.empty(shape, dtype)
+    return kept[purpose, shape, dtype]
+
+
+def heard_by(block: slice, clip: Any, length: int, x: Any) -> Any:
+    """The samples of `oracle.pad` of the clip that these frames hear: (n,) -> (P,).
+
+    Arrays or tensors. Amid the clip they are a part of it, at its edges they are written to x.
+    """
     half = N_FFT // 2
-    reach = (n_heard - 1) * HOP_LENGTH + half  # first sample that no such frame hears
-    x = np.zeros(half + max(reach, half + 1), dtype=dtype)
-    clip = clip[: len(x) - half]
-    x[half : half + len(clip)] = clip
-    x[:half] = x[2 * half : half : -1]
-    beyond = reach - length  # the right edge is heard only if the clip fills the whole length
+    start = block.start * HOP_LENGTH - half
+    stop = (block.stop - 1) * HOP_LENGTH + half
+    if start >= 0 and stop <= len(clip) and clip.dtype == x.dtype:
+        return clip[start:stop]
+    # The left edge mirrors sample 200, which the first frame on its own does not hear.
+    x = x[: max(stop, half + 1) - start]
+    first, last = max(start, 0), min(start + len(x), len(clip))
+    x[first - start : last - start] = clip[first:last]
+    x[last - start :] = 0
+    if start < 0:
+        x[:half] = flip(x[half + 1 : 2 * half + 1])
+    beyond = stop - length  # the right edge is heard only if the clip fills the whole length
     if beyond > 0:
-        edge = half + length
-        x[edge : edge + beyond] = x[edge - 2 : edge - 2 - beyond : -1]
+        edge = length - start
+        x[edge : edge + beyond] = flip(x[edge - 1 - beyond : edge - 1])
     return x
 
 
-def log_power(clip: NDArray[Any], length: int, n_mels: int, dtype: str) -> NDArray[Any]:
-    """One clip (n,), padded to `length`, to the natural logarithm of its mel power, (M, F)."""
-    n_frames, n_heard = Layout.of(len(clip), length)
-    x = padded(clip, length, n_heard, dtype)
-    frames = np.lib.stride_tricks.sliding_window_view(x, N_FFT)[::HOP_LENGTH][:n_heard]  # (H, N)
-    filters = bands(n_mels, dtype)
-    mel = np.empty((n_mels, n_frames), dtype=dtype)
-    for first in range(0, n_heard, BLOCK):
-        block = slice(first, min(first + BLOCK, n_heard))
-        spectrum = np.fft.rfft(frames[block] * window())  # (G, K)
-        parts = spectrum.view(np.float64).astype(dtype, copy=False)  # (G, 2K)
-        np.multiply(parts, parts, out=parts)
-        for band in filters:
-            np.matmul(band.weights, parts[:, band.parts].T, out=mel[band.mels, block])
-    heard = mel[:, :n_heard]
-    np.maximum(heard, TRANSFORMERS.log_floor, out=heard)
-    np.log(heard, out=heard)
-    mel[:, n_heard:] = np.log(TRANSFORMERS.log_floor)
+def flip(x: Any) -> Any:
+    return x.flip(0) if is_tensor(x) else x[::-1]
+
+
+def mel_power(clip: NDArray[Any], length: int, n_mels: int, block: slice) -> NDArray[np.float64]:
+    """The mel power of these frames of a clip (n,), padded to `length`: (G, M), in a workspace."""
+    x = workspace("heard", (BLOCK * HOP_LENGTH + N_FFT,), "float64")
+    x = heard_by(block, clip, length, x)
+    n_frames, step = block.stop - block.start, HOP_LENGTH * x.itemsize
+    frames = np.lib.stride_tricks.as_strided(x, (n_frames, N_FFT), (step, x.itemsize))  # (G, N)
+    windowed = workspace("windowed", (BLOCK, N_FFT), "float64")[:n_frames]  # (G, N)
+    spectrum = workspace("spectrum", (BLOCK, N_FFT // 2 + 1), "complex128")[:n_frames]  # (G, K)
+    mel = workspace("mel", (BLOCK, n_mels), "float64")[:n_frames]  # (G, M)
+    np.multiply(frames, windows()[:n_frames], out=windowed)
+    np.fft.rfft(windowed, out=spectrum)
+    parts = spectrum.view(np.float64)  # (G, 2K)
+    np.multiply(parts, parts, out=parts)
+    for mels, part, weights in bands(n_mels, N_BANDS):
+        np.matmul(parts[:, part], weights, out=mel[:, mels])
     return mel
+
+
+def log_mel_one(
+    clip: NDArray[Any], length: int, convention: Convention, out: NDArray[np.float32]
+) -> float:
+    """Features of a clip (n,) into out (M, F), before the clamp. Returns the loudest of them."""
+    n_mels, n_frames = out.shape
+    total = length + convention.extra_padding
+    layout = Layout.of(len(clip), total)
+    scale = 1 / (np.log(10) * convention.divisor)  # of a natural logarithm
+    offset = convention.offset / convention.divisor
+    silence = loudest = np.log(convention.log_floor) * scale + offset
+    for block in layout.blocks(BLOCK):
+        mel = mel_power(clip, total, n_mels, block)  # (G, M)
+        np.maximum(mel, convention.log_floor, out=mel)
+        np.log(mel, out=mel)  # three times as fast as log10
+        mel *= scale
+        mel += offset
+        loudest = max(loudest, mel.max())
+        # Frames that only the extra padding makes count for the maximum, and are no features.
+        out[:, block] = mel[: max(0, n_frames - block.start)].T
+    out[:, layout.n_heard :] = silence
+    return float(loudest)
 
 
 def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> NDArray[np.float32]:
@@ -113,21 +168,18 @@ def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> N
 
     `convention` is one of the named ones. Reproduces `oracle.run`.
     """
-    dtype = convention.precision
-    total = length + convention.extra_padding
-    n_frames = length // HOP_LENGTH
-    logs = [log_power(clip, total, n_mels, dtype) for clip in clips.arrays]
-    loudest = [mel.max() for mel in logs]
+    bands(n_mels, N_BANDS)  # raises for a number of bins that cannot be
+    shape = (len(clips.arrays), n_mels, length // HOP_LENGTH)
+    features = np.empty(shape, dtype=np.float32)  # (B, M, F)
+    loudest = [
+        log_mel_one(clip, length, convention, out)
+        for clip, out in zip(clips.arrays, features, strict=True)
+    ]
     if convention.max_scope == "batch":
-        loudest = [max(loudest)] * len(logs)
-    features = np.empty((len(logs), n_mels, n_frames), dtype=np.float32)
-    to_features = 1 / (np.log(10) * convention.divisor)  # of a natural logarithm
-    quietest = convention.dynamic_range * np.log(10)
-    for out, mel, top, clip in zip(features, logs, loudest, clips.arrays, strict=True):
-        mel = mel[:, :n_frames]
-        np.maximum(mel, top - quietest, out=mel)
-        np.multiply(mel, to_features, out=out)
-        out += convention.offset / convention.divisor
+        loudest = [max(loudest)] * len(loudest)
+    for out, top, clip in zip(features, loudest, clips.arrays, strict=True):
+        # Rounding keeps the order, so the clamp can come after it.
+        np.maximum(out, np.float32(top - convention.dynamic_range / convention.divisor), out=out)
         if convention.fill is not None:
             out[:, len(clip) // HOP_LENGTH :] = convention.fill
     return features if clips.batched else features[0]

@@ -286,7 +286,27 @@ def log_mel(
 
 
 def trace(audio: object, **options: Any) -> dict[str, Array]:
-    """Every stage of `log_mel(audio, **options)`, name to tensor, in order."""
+    """Every stage of `log_mel(audio, **options)`, name to tensor, in order.
+
+    Exercises. Break one decision. Say which stage goes wrong first, and where; only then run it:
+
+        from dataclasses import replace
+        import melfront, parity
+
+        audio = melfront.load_audio("reference_data/sample.flac")
+        broken = replace(melfront.CONVENTIONS["transformers"], CHANGE)
+        report = parity.compare(melfront.oracle.trace(audio, convention=broken), audio=audio)
+        print(report)
+
+    1. CHANGE is `pad_mode="constant"`: the edges are zeros, not mirrored. How many of the 3000
+       frames go wrong, and why none at the end?
+    2. CHANGE is `log_floor=1e-8`: 100 times as high. Most of the clip is silence. Which stages are
+       wrong, and why is the last one right?
+    3. CHANGE is `max_scope="batch"`: one maximum for all clips. Run it as it is, and again with
+       `audio = [audio, audio / 1000]`. Which clip is wrong, and from which stage on?
+
+    The answers are in tests/test_exercises.py.
+    """
     stages: dict[str, Array] = {}
 
     def keep(stage: str, tensor: Array) -> Array:

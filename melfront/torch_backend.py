@@ -1,7 +1,8 @@
 """The front end in torch: any device, batched, differentiable, the same numbers as `oracle.py`.
 
-It works as `numpy_backend.py` does, whose head says why: only frames that hear the clip are
-computed, and the filter bank, doubled for real and imaginary parts, is applied in bands.
+Two ways lead to them. `features_by_autograd` is what torch users would write, for any device and
+under autograd. `features_in_place` is for inference on a CPU: it works as `numpy_backend.py` does,
+whose head says why, block by block, in memory that it takes once.
 
     # B clips  L samples  N n_fft = 400  F frames, H that hear the clips, G in a block
     # K frequencies = 201  M mel bins
@@ -9,8 +10,12 @@ computed, and the filter bank, doubled for real and imaginary parts, is applied 
 
 from __future__ import annotations
 
+import math
+import threading
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,9 +28,10 @@ from .conventions import (
     Convention,
     named_convention,
 )
-from .numpy_backend import Layout, bands
+from .numpy_backend import Layout, bands, heard_by
 
-BLOCK = 512  # frames: 512 x 402 floats are 0.8 MB
+BLOCK = 1024  # frames: fewer leave torch's overhead in sight, more leave the cache
+N_BANDS = 8
 LOG10_FLOOR = -10.0  # log10(LOG_FLOOR)
 
 
@@ -34,16 +40,60 @@ def constants(
     n_mels: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, list[tuple[slice, slice, Tensor]]]:
     """Window and bands of the filter bank, made once per device and kept there."""
-    name = str(dtype).removeprefix("torch.")
     with torch.inference_mode(False):  # what is made in inference mode could not be used outside
         # torch's float32 window is 2e-7 off, as much as the FFT's rounding; next to a loud tone
         # that moves a feature by 2e-4. It is transformers' window, so we move along with it.
         window = torch.hann_window(N_FFT, dtype=dtype, device=device)
         filters = [
-            (band.mels, band.parts, torch.from_numpy(band.weights).to(device))
-            for band in bands(n_mels, name)
+            (mels, part, torch.from_numpy(weights.T.copy()).to(device, dtype))
+            for mels, part, weights in bands(n_mels, N_BANDS)
         ]
     return window, filters
+
+
+def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> Tensor:
+    """Checked clips of up to `length` samples to features, (M, F) or (B, M, F), on their device.
+
+    `convention` is one of the named ones. float64 clips give float64, all others float32.
+    Reproduces `oracle.run`.
+    """
+    given = clips.arrays[0]
+    recorded = torch.is_grad_enabled() and any(clip.requires_grad for clip in clips.arrays)
+    plain = given.device.type == "cpu" and not recorded and not torch.compiler.is_compiling()
+    way = features_in_place if plain else features_by_autograd
+    features = way(clips.arrays, length, n_mels, convention)  # (B, M, F)
+    if convention.fill is not None:
+        ends = torch.tensor([len(clip) // HOP_LENGTH for clip in clips.arrays], device=given.device)
+        frames = torch.arange(features.shape[-1], device=given.device)
+        features = features.masked_fill(frames >= ends[:, None, None], convention.fill)
+    features = features.to(given.dtype)
+    return features if clips.batched else features[0]
+
+
+def features_by_autograd(
+    clips: list[Tensor], length: int, n_mels: int, convention: Convention
+) -> Tensor:
+    """Clips to features (B, M, F), in steps that autograd can follow."""
+    total = length + convention.extra_padding
+    n_heard = Layout.of(max(len(clip) for clip in clips), total).n_heard
+    x = pad(clips, total, n_heard)
+    if convention.precision == "float64":
+        x = x.double()
+    frames = x.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
+    window, filters = constants(n_mels, frames.dtype, frames.device)
+    spectrum = torch.fft.rfft(frames * window)  # (B, H, K)
+    parts = torch.view_as_real(spectrum).flatten(-2).square()  # (B, H, 2K)
+    mel = torch.cat([weights @ parts[..., part].mT for _, part, weights in filters], dim=-2)
+    log = mel.clamp(min=convention.log_floor).log10()  # (B, M, H)
+
+    loudest = log.amax() if convention.max_scope == "batch" else log.amax((1, 2), keepdim=True)
+    least = loudest - convention.dynamic_range
+    silence = torch.clamp(least, min=LOG10_FLOOR)
+    wanted = length // HOP_LENGTH
+    heard = torch.maximum(log, least)[..., :wanted]
+    tail = silence.expand(len(heard), n_mels, wanted - heard.shape[-1])
+    clamped = torch.cat([heard, tail], dim=-1)  # (B, M, F)
+    return (clamped + convention.offset) / convention.divisor
 
 
 def pad(clips: list[Tensor], length: int, n_heard: int) -> Tensor:
@@ -58,63 +108,76 @@ def pad(clips: list[Tensor], length: int, n_heard: int) -> Tensor:
     return torch.cat([left, x, right], dim=-1)
 
 
-def mel_power(frames: Tensor, n_mels: int) -> Tensor:
-    """Frames (B, F, N) to mel power (B, M, F), in steps that autograd can follow."""
-    window, filters = constants(n_mels, frames.dtype, frames.device)
-    spectrum = torch.fft.rfft(frames * window)  # (B, F, K)
-    parts = torch.view_as_real(spectrum).flatten(-2).square()  # (B, F, 2K)
-    return torch.cat([weights @ parts[..., part].mT for _, part, weights in filters], dim=-2)
+@torch.no_grad()
+def features_in_place(
+    clips: list[Tensor], length: int, n_mels: int, convention: Convention
+) -> Tensor:
+    """Clips on the CPU to features (B, M, F)."""
+    dtype = torch.float64 if convention.precision == "float64" else clips[0].dtype
+    constants(n_mels, dtype, clips[0].device)  # raises for a number of bins that cannot be
+    shape = (len(clips), n_mels, length // HOP_LENGTH)
+    features = clips[0].new_empty(shape, dtype=dtype)  # (B, M, F)
+    loudest = [
+        before_clamp(clip, length, convention, out)
+        for clip, out in zip(clips, features, strict=True)
+    ]
+    if convention.max_scope == "batch":
+        loudest = [torch.stack(loudest).amax()] * len(clips)
+    for out, top in zip(features, loudest, strict=True):
+        # Rounding keeps the order, so the clamp can come after it.
+        out.clamp_(min=top - convention.dynamic_range / convention.divisor)
+    return features
 
 
-def mel_power_blocked(frames: Tensor, n_mels: int) -> Tensor:
-    """`mel_power` clip by clip in blocks that stay in the cache, in place: the CPU's way."""
-    window, filters = constants(n_mels, frames.dtype, frames.device)
-    mel = frames.new_empty(len(frames), n_mels, frames.shape[1])  # (B, M, F)
-    for clip, out in zip(frames, mel, strict=True):
-        for first in range(0, len(clip), BLOCK):
-            block = slice(first, first + BLOCK)
-            parts = torch.view_as_real(torch.fft.rfft(clip[block] * window)).flatten(-2)  # (G, 2K)
-            parts.mul_(parts)
-            for mels, part, weights in filters:
-                torch.mm(weights, parts[:, part].mT, out=out[mels, block])
+def before_clamp(clip: Tensor, length: int, convention: Convention, out: Tensor) -> Tensor:
+    """Features of a clip (n,) into out (M, F), before the clamp. Returns the loudest, a scalar."""
+    n_mels, n_frames = out.shape
+    total = length + convention.extra_padding
+    layout = Layout.of(len(clip), total)
+    scale = 1 / (math.log(10) * convention.divisor)  # of a natural logarithm
+    offset = out.new_tensor(convention.offset / convention.divisor)
+    silence = offset + math.log(convention.log_floor) * scale
+    loudest = [silence]
+    for block in layout.blocks(BLOCK):
+        mel = mel_power(clip, total, n_mels, block, out.dtype)  # (M, G)
+        log = mel.clamp_(min=convention.log_floor).numpy()
+        np.log(log, out=log)  # as fast as torch's on four cores
+        loudest.append(mel.amax() * scale + offset)
+        # Frames that only the extra padding makes count for the maximum, and are no features.
+        n_kept = max(0, n_frames - block.start)
+        torch.add(offset, mel[:, :n_kept], alpha=scale, out=out[:, block])
+    out[:, layout.n_heard :] = silence
+    return torch.stack(loudest).amax()
+
+
+def mel_power(clip: Tensor, length: int, n_mels: int, block: slice, dtype: torch.dtype) -> Tensor:
+    """The mel power of these frames of a clip (n,), padded to `length`: (M, G), in a workspace."""
+    window, filters = constants(n_mels, dtype, clip.device)
+    x = workspace("heard", (BLOCK * HOP_LENGTH + N_FFT,), dtype)
+    x = heard_by(block, clip, length, x)
+    n_frames = block.stop - block.start
+    frames = x.unfold(0, N_FFT, HOP_LENGTH)[:n_frames]  # (G, N)
+    windowed = workspace("windowed", (BLOCK, N_FFT), dtype)[:n_frames]  # (G, N)
+    mel = workspace("mel", (n_mels * BLOCK,), dtype)[: n_mels * n_frames]
+    mel = mel.view(n_mels, n_frames)  # (M, G)
+    torch.mul(frames, window, out=windowed)
+    parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)  # (G, 2K)
+    parts.mul_(parts)
+    for mels, part, weights in filters:
+        torch.mm(weights, parts[:, part].mT, out=mel[mels])
     return mel
 
 
-def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> Tensor:
-    """Checked clips of up to `length` samples to features, (M, F) or (B, M, F), on their device.
+_of_this_thread = threading.local()
 
-    `convention` is one of the named ones. float64 clips give float64, all others float32.
-    Reproduces `oracle.run`.
-    """
-    given = clips.arrays[0].dtype
-    total = length + convention.extra_padding
-    n_heard = Layout.of(max(len(clip) for clip in clips.arrays), total).n_heard
-    x = pad(clips.arrays, total, n_heard)
-    if convention.precision == "float64":
-        x = x.double()
-    frames = x.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
 
-    recorded = torch.is_grad_enabled() and x.requires_grad
-    blocked = x.device.type == "cpu" and not recorded
-    mel = (mel_power_blocked if blocked else mel_power)(frames, n_mels)  # (B, M, H)
-    if blocked:
-        log = mel.clamp_(min=convention.log_floor).log10_()
-    else:
-        log = mel.clamp(min=convention.log_floor).log10()
-
-    loudest = log.amax() if convention.max_scope == "batch" else log.amax((1, 2), keepdim=True)
-    least = loudest - convention.dynamic_range
-    silence = torch.clamp(least, min=LOG10_FLOOR)
-    wanted = length // HOP_LENGTH
-    heard = torch.maximum(log, least)[..., :wanted]
-    tail = silence.expand(len(heard), n_mels, wanted - heard.shape[-1])
-    clamped = torch.cat([heard, tail], dim=-1)  # (B, M, F)
-    features = ((clamped + convention.offset) / convention.divisor).to(given)
-    if convention.fill is not None:
-        ends = torch.tensor([len(clip) // HOP_LENGTH for clip in clips.arrays], device=x.device)
-        after_clip = torch.arange(wanted, device=x.device) >= ends[:, None, None]
-        features = features.masked_fill(after_clip, convention.fill)
-    return features if clips.batched else features[0]
+def workspace(purpose: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory for what does not leave this module, as in `numpy_backend.py`."""
+    kept: dict[Any, Tensor] = vars(_of_this_thread)
+    if (purpose, shape, dtype) not in kept:
+        with torch.inference_mode(False):
+            kept[purpose, shape, dtype] = torch.empty(shape, dtype=dtype, device="cpu")
+    return kept[purpose, shape, dtype]
 
 
 class LogMel(nn.Module):

@@ -124,6 +124,20 @@ def test_the_input_is_left_alone(backend):
     assert np.array_equal(given_ if backend == "numpy" else given_.cpu().numpy(), clip)
 
 
+def test_a_result_is_the_callers_own(backend):
+    """Memory is used again from call to call, but not what was handed out."""
+    clips = [Signal("speech", n, seed=3).array() for n in (9_001, 64_007, 200)]
+    options = {"n_mels": 37, "pad_to": 4.1}
+    results = [compute(clip, backend, **options) for clip in clips]
+    kept = [result.copy() for result in results]
+    for clip, result, before in zip(clips, results, kept, strict=True):
+        again = compute(clip, backend, **options)
+        assert np.array_equal(again, before)
+        assert np.array_equal(result, before)
+        again[:] = 0
+    assert np.array_equal(compute(clips[0], backend, **options), kept[0])
+
+
 def test_strided_and_big_endian_input(backend):
     import torch
 

@@ -17,7 +17,7 @@ def test_every_shape_comment():
     for cached in (
         filterbank.mel_filters,
         numpy_backend.bands,
-        numpy_backend.window,
+        numpy_backend.windows,
         torch_backend.constants,
     ):
         cached.cache_clear()
