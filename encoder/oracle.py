@@ -154,7 +154,39 @@ def encode(mel: Any, weights: Weights, config: EncoderConfig, tap: Tap = no_tap)
 
 
 def trace(mel: Any, weights: Weights, config: EncoderConfig) -> dict[str, Array]:
-    """Every stage of `encode`, name to tensor, in order."""
+    """Every stage of `encode`, name to tensor, in order.
+
+    Exercises. Put another op in the place of ours. Say which stage goes wrong first, and which are
+    right again after it; only then run it, on 1 s of speech and positions for 1 s:
+
+        from dataclasses import replace
+        from functools import partial
+        from torch.nn import functional
+        import encoder, melfront, parity
+
+        config = replace(encoder.SIZES["tiny"], n_audio_layer=2, n_audio_ctx=50)
+        model = encoder.WhisperEncoder.from_formula(config)
+        audio = melfront.load_audio("reference_data/sample.flac")[:16_000]
+        mel = melfront.log_mel(audio, n_mels=80, pad_to=1.0)
+
+        def biased(*inputs):
+            q, k, v = encoder.ops.qkv(*inputs)
+            return q, k + 1, v
+
+        with encoder.ops.using(CHANGE):
+            stages = encoder.trace(model, mel)
+        report = parity.compare(stages, audio=audio, model=model, pad_to=1.0)
+        print(report)
+
+    4. CHANGE is `gelu=partial(functional.gelu, approximate="tanh")`. No value of it is more than
+       4.7e-4 off. Is that within the noise?
+    5. CHANGE is `qkv=biased`: the keys get a bias, which Whisper's have not. How far down does the
+       error reach?
+    6. CHANGE is `attention=partial(functional.scaled_dot_product_attention, is_causal=True)`.
+       One position of the first block comes out right: which? And of the second block?
+
+    The answers are in tests/test_exercises.py.
+    """
     stages: dict[str, Array] = {}
 
     def keep(stage: str, tensor: Array) -> Array:

@@ -277,24 +277,26 @@ def test_inference_mode(model, mel):
         with context:
             out = model(mel).last_hidden_state
         assert not out.requires_grad
-        assert out.equal(expected)
+        # To rounding: see encoder/fast.py.
+        assert rms(array(out) - array(expected.detach())) <= 1e-6 * rms(array(expected.detach()))
 
 
 def test_the_same_bits_every_time_and_in_every_thread(device):
     config = replace(SIZES["tiny"], n_audio_ctx=211)
     model = WhisperEncoder.from_formula(config, device=device)
     mel = features(config, batch=2)
-    expected = model(mel).last_hidden_state
-    results = [model(mel).last_hidden_state]
+    results = []
 
     def run():
         with torch.inference_mode():
             results.append(model(mel).last_hidden_state)
 
+    run()
+    run()
     threads = [threading.Thread(target=run) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(results) == 4
-    assert all(result.equal(expected) for result in results)
+    assert len(results) == 5
+    assert all(result.equal(results[0]) for result in results)
