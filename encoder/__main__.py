@@ -36,6 +36,7 @@ each says what was computed. With no arguments nothing is needed, and nothing do
 EPILOG = """\
 example:
   python -m encoder speech.flac --model openai/whisper-large-v3 -o speech.safetensors
+  python -m encoder speech.flac --model openai/whisper-tiny --report tour.html
 
 The file OUT holds last_hidden_state and hidden_states.0 .. L (T, S), log_mel (M, F) and
 attention_mask (F,), and in its metadata the clip, the model and the versions (in .npz a string of
@@ -79,6 +80,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--device", default="cpu", help="such as cpu, cuda, cuda:1, mps; default: cpu")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     add("-o", dest="out", metavar="OUT", type=Path, help="a .safetensors or .npz file, or a folder")
+    add("--report", metavar="OUT.html", type=Path, help="a page that shows the clip's way through")
     return parser.parse_args(argv)
 
 
@@ -97,11 +99,25 @@ def output_files(clips: list[Path], out: Path, dtype: str) -> list[Path]:
     stems = [clip.stem for clip in clips]
     if twice := [stem for stem in stems if stems.count(stem) > 1]:
         raise UsageError(f"-o {out}: several clips are named {twice[0]}; rename all but one")
-    try:
-        tempfile.TemporaryFile(dir=files[0].parent).close()
-    except OSError as error:
-        raise UsageError(f"-o {out}: cannot write there: {error.strerror}") from error
+    check_folder(files[0], f"-o {out}")
     return files
+
+
+def check_folder(file: Path, option: str) -> None:
+    """Raises UsageError where the file's folder cannot be written to."""
+    try:
+        tempfile.TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        raise UsageError(f"{option}: cannot write there: {error.strerror}") from error
+
+
+def check_report(clips: list[Path], file: Path) -> None:
+    """Raises UsageError: the page shows one clip, and no other file is to be written over by it."""
+    if len(clips) > 1:
+        raise UsageError(f"--report {file} of {len(clips)} clips: it shows one; give one clip")
+    if file.suffix not in (".html", ".htm") or file.is_dir():
+        raise UsageError(f"--report {file}: expected a .html file")
+    check_folder(file, f"--report {file}")
 
 
 def load_model(name: str | None, device: str, dtype: str) -> WhisperEncoder:
@@ -216,6 +232,8 @@ def run(args: argparse.Namespace) -> None:
     if name and not (name.removeprefix("whisper-") in SIZES or "/" in name or os.path.exists(name)):
         raise UsageError(f"--model {name}: no such file or folder, nor a size such as tiny")
     files = output_files(clips, args.out, args.dtype) if args.out else []
+    if args.report:
+        check_report(clips, args.report)
     audios = [melfront.load_audio(clip) for clip in clips]
     model = load_model(name, args.device, args.dtype)
     import torch  # by now it is imported
@@ -232,7 +250,12 @@ def run(args: argparse.Namespace) -> None:
         if files:
             save(files[i], tensors, {"clip": str(clip), "samples": str(len(audio)), **about})
             print(f"written to {files[i]}: {', '.join(tensors)}")
-    if not files:
+    if args.report:
+        from . import report
+
+        report.write(args.report, clips[0].name, audios[0], model, about)
+        print(f"written to {args.report}: open it in a browser")
+    elif not files:
         print("nothing was written; -o OUT.safetensors keeps the hidden states")
 
 

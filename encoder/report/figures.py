@@ -1,0 +1,169 @@
+"""The pictures of the page: which tensors are drawn, how, and what stands at their axes.
+
+# L blocks  F frames  T positions  S state  H heads  M mel bins  K frequencies  R rows drawn
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import melfront
+from melfront import conventions, filterbank
+from melfront.conventions import FRAMES_PER_SECOND
+
+from ..config import EncoderConfig
+from .measure import CONV2_STRIDE, Attention, Seen
+from .picture import LEVELS, Picture, png, rgb, spread, thinned, two_ramps
+
+Array = NDArray[Any]
+FRAME_MS = 1000 // FRAMES_PER_SECOND
+POSITION_MS = CONV2_STRIDE * FRAME_MS
+DECADES = 12.0  # of power that its picture shows below the maximum
+CHANNELS = 8  # of each convolution in the picture
+ROWS = 128  # at most, of the pictures of many channels
+MOST_DEPTHS = 9  # labels along the blocks
+ATTENTION_LEVELS = 64
+FAINT = 0.05  # of what even attention would give: the darkest colour
+LABELLED_HZ = (100, 500, 1000, 2000, 3000, 4000, 6000)
+
+
+def pictures(seen: Seen, config: EncoderConfig) -> dict[str, Picture]:
+    """Every picture with time across, by name."""
+    every = [
+        *front_end(seen.front, config.n_mels),
+        *convolution(seen.stem, 1, FRAME_MS, len(seen.audio)),
+        *convolution(seen.stem, 2, POSITION_MS, len(seen.audio)),
+        *walk(seen, config.n_audio_layer),
+    ]
+    kept = thinned(config.n_audio_state, ROWS)
+    labels = [f"channel {c}" for c in kept]
+    table = seen.stem["positions"].T - seen.stem["gelu2"]  # (S, T): what was added
+    every.append(signed("table", table[kept], 1.0, POSITION_MS, labels))
+    for name, states in ("before", seen.before), ("after", seen.after):
+        x = states[:, kept].T  # (R, T)
+        every.append(signed(name, x, spread(x[:, : seen.in_view], 0.99), POSITION_MS, labels))
+    return {picture.name: picture for picture in every}
+
+
+def corners(n_mels: int) -> Array:
+    """Hz of the mel triangles' corners, (M + 2,): triangle m is highest at corner m + 1."""
+    top = float(filterbank.hz_to_mel(melfront.SAMPLE_RATE / 2))
+    return filterbank.mel_to_hz(np.linspace(0, top, n_mels + 2).astype(np.float64))
+
+
+def front_end(front: dict[str, Array], n_mels: int) -> list[Picture]:
+    """Power, the logarithm before the clamp, and the features."""
+    power = np.log10(np.maximum(front["power"].T, 1e-30))  # (K, F)
+    hz = np.arange(len(power)) * melfront.SAMPLE_RATE / melfront.N_FFT
+    labels = [f"frequency {k}, {f:.0f} Hz" for k, f in enumerate(hz)]
+    ticks = [((k + 0.5) / len(hz), f"{hz[k]:.0f}") for k in range(0, len(hz), 25)]
+    most = power.max()
+    spectrum = quantised("power", power, most - DECADES, most, FRAME_MS, labels, "log10 of power")
+
+    hz = corners(n_mels)[1:-1]
+    labels = [f"mel bin {m}, {f:.0f} Hz" for m, f in enumerate(hz)]
+    nearest = sorted({int(np.abs(hz - f).argmin()) for f in LABELLED_HZ})
+    mel_ticks = [((m + 0.5) / n_mels, f"{hz[m]:.0f}") for m in nearest]
+    log, features = front["log"], front["features"]
+    return [
+        spectrum._replace(ticks=ticks),
+        Picture(
+            "log",
+            png(log, log.min(), log.max(), two_ramps(cut_share(log))),
+            log.shape[1],
+            n_mels,
+            FRAME_MS,
+            float(log.min()),
+            float(log.max()),
+            "cut",
+            "log10 of power",
+            labels,
+            mel_ticks,
+        ),
+        quantised("features", features, features.min(), features.max(), FRAME_MS, labels)._replace(
+            ticks=mel_ticks
+        ),
+    ]
+
+
+def walk(seen: Seen, n_layer: int) -> list[Picture]:
+    """How large the state is along the blocks, and how far each turns it; row 0 is the first."""
+    depths = ["into block 1", *(f"after block {i + 1}" for i in range(n_layer))]
+    marks = ["input", *(str(i + 1) for i in range(n_layer))]
+    few = -(-n_layer // MOST_DEPTHS)
+    result = []
+    for name, values, first, palette in (
+        ("norm", np.log10(np.maximum(seen.norm, 1e-9)), 0, "magma"),
+        ("cosine", seen.cosine, 1, "viridis"),
+    ):
+        # A few positions lie far beyond the others, and would leave one colour for these.
+        low, high = np.quantile(values[:, : seen.in_view], (0.01, 0.99))
+        rows = len(values)
+        picture = quantised(name, values, low, high, POSITION_MS, depths[first:], name, palette)
+        ticks = [((r + 0.5) / rows, marks[r + first]) for r in range(0, rows, few)]
+        result.append(picture._replace(ticks=ticks))
+    return result
+
+
+def cut_share(log: Array) -> float:
+    """How much of the range of the logarithms (M, F) lies below the clamp's threshold, 0 .. 1."""
+    above = conventions.TRANSFORMERS.dynamic_range / max(float(np.ptp(log)), 1e-12)
+    return max(1 - above, 0.0)
+
+
+def quantised(
+    name: str,
+    values: Array,
+    low: float,
+    high: float,
+    step: int,
+    labels: Sequence[str],
+    unit: str = "",
+    palette: str = "magma",
+) -> Picture:
+    """A picture of values (R, C) between low and high."""
+    low, high = float(low), max(float(high), float(low) + 1e-6)
+    source = png(values, low, high, rgb(palette, LEVELS))
+    rows, columns = values.shape
+    return Picture(name, source, columns, rows, step, low, high, palette, unit, labels)
+
+
+def signed(name: str, values: Array, size: float, step: int, labels: Sequence[str]) -> Picture:
+    """A picture of values (R, C) of both signs, 0 in the middle of the palette."""
+    return quantised(name, values, -size, size, step, labels, palette="berlin")
+
+
+def convolution(stem: dict[str, Array], i: int, step: int, n_samples: int) -> list[Picture]:
+    """The channels that vary most of those that GELU opens and shuts, before it and after it."""
+    before, after = stem[f"conv{i}"], stem[f"gelu{i}"]  # (S, F or T)
+    n_clip = -(-n_samples * FRAMES_PER_SECOND // (melfront.SAMPLE_RATE * step // FRAME_MS))
+    heard = before[:, :n_clip]
+    opened = (heard > 0).mean(axis=1)  # share of the time that GELU lets a channel through
+    change = heard.std(axis=1) * (np.abs(opened - 0.5) < 0.4)
+    kept = np.sort(change.argsort()[-CHANNELS:])
+    size = spread(after[kept, :n_clip], 0.998)  # what GELU lets through is to be seen
+    labels = [f"channel {c}" for c in kept]
+    marks = [((r + 0.5) / len(kept), str(c)) for r, c in enumerate(kept)]
+    return [
+        signed(f"{kind}{i}", x[kept], size, step, labels)._replace(ticks=marks)
+        for kind, x in (("conv", before), ("gelu", after))
+    ]
+
+
+def attention_pictures(attention: Attention, config: EncoderConfig) -> dict[str, Any]:
+    """Each head's picture, queries downwards, and the range of its colours: log10 of the share."""
+    low = float(np.log10(FAINT * attention.group / config.n_audio_ctx))
+    palette = rgb("magma", ATTENTION_LEVELS)
+    shares = np.log10(np.maximum(attention.shares, 1e-12))[:, :, ::-1]  # row 0 is at the bottom
+    return {
+        "low": low,
+        "sources": [[png(head, low, 0.0, palette) for head in block] for block in shares],
+        "padding": attention.padding.round(4).tolist(),
+        "distance": (attention.distance * POSITION_MS / 1000).round(3).tolist(),
+        "group": attention.group,
+        "ticks": [(1 - e / low, f"{100 * 10**e:g} %") for e in range(-3, 0) if e > low],
+    }

@@ -1,0 +1,135 @@
+"""What the page shows, computed: the front end in float64, the encoder through its taps.
+
+Attention of a large model does not fit into memory at once: each block's is pooled as it passes.
+
+    # N samples  L blocks  F frames  T positions  S state  H heads  M mel bins
+    # P positions in view: the clip and a little of the padding after it
+    # G groups of neighbouring positions in view, a pixel each
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import melfront
+from melfront.conventions import FRAMES_PER_SECOND
+
+from ..model import WhisperEncoder
+
+Array = NDArray[Any]
+# conv1 and conv2 take three steps each, their own and one on either side.
+REACH = 1
+CONV2_STRIDE = 2
+POSITION = CONV2_STRIDE * melfront.HOP_LENGTH  # samples from one position to the next
+PADDING_IN_VIEW = 25  # positions = half a second
+# The attention pictures of all blocks and heads have this many pixels between them. At 64 colours
+# a pixel takes at most 6 bits, in base64 8: with everything else the page stays under 15 MB.
+PIXELS = 9_500_000
+
+
+class Attention(NamedTuple):
+    """Of every head: where it looks. Queries and keys in view, `group` positions a pixel."""
+
+    shares: Array  # (L, H, G, G) float32: share that a query gives to all keys of a group
+    group: int  # positions
+    padding: Array  # (L, H): share that the clip's queries give to positions after the clip
+    distance: Array  # (L, H): how far from themselves they look, on average, in positions
+
+
+class Seen(NamedTuple):
+    """One clip's way, stage by stage; at most one window of it."""
+
+    audio: Array  # (N,) float32
+    front: dict[str, Array]  # the oracle's stages, float64
+    mask: Array  # (F,)
+    stem: dict[str, Array]  # conv1, gelu1 (S, F), conv2, gelu2 (S, T), positions (T, S), float32
+    norm: Array  # (L + 1, T): size of the hidden state before block 0, and after each block
+    cosine: Array  # (L, T): of a block's output and its input
+    attention: Attention
+    before: Array  # (T, S): the last block's output
+    after: Array  # (T, S): the same, normed
+    in_view: int  # P
+
+
+def receptive_field(position: int, n_frames: int) -> tuple[int, int]:
+    """First and last sample of the clip under a position, before attention mixes all positions.
+
+    The first of them is in it by 0: a window starts there, and Hann's first value is 0.
+    """
+    middle = CONV2_STRIDE * position
+    first = max(middle - 2 * REACH, 0)  # frames: conv2 takes three outputs of conv1, each of three
+    last = min(middle + 2 * REACH, n_frames - 1)
+    hop, half = melfront.HOP_LENGTH, melfront.N_FFT // 2
+    # What lies beyond the edges is mirrored, and so within them.
+    return max(first * hop - half, 0), min(last * hop + half, n_frames * hop) - 1
+
+
+def pool(weights: Tensor, group: int) -> Tensor:
+    """Mean over groups of queries, sum over groups of keys: (H, P, P) -> (H, G, G) shares."""
+    n = -(-weights.shape[-1] // group)
+    missing = n * group - weights.shape[-1]
+    padded = torch.nn.functional.pad(weights, (0, missing, 0, missing))
+    sums = padded.unflatten(-1, (n, group)).sum(-1).unflatten(-2, (n, group)).sum(-2)
+    queries = torch.full((n, 1), group, dtype=weights.dtype, device=weights.device)
+    queries[-1] -= missing
+    return sums / queries
+
+
+def look(audio: Array, model: WhisperEncoder) -> Seen:
+    """The clip (N,) float32, of which one window is taken, through the front end and the model."""
+    config, weight = model.config, model.conv1.weight
+    seconds = config.n_frames / FRAMES_PER_SECOND
+    audio = audio[: round(seconds * melfront.SAMPLE_RATE)]
+    front = melfront.oracle.trace(audio, n_mels=config.n_mels, pad_to=seconds)
+    n_clip = -(-len(audio) // POSITION)  # positions with a sample of the clip in their 20 ms
+    in_view = min(n_clip + PADDING_IN_VIEW, config.n_audio_ctx)
+    n_pictures = config.n_audio_layer * config.n_audio_head
+    group = int(np.ceil(in_view / np.sqrt(PIXELS / n_pictures)))
+
+    stem: dict[str, Array] = {}
+    norms, cosines, shares, padding, distance = [], [], [], [], []
+    last: list[Tensor] = []  # the hidden state before the block under way, float32
+    steps = torch.arange(config.n_audio_ctx, device=weight.device, dtype=torch.float32)
+    away = (steps[:n_clip, None] - steps).abs()  # (n_clip, T)
+
+    def tap(stage: str, x: Tensor) -> Tensor:
+        if stage.endswith("attn.weights"):
+            shares_of_all = x[0].float()  # (H, T, T)
+            of_clip = shares_of_all[:, :n_clip]
+            shares.append(pool(shares_of_all[:, :in_view, :in_view], group).cpu())
+            padding.append(of_clip[:, :, n_clip:].sum(-1).mean(-1).cpu())
+            distance.append((of_clip * away).sum(-1).mean(-1).cpu())
+        elif stage == "positions" or stage.endswith("mlp_residual"):
+            state = x[0].float()  # (T, S)
+            if last:
+                cosines.append(torch.cosine_similarity(last.pop(), state, dim=-1).cpu())
+            norms.append(state.norm(dim=-1).cpu())
+            last.append(state)
+        if "." not in stage:
+            stem[stage] = x[0].float().cpu().numpy()
+        return x
+
+    with torch.inference_mode():
+        model(front["features"].astype(np.float32), tap=tap)
+    return Seen(
+        audio=audio,
+        front=front,
+        mask=melfront.frame_mask(len(audio), config.n_frames * melfront.HOP_LENGTH),
+        stem=stem,
+        norm=torch.stack(norms).numpy(),
+        cosine=torch.stack(cosines).numpy(),
+        attention=Attention(
+            torch.stack(shares).numpy(),
+            group,
+            torch.stack(padding).numpy(),
+            torch.stack(distance).numpy(),
+        ),
+        before=last[0].cpu().numpy(),
+        after=stem["ln_post"],
+        in_view=in_view,
+    )

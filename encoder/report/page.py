@@ -1,0 +1,255 @@
+"""The page's content: what was measured, as pictures, numbers and lines of source.
+
+The template has all the words; here is what fills it.
+
+    # L blocks  F frames  T positions  S state  H heads  M mel bins  K frequencies
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import platform
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import soundfile
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+
+import melfront
+from melfront import conventions, filterbank
+from melfront import oracle as front_end
+from melfront.conventions import FRAMES_PER_SECOND
+
+from .. import oracle as encoder_oracle
+from ..config import EncoderConfig
+from .figures import ATTENTION_LEVELS, POSITION_MS, attention_pictures, corners, cut_share, pictures
+from .measure import CONV2_STRIDE, POSITION, Seen, receptive_field
+from .picture import LEVELS, rgb, two_ramps
+from .source import Line, line
+
+Array = NDArray[Any]
+FAR = 5.0  # times the median size: a position that stands out
+BARS = 60  # of the histogram
+COLUMNS = 2400  # of the waveform: more than a screen has
+TICK_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+LINES: dict[str, tuple[Callable[..., Any], str]] = {
+    "pad": (front_end.pad, "return np.pad(np.pad(clip, zeros)"),
+    "frames": (front_end.frames, "sliding_window_view"),
+    "window": (front_end.window, "hann = "),
+    "windowed": (front_end.run, 'tap("windowed"'),
+    "spectrum": (front_end.spectrum, "rfft"),
+    "power": (front_end.power, "squared = real"),
+    "filters": (filterbank.mel_filters, "filters = "),
+    "mel": (front_end.mel, "bank @ power"),
+    "log": (front_end.log, "np.log(above)"),
+    "clamp": (front_end.clamp, "convention.dynamic_range"),
+    "scale": (front_end.scale, "convention.divisor"),
+    "mask": (melfront.frame_mask, "np.arange"),
+    "conv": (encoder_oracle.conv1d, "kernel[0] @ before"),
+    "conv1": (encoder_oracle.encode, 'tap("conv1"'),
+    "gelu": (encoder_oracle.gelu, "erf(x"),
+    "conv2": (encoder_oracle.encode, 'tap("conv2"'),
+    "positions": (encoder_oracle.encode, 'tap("positions"'),
+    "attended": (encoder_oracle.block, 'tap("attn_residual"'),
+    "widened": (encoder_oracle.block, 'tap("mlp_residual"'),
+    "scores": (encoder_oracle.scores, "np.sqrt"),
+    "weights": (encoder_oracle.softmax, "shares.sum"),
+    "context": (encoder_oracle.attention, 'tap("context"'),
+    "norm": (encoder_oracle.layer_norm, "np.sqrt"),
+    "last": (encoder_oracle.encode, 'tap("ln_post"'),
+}
+
+
+def render(name: str, n_samples: int, seen: Seen, config: EncoderConfig, about: Any) -> str:
+    """The page of a clip of n_samples, of which `seen` shows the first window."""
+    environment = Environment(
+        loader=PackageLoader("encoder.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["count"] = lambda n: f"{n:,}"
+    environment.filters["as"] = lambda x, form: f"{x:{form}}".replace("-", "−")
+    own = files("encoder.report")
+    time = ticks(seen, config)
+    return environment.get_template("page.html.jinja").render(
+        clip=name,
+        n_samples=n_samples,
+        about={**about, "python": platform.python_version()},
+        config=config,
+        n=numbers(seen, config),
+        convention=conventions.TRANSFORMERS,
+        line=lines(),
+        pictures=pictures(seen, config),
+        waveform=envelope(seen.audio),
+        histogram=histogram(seen),
+        ticks=time,
+        query_ticks=[
+            (1 - t / time["span"]["clip"], f"{t:g}{' s' if t == 0 else ''}") for t in time["clip"]
+        ],
+        audio=wav(seen.audio),
+        data=data(seen, config),
+        css=own.joinpath("page.css").read_text(),
+        js=own.joinpath("page.js").read_text(),
+    )
+
+
+def lines() -> dict[str, Line]:
+    return {name: line(*where) for name, where in LINES.items()}
+
+
+def numbers(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
+    """Every number that the text states about this clip and this model."""
+    n, log, features = len(seen.audio), seen.front["log"], seen.front["features"]
+    n_mask = int(seen.mask.sum())
+    hears = (n - 1 + melfront.N_FFT // 2 - 1) // melfront.HOP_LENGTH + 1  # frames, by the window
+    threshold = float(log.max()) - conventions.TRANSFORMERS.dynamic_range
+    loudest = np.unravel_index(log.argmax(), log.shape)
+    middle = config.n_audio_ctx // 2 // 50 * 50
+    first, last = receptive_field(middle, config.n_frames)
+    bank = melfront.mel_filters(config.n_mels)
+    hz = corners(config.n_mels)[1:-1]
+    clip = slice(0, -(-n // POSITION))
+    attention = seen.attention
+    near = np.unravel_index(attention.distance.argmin(), attention.distance.shape)
+    far = np.unravel_index(attention.distance.argmax(), attention.distance.shape)
+    cosine = seen.cosine[:, clip].mean(axis=1)
+    middle_norm = float(np.median(seen.norm[-1, clip]))
+    return {
+        "samples": n,
+        "seconds": n / melfront.SAMPLE_RATE,
+        "window_samples": config.n_frames * melfront.HOP_LENGTH,
+        "window_seconds": config.n_frames / FRAMES_PER_SECOND,
+        "peak": float(np.abs(seen.audio).max()),
+        "n_fft": melfront.N_FFT,
+        "hop": melfront.HOP_LENGTH,
+        "rate": melfront.SAMPLE_RATE,
+        "padded": seen.front["padded"].shape,
+        "frequencies": seen.front["power"].shape[1],
+        "hz_step": melfront.SAMPLE_RATE / melfront.N_FFT,
+        "filter_weights": int(np.count_nonzero(bank)),
+        "all_weights": bank.size,
+        "lowest_step": float(hz[1] - hz[0]) if len(hz) > 1 else 0.0,
+        "highest_step": float(hz[-1] - hz[-2]) if len(hz) > 1 else 0.0,
+        "max": float(log.max()),
+        "max_frame": int(loudest[1]),
+        "max_hz": float(hz[loudest[0]]),
+        "threshold": threshold,
+        "cut": float((log < threshold).mean()),
+        "cut_clip": float((log[:, :n_mask] < threshold).mean()),
+        "mask": n_mask,
+        "last_heard": min(hears, config.n_frames) - 1,
+        "floor": float(np.log10(conventions.TRANSFORMERS.log_floor)),
+        "hear_more": min(hears, config.n_frames) - n_mask,
+        "padding_feature": float(features[:, -1].min()),
+        "least": float(features.min()),
+        "most": float(features.max()),
+        "position_samples": POSITION,
+        "middle": middle,
+        "field": (first, last),
+        "field_samples": last - first + 1,
+        "field_ms": (last - first + 1) * 1000 / melfront.SAMPLE_RATE,
+        "clip_positions": clip.stop,
+        "in_view": seen.in_view,
+        "norms": seen.norm[:, clip].mean(axis=1).tolist(),
+        "least_cosine": (int(cosine.argmin()), float(cosine.min())),
+        "most_cosine": (int(cosine.argmax()), float(cosine.max())),
+        "group": attention.group,
+        "outliers": [int(p) for p in np.flatnonzero(seen.norm[-1, clip] > FAR * middle_norm)],
+        "outlier_norm": float(seen.norm[-1, clip].max()),
+        "middle_norm": middle_norm,
+        "turn": 2 * np.pi,
+        "near": (*near, float(attention.distance[near]) * POSITION_MS / 1000),
+        "far": (*far, float(attention.distance[far]) * POSITION_MS / 1000),
+        "padding_share": float(attention.padding.mean()),
+        "even_padding": 1 - clip.stop / config.n_audio_ctx,
+        "before_size": float(np.linalg.norm(seen.before[clip], axis=1).mean()),
+        "after_size": float(np.linalg.norm(seen.after[clip], axis=1).mean()),
+        "before_most": float(np.abs(seen.before[clip]).max()),
+        "after_most": float(np.abs(seen.after[clip]).max()),
+    }
+
+
+def data(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
+    """What the page's script needs beyond the pictures."""
+    n_mels = config.n_mels
+    palettes = {
+        "magma": rgb("magma", LEVELS),
+        "viridis": rgb("viridis", LEVELS),
+        "berlin": rgb("berlin", LEVELS),
+        "attention": rgb("magma", ATTENTION_LEVELS),
+    }
+    log = seen.front["log"]
+    palettes["cut"] = two_ramps(cut_share(log))
+    return {
+        "samples": len(seen.audio),
+        "rate": melfront.SAMPLE_RATE,
+        "hop": melfront.HOP_LENGTH,
+        "nFft": melfront.N_FFT,
+        "frames": config.n_frames,
+        "start": start_frame(seen),
+        "window": front_end.window(conventions.TRANSFORMERS).round(6).tolist(),
+        "fields": [receptive_field(p, config.n_frames) for p in range(config.n_audio_ctx)],
+        "corners": corners(n_mels).round(2).tolist(),
+        "threshold": float(log.max()) - conventions.TRANSFORMERS.dynamic_range,
+        "palettes": {name: palette.tobytes().hex() for name, palette in palettes.items()},
+        "attention": attention_pictures(seen.attention, config),
+        # As numbers too: a few positions lie far beyond the range of the picture.
+        "norm": [[float(f"{x:.4g}") for x in row] for row in seen.norm],
+        "cosine": seen.cosine.round(3).tolist(),
+    }
+
+
+def start_frame(seen: Seen) -> int:
+    """The frame that the page opens at: the loudest, made even so that it is a position's own."""
+    energy = seen.front["power"].sum(axis=1)
+    return int(energy.argmax()) // CONV2_STRIDE * CONV2_STRIDE
+
+
+def envelope(audio: Array) -> dict[str, Any]:
+    """The waveform (N,) as lowest and highest sample of each stretch, and its largest size."""
+    step = -(-len(audio) // COLUMNS)
+    starts = np.arange(0, len(audio), step)
+    peak = max(float(np.abs(audio).max()), 1e-6)
+    rounded = {
+        name: (extreme.reduceat(audio, starts) / peak).round(3).tolist()
+        for name, extreme in (("lowest", np.minimum), ("highest", np.maximum))
+    }
+    return {**rounded, "starts": starts.tolist(), "peak": peak}
+
+
+def histogram(seen: Seen) -> dict[str, Any]:
+    """How often each loudness occurs within the clip, and where the clamp cuts."""
+    log = seen.front["log"][:, : max(int(seen.mask.sum()), 1)]
+    counts, edges = np.histogram(log, bins=BARS, range=(log.min() - 0.1, log.max() + 0.1))
+    return {"heights": (counts / counts.max()).tolist(), "edges": edges.tolist()}
+
+
+def ticks(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
+    """Seconds at which the time axes are labelled, for the clip and for the whole window."""
+    spans = {
+        "clip": seen.in_view * POSITION_MS / 1000,
+        "whole": config.n_frames / FRAMES_PER_SECOND,
+    }
+    result: dict[str, Any] = {"span": spans}
+    for name, span in spans.items():
+        step = next((step for step in TICK_STEPS if span / step <= 10), 10)
+        result[name] = [round(i * step, 3) for i in range(int(span / step) + 1)]
+    return result
+
+
+def wav(audio: Array) -> str:
+    """The clip as 16-bit WAV, a data: URI."""
+    file = io.BytesIO()
+    integers = np.clip(np.round(audio * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
+    soundfile.write(file, integers, melfront.SAMPLE_RATE, subtype="PCM_16", format="WAV")
+    return "data:audio/wav;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+__all__ = ["render"]

@@ -1,0 +1,78 @@
+"""Arrays as pictures: a pixel for a number, in a palette that can be read back into numbers.
+
+The page shows the PNG as it is and, for the number under the pointer, looks up the pixel's colour
+in the palette: so every colour of a palette is a different one, and a picture is the only copy of
+its data.
+
+    # R rows  C columns, time along the columns
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image
+
+Array = NDArray[Any]
+LEVELS = 128  # steps of a range: with 256, neighbours would have the same colour in 8 bits
+
+
+class Picture(NamedTuple):
+    """One picture and what the page needs to draw its axes."""
+
+    name: str
+    source: str  # data: URI of the PNG
+    columns: int
+    rows: int
+    step: int  # milliseconds from one column to the next; column 0 is centred on 0 s
+    low: float  # the value of the first colour of the palette
+    high: float  # and of the last
+    palette: str
+    unit: str
+    labels: Sequence[str]  # what row r is, r = 0 at the bottom
+    ticks: Sequence[tuple[float, str]] = ()  # share of the height from below, and what stands there
+
+
+def rgb(name: str, levels: int) -> Array:
+    """A colormap of matplotlib's in so many steps: (levels, 3) uint8."""
+    colours = colormaps[name](np.linspace(0, 1, levels))[:, :3]
+    return np.round(255 * colours).astype(np.uint8)
+
+
+def two_ramps(share: float) -> Array:
+    """A cold palette below `share` of the range and a warm one above: (LEVELS, 3) uint8."""
+    n_cold = round(share * LEVELS)
+    cold = np.linspace((16, 42, 54), (112, 200, 205), n_cold)
+    warm = colormaps["magma"](np.linspace(0.12, 1, LEVELS - n_cold))[:, :3] * 255
+    return np.round(np.concatenate([cold, warm])).astype(np.uint8)
+
+
+def png(values: Array, low: float, high: float, palette: Array) -> str:
+    """(R, C), low .. high as the colours of a palette, row 0 at the bottom: a data: URI.
+
+    What lies beyond the range has the colour of its end.
+    """
+    last = len(palette) - 1
+    share = (np.asarray(values, dtype=np.float64) - low) / max(high - low, 1e-12)
+    levels = np.round(np.clip(share, 0, 1) * last).astype(np.uint8)
+    image = Image.fromarray(levels[::-1])
+    image.putpalette(palette.tobytes())
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def spread(x: Array, share: float = 0.995) -> float:
+    """The size that all but a few of the values keep below; more than 0."""
+    return max(float(np.quantile(np.abs(x), share)), 1e-6)
+
+
+def thinned(n: int, most: int) -> Array:
+    """At most `most` of the indices 0 .. n - 1, evenly spaced."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))

@@ -1,0 +1,321 @@
+"""The page of `--report` in a real browser: pointing, playing, keys, and who can use it."""
+
+import shutil
+from dataclasses import replace
+from importlib.resources import files
+
+import numpy as np
+import pytest
+
+from encoder import SIZES, WhisperEncoder
+from encoder.report import measure, page
+from tests.encoder.test_report import ABOUT
+from tests.signals import sample
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium: apt-get install chromium (Debian)"
+)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--mute-audio",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
+SPAN = 8.6  # seconds in view: 405 positions of the clip and 25 of padding, 20 ms each
+
+
+@pytest.fixture(scope="module")
+def model():
+    return WhisperEncoder.from_formula(replace(SIZES["tiny"], n_audio_layer=2))
+
+
+@pytest.fixture(scope="module")
+def seen(model):
+    return measure.look(sample(), model)
+
+
+@pytest.fixture(scope="module")
+def address(seen, model, tmp_path_factory) -> str:
+    file = tmp_path_factory.mktemp("report") / "tour.html"
+    html = page.render("sample.flac", len(sample()), seen, model.config, ABOUT)
+    file.write_text(html, encoding="utf-8")
+    return file.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Opens the page; at the end nothing may have been complained of, and nothing asked for."""
+    contexts, complaints, requests = [], [], []
+
+    def visit(**options):
+        context = browser.new_context(**{"viewport": WIDE, "offline": True, **options})
+        contexts.append(context)
+        context.on("request", lambda request: requests.append(request.url))
+        tab = context.new_page()
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.goto(address)
+        return tab
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert [r for r in requests if not r.startswith(("data:", "blob:"))] == [address] * len(
+        contexts
+    )
+
+
+def point(tab, plot: str, x: float, y: float = 0.5) -> None:
+    """The mouse to a place of a picture, in shares of its width and height, from the upper left."""
+    tab.eval_on_selector(
+        f"#{plot}", "e => e.scrollIntoView({block: 'center', behavior: 'instant'})"
+    )
+    box = tab.locator(f"#{plot}").bounding_box()
+    tab.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+
+
+def moment(tab) -> tuple[int, int]:
+    return tuple(
+        int(tab.evaluate(f"document.documentElement.dataset.{x}")) for x in ("frame", "position")
+    )
+
+
+def text(tab, name: str) -> str:
+    return tab.locator(f'[data-text="{name}"]').first.inner_text()
+
+
+def seconds(tab, plot: str, mark: str, span: float = SPAN) -> tuple[float, float]:
+    """Where the edges of a mark are, read off the picture's axis."""
+    box = tab.locator(f"#{plot}").bounding_box()
+    edges = tab.locator(f"#{plot} .{mark}").bounding_box()
+    left = (edges["x"] - box["x"]) / box["width"] * span
+    return left, left + edges["width"] / box["width"] * span
+
+
+ACROSS = ["waveform", "power", "log", "conv1", "gelu1", "conv2", "gelu2", "table", "norm", "cosine"]
+ACROSS += ["row", "before", "after"]
+
+
+@pytest.mark.parametrize("where", ["waveform", "log", "conv2", "after"])
+def test_pointing_at_a_position_shows_it_everywhere(visit, where):
+    tab = visit()
+    assert sorted(tab.eval_on_selector_all(".plot", "all => all.map(e => e.id)")) == sorted(
+        [*ACROSS, "features", "attention"]
+    )
+    point(tab, where, 20e-3 * 203 / SPAN)
+    assert moment(tab) == (406, 203)
+    for plot in [*ACROSS, "features"]:
+        span = 30 if plot == "features" else SPAN
+        pixel = span / tab.locator(f"#{plot}").bounding_box()["width"]
+        # Frames 406 and 407, centred on 4.06 and 4.07 s; three pixels wide at least.
+        left, right = seconds(tab, plot, "frames", span)
+        assert left == pytest.approx(4.055, abs=pixel)
+        assert right == pytest.approx(max(4.075, left + 3 * pixel), abs=pixel)
+        # 520 samples before and after sample 320 * 203.
+        left, right = seconds(tab, plot, "field", span)
+        assert left == pytest.approx((64_960 - 520) / 16_000, abs=pixel)
+        assert right == pytest.approx((64_960 + 520) / 16_000, abs=pixel)
+        left, right = seconds(tab, plot, "cursor", span)
+        assert (left + right) / 2 == pytest.approx(4.06, abs=pixel)
+    assert text(tab, "time") == "4.06 s"
+    assert text(tab, "frames") == "406, 407"
+    assert text(tab, "samples") == "64,760 – 65,319"  # 160 * 406 - 200 .. 160 * 407 + 199
+    assert text(tab, "field") == "64,440 – 65,479"
+    row = tab.locator("#attention .row").bounding_box()
+    box = tab.locator("#attention").bounding_box()
+    assert (row["y"] + 1 - box["y"]) / box["height"] * SPAN == pytest.approx(4.06, abs=0.03)
+
+
+def test_values_under_the_pointer_are_the_tensors(visit, seen):
+    tab = visit()
+    power = np.log10(np.maximum(seen.front["power"].T, 1e-30))
+    tensors = {
+        "power": np.clip(power, power.max() - 12, None),
+        "log": seen.front["log"],
+        "features": seen.front["features"],
+    }
+    for name, tensor in tensors.items():
+        rows = len(tensor)
+        for row, frame in (2, 12), (rows // 3, 406), (rows - 3, 700):
+            span = 30 if name == "features" else SPAN
+            x = frame / 100 / span
+            point(tab, name, x, 1 - (row + 0.5) / rows)
+            assert moment(tab)[0] == pytest.approx(frame, abs=1)  # in 30 s a frame is no pixel
+            tab.wait_for_function(f"valueAt('{name}') !== ''")
+            shown = tab.evaluate(f"valueAt('{name}')")
+            value = float(shown.partition(": ")[2].lstrip("≤≥ ").split()[0].replace("−", "-"))
+            assert shown.partition(" ")[0] in ("frequency", "mel")
+            assert int(shown.partition(",")[0].split()[-1]) == row
+            step = np.ptp(tensor) / 127  # of the palette; and two digits are shown
+            assert value == pytest.approx(tensor[row, moment(tab)[0]], abs=step / 2 + 0.005)
+
+
+@pytest.mark.parametrize("frame", [0, 1, 406, 809, 811, 812, 2999])
+def test_the_frame_drawn_is_the_oracles(visit, seen, frame):
+    tab = visit()
+    tab.evaluate(f"show({frame})")
+    drawn = tab.evaluate(
+        "page.window.map((w, i) => w * sample(frame * page.hop - page.nFft / 2 + i))"
+    )
+    # The sound has 16 bits, the window six digits. Frame 2999 is mirrored silence.
+    assert np.allclose(drawn, seen.front["windowed"][frame], atol=2**-16 + 1e-6)
+
+
+def test_attention_is_the_models(visit, seen):
+    tab = visit()
+    point(tab, "attention", 0.5, 4.06 / SPAN)
+    assert moment(tab) == (406, 203)
+    tab.wait_for_function("shares !== null")
+    for turn, head in ("", 0), ("[data-turn='head:1']", 1), ("[data-turn='head:-1']", 0):
+        if turn:
+            tab.locator(turn).click()
+            tab.wait_for_function("shares !== null")
+        assert text(tab, "head") == str(head + 1)
+        levels = tab.evaluate("[...shares.levels.filter((_, i) => i % 7 === 0)]")
+        log = np.log10(seen.attention.shares[0, head])
+        low = np.log10(0.05 / 1500)
+        expected = np.clip((log - low) / -low, 0, 1) * 63
+        assert np.abs(np.array(levels) - expected.ravel()[::7]).max() < 0.51
+    tab.keyboard.press("]")
+    assert text(tab, "block") == "2"
+    tab.keyboard.press(".")
+    assert text(tab, "head") == "2"
+    thumbs = tab.locator(".thumbs button")
+    assert thumbs.count() == 6
+    thumbs.nth(4).click()
+    assert text(tab, "head") == "5"
+    assert thumbs.nth(4).get_attribute("aria-pressed") == "true"
+    picture = tab.locator("#attention-picture")
+    assert (picture.get_attribute("data-block"), picture.get_attribute("data-head")) == ("1", "4")
+
+
+def test_play_moves_the_cursor(visit):
+    tab = visit()
+    tab.evaluate("show(100)")
+    before = seconds(tab, "waveform", "cursor")[0]
+    tab.locator("#play").click()
+    tab.wait_for_function("document.documentElement.dataset.frame >= 130")
+    assert text(tab, "time") > "1.29"
+    tab.wait_for_function("play.textContent === 'Pause'")
+    assert seconds(tab, "waveform", "cursor")[0] > before + 0.25
+    assert tab.evaluate("Math.abs(audio.currentTime - frame / 100)") < 0.1
+    tab.locator("#play").click()
+    tab.wait_for_function("play.textContent === 'Play'")
+    stopped = moment(tab)
+    tab.wait_for_timeout(150)
+    assert moment(tab) == stopped
+
+
+def test_the_sound_is_the_clip(visit):
+    tab = visit()
+    tab.wait_for_function("audio.readyState > 0")
+    assert tab.evaluate("audio.duration") == pytest.approx(8.1, abs=1e-3)
+    assert np.allclose(tab.evaluate("[...samples]"), sample(), atol=2**-16)
+
+
+def test_everything_works_with_the_keyboard(visit):
+    tab = visit()
+    tab.evaluate("show(406)")
+
+    def press(plot: str, *keys: str) -> tuple[int, int]:
+        tab.locator(f"#{plot}").focus()
+        for key in keys:
+            tab.keyboard.press(key)
+        return moment(tab)
+
+    assert press("log", "ArrowRight") == (407, 203)
+    assert press("conv2", "ArrowRight") == (408, 204)
+    assert press("conv2", "ArrowLeft", "ArrowLeft") == (404, 202)
+    assert press("attention", "ArrowDown") == (406, 203)
+    assert press("waveform", "PageDown") == (456, 228)
+    assert press("waveform", "Home") == (0, 0)
+    assert press("waveform", "ArrowLeft") == (0, 0)
+    assert press("slider", "ArrowRight") == (2, 1)
+    press("features", "ArrowUp", "ArrowUp")
+    tab.wait_for_function("valueAt('features').startsWith('mel bin 1,')")
+    assert tab.locator("#features").get_attribute("aria-valuetext") == "frame 2, 0.02 seconds"
+    press("waveform", "Space")
+    tab.wait_for_function("play.textContent === 'Pause'")
+    # Tab reaches every picture, the buttons, and the slider.
+    reached = tab.evaluate(
+        "[...document.querySelectorAll('.plot, button, input, a')].every(e => e.tabIndex >= 0)"
+    )
+    assert reached
+
+
+def test_all_of_the_window(visit):
+    tab = visit()
+    tab.evaluate("show(406)")
+    tab.locator("#view").click()
+    assert tab.locator("#view").get_attribute("aria-pressed") == "true"
+    left, right = seconds(tab, "waveform", "cursor", span=30)
+    assert (left + right) / 2 == pytest.approx(4.06, abs=0.05)
+    point(tab, "conv2", 20 / 30)
+    assert moment(tab) == pytest.approx((2000, 1000), abs=2)
+    # Attention is of the clip alone, and says so when the moment lies beyond it.
+    tab.locator("#row").scroll_into_view_if_needed()
+    tab.wait_for_function(
+        "document.querySelector('[data-text=share]').innerText.startsWith('beyond')"
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
+def test_axe_finds_nothing(visit, scheme, viewport):
+    pytest.importorskip("axe_playwright_python", reason="axe is not installed: '.[test]' has it")
+    tab = visit(color_scheme=scheme, viewport=viewport)
+    tab.locator("#attention").scroll_into_view_if_needed()
+    tab.wait_for_selector(".thumbs button")
+    tab.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text())
+    found = tab.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    assert len(found["passes"]) > 20
+    assert [(v["id"], [n["target"] for n in v["nodes"]][:5]) for v in found["violations"]] == []
+
+
+def test_on_a_phone(visit):
+    tab = visit(viewport=PHONE, has_touch=True)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    tab.locator("#log").scroll_into_view_if_needed()
+    box = tab.locator("#log").bounding_box()
+    tab.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + 20)
+    assert moment(tab)[0] == pytest.approx(430, abs=3)
+    assert box["width"] > 0.75 * PHONE["width"]  # labels and margins take the rest
+
+
+def test_a_printed_page_has_its_charts(visit):
+    tab = visit()
+    tab.wait_for_function("stored.power && stored.log")
+    tab.emulate_media(media="print")
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    charts = tab.eval_on_selector_all("svg.chart", "all => all.map(e => [e.id, e.children.length])")
+    assert len(charts) == 5
+    assert all(children > 3 for _, children in charts), charts
+    assert tab.locator(".bar").is_hidden()
+    assert len(tab.pdf()) > 100_000
+
+
+def test_without_script_the_pictures_are_there(visit):
+    tab = visit(java_script_enabled=False)
+    assert tab.locator("noscript p").count() == 1
+    assert tab.locator("noscript p").is_visible()
+    for name in "power", "features", "after":
+        assert tab.locator(f"#{name} img").bounding_box()["width"] > 500
