@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import assert_parity, resume, trace
-    from .compare import Report, StageResult, compare
+    from .compare import compare
     from .dump import dump
+    from .report import Report, StageResult
     from .tensors import ParityError
 
 __all__ = [
@@ -29,8 +30,9 @@ __all__ = [
 
 HOMES = {
     "api": ("assert_parity", "resume", "trace"),
-    "compare": ("Report", "StageResult", "compare"),
+    "compare": ("compare",),
     "dump": ("dump",),
+    "report": ("Report", "StageResult"),
     "tensors": ("ParityError",),
 }
 

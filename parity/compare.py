@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,10 @@ import numpy as np
 from melfront.conventions import HOP_LENGTH, SAMPLE_RATE
 
 from . import measure, stages
-from .diagnose import Case, Diagnosis, diagnose
+from .diagnose import Case, diagnose
 from .layout import fit
-from .measure import MISSING, NOISY, PASS, SHAPE, WRONG
+from .measure import MISSING, PASS, SHAPE
+from .report import Report, StageResult
 from .sampling import sample_positions
 from .subject import resolve
 from .tensors import Array, Dump, ParityError, Tensor, as_tensor, read
@@ -26,143 +25,6 @@ from .truth import Subject
 # A reference that brings no floors - somebody else's tensors - is taken to be this exact, in ulp of
 # float32: what two float32 implementations typically differ by.
 REFERENCE_ULP = 16.0
-
-
-@dataclass
-class StageResult:
-    """One stage of the report. Errors are NaN where there was nothing to measure."""
-
-    name: str
-    verdict: str
-    noise: float = float("nan")
-    max_abs: float = float("nan")
-    worst: str = ""  # where the largest error is, in words
-    bad: str = ""  # how many frames or positions are bad
-    dtype: str = "float32"
-    notes: tuple[str, ...] = ()
-    floor: float = float("nan")  # one unit of noise
-    # For the picture: the error of each frame or position, and |candidate - truth|.
-    steps: Array | None = field(default=None, repr=False)
-    distance: Array | None = field(default=None, repr=False)
-
-    def line(self, width: int) -> str:
-        if self.verdict in (SHAPE, MISSING):
-            return f"{self.name:{width}}  {self.verdict:7}  {'; '.join(self.notes)}"
-        notes = f"   ({'; '.join(self.notes)})" if self.notes else ""
-        where = f"   worst at {self.worst}{self.bad and ', ' + self.bad}" if self.worst else ""
-        return (
-            f"{self.name:{width}}  {self.verdict:7}  {number(self.noise):>8} x noise   "
-            f"max abs {self.max_abs:8.2e}{where}{notes}"
-        )
-
-
-@dataclass
-class Report:
-    """What `compare` found. `ok` is True if every stage given passes."""
-
-    stages: list[StageResult]
-    diagnosis: Diagnosis | None = None
-    forced: bool = False
-    about: list[str] = field(default_factory=list)  # what was compared with what
-
-    @property
-    def first_wrong(self) -> StageResult | None:
-        """The first stage that is WRONG or of another SHAPE; failing that, the first NOISY one."""
-        for verdicts in ((WRONG, SHAPE), (NOISY,)):
-            for stage in self.stages:
-                if stage.verdict in verdicts:
-                    return stage
-        return None
-
-    @property
-    def ok(self) -> bool:
-        return self.first_wrong is None
-
-    def headline(self) -> str:
-        wrong = self.first_wrong
-        if wrong is None:
-            given = [stage for stage in self.stages if stage.verdict != MISSING]
-            worst = max((stage.noise for stage in given), default=0.0)
-            what = f"all {len(given)} stages" if len(given) > 1 else given[0].name
-            return f"{what} PASS, at most {number(worst)} x noise"
-        if wrong.verdict == SHAPE:
-            size = ""
-        elif np.isnan(wrong.noise):
-            size = f"   NaN or infinity at {wrong.worst or 'a sampled position'}"
-        else:
-            size = f"   {number(wrong.noise)} x {wrong.dtype} noise"
-        return f"{wrong.name}  {wrong.verdict}{size}   {self.suspicion()}"
-
-    def suspicion(self) -> str:
-        found = self.diagnosis
-        if found is None:
-            return "not diagnosed"
-        if not found.named:
-            if found.nearest is None:
-                return "none of the known mistakes"
-            near = found.nearest
-            return (
-                "none of the known mistakes fits; the nearest, "
-                f"{near.name!r}, leaves {number(near.residual)} x noise"
-            )
-        best = found.named[0]
-        if len(best.entries) > 1:
-            both = "; and ".join(f"{e.name}: {e.sentence}" for e in best.entries)
-            return f"looks like two mistakes at once: {both}"
-        text = " - or ".join(f"{n.name}: {n.entries[0].sentence}" for n in found.named)
-        if found.telling:
-            text += f" (the stage {found.telling} would tell them apart)"
-        return f"looks like: {text}"
-
-    def __str__(self) -> str:
-        given = [stage for stage in self.stages if stage.verdict != MISSING]
-        width = max((len(stage.name) for stage in given), default=0)
-        lines = [*self.about, *(stage.line(width) for stage in given)]
-        missing = len(self.stages) - len(given)
-        if missing:
-            lines.append(f"{missing} stages of the reference are MISSING from what was given")
-        seen = [
-            entry.seen
-            for n in (self.diagnosis.named if self.diagnosis else ())
-            for entry in n.entries
-        ]
-        lines += ["", self.headline(), *(f"  seen in: {where}" for where in seen if where)]
-        return "\n".join(lines)
-
-    def to_json(self) -> str:
-        """The report as one JSON object; what is not finite is null."""
-        named = self.diagnosis.named if self.diagnosis else []
-        wrong = self.first_wrong
-        nearest = self.diagnosis.nearest if self.diagnosis else None
-        return json.dumps(
-            {
-                "stages": [
-                    {
-                        "name": s.name,
-                        "verdict": s.verdict,
-                        "noise": finite(s.noise),
-                        "max_abs": finite(s.max_abs),
-                        "worst": s.worst,
-                        "notes": list(s.notes),
-                    }
-                    for s in self.stages
-                ],
-                "first_wrong": wrong.name if wrong else None,
-                "mistakes": [
-                    {
-                        "name": entry.name,
-                        "sentence": entry.sentence,
-                        "residual": finite(n.residual),
-                        "together_with": [e.name for e in n.entries if e is not entry],
-                    }
-                    for n in named
-                    for entry in n.entries
-                ],
-                "nearest": nearest and {"name": nearest.name, "residual": finite(nearest.residual)},
-                "telling_stage": self.diagnosis.telling if self.diagnosis else None,
-            },
-            allow_nan=False,
-        )
 
 
 def compare(
@@ -231,8 +93,11 @@ def compare_with(
         floor = max(floors.get(stage, 0.0), least)
         sampled = (given.sampled.get(stage), held.sampled.get(stage) if held else None)
         result, values = judge(stage, tensor, truth[stage], floor, *sampled)
+        if result.verdict == SHAPE and subject.audio is not None:
+            result.notes += advice(subject, stage, values.shape, truth[stage].shape)
         results.append(result)
-        cases[stage] = Case(subject, stage, values, floor, tensor.dtype, result.noise, passed)
+        error = result.noise if np.isfinite(result.noise) else math.inf
+        cases[stage] = Case(subject, stage, values, floor, tensor.dtype, error, passed)
         if result.verdict == PASS:
             passed = stage
     results += [StageResult(name, MISSING, notes=("not given",)) for name in missing]
@@ -241,6 +106,26 @@ def compare_with(
     if wrong is not None and can_diagnose(subject, wrong, given):
         report.diagnosis = diagnose(cases[wrong.name])
     return report
+
+
+def advice(
+    subject: Subject, stage: str, given: tuple[int, ...], expected: tuple[int, ...]
+) -> tuple[str, ...]:
+    """What to ask for if a tensor only has another number of frames, as another length gives it."""
+    letters = stages.find(stage).shape
+    if "F" not in letters or len(given) != len(expected):
+        return ()
+    axis = letters.index("F") - len(letters)
+    frames = given[axis]
+    if sum(a != b for a, b in zip(given, expected, strict=True)) > 1 or not frames:
+        return ()
+    if abs(frames - expected[axis]) <= 1:  # a frame too many or too few is a mistake, and has names
+        return ()
+    clip = max(len(clip) for clip in subject.clips.arrays)
+    if abs(frames - clip // HOP_LENGTH) <= 1:
+        return ("the clip's own length: pass --pad-to none, and port the padding to 30 s too",)
+    seconds = frames * HOP_LENGTH / SAMPLE_RATE
+    return (f"{frames} frames are {seconds:g} s: pass --pad-to {seconds:g} if that is meant",)
 
 
 def can_diagnose(subject: Subject, wrong: StageResult, given: Dump) -> bool:
@@ -466,17 +351,3 @@ def from_reference(
         default = REFERENCE_ULP / measure.LEAST_ULP["float32"] * measure.least_floor(values)
         floors.setdefault(stage, default)
     return truth, floors, [stage for stage in truth if stage not in tensors]
-
-
-def number(x: float) -> str:
-    """Three digits: 0.87, 12.3, 8.1e4."""
-    if not np.isfinite(x):
-        return str(x)
-    if x >= 1000:
-        mantissa, exponent = f"{x:.1e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
-    return f"{x:.3g}"
-
-
-def finite(x: float) -> float | None:
-    return float(x) if np.isfinite(x) else None

@@ -1,32 +1,36 @@
 """Name the mistake: run the catalogue, and see which entry gives the candidate's own numbers.
 
 An entry fits if the candidate is as near to it as a right port is to the truth. Where the truth
-is far away, a candidate noisier than ours still fits the entry that it is thirty times nearer to.
+is far away, a candidate noisier than ours still fits the entry that it is thirty times nearer to;
+and two mistakes at once are named only where they come so much nearer than any one alone.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from encoder import EncoderConfig, WhisperEncoder
-from melfront import oracle
-from melfront.conventions import HOP_LENGTH, Convention
+from encoder import EncoderConfig, WhisperEncoder, ops
+from encoder.model import Tap
+from melfront.conventions import Convention
 
 from . import measure, mistakes, stages
 from .layout import fit
 from .mistakes import EncoderMistake, FrontEndMistake
+from .screen import SERVES, Screen
 from .tensors import Array
 from .truth import Subject, run_model
 
 Entry = FrontEndMistake | EncoderMistake
 NEARER = 30.0  # times nearer than the truth, for a candidate noisier than ours
+SMALL = 100.0  # what was given is at least this many times its noise
+TINY = 2.0**-126  # the smallest normal float32
 N_SCREENED = 12  # of many entries or pairs tried on a few frames, those that are computed whole
 
 
@@ -35,6 +39,7 @@ class Named(NamedTuple):
 
     entries: tuple[Entry, ...]
     residual: float  # what is left, in units of noise, once it is assumed
+    without: float  # what is left without it - for two at once, with the best one alone
 
     @property
     def name(self) -> str:
@@ -49,7 +54,7 @@ class Case(NamedTuple):
     values: Array  # in our layout, or, with another shape, as given
     floor: float
     dtype: str
-    error: float  # in units of noise, against the truth; NaN for another shape
+    error: float  # in units of noise, against the truth; infinite for another shape
     passed: str | None  # the last stage before it that passed
 
 
@@ -64,12 +69,11 @@ def diagnose(case: Case) -> Diagnosis:
     front = stages.front_end_names()
     if np.isnan(case.values).any() or (case.stage in front and not np.isfinite(case.values).all()):
         return Diagnosis([], None, None)  # only an attention mask gives infinities
-    tried: list[Named] = []
     if case.stage in front:
-        screen = Screen(case) if Screen.serves(case) else None
-        tried = list(front_end(case, screen))
-        if screen and not any(fits(case, named, noisier=False) for named in tried):
-            tried += list(pairs(case, screen))
+        # Next to nothing is near to whatever a mistake makes small: that is no evidence for it.
+        floor = max(min(case.floor, measure.rms(case.values) / SMALL), TINY)
+        case = case._replace(floor=floor, error=case.error * case.floor / floor)
+        tried = front_end(case)
     else:
         tried = list(in_encoder(case))
         if case.passed is None and not any(fits(case, named, noisier=True) for named in tried):
@@ -86,7 +90,7 @@ def diagnose(case: Case) -> Diagnosis:
         named = [n for n in named if possible(case, n.entries[0], order)] or named
     if len({len(n.entries) for n in named}) > 1:
         named = [n for n in named if len(n.entries) == 1]
-    nearest = tried[0] if tried and not named and np.isfinite(tried[0].residual) else None
+    nearest = tried[0] if tried and not named and tried[0].residual < case.error else None
     return Diagnosis(named, nearest, telling_stage(case, named) if len(named) > 1 else None)
 
 
@@ -94,11 +98,11 @@ def fits(case: Case, named: Named, noisier: bool) -> bool:
     """Is what is left noise? With `noisier`, also that of a port noisier than ours."""
     limit = measure.PASS_LIMIT[case.dtype]
     if named.residual <= limit:
-        return not case.error < 2 * named.residual  # NaN, another shape, counts as far away
+        return named.without >= 2 * named.residual
     return (
         noisier
         and named.residual <= measure.NOISY_LIMIT * limit
-        and case.error >= NEARER * named.residual
+        and named.without >= NEARER * named.residual
     )
 
 
@@ -127,36 +131,37 @@ def possible(case: Case, entry: Entry, order: list[str]) -> bool:
 # --- front end ------------------------------------------------------------------------------------
 
 
-def front_end(case: Case, screen: Screen | None) -> Iterator[Named]:
-    """Every front-end mistake alone, run as far as the stage in question.
+def front_end(case: Case) -> list[Named]:
+    """Front-end mistakes run as far as the stage in question; if none fits alone, two at once."""
+    base, order = case.subject.convention, stages.front_end_names()
+    screen = Screen(case.subject, case.stage, case.values) if case.stage in SERVES else None
+    entries = [entry for entry in mistakes.FRONT_END if possible(case, entry, order)]
+    alone = [((entry,), entry.convention(base)) for entry in entries]
+    tried = nearest(case, screen, alone, case.error)
+    if screen and not any(fits(case, named, noisier=False) for named in tried):
+        two = [(pair, both(base, pair)) for pair in combinations(entries, 2)]
+        best = min(named.residual for named in tried)
+        tried += nearest(case, screen, [(p, c) for p, c in two if c], min(best, case.error))
+    return tried
 
-    With a screen, those are run whole that are nearest on its frames.
-    """
-    entries = possible_front_end(case)
+
+def nearest(
+    case: Case,
+    screen: Screen | None,
+    made: Sequence[tuple[tuple[Entry, ...], Convention]],
+    without: float,
+) -> list[Named]:
+    """These conventions on all frames; with a screen, only those that may fit, and the nearest."""
     if screen:
-        entries.sort(key=lambda entry: screen.distance_to(entry.convention(screen.base)))
-        entries = entries[:N_SCREENED]
-    for entry in entries:
-        yield whole(case, (entry,), entry.convention(case.subject.convention))
-
-
-def pairs(case: Case, screen: Screen) -> Iterator[Named]:
-    """Two front-end mistakes at once: all pairs on a few frames, the nearest ones whole."""
-    made = [(pair, both(screen.base, pair)) for pair in combinations(possible_front_end(case), 2)]
-    ranked = [(screen.distance_to(c), i) for i, (_, c) in enumerate(made) if c]
-    for _, i in sorted(ranked)[:N_SCREENED]:
-        pair, convention = made[i]
-        yield whole(case, pair, convention)
-
-
-def possible_front_end(case: Case) -> list[FrontEndMistake]:
-    order = stages.front_end_names()
-    return [entry for entry in mistakes.FRONT_END if possible(case, entry, order)]
-
-
-def whole(case: Case, entries: tuple[Entry, ...], convention: Convention | None) -> Named:
-    variant = case.subject.front_end(convention, upto=case.stage)[case.stage]
-    return Named(entries, residual(case, variant))
+        distances = [screen.distance_to(convention) for _, convention in made]
+        ranked = np.argsort(distances, kind="stable")[:N_SCREENED]
+        far = measure.NOISY_LIMIT * measure.PASS_LIMIT[case.dtype] * case.floor  # nothing fits
+        kept = [i for i in ranked if screen.least(made[i][1], distances[i]) <= far]
+        made = [made[i] for i in kept or ranked[:1]]
+    return [
+        Named(entries, residual(case, case.subject.front_end(c, case.stage)[case.stage]), without)
+        for entries, c in made
+    ]
 
 
 def both(base: Convention, pair: tuple[FrontEndMistake, FrontEndMistake]) -> Convention | None:
@@ -165,132 +170,6 @@ def both(base: Convention, pair: tuple[FrontEndMistake, FrontEndMistake]) -> Con
     if set(first) & set(second):
         return None
     return replace(base, name=f"{pair[0].name} + {pair[1].name}", **first, **second)
-
-
-# The decisions that each stage adds to those before it: stages that agree in them are the same.
-DECISIONS = {
-    "padded": (
-        "gain",
-        "preemphasis",
-        "normalize",
-        "pad_side",
-        "extra_padding",
-        "n_fft",
-        "frame_start",
-        "pad_mode",
-        "edges_first",
-    ),
-    "power": (
-        "hop_length",
-        "drop",
-        "win_length",
-        "window",
-        "periodic",
-        "power",
-        "spectrum_scale",
-        "spectrum_part",
-        "folded",
-    ),
-    "mel": (
-        "f_min",
-        "f_max",
-        "filter_rate",
-        "mel_scale",
-        "mel_norm",
-        "bin_shift",
-        "flip_mels",
-        "mel_mantissa",
-    ),
-    "log": ("log_base", "log_factor", "log_floor", "floor_added"),
-    "clamped": ("max_scope", "fixed_max", "dynamic_range"),
-    "features": ("offset", "divisor", "fill"),
-}
-
-
-class Screen:
-    """The pipeline on a few frames of one clip; stages that conventions share are computed once.
-
-    The frames are the edges, the clip's end, the loudest ones - so that the maximum is among them
-    - and some of the rest.
-    """
-
-    @staticmethod
-    def serves(case: Case) -> bool:
-        """Can it be asked about this stage? It knows single clips, from the power on."""
-        return case.stage in list(DECISIONS)[1:] and not case.subject.clips.batched
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        subject = case.subject
-        self.base = subject.convention
-        self.n_frames = subject.length // HOP_LENGTH
-        (self.clip,) = subject.clips.arrays
-        self.end = len(self.clip) // HOP_LENGTH
-        loudest = np.argsort(subject.front_end_truth["log"].max(axis=0))[-16:]
-        chosen = [*range(3), *range(self.end - 2, self.end + 3), self.n_frames - 1, *loudest]
-        chosen += range(0, self.n_frames, max(1, self.n_frames // 32))
-        self.frames = np.unique(np.clip(chosen, 0, self.n_frames - 1))
-        self.done: dict[tuple[Any, ...], Array] = {}
-
-    def stage(self, name: str, c: Convention) -> Array:
-        """A stage of the chosen frames under a convention."""
-        names = list(DECISIONS)
-        place = names.index(name)
-        key = (name, *(getattr(c, f) for n in names[: place + 1] for f in DECISIONS[n]))
-        if key not in self.done:
-            before = self.stage(names[place - 1], c) if place else np.empty(0)
-            self.done[key] = self.compute(name, before, c)
-        return self.done[key]
-
-    def compute(self, name: str, x: Array, c: Convention) -> Array:
-        if name == "padded":
-            total = self.case.subject.length + c.extra_padding
-            return oracle.pad(oracle.condition(self.clip, c), total, c)
-        if name == "power":
-            every = oracle.frames(x, c)
-            # A frame too many comes last: it may hold the maximum.
-            frames = every[[*self.frames, *range(self.n_frames, len(every))]]
-            return oracle.power(oracle.spectrum(frames * oracle.window(c), c), c)
-        if name == "mel":
-            return oracle.mel(x, c, self.case.subject.n_mels)
-        if name == "log":
-            return oracle.log(x, c)
-        if name == "clamped":
-            return oracle.clamp(x, c)[:, : len(self.frames)]
-        x = oracle.scale(x, replace(c, output_mean=None))
-        return x if c.fill is None else np.where(self.frames >= self.end, c.fill, x)
-
-    def count(self, c: Convention) -> int:
-        """How many frames this convention has at the stage in question."""
-        late = self.case.stage in ("clamped", "features")
-        keeps = c.drop is None or (c.drop == "last_after_max" and not late)
-        if c.fill is not None and self.case.stage == "features":
-            return self.n_frames
-        return (self.case.subject.length + c.extra_padding) // c.hop_length + keeps
-
-    def distance_to(self, c: Convention) -> float:
-        """rms distance of the candidate from this convention on the chosen frames."""
-        values = self.case.values
-        axis = 0 if self.case.stage == "power" else 1
-        if values.ndim != 2 or values.shape[axis] != self.count(c):
-            return float("inf")
-        chosen = values.take(self.frames, axis=axis)
-        variant = self.stage(self.case.stage, c).take(range(len(self.frames)), axis=axis)
-        if chosen.shape != variant.shape:
-            return float("inf")
-        if c.output_mean and self.case.stage == "features":
-            # Normalised over all frames, of which few are here: compare what is left of each if
-            # mean and variance of the few are taken off both.
-            axes = -1 if c.output_mean == "bin" else None
-            chosen, variant = standard(chosen, axes), standard(variant, axes)
-        distance = measure.rms(chosen - variant)
-        return distance if np.isfinite(distance) else float("inf")
-
-
-def standard(x: Array, axes: int | None) -> Array:
-    """x less its mean, over its standard deviation."""
-    centred = x - x.mean(axis=axes, keepdims=True)
-    return np.asarray(centred / (centred.std(axis=axes, keepdims=True) + 1e-5))
 
 
 # --- encoder --------------------------------------------------------------------------------------
@@ -311,24 +190,29 @@ def in_encoder(case: Case) -> Iterator[Named]:
     mel = torch.from_numpy(case.subject.front_end_truth["features"]).float()
     for entry in mistakes.ENCODER:
         if entry.stage in order and possible(case, entry, order):
-            yield Named((entry,), residual(case, run_entry(case, entry, model, mel, case.stage)))
+            yield Named((entry,), residual(case, run_with(case, entry, mel)), case.error)
 
 
-def run_entry(
-    case: Case, entry: EncoderMistake, model: WhisperEncoder, mel: torch.Tensor, stage: str
-) -> Array:
-    """The stage of the model with the mistake made; an empty array where it cannot run."""
+AS_IT_IS = EncoderMistake("none", "", "nothing is changed")
 
-    def runner(model: WhisperEncoder, mel: torch.Tensor, tap: Callable[..., Any]) -> None:
-        mistakes.run(entry, model, mel, tap, case.subject.n_audio)
 
-    if stage == "ln_post" and not entry.rewrite:  # without a tap nothing is computed beside it
-        with torch.no_grad():
-            batch = mel if mel.ndim == 3 else mel[None]
-            result = mistakes.run(entry, model, batch, n_audio=case.subject.n_audio)
-        values = result.double().numpy()
-        return values if mel.ndim == 3 else values[0]
-    return run_model(model, mel, {stage}, runner).get(stage, np.empty(0))
+def run_with(case: Case, entry: EncoderMistake, mel: torch.Tensor) -> Array:
+    """The stage in question of the model with a mistake made; empty where it cannot run."""
+    model, n_audio = case.subject.needed_model(), case.subject.n_audio
+    batch = mel if mel.ndim == 3 else mel[None]
+    if case.stage == "ln_post" and not entry.rewrite:  # without a tap nothing is computed beside it
+        result = mistakes.run(entry, model, batch, n_audio=n_audio).double().numpy()
+        return result if mel.ndim == 3 else result[0]
+
+    def runner(model: WhisperEncoder, mel: torch.Tensor, tap: Tap) -> None:
+        mistakes.run(entry, model, mel, tap, n_audio)
+
+    # For a tap the model makes scores and weights beside `attention`, which never holds them.
+    idle: dict[str, Callable[..., object]] = {"scores": lambda q, k: q, "softmax": lambda x: x}
+    if case.stage.endswith(("scores", "weights")) or entry.ops:
+        idle = {}
+    with ops.using(**idle):
+        return run_model(model, mel, {case.stage}, runner).get(case.stage, np.empty(0))
 
 
 def block_of(stage: str, n_layer: int) -> int | None:
@@ -397,19 +281,19 @@ def in_one_block(case: Case, block: int) -> Iterator[Named]:
         else:
             mistakes.run(entry, model, mel, tap, subject.n_audio)
         values = seen.get(stage, np.empty(0))
-        yield Named((entry,), residual(case, values if subject.clips.batched else values[0]))
+        values = values if subject.clips.batched else values[0]
+        yield Named((entry,), residual(case, values), case.error)
 
 
 def through_encoder(case: Case) -> Iterator[Named]:
     """Every front-end mistake, seen through the right encoder."""
     subject = case.subject
-    model = subject.needed_model()
-    expected = subject.front_end_truth["features"].shape
+    truth = subject.front_end_truth["features"]
     for entry in mistakes.FRONT_END:
         features = subject.front_end(entry.convention(subject.convention))["features"]
-        if features.shape == expected:
+        if features.shape == truth.shape and not np.array_equal(features, truth):
             mel = torch.from_numpy(features).float()
-            yield Named((entry,), residual(case, run_model(model, mel, {case.stage})[case.stage]))
+            yield Named((entry,), residual(case, run_with(case, AS_IT_IS, mel)), case.error)
 
 
 # --- entries that look the same -------------------------------------------------------------------

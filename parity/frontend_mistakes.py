@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from melfront.conventions import TRANSFORMERS, Convention
+from melfront.conventions import HOP_LENGTH, TRANSFORMERS, Convention
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,13 @@ FRONT_END = [
         "padded",
         "the zeros stand before the clip, as decoders of language models are padded",
         pad_side="left",
+    ),
+    mistake(
+        "a hop of zeros added",
+        "padded",
+        "160 zeros after the clip, which give one frame more",
+        "faster-whisper's FeatureExtractor; its transcribe drops that frame again",
+        extra_padding=HOP_LENGTH,
     ),
     mistake(
         "unscaled int16",
@@ -140,7 +147,6 @@ FRONT_END = [
         "no frame dropped",
         "frames",
         "all 3001 frames are kept; the last one should be dropped",
-        "faster-whisper's FeatureExtractor, which adds 160 zeros; its callers drop it",
         drop=None,
     ),
     mistake(

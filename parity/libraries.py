@@ -26,8 +26,9 @@ from melfront.audio import Clips
 from melfront.conventions import HOP_LENGTH, N_FFT, N_SAMPLES, SAMPLE_RATE
 
 from . import measure, signals
-from .compare import Report, compare, number
+from .compare import compare
 from .measure import MISSING, PASS, WRONG
+from .report import Report, number
 from .subject import of_signal
 from .tensors import Array
 from .truth import Subject
@@ -233,7 +234,6 @@ LIBRARIES = (
         "faster-whisper",
         "`FeatureExtractor(...)` of the padded clip",
         one_by_one(faster_whisper),
-        window=True,
     ),
     Library(
         "faster-whisper, transcribe",

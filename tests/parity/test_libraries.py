@@ -53,34 +53,37 @@ def test_right_ones_pass_on_the_sample_clip(name):
         ("openai-whisper, transcribe", "speech", "tail of zeros"),
         ("openai-whisper, transcribe", "quiet", "tail of zeros"),
         ("openai-whisper, transcribe", "batch", "tail of zeros"),
-        ("faster-whisper", "speech", "no frame dropped"),
-        ("faster-whisper", "silence", "no frame dropped"),
+        ("faster-whisper", "speech", "a hop of zeros added"),
+        ("faster-whisper", "batch", "a hop of zeros added"),
         ("faster-whisper, transcribe", "padded", "tail of zeros"),
         ("faster-whisper, transcribe", "tone", "tail of zeros"),
         ("librosa, default padding", "speech", "zero padding"),
         ("librosa, default padding", "batch", "zero padding"),
         ("kaldi-native-fbank", "padded", "Kaldi framing"),
+        ("kaldi-native-fbank", "speech", "Kaldi framing + no frame dropped"),
     ],
 )
 def test_others_are_named(name, signal, mistake):
     found = judge_at(library(name), signal, 128)
-    assert found.verdict == (SHAPE if mistake == "no frame dropped" else WRONG)
+    longer = any(part in mistake for part in ("a hop of zeros added", "no frame dropped"))
+    assert found.verdict == (SHAPE if longer else WRONG)
     assert found.names == (mistake,)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "mistake"),
+    ("name", "mistakes"),
     [
-        ("openai-whisper, transcribe", "tail of zeros"),
-        ("faster-whisper", "no frame dropped"),
-        ("faster-whisper, transcribe", "tail of zeros"),
-        ("librosa, default padding", "zero padding"),
-        ("kaldi-native-fbank", "Kaldi framing"),
+        ("openai-whisper, transcribe", {"tail of zeros"}),
+        # The clip ends in zeros: whence those of one more frame come cannot be told.
+        ("faster-whisper", {"a hop of zeros added", "no frame dropped"}),
+        ("faster-whisper, transcribe", {"tail of zeros"}),
+        ("librosa, default padding", {"zero padding"}),
+        ("kaldi-native-fbank", {"Kaldi framing"}),
     ],
 )
-def test_others_are_named_on_the_sample_clip(name, mistake):
-    assert judge_at(library(name), "sample", 80).names == (mistake,)
+def test_others_are_named_on_the_sample_clip(name, mistakes):
+    assert set(judge_at(library(name), "sample", 80).names) == mistakes
 
 
 def test_masks():

@@ -102,27 +102,19 @@ def visible_alone(pair, clip) -> bool:
     return all(x.shape != two.shape or np.abs(x - two).max() > 1e-3 for x in ones)
 
 
-@pytest.mark.parametrize(
-    ("count", "least"),
-    [
-        pytest.param(4, 3, id="4"),
-        pytest.param(60, 54, id="60", marks=pytest.mark.slow),
-    ],
-)
-def test_two_mistakes_at_once_are_named_both(count, least):
-    """90 % of the pairs in which both mistakes can be seen."""
+@pytest.mark.parametrize("count", [4, pytest.param(60, marks=pytest.mark.slow)])
+def test_two_mistakes_at_once_are_named_both(count):
+    """Of the pairs in which both mistakes can be seen."""
     clip = SIGNALS["padded"]
     pairs = [pair for pair in random_pairs(4 * count, seed=7) if visible_alone(pair, clip)][:count]
     assert len(pairs) == count
-    failed = []
     for pair in pairs:
         dump = front_end_dump(clip.make(), both(TRANSFORMERS, pair), pad_to=clip.pad_to)
         report = compare({"features": dump["features"]}, n_mels=80)
-        assert not report.ok
-        best = report.diagnosis.named[:1]
-        if not best or set(best[0].entries) != set(pair):
-            failed.append(f"{pair[0].name} + {pair[1].name}: {report.headline()}")
-    assert count - len(failed) >= least, "\n".join(failed)
+        # The first, or as good as the first: two clamps can look the same on a clip.
+        found = [set(named.entries) for named in report.diagnosis.named]
+        assert set(pair) in found, f"{pair[0].name} + {pair[1].name}\n{report}"
+        assert len(found) <= 2, report
 
 
 def test_two_mistakes_in_the_text_and_the_json():
@@ -167,9 +159,27 @@ def test_encoder_mistake_is_named(entry):
         assert whole.first_wrong.name == entry.stage, f"{name}\n{whole}"
         assert whole.first_wrong.verdict in ("WRONG", "SHAPE"), whole
         assert names(whole)[:1] == [entry.name], f"{name}\n{whole}"
-        hidden = parity.compare({k: dump[k] for k in HIDDEN}, audio=AUDIO, model=model)
-        assert names(hidden)[:1] == [entry.name], f"{name}\n{hidden}"
         return
+    pytest.fail("no model shows it")
+
+
+def thirds(entries):
+    """A third of the entries at once, the others when there is time."""
+    return [
+        pytest.param(entry, id=entry.name, marks=[] if i % 3 == 0 else [pytest.mark.slow])
+        for i, entry in enumerate(entries)
+    ]
+
+
+@pytest.mark.parametrize("entry", thirds(mistakes.ENCODER))
+def test_encoder_mistake_is_named_from_the_hidden_states(entry):
+    """As transformers returns them, without the last block's own output."""
+    for model in MODELS.values():
+        dump = encoder_dump(entry, model)
+        report = parity.compare({k: dump[k] for k in HIDDEN}, audio=AUDIO, model=model)
+        if not report.ok and report.first_wrong.verdict != "NOISY":
+            assert names(report)[:1] == [entry.name], report
+            return
     pytest.fail("no model shows it")
 
 
@@ -205,14 +215,7 @@ def test_mistake_in_one_block_is_named(block, given):
     assert names(report) == ["tanh GELU"], report
 
 
-# A third of them at once, the others when there is time.
-THIRDS = [
-    pytest.param(entry, id=entry.name, marks=[] if i % 3 == 0 else [pytest.mark.slow])
-    for i, entry in enumerate(mistakes.FRONT_END)
-]
-
-
-@pytest.mark.parametrize("entry", THIRDS)
+@pytest.mark.parametrize("entry", thirds(mistakes.FRONT_END))
 def test_front_end_mistake_is_named_from_the_hidden_state(entry):
     model = MODELS["toy"]
     features = front_end_dump(AUDIO, entry.convention(), n_mels=7, pad_to=0.22)["features"]

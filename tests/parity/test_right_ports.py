@@ -1,4 +1,7 @@
-"""A port that is right is never accused: other libraries, types, orders of the sums, batches."""
+"""A port that is right is never accused: other libraries, types, orders of the sums, batches.
+
+The three tests marked slow are 1,000 runs: 600 and 50 of front ends, 350 of encoders.
+"""
 
 from __future__ import annotations
 

@@ -23,13 +23,13 @@ from tests.conftest import CHECKOUT
 from tests.parity.ports import front_end_dump
 
 
-def run(*arguments, status):
+def run(*arguments, status, threads=2):
     """Seconds of processor time that `python -m parity` takes, and its output."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-m", "parity", *map(str, arguments)],
         cwd=CHECKOUT,
-        env={**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
+        env={**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)},
         capture_output=True,
         text=True,
     )
@@ -65,28 +65,28 @@ def test_help_and_usage_errors_at_once(arguments, status):
     pytest.fail(f"{min(seconds):.1f} s")
 
 
-@pytest.mark.quiet
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["symmetric window", "not in the catalogue"])
 def test_a_front_end_dump(tmp_path, sample, name):
     known = name != "not in the catalogue"
     convention = mistakes.find(name if known else "no window").convention()
     stages = front_end_dump(sample, convention, n_mels=128, pad_to=30.0)
-    if not known:
+    if not known:  # all pairs are tried, too
         stages = {"features": stages["features"] * np.float32(0.9)}
     np.savez(tmp_path / "mine.npz", **stages)
-    seconds, out = run("compare", tmp_path / "mine.npz", status=1)
+    # On one thread: a second has little to do here, and waits busily.
+    seconds, out = run("compare", tmp_path / "mine.npz", status=1, threads=1)
     assert (f"looks like: {name}" in out) == known, out
-    assert seconds <= (5 if known else 10)
+    assert seconds <= 5
 
 
-@pytest.mark.quiet
 @pytest.mark.slow
 def test_the_last_hidden_state_of_tiny(tmp_path, sample):
+    """One that fits no entry, for which all of both halves of the catalogue are tried."""
     model = load_model("formula:tiny")
     mel = torch.from_numpy(melfront.log_mel(sample, n_mels=80))[None]
-    wrong = mistakes.run(mistakes.TANH_GELU, model, mel)
+    wrong = mistakes.run(mistakes.TANH_GELU, model, mel) * 1.01
     np.savez(tmp_path / "mine.npz", last_hidden_state=wrong.numpy())
     seconds, out = run("compare", tmp_path / "mine.npz", "--model", "formula:tiny", status=1)
-    assert "looks like: tanh GELU" in out
+    assert "none of the known mistakes fits" in out
     assert seconds <= 120

@@ -1,0 +1,170 @@
+"""What a comparison found, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .diagnose import Diagnosis
+from .measure import MISSING, NOISY, SHAPE, WRONG
+from .tensors import Array
+
+
+@dataclass
+class StageResult:
+    """One stage of the report. Errors are NaN where there was nothing to measure."""
+
+    name: str
+    verdict: str
+    noise: float = float("nan")
+    max_abs: float = float("nan")
+    worst: str = ""  # where the largest error is, in words
+    bad: str = ""  # how many frames or positions are bad
+    dtype: str = "float32"
+    notes: tuple[str, ...] = ()
+    floor: float = float("nan")  # one unit of noise
+    # For the picture: the error of each frame or position, and |candidate - truth|.
+    steps: Array | None = field(default=None, repr=False)
+    distance: Array | None = field(default=None, repr=False)
+
+    def line(self, width: int) -> str:
+        if self.verdict in (SHAPE, MISSING):
+            return f"{self.name:{width}}  {self.verdict:7}  {'; '.join(self.notes)}"
+        notes = f"   ({'; '.join(self.notes)})" if self.notes else ""
+        where = f"   worst at {self.worst}{self.bad and ', ' + self.bad}" if self.worst else ""
+        return (
+            f"{self.name:{width}}  {self.verdict:7}  {number(self.noise):>8} x noise   "
+            f"max abs {self.max_abs:8.2e}{where}{notes}"
+        )
+
+
+@dataclass
+class Report:
+    """What `compare` found. `ok` is True if every stage given passes."""
+
+    stages: list[StageResult]
+    diagnosis: Diagnosis | None = None
+    forced: bool = False
+    about: list[str] = field(default_factory=list)  # what was compared with what
+
+    @property
+    def first_wrong(self) -> StageResult | None:
+        """The first stage that is WRONG or of another SHAPE; failing that, the first NOISY one."""
+        for verdicts in ((WRONG, SHAPE), (NOISY,)):
+            for stage in self.stages:
+                if stage.verdict in verdicts:
+                    return stage
+        return None
+
+    @property
+    def ok(self) -> bool:
+        return self.first_wrong is None
+
+    def headline(self) -> str:
+        wrong = self.first_wrong
+        if wrong is None:
+            given = [stage for stage in self.stages if stage.verdict != MISSING]
+            worst = max((stage.noise for stage in given), default=0.0)
+            what = f"all {len(given)} stages" if len(given) > 1 else given[0].name
+            spots = [f"{s.name}: {s.bad}" for s in given if s.bad and not s.bad.startswith("0 of")]
+            but = f", but look at {'; '.join(spots)}" if spots else ""
+            return f"{what} PASS, at most {number(worst)} x noise{but}"
+        if wrong.verdict == SHAPE:
+            size = ""
+        elif np.isnan(wrong.noise):
+            size = f"   NaN or infinity at {wrong.worst or 'a sampled position'}"
+            if not (self.diagnosis and self.diagnosis.named):
+                return f"{wrong.name}  {wrong.verdict}{size}"
+        else:
+            size = f"   {number(wrong.noise)} x {wrong.dtype} noise"
+        return f"{wrong.name}  {wrong.verdict}{size}   {self.suspicion()}"
+
+    def suspicion(self) -> str:
+        found = self.diagnosis
+        if found is None:
+            return "not diagnosed"
+        if not found.named:
+            ask = "; is it of this clip, and made with these options?"
+            near, wrong = found.nearest, self.first_wrong
+            if near is None:
+                shape = wrong is not None and wrong.verdict == SHAPE
+                return "none of the known mistakes comes any nearer" + ("" if shape else ask)
+            hardly = wrong is not None and near.residual > wrong.noise / 2
+            return (
+                "none of the known mistakes fits; the nearest, "
+                f"{near.name!r}, leaves {number(near.residual)} x noise{ask if hardly else ''}"
+            )
+        best = found.named[0]
+        if len(best.entries) > 1:
+            both = "; and ".join(f"{e.name}: {e.sentence}" for e in best.entries)
+            return f"looks like two mistakes at once: {both}"
+        text = " - or ".join(f"{n.name}: {n.entries[0].sentence}" for n in found.named)
+        if found.telling:
+            text += f" (the stage {found.telling} would tell them apart)"
+        return f"looks like: {text}"
+
+    def __str__(self) -> str:
+        given = [stage for stage in self.stages if stage.verdict != MISSING]
+        width = max((len(stage.name) for stage in given), default=0)
+        lines = [*self.about, *(stage.line(width) for stage in given)]
+        missing = len(self.stages) - len(given)
+        if missing:
+            lines.append(f"{missing} stages of the reference are MISSING from what was given")
+        seen = [
+            entry.seen
+            for n in (self.diagnosis.named if self.diagnosis else ())
+            for entry in n.entries
+        ]
+        lines += ["", self.headline(), *(f"  seen in: {where}" for where in seen if where)]
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """The report as one JSON object; what is not finite is null."""
+        named = self.diagnosis.named if self.diagnosis else []
+        wrong = self.first_wrong
+        nearest = self.diagnosis.nearest if self.diagnosis else None
+        return json.dumps(
+            {
+                "stages": [
+                    {
+                        "name": s.name,
+                        "verdict": s.verdict,
+                        "noise": finite(s.noise),
+                        "max_abs": finite(s.max_abs),
+                        "worst": s.worst,
+                        "notes": list(s.notes),
+                    }
+                    for s in self.stages
+                ],
+                "first_wrong": wrong.name if wrong else None,
+                "mistakes": [
+                    {
+                        "name": entry.name,
+                        "sentence": entry.sentence,
+                        "residual": finite(n.residual),
+                        "together_with": [e.name for e in n.entries if e is not entry],
+                    }
+                    for n in named
+                    for entry in n.entries
+                ],
+                "nearest": nearest and {"name": nearest.name, "residual": finite(nearest.residual)},
+                "telling_stage": self.diagnosis.telling if self.diagnosis else None,
+            },
+            allow_nan=False,
+        )
+
+
+def number(x: float) -> str:
+    """Three digits: 0.87, 12.3, 8.1e4."""
+    if not np.isfinite(x):
+        return str(x)
+    if x >= 1000:
+        mantissa, exponent = f"{x:.1e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{x:.3g}"
+
+
+def finite(x: float) -> float | None:
+    return float(x) if np.isfinite(x) else None

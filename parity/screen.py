@@ -1,0 +1,164 @@
+"""The front end on a few frames, to rank thousands of conventions by how near they come.
+
+Two mistakes at once are two thousand pairs. On some fifty frames all of them take a second, since
+pairs that agree as far as a stage share it; only the nearest are then computed whole.
+
+    # B batch, if there is one  K frequencies  M mel bins  n chosen frames
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from operator import attrgetter
+
+import numpy as np
+
+from melfront import oracle
+from melfront.conventions import HOP_LENGTH, Convention
+
+from . import measure
+from .tensors import Array
+from .truth import Subject
+
+# The decisions that each stage adds to those before it: conventions that agree in them share it.
+DECISIONS = {
+    "frames": (
+        "gain",
+        "preemphasis",
+        "normalize",
+        "pad_side",
+        "extra_padding",
+        "n_fft",
+        "frame_start",
+        "pad_mode",
+        "edges_first",
+        "hop_length",
+        "drop",
+    ),
+    "power": (
+        "win_length",
+        "window",
+        "periodic",
+        "power",
+        "spectrum_scale",
+        "spectrum_part",
+        "folded",
+    ),
+    "mel": (
+        "f_min",
+        "f_max",
+        "filter_rate",
+        "mel_scale",
+        "mel_norm",
+        "bin_shift",
+        "flip_mels",
+        "mel_mantissa",
+    ),
+    "log": ("log_base", "log_factor", "log_floor", "floor_added"),
+    "clamped": ("max_scope", "fixed_max", "dynamic_range"),
+    "features": ("offset", "divisor", "fill"),
+}
+ORDER = list(DECISIONS)
+SERVES = ORDER[1:]  # the stages that it can be asked about
+UPTO = {
+    stage: attrgetter(*(field for name in ORDER[: i + 1] for field in DECISIONS[name]))
+    for i, stage in enumerate(ORDER)
+}
+LOUDEST = 8  # frames
+MEAN = 0.01  # that normalised features may have: in bfloat16 a value is off by up to 0.4 %
+
+
+class Screen:
+    """The candidate's values of one stage on the chosen frames, and every convention's.
+
+    The frames are the edges, the clips' ends, the loudest ones - so that the maximum is among
+    them - and some of the rest.
+    """
+
+    def __init__(self, subject: Subject, stage: str, values: Array) -> None:
+        self.subject, self.asked, self.values = subject, stage, values
+        self.n_frames = subject.length // HOP_LENGTH
+        self.ends = np.array([len(clip) // HOP_LENGTH for clip in subject.clips.arrays])
+        # The loudest as the truth has it, and as the candidate has it: that is, as the convention
+        # has it that it was made with.
+        every = [subject.front_end_truth["log"].max(axis=-2)]  # (F,) or (B, F)
+        if values.ndim == every[0].ndim + 1:
+            every.append(values.max(axis=-1 if stage == "power" else -2))
+        chosen = [*range(3), self.n_frames - 1]
+        chosen += [frame for end in self.ends for frame in range(end - 2, end + 3)]
+        chosen += range(0, self.n_frames, max(1, self.n_frames // 32))
+        for loudness in every:
+            chosen += np.argsort(loudness)[..., -LOUDEST:].flatten().tolist()
+        self.frames = np.unique(np.clip(chosen, 0, self.n_frames - 1))
+        self.done: dict[tuple[object, ...], Array] = {}
+
+    def stage(self, name: str, c: Convention) -> Array:
+        """A stage of the chosen frames under a convention."""
+        key = (name, *UPTO[name](c))
+        if key not in self.done:
+            self.done[key] = self.compute(name, c)
+        return self.done[key]
+
+    def compute(self, name: str, c: Convention) -> Array:
+        if name == "frames":
+            clips, total = self.subject.clips, self.subject.length + c.extra_padding
+            padded = [oracle.pad(oracle.condition(clip, c), total, c) for clip in clips.arrays]
+            every = oracle.frames(np.stack(padded) if clips.batched else padded[0], c)
+            # A frame too many comes last: it may hold the maximum.
+            return every[..., [*self.frames, *range(self.n_frames, every.shape[-2])], :]
+        x = self.stage(ORDER[ORDER.index(name) - 1], c)
+        if name == "power":
+            return oracle.power(oracle.spectrum(x * oracle.window(c), c), c)  # (B, n, K)
+        if name == "mel":
+            return oracle.mel(x, c, self.subject.n_mels)  # (B, M, n)
+        if name == "log":
+            return oracle.log(x, c)
+        if name == "clamped":
+            return oracle.clamp(x, c)[..., : len(self.frames)]
+        x = oracle.scale(x, replace(c, output_mean=None) if c.output_mean else c)
+        if c.fill is None:
+            return x
+        after = self.frames >= self.ends[:, None, None]  # (B, 1, n)
+        return np.where(after if self.subject.clips.batched else after[0], c.fill, x)
+
+    def count(self, c: Convention) -> int:
+        """How many frames this convention has at the stage in question."""
+        late = self.asked in ("clamped", "features")
+        keeps = c.drop is None or (c.drop == "last_after_max" and not late)
+        if c.fill is not None and self.asked == "features":
+            return self.n_frames
+        return (self.subject.length + c.extra_padding) // c.hop_length + keeps
+
+    def distance_to(self, c: Convention) -> float:
+        """rms distance of the candidate from this convention on the chosen frames."""
+        axis = -2 if self.asked == "power" else -1
+        if self.values.ndim < 2 or self.values.shape[axis] != self.count(c):
+            return float("inf")
+        chosen = self.values.take(self.frames, axis=axis)
+        variant = self.stage(self.asked, c).take(range(len(self.frames)), axis=axis)
+        if chosen.shape != variant.shape:
+            return float("inf")
+        if c.output_mean and self.asked == "features":
+            # Normalised over all frames, of which few are here: compare what is left of each if
+            # mean and variance of the few are taken off both.
+            axes = -1 if c.output_mean == "bin" else (-2, -1)
+            if np.abs(self.values.mean(axis=axes, dtype=np.float64)).max() > MEAN:
+                return float("inf")
+            chosen, variant = standard(chosen, axes), standard(variant, axes)
+        distance = measure.rms(chosen - variant)
+        return distance if np.isfinite(distance) else float("inf")
+
+    def least(self, c: Convention, distance: float) -> float:
+        """rms distance that is left in all frames at the least, given that in the chosen ones.
+
+        0 where a convention looks at all frames: what it does to the chosen ones is not known.
+        """
+        if c.max_scope == "bin" or c.output_mean:
+            return 0.0
+        return distance * float(np.sqrt(len(self.frames) / self.n_frames))
+
+
+def standard(x: Array, axes: int | tuple[int, ...]) -> Array:
+    """x less its mean, over its standard deviation."""
+    centred = x - x.mean(axis=axes, keepdims=True)
+    return np.asarray(centred / (centred.std(axis=axes, keepdims=True) + 1e-5))

@@ -1,0 +1,76 @@
+"""The front end on a few frames is the same as on all, so that the right mistake comes first."""
+
+import numpy as np
+import pytest
+
+import parity
+from melfront import oracle
+from melfront.conventions import TRANSFORMERS
+from parity import mistakes
+from parity.diagnose import both
+from parity.screen import SERVES, Screen
+from parity.signals import SIGNALS
+from parity.subject import of_signal
+
+# Of "maximum of each bin" and normalised features all frames are needed: near, and not the same.
+NEED_ALL = ("maximum of each bin", "normalised per bin", "normalised features")
+
+
+@pytest.mark.parametrize("stage", SERVES)
+@pytest.mark.parametrize("signal", ["padded", "batch", "late", "tone"])
+def test_what_a_mistake_makes_is_at_no_distance_from_it(signal, stage):
+    subject = of_signal(signal, 80)
+    for entry in mistakes.FRONT_END:
+        convention = entry.convention()
+        mine = subject.front_end(convention, upto=stage)[stage]
+        screen = Screen(subject, stage, mine)
+        if entry.name in NEED_ALL and stage in ("clamped", "features"):
+            assert screen.least(convention, 1.0) == 0.0
+        else:
+            assert screen.distance_to(convention) <= 1e-12 * (1 + np.abs(mine).max()), entry.name
+
+
+def test_frames_of_another_number_are_infinitely_far():
+    subject = of_signal("padded", 80)
+    longer = subject.front_end(mistakes.NO_FRAME_DROPPED.convention())["features"]
+    screen = Screen(subject, "features", longer)
+    assert screen.distance_to(TRANSFORMERS) == np.inf
+    assert np.isfinite(screen.distance_to(mistakes.A_HOP_OF_ZEROS_ADDED.convention()))
+
+
+def test_the_least_that_is_left_is_no_more_than_what_is_left():
+    subject = of_signal("padded", 80)
+    truth = subject.front_end_truth["features"]
+    mine = truth + np.random.default_rng(3).normal(0, 1e-3, truth.shape)
+    screen = Screen(subject, "features", mine)
+    least = screen.least(TRANSFORMERS, screen.distance_to(TRANSFORMERS))
+    assert 0 < least <= np.sqrt(np.mean((mine - truth) ** 2))
+
+
+@pytest.mark.parametrize("signal", ["padded", "batch"])
+def test_two_mistakes_at_once(signal):
+    pair = (mistakes.HTK_MEL_SCALE, mistakes.HAMMING_WINDOW)
+    clip = SIGNALS[signal]
+    mine = oracle.log_mel(
+        clip.make(), n_mels=80, convention=both(TRANSFORMERS, pair), pad_to=clip.pad_to
+    )
+    report = parity.compare(
+        {"features": mine.astype(np.float32)}, audio=clip.make(), pad_to=clip.pad_to
+    )
+    assert [set(named.entries) for named in report.diagnosis.named] == [set(pair)]
+
+
+@pytest.mark.parametrize(("times", "known"), [(1, True), (12, True), (100, False)])
+def test_a_second_mistake_is_not_found_in_noise(times, known):
+    """One frame too many and some noise is one mistake, or none that is known: never two."""
+    subject = of_signal("speech", 80)
+    truth = subject.front_end_truth
+    mine = subject.front_end(mistakes.NO_FRAME_DROPPED.convention())["features"]
+    noise = times * subject.floors({"features": truth["features"]}, "float32")["features"]
+    mine = mine + np.random.default_rng(3).normal(0, noise, mine.shape)
+    report = parity.compare(
+        {"features": mine.astype(np.float32)}, audio=subject.audio, pad_to=subject.pad_to
+    )
+    assert report.stages[0].verdict == "SHAPE"
+    names = [named.name for named in report.diagnosis.named]
+    assert names == (["no frame dropped"] if known else []), report
