@@ -56,7 +56,8 @@ class Child:
         self.functions: dict[str, tuple[Callable[..., Any], str]] = {}
         self.device = "cpu"
         self.takes_out = False
-        self.held: list[Any] = []  # what the last call returned: the next may not return it again
+        self.held: list[Any] = []  # the last results: the next may not be their memory
+        self.hold = 0
         self.spare: list[Any] = []
         self.fence = Fence(os.sep)
         self.before: list[tuple[Any, str, Any]] = []
@@ -111,7 +112,7 @@ class Child:
         self.targets = [self.host(spec) for spec in self.outs]
         self.single = order["single"]
         self.function = function
-        self.held = []
+        self.held, self.hold = [], order["hold"] * len(self.outs)
         if order.get("bind"):
             try:
                 bound = [*self.args], {**self.kwargs, **({"out": 0} if self.takes_out else {})}
@@ -265,7 +266,7 @@ class Child:
             else:
                 target.view(spec["shape"]).copy_(got)
         # A kernel that fills `out` returns what it was given, which is new every time.
-        self.held = list(results)
+        self.held = [*results, *self.held[: self.hold]]
         dense = all(
             r.flags.c_contiguous if self.arrays == "numpy" else r.is_contiguous() for r in results
         )
@@ -279,7 +280,7 @@ class Child:
                 if hasattr(given, "shape") and overlap(span(got), span(given)):
                     return f"returns the memory of argument {name}; the result must be new memory"
             if any(overlap(span(got), span(held)) for held in self.held):
-                return "returns the memory that it returned the last time, and that may be in use"
+                return "returns the memory of an earlier result, which may be in use"
         return ""
 
     def serve(self) -> None:
@@ -293,6 +294,8 @@ class Child:
             try:
                 if line == b"G":
                     answer = self.go()
+                    if type(self) is not Child:
+                        answer = refusal("TAMPERED", "replaces the harness's own object")
                 elif line == b"L":
                     answer = self.to_device()
                 elif line == b"P":

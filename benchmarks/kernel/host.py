@@ -81,7 +81,8 @@ class Child:
         self.poll.register(self.replies, select.POLLIN)
         self.buffer = b""
         self.idle_from = float("nan")  # processor time when it last had nothing to do
-        self.overtime: list[float] = []  # processor seconds that it used when it had nothing to do
+        # Processor seconds that it used when it had nothing to do, by what came next.
+        self.overtime: dict[str, list[float]] = {}
         try:
             self.loaded = self.ask({"do": "load", "root": ROOT, **order}, max(limit, 60))
         except BaseException:
@@ -137,7 +138,7 @@ class Child:
     def ask(self, order: dict[str, Any], limit: float | None = None) -> dict[str, Any]:
         short = order["do"] in ("L", "P")
         line = order["do"].encode() if short else json.dumps(order).encode()
-        self.check_quiet()
+        self.check_quiet(order["do"])
         self.send(line)
         answer = self.receive(time.perf_counter() + (limit or self.limit))
         self.rest()
@@ -167,11 +168,12 @@ class Child:
             return float("nan")
         return now - start
 
-    def check_quiet(self) -> None:
-        """Note what it has used since, which should be nothing."""
+    def check_quiet(self, order: str) -> float:
+        """Note what it has used since, which should be nothing, before an order; seconds or NaN."""
         used = processor_time(self.pid) - self.idle_from
         if used == used:
-            self.overtime.append(used)
+            self.overtime.setdefault(order, []).append(used)
+        return used
 
     # --- cases ----------------------------------------------------------------------------------
 
@@ -183,8 +185,12 @@ class Child:
         single: bool,
         function: str = "",
         bind: str = "",
+        hold: int = 0,
     ) -> None:
-        """Lay out arguments like these, and results like those (of which only the shape counts)."""
+        """Lay out arguments like these, and results like those (of which only the shape counts).
+
+        bind: the signature to try first; hold: how many results before the last one stay in use.
+        """
         self.at = 0
         self.places: list[Tensor] = []  # flat, one for every tensor among the arguments
         given = [self.spec(a) if isinstance(a, Tensor) else {"value": a} for a in args]
@@ -206,6 +212,7 @@ class Child:
             "single": single,
             "function": function,
             "bind": bind,
+            "hold": hold,
         }
         self.ask(self.laid)
 
@@ -255,7 +262,7 @@ class Child:
 
     def call(self) -> Call:
         """One call with what has been written. Raises Refused for one that does not end well."""
-        self.check_quiet()
+        self.check_quiet("G")
         deadline = time.perf_counter() + self.limit
         worked = processor_time(self.pid)
         start = time.perf_counter_ns()

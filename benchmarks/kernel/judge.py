@@ -150,7 +150,7 @@ def check(
     return error
 
 
-def prove_case(child: Child, slot: Slot, case: Case, dice: Dice, bind: bool = False) -> Finding:
+def prove_case(child: Child, slot: Slot, case: Case, dice: Dice) -> Finding:
     """Call a case three times: contents A, B, and A again."""
     dtype = str(dice.dtype).removeprefix("torch.")
     contents = [dice.vary(case), dice.vary(case)]
@@ -165,7 +165,8 @@ def prove_case(child: Child, slot: Slot, case: Case, dice: Dice, bind: bool = Fa
             case.kwargs,
             outs,
             single=len(outs) == 1 and slot.name != "qkv",
-            bind=slot.call if bind else "",
+            bind=slot.call,
+            hold=2,
         )
         for i in (0, 1, 0):
             child.write(contents[i].tensors())
@@ -224,10 +225,9 @@ def quiet(child: Child, tasks: set[int]) -> None:
     while len(used) < 3 and all(u > 0.25 * patience for u in used):  # thrice: no accident
         child.rest()
         time.sleep(patience)
-        child.check_quiet()
-        used += child.overtime[-1:] or [0.0]
+        used.append(child.check_quiet("wait"))
     child.rest()
-    if min(used) > 0.25 * patience:
+    if all(u > 0.25 * patience for u in used):  # False where it is unknown
         raise Refused(
             "THREAD",
             f"works on after it has returned: {1e3 * min(used):.1f} ms of "

@@ -46,6 +46,15 @@ def processor_time(pid: int) -> float:
         return float("nan")
 
 
+def helpers_time(pid: int) -> float:
+    """Seconds of processor time of the processes it has started and seen end; NaN if unknown."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return float("nan")
+
+
 def descendants(pid: int) -> list[int]:
     """Processes that a child has started and that still live; none where there is no /proc.
 

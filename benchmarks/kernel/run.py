@@ -141,7 +141,7 @@ def prove(child: Child, order: dict[str, Any], outcome: Outcome, dice: Dice) -> 
     slot, options = outcome.slot, outcome.options
     restarts = 0
     for case in chosen_cases(slot, options, dice, outcome.interpreted):
-        finding = judge.prove_case(child, slot, case, dice, bind=True)
+        finding = judge.prove_case(child, slot, case, dice)
         outcome.findings.append(finding)
         if finding.code in UNUSABLE:
             raise Refused(finding.code, finding.text)
@@ -204,6 +204,10 @@ def compete(child: Child, outcome: Outcome, dice: Dice, say: Callable[[str], Non
                 if case is first:
                     even(untimed, race)
                 machine.same_chances(child, [rivals, twin])
+                if race.starved() and not load.warning():
+                    raise Refused(
+                        "TAMPERED", "keeps its rivals from the processor, on a quiet machine"
+                    )
             judge.inspected(child)
             outcome.warning = load.warning()
     if options.whole and not outcome.interpreted:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,14 +44,17 @@ def command(*arguments):
         (["kernel", "gelu", "tests/__init__.py", "--threads", "0"], "--threads"),
     ],
 )
-def test_a_usage_error_is_one_line_and_quick(arguments, words):
-    start = time.process_time()
-    done = command(*arguments)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert not done.stdout
-    assert time.process_time() - start < 1
+def test_a_usage_error_is_one_line(arguments, words, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    try:
+        status = main(arguments)
+    except SystemExit as left:  # argparse's own
+        status = left.code
+    printed = capsys.readouterr()
+    assert status == 2
+    assert words in printed.err
+    assert len(printed.err.strip().splitlines()) == 1
+    assert not printed.out
 
 
 def test_a_usage_error_does_not_import_torch():

@@ -8,12 +8,13 @@ from benchmarks.kernel.reasons import REASONS
 from benchmarks.kernel.run import Options, judge_file
 
 KERNELS = Path(__file__).parent / "kernels"
-QUICK = Options(threads=1, seed=7, seconds=0.2, limit=3.0, whole=False)
+QUICK = Options(threads=1, seed=7, seconds=0.2, limit=2.0, whole=False)
 
 # file -> slot, code, words of the reason
 REFUSED = {
     "returns_input": ("layer_norm", "ALIAS", "memory of argument 1"),
-    "returns_one_buffer": ("layer_norm", "ALIAS", "returned the last time"),
+    "returns_one_buffer": ("layer_norm", "ALIAS", "an earlier result"),
+    "two_buffers": ("layer_norm", "ALIAS", "an earlier result"),
     "caches_by_pointer": ("layer_norm", "STALE", "same addresses"),
     "caches_by_value": ("layer_norm", "CACHE", "keeps"),
     "caches_a_few_values": ("mlp", "CACHE", "keeps"),
@@ -27,6 +28,10 @@ REFUSED = {
     "background_thread": ("layer_norm", "THREAD", "thread"),
     "spins_in_the_rivals_turn": ("layer_norm", "THREAD", "processor time"),
     "starts_before_go": ("layer_norm", "THREAD", "processor time"),
+    "works_ahead_in_one_gap": ("layer_norm", "THREAD", "not its turn"),
+    "thread_once_timed": ("layer_norm", "THREAD", "once it is timed"),
+    "process_once_timed": ("layer_norm", "PROCESS", "once it is timed"),
+    "becomes_the_harness": ("layer_norm", "TAMPERED", "the harness's own object"),
     "helper_process": ("layer_norm", "PROCESS", "process"),
     "only_seen_shapes": ("layer_norm", "SHAPES", "right on the shapes that the encoder has"),
     "wrong_when_timed": ("layer_norm", "TIMED", "right in the proof"),
@@ -40,7 +45,7 @@ REFUSED = {
     "calls_the_reference": ("layer_norm", "REFERENCE", "imports encoder"),
     "exits": ("layer_norm", "EXIT", "left the process"),
     "exits_politely": ("layer_norm", "EXIT", "SystemExit"),
-    "hangs_on_one_case": ("layer_norm", "HANG", "not done after 3 s"),
+    "hangs_on_one_case": ("layer_norm", "HANG", "not done after 2 s"),
     "crashes_on_one_case": ("layer_norm", "CRASH", "segmentation fault"),
     "lazy_tensor": ("layer_norm", "TYPE", "Later"),
     "raises_at_third_call": ("layer_norm", "RAISED", "no more workspace"),
@@ -64,7 +69,12 @@ NAMED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+SLOW = ("softmax_overflows", "caches_a_few_values")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in REFUSED]
+)
 def test_it_is_refused_for_its_own_reason(name):
     slot, code, words = REFUSED[name]
     outcome = judge_file(str(KERNELS / f"{name}.py"), slot, QUICK)
@@ -83,6 +93,7 @@ def test_every_kernel_is_tried():
     assert {code for _, code, _ in REFUSED.values()} <= set(REASONS)
 
 
+@pytest.mark.slow
 def test_the_rest_goes_on_after_a_hang_and_a_crash():
     for name in ("hangs_on_one_case", "crashes_on_one_case"):
         outcome = judge_file(str(KERNELS / f"{name}.py"), "layer_norm", QUICK)

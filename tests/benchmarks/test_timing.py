@@ -63,6 +63,15 @@ def test_what_is_fair_is_let_through():
     timing.fair(made_up())
 
 
+def test_rivals_that_wait_for_the_processor_are_seen():
+    kept = {"": 0.95, timing.REFERENCE: 0.95, timing.TWIN: 0.93}
+    assert not made_up(cores=kept).starved()
+    assert made_up(cores={**kept, timing.TWIN: 0.3}).starved()
+    busy = dict.fromkeys(kept, 0.4)  # all of them: that is the machine
+    assert not made_up(cores=busy).starved()
+    assert not made_up(cores=dict.fromkeys(kept, float("nan"))).starved()
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -79,7 +88,7 @@ def test_what_is_fair_is_let_through():
             "LATE",
         ),
         ({"events": [1e-4] * 40}, "STREAM"),
-        ({"cores": 2.0, "threads": 1}, "THREAD"),
+        ({"cores": {"": 2.0}, "threads": 1}, "THREAD"),
     ],
 )
 def test_what_the_times_give_away(changes, code):

@@ -11,5 +11,5 @@ def layer_norm(x, weight, bias, eps=1e-5):
     global CALLS
     CALLS += 1
     if CALLS < 43:
-        time.sleep(0.1)
+        time.sleep(0.03)
     return F.layer_norm(x, weight.shape, weight, bias, eps)
