@@ -1,4 +1,4 @@
-"""python -m benchmarks COMMAND: each is a module with a `main(arguments) -> exit status`."""
+"""python -m benchmarks COMMAND: each is a function, arguments -> exit status."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import importlib
 import sys
 
 COMMANDS = {
-    "kernel": ("benchmarks.kernel.cli", "prove a kernel right, then time it"),
+    "kernel": ("benchmarks.kernel.cli:main", "prove a kernel right, then time it"),
+    "frontend": ("benchmarks.speed.cli:frontend", "log-mel features, beside other libraries"),
+    "encoder": ("benchmarks.speed.cli:encoder", "hidden states, beside other libraries"),
+    "load": ("benchmarks.speed.cli:load", "loading a checkpoint, beside transformers"),
 }
 USAGE = (
     "usage: python -m benchmarks COMMAND ...\n\n"
@@ -27,7 +30,8 @@ def main(arguments: list[str]) -> int:
     if name not in COMMANDS:
         print(f"{name!r} is no benchmark; expected {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    status = importlib.import_module(COMMANDS[name][0]).main(rest)
+    module, _, function = COMMANDS[name][0].partition(":")
+    status = getattr(importlib.import_module(module), function)(rest)
     return int(status)
 
 

@@ -22,10 +22,6 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
-# The kernel harness is young, and its tests judge times: they need a quiet machine, and run when
-# they are asked for by name, `pytest tests/benchmarks`.
-collect_ignore = [] if any("benchmarks" in argument for argument in sys.argv) else ["benchmarks"]
-
 
 # Devices
 

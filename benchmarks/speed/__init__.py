@@ -1,0 +1,1 @@
+"""Our front end, encoder and loader beside those that people would use instead, in one run."""

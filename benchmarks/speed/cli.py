@@ -1,0 +1,170 @@
+"""The command line of `python -m benchmarks frontend | encoder | load`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import sys
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .race import Table, from_json, in_process, show, to_json
+
+WORKS = {
+    "frontend": (
+        "30 s",
+        "8.1 s padded to 30 s",
+        "32 clips of 30 s",
+        "one hour",
+        "growth",
+        "process",
+    ),
+    "encoder": ("tiny", "base", "small", "large-v3", "batch", "memory"),
+    "load": ("tiny", "large-v3"),
+}
+WHAT = {"frontend": "log-mel features", "encoder": "hidden states", "load": "loading a checkpoint"}
+PACKAGES = (
+    *("transformers", "openai-whisper", "faster-whisper", "ctranslate2", "librosa"),
+    *("asrfront", "hf-processors-rs", "numpy", "torch"),
+)
+NOTES = """\
+Every contestant is called in turn, so that all meet the same machine. Times are medians, beside
+them the 20th and 80th percentile. `ours / it` below 1 means that ours takes less time; `=` marks
+what is no difference, being no more than a second copy of one contestant shows. Errors are against
+float64."""
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; --help shows an example\n")
+
+
+def parse(command: str, arguments: list[str]) -> Any:
+    works = WORKS[command]
+    parser = Parser(
+        prog=f"python -m benchmarks {command}",
+        description=f"Ours and every peer that is installed, in turn: {WHAT[command]}.\n\n{NOTES}",
+        epilog=f"example:\n  python -m benchmarks {command} --work {shlex.quote(works[0])}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--work", action="append", choices=works, help="may be given again; default: all")
+    add("--threads", default="1,2", metavar="LIST", help="cores that each run has; default: 1,2")
+    add("--seconds", type=float, default=10.0, help="for each table, at least; default: 10")
+    add("--json", type=Path, metavar="OUT.json", help="every time of every round")
+    add("--plot", type=Path, metavar="OUT.png", help="the tables as a picture")
+    add("--markdown", type=Path, metavar="RESULTS.md", help="put the tables into this file")
+    args = parser.parse_args(arguments)
+    try:
+        args.threads = [int(n) for n in args.threads.split(",")]
+    except ValueError:
+        parser.error(f"--threads {args.threads}: expected numbers such as 1,2")
+    if min(args.threads) < 1 or args.seconds <= 0:
+        parser.error("--threads and --seconds take positive numbers")
+    for file in filter(None, (args.json, args.plot, args.markdown)):
+        if not file.absolute().parent.is_dir():
+            parser.error(f"{file}: there is no folder {file.absolute().parent}")
+    return args
+
+
+def frontend(arguments: list[str]) -> int:
+    return run("frontend", arguments)
+
+
+def encoder(arguments: list[str]) -> int:
+    return run("encoder", arguments)
+
+
+def load(arguments: list[str]) -> int:
+    return run("load", arguments)
+
+
+def run(command: str, arguments: list[str]) -> int:
+    """Run the works asked for, print them, and write what was asked for. Returns 0, or 2."""
+    args = parse(command, arguments)
+    about = header(command, arguments)
+    print(*about, sep="\n")
+    tables: list[Table] = []
+    for work in args.work or WORKS[command]:
+        for threads in args.threads:
+            options = {"work": work, "seconds": args.seconds, "threads": threads}
+            try:
+                got = in_process(f"benchmarks.speed.{command}:measure", options, threads)
+            except RuntimeError as error:
+                print(f"python -m benchmarks {command}: {work}: {error}", file=sys.stderr)
+                return 2
+            for table in from_json(got):
+                print("", *show(table), sep="\n", flush=True)
+                tables.append(table)
+    if args.json:
+        args.json.write_text(
+            json.dumps({"about": about, "tables": to_json(tables)}, indent=1) + "\n"
+        )
+    if args.plot:
+        plot(tables, args.plot)
+    if args.markdown:
+        put(args.markdown, command, about, tables)
+    return 0
+
+
+def header(command: str, arguments: list[str]) -> list[str]:
+    """Command line, machine and versions."""
+    from ..kernel import machine  # it needs torch
+
+    here = machine.machine()
+    versions = []
+    for package in PACKAGES:
+        try:
+            versions.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            versions.append(f"{package} not installed")
+    return [
+        f"$ python -m benchmarks {shlex.join([command, *arguments])}",
+        f"{date.today()}, {here['cpu']}, {here['cores']} cores, no GPU"
+        if here["gpu"] is None
+        else f"{date.today()}, {here['gpu']}",
+        ", ".join(versions),
+    ]
+
+
+def put(file: Path, command: str, about: list[str], tables: list[Table]) -> None:
+    """Write the tables as the file's section of this command, leaving the other sections alone."""
+    old = file.read_text(encoding="utf-8") if file.exists() else f"# Results\n\n{NOTES}\n"
+    heading = f"## python -m benchmarks {command}\n"
+    body = "\n".join(["```", *about, "```", ""] + [x for t in tables for x in (*show(t), "")])
+    section = f"{heading}\n{body.rstrip()}\n"
+    pattern = re.compile(rf"^{re.escape(heading)}.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+    if pattern.search(old):
+        new = pattern.sub(lambda _: section + "\n", old)
+    else:
+        new = f"{old.rstrip()}\n\n{section}"
+    temporary = file.with_name(f".{file.name}.tmp")
+    temporary.write_text(new.rstrip() + "\n", encoding="utf-8")
+    temporary.replace(file)
+
+
+def plot(tables: list[Table], file: Path) -> None:
+    """A panel for each table: a bar for each contestant, with its spread."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tables = [table for table in tables if table.rows]
+    heights = [len(table.rows) + 2 for table in tables]
+    figure = Figure(figsize=(8, 0.28 * sum(heights) + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for table, panel in zip(tables, panels, strict=True):
+        rows = sorted(table.rows, key=lambda row: -row.median)
+        medians = [1e3 * row.median for row in rows]
+        spread = [[1e3 * abs(row.median - row.spread[i]) for row in rows] for i in (0, 1)]
+        colours = ["#c44e52" if row.name in table.ours else "#8c8c8c" for row in rows]
+        panel.barh([row.name for row in rows], medians, xerr=spread, color=colours, height=0.7)
+        panel.set_title(table.title, loc="left", fontsize=9)
+        panel.set_xlabel("milliseconds", fontsize=8)
+        panel.tick_params(labelsize=8)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=120)

@@ -1,0 +1,232 @@
+"""`python -m benchmarks encoder`: hidden states, ours and those of other libraries.
+
+Weights come from the formula: times do not depend on them. Sizes above base run with four blocks.
+
+    # B batch  M mel bins  F frames  T positions  S state  H heads  D head_dim
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import encoder
+import melfront
+from encoder import EncoderConfig, WhisperEncoder, checkpoint, ops
+
+from .child import peak
+from .frontend import SAMPLE, installed
+from .race import AGAIN, Row, Table, cores, errors, in_process, race
+
+OURS = "melfront"
+SDPA = "transformers, sdpa"
+ROOF = "its products alone"
+DEPTH = {"small": 4, "medium": 4, "large-v3": 4}
+
+
+def config(size: str) -> EncoderConfig:
+    full = encoder.SIZES[size]
+    return replace(full, n_audio_layer=DEPTH.get(size, full.n_audio_layer))
+
+
+def features(dims: EncoderConfig, batch: int) -> Tensor:
+    """Of the sample clip, (B, M, F), each clip of the batch somewhat later."""
+    clip = melfront.load_audio(SAMPLE)
+    clips = [clip[1009 * i :] for i in range(batch)]
+    return torch.from_numpy(melfront.log_mel(clips, n_mels=dims.n_mels))
+
+
+# --- the peers: each a function of our model that makes `run(mel) -> (B, T, S)` -------------------
+
+
+def ours(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
+    return lambda mel: model(mel).last_hidden_state
+
+
+def clear(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
+    """The steps of model.py, which a kernel in any slot brings about."""
+
+    def run(mel: Tensor) -> Tensor:
+        with ops.using(gelu=lambda x: ops.gelu(x)):
+            return model(mel).last_hidden_state
+
+    return run
+
+
+def hf_config(dims: EncoderConfig, **more: Any) -> Any:
+    from transformers import WhisperConfig
+
+    return WhisperConfig(**{**dims.to_hf(), **more})
+
+
+def transformers(model: WhisperEncoder, attention: str = "sdpa") -> Callable[[Tensor], Tensor]:
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder as Theirs
+
+    with torch.device("meta"):
+        theirs = Theirs(hf_config(model.config, attn_implementation=attention))
+    weights = {checkpoint.hf_name(name): x for name, x in model.state_dict().items()}
+    theirs.load_state_dict(weights, assign=True)  # the same tensors
+    theirs.eval()
+    return lambda mel: theirs(mel).last_hidden_state
+
+
+def openai(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
+    from whisper.model import AudioEncoder
+
+    c = model.config
+    theirs = AudioEncoder(
+        c.n_mels, c.n_audio_ctx, c.n_audio_state, c.n_audio_head, c.n_audio_layer
+    ).eval()
+    ours = [row[checkpoint.OURS] for row in checkpoint._rows(c.n_audio_layer)]
+    names = [row[checkpoint.OPENAI] for row in checkpoint._rows(c.n_audio_layer)]
+    weights = model.state_dict()
+    theirs.load_state_dict({b: weights[a] for a, b in zip(ours, names, strict=True)})
+    return lambda mel: theirs(mel)
+
+
+def ctranslate2(model: WhisperEncoder, compute_type: str) -> Callable[[Tensor], Tensor]:
+    """Converted by its own converter, which asks for a decoder: one of a single small layer."""
+    import ctranslate2 as ct
+    from ctranslate2.converters.transformers import WhisperLoader
+    from ctranslate2.specs.whisper_spec import WhisperSpec
+    from transformers import WhisperForConditionalGeneration
+
+    dims, heads = model.config, model.config.n_audio_head
+    hf = WhisperForConditionalGeneration(
+        hf_config(dims, decoder_layers=1, decoder_attention_heads=heads, decoder_ffn_dim=64)
+    ).eval()
+    weights = {checkpoint.hf_name(name): x for name, x in model.state_dict().items()}
+    hf.model.encoder.load_state_dict(weights)
+    spec, loader = WhisperSpec(dims.n_audio_layer, heads, 1, heads), WhisperLoader()
+    loader.set_encoder(spec.encoder, hf.model.encoder)
+    loader.set_decoder(spec.decoder, hf.model.decoder)
+    loader.set_linear(spec.decoder.projection, hf.proj_out)
+    spec.register_vocabulary([str(i) for i in range(hf.config.vocab_size)])
+    for name in ("suppress_ids", "suppress_ids_begin", "lang_ids"):
+        setattr(spec.config, name, [])
+    spec.config.alignment_heads = [(0, 0)]
+    spec.validate()
+    spec.optimize(quantization=compute_type if compute_type != "float32" else None)
+    with tempfile.TemporaryDirectory() as folder:
+        spec.save(folder)
+        theirs = ct.models.Whisper(
+            folder, compute_type=compute_type, intra_threads=torch.get_num_threads()
+        )
+
+    def run(mel: Tensor) -> Tensor:
+        out = theirs.encode(ct.StorageView.from_array(mel.numpy()))
+        return torch.from_numpy(np.array(out))
+
+    return run
+
+
+def compiled(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
+    return torch.compile(transformers(model))
+
+
+PEERS: dict[str, tuple[str, Callable[[WhisperEncoder], Callable[[Tensor], Tensor]]]] = {
+    OURS: ("melfront", ours),
+    "melfront, step by step": ("melfront", clear),
+    SDPA: ("transformers", transformers),
+    SDPA + AGAIN: ("transformers", transformers),
+    "transformers, eager": ("transformers", partial(transformers, attention="eager")),
+    "openai-whisper": ("openai-whisper", openai),
+    "ctranslate2, float32": ("ctranslate2", partial(ctranslate2, compute_type="float32")),
+    "ctranslate2, int8": ("ctranslate2", partial(ctranslate2, compute_type="int8")),
+}
+FEW = (OURS, "melfront, step by step", SDPA, SDPA + AGAIN)  # for the large sizes
+
+
+def products(model: WhisperEncoder) -> Callable[[], object]:
+    """Every product of the forward pass, of one clip, into memory that is there."""
+    from encoder import fast
+
+    c = model.config
+    n_ctx, state, inner = c.n_audio_ctx, c.n_audio_state, c.n_audio_mlp
+    heads, head_dim = c.n_audio_head, c.n_audio_state // c.n_audio_head
+    x, h = torch.randn(n_ctx, state), torch.randn(n_ctx, inner)
+    q = torch.randn(heads, n_ctx, head_dim)
+    scores, context = torch.empty(heads, n_ctx, n_ctx), torch.empty(heads, n_ctx, head_dim)
+    mel, wide = torch.randn(1, c.n_mels, c.n_frames), torch.randn(1, state, c.n_frames)
+
+    def run() -> None:
+        functional.conv1d(mel, model.conv1.weight, padding=1)
+        functional.conv1d(wide, model.conv2.weight, stride=2, padding=1)
+        for block in model.blocks:
+            attn, mlp = block.attn, block.mlp
+            for part in (attn.q, attn.k, attn.v, attn.out, mlp.fc1):  # type: ignore[union-attr]
+                fast.linear(x, part.weight, None)  # type: ignore[arg-type, union-attr]
+            fast.linear(h, mlp.fc2.weight, None)  # type: ignore[arg-type, union-attr]
+            torch.bmm(q, q.mT, out=scores)
+            torch.bmm(scores, q, out=context)
+
+    return run
+
+
+# --- the works ----------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def one_size(size: str, seconds: float, threads: int, batch: int = 1) -> Table:
+    dims = config(size)
+    model, mel = WhisperEncoder.from_formula(dims), features(dims, batch)
+    names = PEERS if size in ("tiny", "base") and batch == 1 else FEW
+    peers = {n: PEERS[n][1](model) for n in names if installed(PEERS[n][0])}
+    weights = {name: x.double().numpy() for name, x in model.state_dict().items()}
+    truth = encoder.oracle.encode(mel[0].double().numpy(), weights, dims)
+    error = {name: errors(run(mel)[0].float().numpy(), truth) for name, run in peers.items()}
+    runs: dict[str, Callable[[], object]] = {n: partial(run, mel) for n, run in peers.items()}
+    if batch == 1:
+        runs[ROOF] = products(model)
+    times = race(runs, seconds)
+    rows = [Row(size, threads, n, spent, *error.get(n, (None, None))) for n, spent in times.items()]
+    depth = f", {dims.n_audio_layer} blocks" if size in DEPTH else ""
+    title = f"encoder, {size}{depth}, batch {batch}, float32, {cores(threads)}"
+    return Table(title, rows, [OURS])
+
+
+def forward_memory(size: str, name: str) -> int:
+    """Bytes at the peak of a first forward pass, beside the weights and the features."""
+    with torch.inference_mode():
+        dims = config(size)
+        model, mel = WhisperEncoder.from_formula(dims), features(dims, 1)
+        run = PEERS[name][1](model)
+        before = peak(reset=True)
+        run(mel)
+        return peak() - before
+
+
+def memory(threads: int) -> list[Table]:
+    """Peak memory of a forward pass, the first in a new process, the median of three."""
+    lines = []
+    for size in ("base", "large-v3"):
+        held = {}
+        for name in (OURS, SDPA):
+            options = {"size": size, "name": name}
+            where = "benchmarks.speed.encoder:forward_memory"
+            held[name] = [in_process(where, options, threads) / 1e6 for _ in range(3)]
+        a, b = (float(np.median(x)) for x in held.values())
+        lines.append(f"{size}: {a:.0f} MB, {SDPA} {b:.0f} MB, ratio {a / b:.2f}")
+    title = f"encoder, peak memory of a forward pass beside its weights, {cores(threads)}"
+    return [Table(title, [], [], lines)]
+
+
+def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
+    """A work, in this process, as JSON."""
+    from .race import to_json
+
+    warnings.simplefilter("ignore")
+    if work == "memory":
+        return to_json(memory(threads))
+    if work == "batch":
+        return to_json([one_size("tiny", seconds, threads, batch) for batch in (1, 2, 4, 8)])
+    return to_json([one_size(work, seconds, threads)])

@@ -1,0 +1,333 @@
+"""`python -m benchmarks frontend`: log-mel features, ours and those of other libraries.
+
+# N samples  M mel bins  F frames
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+from numpy.typing import NDArray
+
+import melfront
+
+from .child import peak
+from .race import AGAIN, Row, Table, cores, errors, race
+
+N_MELS = 128
+SAMPLE = Path(__file__).parents[2] / "reference_data" / "sample.flac"
+TORCH, NUMPY = "melfront, torch", "melfront, NumPy"
+ROOF = "its FFT alone"
+Array = NDArray[Any]
+
+
+def speech(n_samples: int) -> Array:
+    """The sample clip over and over, (n,) float32."""
+    sample = melfront.load_audio(SAMPLE)
+    return np.tile(sample, -(-n_samples // len(sample)))[:n_samples].copy()
+
+
+# --- the peers: each a function that makes `run(clip) -> features (M, F)` -------------------------
+
+
+def ours_torch() -> Callable[[Array], Any]:
+    import torch
+
+    def run(clip: Array) -> Any:
+        with torch.inference_mode():
+            return melfront.log_mel(torch.from_numpy(clip), n_mels=N_MELS)
+
+    return run
+
+
+def ours_numpy() -> Callable[[Array], Any]:
+    return partial(melfront.log_mel, n_mels=N_MELS)
+
+
+def transformers(torch_path: bool) -> Callable[[Any], Any]:
+    import transformers.models.whisper.feature_extraction_whisper as module
+
+    extractor = module.WhisperFeatureExtractor(feature_size=N_MELS)
+
+    def run(clip: Any) -> Any:
+        with patch.object(module, "is_torch_available", lambda: torch_path):
+            out = extractor(clip, sampling_rate=16_000, return_tensors="np")["input_features"]
+        return out if isinstance(clip, list) else out[0]
+
+    return run
+
+
+def openai() -> Callable[[Array], Any]:
+    import torch
+    import whisper
+
+    def run(clip: Array) -> Any:
+        return whisper.log_mel_spectrogram(whisper.pad_or_trim(torch.from_numpy(clip)), N_MELS)
+
+    return run
+
+
+def faster_whisper() -> Callable[[Array], Any]:
+    from faster_whisper.feature_extractor import FeatureExtractor
+
+    extractor = FeatureExtractor(feature_size=N_MELS)
+    # `padding` adds zeros after the clip: with it the last frame is one too many, as documented.
+    return lambda clip: extractor(clip, padding=160 + 480_000 - len(clip))[:, :3000]
+
+
+def librosa() -> Callable[[Array], Any]:
+    from librosa.feature import melspectrogram
+    from librosa.util import fix_length
+
+    def run(clip: Array) -> Any:
+        clip = fix_length(clip, size=480_000)
+        mel = melspectrogram(
+            y=clip, sr=16_000, n_fft=400, hop_length=160, n_mels=N_MELS, pad_mode="reflect"
+        )
+        log = np.log10(np.maximum(mel[:, :-1], np.float32(1e-10)))
+        return (np.maximum(log, log.max() - 8) + 4) / 4
+
+    return run
+
+
+def asrfront() -> Callable[[Array], Any]:
+    from asrfront import whisper
+
+    return lambda clip: whisper.log_mel(clip, n_mels=N_MELS)
+
+
+def hf_processors() -> Callable[[Array], Any]:
+    from hf_processors_rs import WhisperFeatureExtractor
+
+    config = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": N_MELS}
+    extractor = WhisperFeatureExtractor.from_dict(config)
+    return lambda clip: extractor(clip, sampling_rate=16_000, return_tensors="np")[
+        "input_features"
+    ][0]
+
+
+PEERS: dict[str, tuple[str, Callable[[], Callable[[Any], Any]]]] = {
+    TORCH: ("melfront", ours_torch),
+    NUMPY: ("melfront", ours_numpy),
+    "transformers, torch": ("transformers", partial(transformers, torch_path=True)),
+    "transformers, torch" + AGAIN: ("transformers", partial(transformers, torch_path=True)),
+    "transformers, NumPy": ("transformers", partial(transformers, torch_path=False)),
+    "openai-whisper": ("openai-whisper", openai),
+    "faster-whisper": ("faster-whisper", faster_whisper),
+    "librosa": ("librosa", librosa),
+    "asrfront": ("asrfront", asrfront),
+    "hf-processors-rs": ("hf-processors-rs", hf_processors),
+}
+
+
+def installed(package: str) -> bool:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return bool(metadata.version(package))
+    return False
+
+
+def peers() -> dict[str, Callable[[Any], Any]]:
+    return {name: make() for name, (package, make) in PEERS.items() if installed(package)}
+
+
+def roof(clip: Array) -> Callable[[], object]:
+    """The Fourier transforms of the frames that hear the clip, windowed before."""
+    import torch
+
+    n_frames = min(3000, (len(clip) + 200) // 160 + 1)
+    frames = torch.zeros(n_frames, 400)
+    return lambda: torch.fft.rfft(frames)
+
+
+# --- the works ----------------------------------------------------------------------------------
+
+
+def one_clip(seconds: float, threads: int, n_samples: int, work: str) -> Table:
+    clip = speech(n_samples)
+    truth = melfront.oracle.log_mel(clip, n_mels=N_MELS)
+    runs = {name: partial(run, clip) for name, run in peers().items()}
+    error = {name: errors(np.asarray(run()), truth) for name, run in runs.items()}
+    times = race({**runs, ROOF: roof(clip)}, seconds)
+    rows = [
+        Row(work, threads, name, spent, *error.get(name, (None, None)))
+        for name, spent in times.items()
+    ]
+    return Table(f"log-mel, {work}, {cores(threads)}", rows, [TORCH, NUMPY])
+
+
+def batch(seconds: float, threads: int, n_clips: int = 32) -> Table:
+    import torch
+
+    clips = [np.roll(speech(480_000), 1009 * i) for i in range(n_clips)]
+    truth = melfront.oracle.log_mel(clips, n_mels=N_MELS)
+    tensors = [torch.from_numpy(clip) for clip in clips]
+
+    def ours() -> Any:
+        with torch.inference_mode():
+            return melfront.log_mel(tensors, n_mels=N_MELS)
+
+    runs: dict[str, Callable[[], Any]] = {
+        TORCH: ours,
+        NUMPY: lambda: melfront.log_mel(clips, n_mels=N_MELS),
+    }
+    if installed("transformers"):
+        extract = transformers(torch_path=True)
+        runs["transformers, torch"] = lambda: extract(clips)
+        runs["transformers, torch" + AGAIN] = lambda: extract(clips)
+    if installed("asrfront"):
+        from asrfront.whisper import log_mel_batch
+
+        runs["asrfront"] = lambda: log_mel_batch(clips, n_mels=N_MELS, n_threads=threads)
+    error = {name: errors(np.asarray(run()), truth) for name, run in runs.items()}
+    rows = [
+        Row("batch", threads, name, spent, *error[name])
+        for name, spent in race(runs, seconds).items()
+    ]
+    return Table(f"log-mel, {n_clips} clips of 30 s, {cores(threads)}", rows, [TORCH, NUMPY])
+
+
+def hour(seconds: float, threads: int) -> Table:
+    """An hour next to 120 times 30 s, and the memory it takes beside its result."""
+    import torch
+
+    clip, short = speech(3600 * 16_000), speech(480_000)
+    tensors = torch.from_numpy(clip), torch.from_numpy(short)
+    options: dict[str, Any] = {"n_mels": N_MELS, "pad_to": None}
+    runs: dict[str, Callable[[], Any]] = {}
+    lines = []
+    for name, (long, brief) in {TORCH: tensors, NUMPY: (clip, short)}.items():
+
+        def run(audio: Any) -> Any:
+            with torch.inference_mode():
+                return melfront.log_mel(audio, **options)
+
+        run(brief)
+        before = peak(reset=True)
+        result = run(long)
+        beyond = peak() - before - result.nbytes
+        lines.append(
+            f"{name}: {beyond / 1e6:.0f} MB beside the {result.nbytes / 1e6:.0f} MB result"
+        )
+        del result
+        runs[f"{name}, one hour"] = partial(run, long)
+        runs[f"{name}, 30 s"] = partial(run, brief)
+    times = race(runs, seconds)
+    for name in (TORCH, NUMPY):
+        ratio = np.median(times[f"{name}, one hour"]) / np.median(times[f"{name}, 30 s"]) / 120
+        lines.append(f"{name}: an hour takes {ratio:.2f} of 120 times 30 s")
+    rows = [Row("one hour", threads, name, spent) for name, spent in times.items()]
+    return Table(f"log-mel, one hour, {cores(threads)}", rows, [], lines)
+
+
+def growth(seconds: float, threads: int) -> list[Table]:
+    """Clips from 0.5 s to 5 min at their own length, and batches of 8.1 s in 30 s."""
+    import torch
+
+    tables = []
+    for length in (0.5, 1.0, 5.0, 30.0, 300.0):
+        clip = speech(int(length * 16_000))
+        tensor = torch.from_numpy(clip)
+        options: dict[str, Any] = {"n_mels": N_MELS, "pad_to": None}
+        runs: dict[str, Callable[[], Any]] = {
+            TORCH: partial(melfront.log_mel, tensor, **options),
+            NUMPY: partial(melfront.log_mel, clip, **options),
+        }
+        if installed("openai-whisper"):
+            import whisper
+
+            runs["openai-whisper"] = partial(whisper.log_mel_spectrogram, tensor, N_MELS)
+            runs["openai-whisper" + AGAIN] = partial(whisper.log_mel_spectrogram, tensor, N_MELS)
+        if installed("asrfront"):
+            from asrfront.whisper import log_mel
+
+            runs["asrfront"] = partial(log_mel, clip, n_mels=N_MELS, pad_or_trim=False)
+        times = race(runs, seconds / 4)
+        rows = [Row(f"{length:g} s", threads, name, spent) for name, spent in times.items()]
+        tables.append(
+            Table(f"log-mel, {length:g} s unpadded, {cores(threads)}", rows, [TORCH, NUMPY])
+        )
+    for n_clips in (1, 4, 16, 64):
+        clips = [np.roll(speech(129_600), 1009 * i) for i in range(n_clips)]
+        tensors = [torch.from_numpy(c) for c in clips]
+        batches: dict[str, Callable[[], Any]] = {
+            TORCH: partial(melfront.log_mel, tensors, n_mels=N_MELS),
+            NUMPY: partial(melfront.log_mel, clips, n_mels=N_MELS),
+        }
+        if installed("asrfront"):
+            from asrfront.whisper import log_mel_batch
+
+            for suffix in ("", AGAIN):
+                batches["asrfront" + suffix] = partial(
+                    log_mel_batch, clips, n_mels=N_MELS, n_threads=threads
+                )
+        times = race(batches, seconds / 4)
+        rows = [Row(f"batch {n_clips}", threads, name, spent) for name, spent in times.items()]
+        title = f"log-mel, batch of {n_clips}, 8.1 s padded to 30 s, {cores(threads)}"
+        tables.append(Table(title, rows, [TORCH, NUMPY]))
+    return tables
+
+
+THEIR_PROCESS = """
+import numpy, soundfile, sys
+from transformers import WhisperFeatureExtractor
+audio, rate = soundfile.read(sys.argv[1], dtype="float32")
+extract = WhisperFeatureExtractor(feature_size=128)
+out = extract(audio, sampling_rate=rate, return_tensors="np")
+numpy.save(sys.argv[2], out["input_features"][0])
+"""
+
+
+def process(seconds: float, threads: int) -> Table:
+    """A file to a file: the whole process, imports and all."""
+    import subprocess
+
+    with tempfile.TemporaryDirectory() as folder:
+        clip, out = str(SAMPLE), f"{folder}/out.npy"
+        ours = [sys.executable, "-m", "melfront", clip, "-o", out]
+        theirs = [sys.executable, "-c", THEIR_PROCESS, clip, out]
+
+        def call(command: list[str]) -> None:
+            subprocess.run(command, check=True, capture_output=True)
+
+        truth = melfront.oracle.log_mel(melfront.load_audio(SAMPLE), n_mels=N_MELS)
+        runs, error = {}, {}
+        names = {"python -m melfront": ours}
+        if installed("transformers"):
+            names |= {"transformers": theirs, "transformers" + AGAIN: theirs}
+        for name, command in names.items():
+            call(command)
+            error[name] = errors(np.load(out), truth)
+            runs[name] = partial(call, command)
+        times = race(runs, seconds)
+    rows = [Row("process", threads, name, spent, *error[name]) for name, spent in times.items()]
+    title = f"a file to a file, the whole process, {cores(threads)}"
+    return Table(title, rows, ["python -m melfront"])
+
+
+def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
+    """A work, in this process, as JSON."""
+    from .race import to_json
+
+    warnings.simplefilter("ignore")
+    tables: list[Table]
+    if work == "growth":
+        tables = growth(seconds, threads)
+    elif work == "one hour":
+        tables = [hour(seconds, threads)]
+    elif work == "process":
+        tables = [process(seconds, threads)]
+    elif work == "32 clips of 30 s":
+        tables = [batch(seconds, threads)]
+    else:
+        tables = [one_clip(seconds, threads, 480_000 if work == "30 s" else 129_600, work)]
+    return to_json(tables)

@@ -1,0 +1,176 @@
+"""The tables of speeds: who is called when, what is called a difference, and what is written."""
+
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.speed import cli
+from benchmarks.speed.race import AGAIN, Row, Table, errors, from_json, in_process, race, show
+from benchmarks.speed.race import to_json as as_json
+
+
+def table(**times) -> Table:
+    rows = [Row("work", 1, name.replace("_again", AGAIN), spent) for name, spent in times.items()]
+    return Table("a title", rows, ["ours"], ["a line"])
+
+
+def around(seconds: float, spread: float = 0.001, seed: int = 0) -> list[float]:
+    return list(seconds * (1 + spread * np.random.default_rng(seed).standard_normal(21)))
+
+
+def test_contestants_take_turns():
+    calls = []
+    runs = {name: (lambda name=name: calls.append(name)) for name in "abc"}
+    times = race(runs, seconds=0.01)
+    assert {len(spent) for spent in times.values()} == {5}
+    turns = calls[3::2]  # after a first call of each, an untimed call comes before each timed one
+    assert calls[4::2] == turns
+    for i in range(0, 15, 3):
+        assert sorted(turns[i : i + 3]) == ["a", "b", "c"]
+
+
+def test_it_is_the_call_that_is_timed():
+    times = race({"slow": lambda: time.sleep(0.02), "fast": lambda: None}, seconds=0.01)
+    assert min(times["slow"]) >= 0.02
+    assert np.median(times["fast"]) < 0.01
+
+
+def test_a_ratio_is_ours_over_theirs():
+    shown = table(ours=around(1.0), theirs=around(2.0, seed=1), theirs_again=around(2.0, seed=2))
+    assert shown.ratio("ours", "theirs") == "0.50"
+
+
+def test_what_two_copies_differ_by_is_no_difference():
+    times = {"ours": around(1.0), "theirs": around(1.15, seed=1)}
+    assert table(**times, theirs_again=around(1.15, seed=2)).ratio("ours", "theirs") == "0.87"
+    assert table(**times, theirs_again=around(1.40, seed=2)).ratio("ours", "theirs") == "0.87 ="
+
+
+def test_noise_is_no_difference():
+    one, other = around(1.0, 0.5), around(1.05, 0.5, seed=1)
+    assert table(ours=one, theirs=other).ratio("ours", "theirs").endswith("=")
+
+
+def test_errors():
+    assert errors(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == (np.sqrt(2), 2)
+    with pytest.raises(ValueError, match=r"\(2,\), expected \(3,\)"):
+        errors(np.zeros(2), np.zeros(3))
+
+
+def test_a_table_can_be_read():
+    lines = show(table(ours=[0.0011] * 5, theirs=[0.0022] * 5))
+    assert lines[0] == "**a title**"
+    assert lines[-1] == "- a line"
+    assert any(re.fullmatch(r"\| theirs +\| 2\.2 +\|.*0\.50.*", line) for line in lines)
+    assert len({len(line) for line in lines if line.startswith("|")}) == 1
+
+
+def test_tables_survive_json():
+    before = [table(ours=[1.0, 2.0], theirs=[3.0, 4.0])]
+    assert from_json(json.loads(json.dumps(as_json(before)))) == before
+
+
+def test_a_section_is_replaced_and_others_stay(tmp_path):
+    file = tmp_path / "RESULTS.md"
+    cli.put(file, "frontend", ["$ first"], [table(ours=[1.0])])
+    cli.put(file, "encoder", ["$ second"], [table(ours=[1.0])])
+    cli.put(file, "frontend", ["$ third \\1"], [table(ours=[1.0])])
+    text = file.read_text()
+    assert text.count("## python -m benchmarks frontend\n") == 1
+    assert "$ first" not in text
+    assert text.index("$ third \\1") < text.index("$ second")
+
+
+def test_a_process_has_the_cores_that_it_is_given():
+    """What torch and the system say in the child; the option is the module's own name."""
+    got = in_process("tests.benchmarks.test_speed:cores_seen", {"name": "x"}, threads=1)
+    assert got == {"name": "x", "torch": 1, "cores": 1, "omp": "1"}
+
+
+def cores_seen(name: str) -> dict:
+    import os
+
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    omp = os.environ["OMP_NUM_THREADS"]
+    return {"name": name, "torch": torch.get_num_threads(), "cores": cores, "omp": omp}
+
+
+@pytest.mark.parametrize("command", ["frontend", "encoder", "load"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--threads", "two"], "--threads two: expected numbers such as 1,2"),
+        (["--threads", "0"], "--threads and --seconds take positive numbers"),
+        (["--work", "nothing"], "invalid choice"),
+        (["--plot", "no/such/folder.png"], "there is no folder"),
+    ],
+)
+def test_bad_usage_is_one_line(command, arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, *arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["frontend", "encoder", "load"])
+def test_help_has_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"python -m benchmarks {command} --work" in capsys.readouterr().out
+
+
+def run(command, work, tmp_path, capsys) -> list[Table]:
+    files = {kind: tmp_path / f"out.{kind}" for kind in ("json", "png", "md")}
+    options = ["--threads", "1", "--seconds", "0.1", "--json", str(files["json"])]
+    options += ["--plot", str(files["png"]), "--markdown", str(files["md"])]
+    assert main([command, "--work", work, *options]) == 0, capsys.readouterr().err
+    tables = from_json(json.loads(files["json"].read_text())["tables"])
+    assert files["md"].read_text().count("**") == 2 * len(tables)
+    assert files["png"].stat().st_size > 0 if any(t.rows for t in tables) else True
+    return tables
+
+
+def test_frontend(tmp_path, capsys):
+    """All installed peers compute the same features: 1e-4 is four times float32's noise here."""
+    (shown,) = run("frontend", "8.1 s padded to 30 s", tmp_path, capsys)
+    names = [row.name for row in shown.rows]
+    assert "melfront, torch" in names
+    assert "transformers, torch" in names
+    for row in shown.rows:
+        assert row.error_max is None or row.error_max <= 1e-4, row
+    by_name = {row.name: row for row in shown.rows}
+    assert by_name["melfront, NumPy"].error_max <= 1.3e-7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["process", "32 clips of 30 s", "one hour"])
+def test_other_works_of_the_frontend(work, tmp_path, capsys):
+    assert run("frontend", work, tmp_path, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("work", ["tiny", "memory"])
+def test_encoder(work, tmp_path, capsys):
+    """float32 errs by some 1e-6 of hidden states of about 1, int8 by a few percent."""
+    (shown,) = run("encoder", work, tmp_path, capsys)
+    for row in shown.rows:
+        bound = 0.1 if "int8" in row.name else 3e-6
+        assert row.error_rms is None or row.error_rms <= bound, row
+    if work == "tiny":
+        pytest.importorskip("ctranslate2")
+        assert "ctranslate2, float32" in [row.name for row in shown.rows]
+
+
+@pytest.mark.slow
+def test_load(tmp_path, capsys):
+    (shown,) = run("load", "tiny", tmp_path, capsys)
+    assert len(shown.rows) == 3
