@@ -1,6 +1,6 @@
 """Makes the golden tensors of this folder, and MANIFEST.json, which lists them.
 
-    python -m reference_data.make                     # everything: half an hour, 9 GB for large-v3
+    python -m reference_data.make                     # everything: 15 minutes, 9 GB for large-v3
     python -m reference_data.make frontend toy tiny   # only these parts; the others stay
 
 Parts: frontend, libraries, toy, the published sizes, and tiny.en, which needs trained weights: the
