@@ -1,34 +1,421 @@
-"""The README's Python runs as it stands, in a folder that holds what it names."""
+"""Every command and every block of every README runs, and prints what stands below it.
 
+A block of `python` runs in an empty folder that holds the files it names; `text` after it is what
+it prints. `sh` is commands, `console` a command with what it prints. Published checkpoints are
+stood in for by folders of that name with formula weights. The two commands that make a virtual
+environment are run by `.ci/run`, word for word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import json
 import re
+import shlex
 import shutil
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
+import torch
 
-import encoder
-from encoder.checkpoint import save_hf
+import melfront
+from encoder import SIZES, WhisperEncoder, ops
+from encoder.checkpoint import hf_name, save_hf, shapes
+from parity.signals import SIGNALS
+from tests.conftest import CHECKOUT
+from tests.signals import SAMPLE, sample
 
-ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "parity/README.md",
+    "benchmarks/README.md",
+    "reference_data/README.md",
+]
+# Over 10 s each: the kernel's harness, every library, a trace of a whole encoder.
+SLOW = ("benchmarks kernel", "benchmarks frontend", "parity libraries", "stages.npz")
+# Not run as a block: it installs packages, works on the checkout for half an hour, or is run by
+# `test_units_of_noise`.
+NOT_HERE = ("pip install", "reference_data.make ", "mine.safetensors")
 
 
-def test_there_are_blocks():
-    assert len(BLOCKS) >= 2
+class Block(NamedTuple):
+    page: str
+    language: str
+    text: str
+    shown: str  # what the page says that it prints
+
+    @property
+    def title(self) -> str:
+        return f"{self.page}: {self.text.strip().splitlines()[0]}"
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0])
-def test_block_runs(block, tmp_path, monkeypatch):
+def read(page: str) -> str:
+    return (CHECKOUT / page).read_text("utf-8")
+
+
+def blocks(page: str) -> list[Block]:
+    fence = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", flags=re.MULTILINE | re.DOTALL)
+    found = [(language, textwrap.dedent(text)) for _, language, text in fence.findall(read(page))]
+    result = []
+    for i, (language, text) in enumerate(found):
+        following = found[i + 1] if i + 1 < len(found) else ("", "")
+        if language != "text":
+            shown = following[1] if following[0] == "text" else ""
+            result.append(Block(page, language, text, shown))
+    return result
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def params(*languages):
+    return [
+        pytest.param(
+            block,
+            id=block.title,
+            marks=[pytest.mark.slow] if any(word in block.text for word in SLOW) else [],
+        )
+        for block in BLOCKS
+        if block.language in languages and not any(word in block.text for word in NOT_HERE)
+    ]
+
+
+# The files that a block names.
+
+
+def stand_in(name: str) -> None:
+    """A checkpoint with formula weights in a folder of that name, which wins over the Hub."""
+    config = SIZES[name.removeprefix("openai/whisper-")]
+    if config.n_audio_layer <= 4:
+        save_hf(name, config, WhisperEncoder.from_formula(config).state_dict())
+        return
+    # All blocks have the first one's weights: of the same size in memory, but not in the file.
+    one = WhisperEncoder.from_formula(replace(config, n_audio_layer=1)).state_dict()
+    weights = {
+        f"model.encoder.{hf_name(key)}": one[re.sub(r"^blocks\.\d+", "blocks.0", key)]
+        for key in shapes(config)
+    }
+    Path(name).mkdir(parents=True)
+    torch.save(weights, f"{name}/pytorch_model.bin")
+    Path(f"{name}/config.json").write_text(json.dumps(config.to_hf()))
+
+
+# Somebody's port, with the window of numpy.hanning.
+PORT = """
+from dataclasses import replace
+
+import melfront
+
+
+def my_log_mel(audio, n_mels=128):
+    wrong = replace(melfront.CONVENTIONS["transformers"], periodic=False)
+    return melfront.oracle.log_mel(audio, n_mels=n_mels, convention=wrong).astype("float32")
+"""
+
+
+def symmetric_window() -> dict[str, np.ndarray]:
+    scope: dict[str, Any] = {}
+    exec(PORT, scope)
+    return {"log_mel": scope["my_log_mel"](sample(), n_mels=80)}
+
+
+def unscaled_scores() -> dict[str, np.ndarray]:
+    """Some stages of somebody's encoder that has forgotten to divide by sqrt(head_dim)."""
+    inside = ["attn_ln", "attn.v", "attn.scores", "attn.context", "attn.out"]
+    inside += ["attn_residual", "mlp_residual"]
+    names = ["positions", *(f"block.0.{name}" for name in inside), "ln_post"]
+    kept = {}
+
+    def keep(stage, tensor):
+        if stage in names:
+            kept[stage] = tensor[0].numpy()
+        return tensor
+
+    model = WhisperEncoder.from_formula(SIZES["tiny"])
+    mel = melfront.log_mel(sample(), n_mels=80)
+    wrong = {"scores": lambda q, k: q @ k.mT, "attention": ops.explicit_attention}
+    with ops.using(**wrong), torch.inference_mode():
+        model(mel, tap=keep)
+    return kept
+
+
+def right_hidden_states() -> dict[str, np.ndarray]:
+    model = WhisperEncoder.from_formula(SIZES["tiny"])
+    with torch.inference_mode():
+        out = model(melfront.log_mel(sample(), n_mels=80))
+    return {"last_hidden_state": out.last_hidden_state[0].numpy()}
+
+
+def right_features_of_speech() -> dict[str, np.ndarray]:
+    clip = SIGNALS["speech"]
+    return {"features": melfront.log_mel(clip.make(), pad_to=clip.pad_to)}
+
+
+def prepare(text: str) -> None:
+    """Puts into the current folder what a block names."""
+    for name in set(re.findall(r"\w+/[\w./-]*\w\.\w+", text)):
+        if (CHECKOUT / name).is_file():
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(CHECKOUT / name, name)
+    for name in set(re.findall(r"openai/whisper-[\w.-]*\w", text)):
+        stand_in(name)
+    if "speech.flac" in text:
+        shutil.copy(SAMPLE, "speech.flac")
+    if "clip.wav" in text:
+        import soundfile
+
+        soundfile.write("clip.wav", sample(), 16_000, subtype="FLOAT")
+    if "mine.npz" in text and "speech.128" in text:
+        np.savez("mine.npz", **right_features_of_speech())
+    elif "mine.npz" in text:
+        np.savez("mine.npz", **symmetric_window())
+    if "hidden.npz" in text:
+        np.savez("hidden.npz", **right_hidden_states())
+    if "stages.npz" in text:
+        np.savez("stages.npz", **unscaled_scores())
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shutil.copy(ROOT / "reference_data" / "sample.flac", "speech.flac")
-    if "from_pretrained" in block:  # a local folder of a model's name is taken for it
-        config = encoder.SIZES["tiny.en"]
-        model = encoder.WhisperEncoder.from_formula(config)
-        save_hf("openai/whisper-tiny.en", config, model.state_dict())
-    scope = {}
-    exec(block, scope)
-    if "out" in scope:
-        assert scope["mel"].shape == (80, 3000)
-        assert scope["mask"].sum() == 810
-        assert scope["out"].last_hidden_state.shape == (1, 1500, 384)
-        assert len(scope["out"].hidden_states) == 5
+
+
+# Run it, and compare what it prints.
+
+
+def run(command: str) -> tuple[int, str]:
+    """Exit status and output. `python -m` runs in this process, which has everything imported."""
+    command = re.sub(r"\s+#.*", "", command)
+    words, _, target = command.partition(" > ")
+    words = shlex.split(words)
+    if words[:2] != ["python", "-m"] or words[2] == "pytest":
+        words[:1] = [sys.executable] if words[0] == "python" else words[:1]
+        done = subprocess.run(words, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+    module = importlib.import_module(words[2])
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{words[2]}.__main__")
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            status = module.main(words[3:])
+        except SystemExit as end:
+            status = end.code or 0
+    if target:
+        Path(target).write_text(out.getvalue())
+        return status, ""
+    return status, out.getvalue()
+
+
+def assert_prints(shown: str, printed: str) -> None:
+    """Line by line, word by word. What was measured may differ by a fifth on another CPU.
+
+    Where a stage passes, the worst place is a matter of rounding, and is left out.
+    """
+    shown, printed = (
+        [re.sub(r"(PASS .*?)\s+worst at .*", r"\1", line).split() for line in text.splitlines()]
+        for text in (shown.strip(), printed.strip())
+    )
+    for expected, line in zip(shown, printed, strict=True):
+        assert len(expected) == len(line), (expected, line)
+        for a, b in zip(expected, line, strict=True):
+            measured = re.fullmatch(r"\d+\.\d+(e[+-]?\d+)?", a)
+            equal = abs(float(a) - float(b)) <= 0.2 * float(a) if measured else a == b
+            assert equal, (expected, line)
+
+
+def test_every_block_has_its_test():
+    assert {block.language for block in BLOCKS} == {"python", "sh", "console"}
+    for page in PAGES[:3]:
+        assert any(block.page == page for block in BLOCKS)
+
+
+@pytest.mark.parametrize("block", params("sh"))
+def test_commands(block):
+    prepare(block.text)
+    printed = ""
+    for command in block.text.strip().splitlines():
+        status, out = run(command)
+        assert status == 0, (command, out)
+        printed += out
+    if block.shown:
+        assert_prints(block.shown, printed)
+
+
+@pytest.mark.parametrize("block", params("console"))
+def test_commands_with_what_they_print(block):
+    prepare(block.text)
+    command, shown = re.fullmatch(r"\$ (.*?)\n(.*)", block.text, flags=re.DOTALL).groups()
+    status, out = run(command)
+    assert status == (1 if "WRONG" in shown else 0), out
+    assert_prints(shown, out)
+
+
+def python_blocks(suite: bool):
+    """Those for a test suite of the reader's own, which name a fixture of ours, or the others."""
+    return [p for p in params("python") if ("parity_" in p.values[0].text) == suite]
+
+
+@pytest.mark.parametrize("block", python_blocks(suite=False))
+def test_python(block):
+    prepare(block.text)
+    text = block.text
+    if "mine = ..." in text:  # to be filled in by the reader
+        np.save("mine.npy", right_features_of_speech()["features"])
+        text = text.replace("mine = ...", "mine = np.load('mine.npy')")
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(compile(text, block.title, "exec"), {})
+    if block.shown:
+        assert_prints(block.shown, out.getvalue())
+    else:
+        assert not out.getvalue()
+
+
+def test_a_suite_of_the_readers_own():
+    """The fixture, in a run of pytest of its own, with a port that is wrong; then its options."""
+    suite, options = (p.values[0] for p in python_blocks(suite=True))
+    Path("my_port.py").write_text(PORT)
+    Path("test_port.py").write_text(suite.text)
+    status, out = run("python -m pytest -q --rootdir=. test_port.py")
+    assert status == 1, out
+    printed = [line.strip() for line in out.splitlines()]
+    assert all(line.strip() in printed for line in suite.shown.splitlines()), out
+
+    prepare(options.text)
+    Path("my_port.py").write_text(PORT.replace("128", "80"))
+    Path("conftest.py").write_text(options.text)
+    status, out = run("python -m pytest -q --rootdir=. test_port.py")
+    assert status == 1, out
+    assert "clip clip.wav, 80 bins, convention transformers, model openai/whisper-tiny" in out
+
+
+def test_commands_in_the_text_have_these_options():
+    """What is no block: every --option of a page is one of the command's."""
+    for page, module, subcommands in (
+        ("parity/README.md", "parity", ("compare", "dump", "mistakes")),
+        ("benchmarks/README.md", "benchmarks", ("kernel", "frontend", "encoder", "load")),
+    ):
+        text = read(page)
+        known = "".join(run(f"python -m {module} {name} --help")[1] for name in subcommands)
+        for option in set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)):
+            assert re.search(rf"{option}\b", known), f"{page}: {option}"
+    commands = re.findall(
+        r"python -m (parity|benchmarks) (\w+) ([^`\n]*)", "".join(map(read, PAGES))
+    )
+    assert len(commands) > 5
+    for module, name, arguments in commands:
+        known = run(f"python -m {module} {name} --help")[1]
+        for option in re.findall(r"--[a-z][\w-]*", arguments):
+            assert re.search(rf"{option}\b", known), f"{module} {name}: {option}"
+
+
+def test_the_two_commands_are_those_that_ci_runs():
+    commands = [b.text.strip() for b in blocks("README.md") if "venv" in b.text]
+    make = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e "
+    assert commands == [
+        f"{make}. && .venv/bin/python -m encoder",
+        f"{make}'.[test]' && .venv/bin/python -m pytest -q",
+    ]
+
+
+# Its numbers.
+
+
+def claim(pattern: str) -> tuple[str, ...]:
+    found = re.search(pattern, " ".join(read("README.md").split()))
+    assert found, pattern
+    return found.groups()
+
+
+def test_lines_of_code():
+    numbers = claim(
+        r"definition is (\d+) lines of NumPy .*?: (\d+) for the front end, (\d+) for the encoder\. "
+        r"The encoder in torch is (\d+)"
+    )
+    names = ("melfront/oracle.py", "encoder/oracle.py", "encoder/model.py", "encoder/ops.py")
+    a, b, model, table = (len(read(name).splitlines()) for name in names)
+    assert tuple(map(int, numbers)) == (a + b, a, b, model + table)
+
+
+def test_units_of_noise():
+    (most,) = claim(r"at most ([\d.]+) units of noise")
+    (block,) = (b for b in BLOCKS if "mine.safetensors" in b.text)
+    for command in block.text.splitlines():
+        status, out = run(command)
+        assert status == 0, out
+    headline = out.strip().splitlines()[-1]
+    assert_prints(f"all 6 stages PASS, at most {most} x noise", headline)
+
+
+def test_libraries_that_differ():
+    """The committed page, which tests/parity/test_libraries.py holds against the libraries."""
+    ways, differ = claim(r"Of (\d+) ways to call an installed library, (\d+) give other")
+    table = read("parity/LIBRARIES.md").partition("How each was called")[0]
+    verdicts = re.findall(r"\| (PASS|NOISY|WRONG|SHAPE) \|", table)
+    assert (int(ways), int(differ)) == (len(verdicts), len(verdicts) - verdicts.count("PASS"))
+
+
+def test_mistakes_that_are_named():
+    numbers = claim(r"Each of (\d+), (\d+) of the front end and (\d+) of the encoder, is named")
+    named = re.findall(
+        r"(\d+) of (\d+) mistakes are named first and alone in at least one column",
+        read("parity/MISTAKES.md"),
+    )
+    assert all(some == all_ for some, all_ in named)
+    assert [int(x) for x in numbers[1:]] == [int(some) for some, _ in named]
+    assert int(numbers[0]) == sum(int(some) for some, _ in named)
+    out = run("python -m parity mistakes")[1]
+    assert len(out.splitlines()) >= int(numbers[0])
+
+
+def test_each_belief_has_its_test():
+    rows = re.findall(r"\| \[`(\w+)`\]\(([\w/.]+)\) \|$", read("README.md"), flags=re.MULTILINE)
+    section = read("README.md").partition("| people say |")[2].partition("\n\n")[0]
+    assert len(rows) == len(section.splitlines()) - 2, "a row without a test"
+    for test, path in rows:
+        assert re.search(rf"^def {test}\(", read(path), flags=re.MULTILINE), (path, test)
+    used = {test for test, _ in rows}
+    written = set(re.findall(r"^def (test_\w+)\(", read("tests/test_beliefs.py"), re.MULTILINE))
+    assert written - used <= {"test_trained_positions_are_the_formula_too"}, written - used
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links(name):
+    """Every link to a file or folder of the repository leads to one."""
+    for target in re.findall(r"\]\(([^)#]+)\)", read(name)):
+        if "://" not in target:
+            assert (CHECKOUT / name).parent.joinpath(target).exists(), target
+    for path in re.findall(
+        r"`((?:melfront|encoder|parity|tests|benchmarks)/[\w/]+\.(?:py|md|c))`", read(name)
+    ):
+        assert (CHECKOUT / path).exists(), path
+
+
+def test_the_picture_is_drawn_by_the_command_below_it():
+    shown, command = claim(
+        r"!\[[^]]*\]\(([\w/.]+)\) .*?`(python -m reference_data\.make_picture[^`]*)`"
+    )
+    assert (CHECKOUT / shown).stat().st_size < 150_000
+    prepare(command)
+    status, _ = run(command + " -o way.png")
+    assert status == 0
+    from PIL import Image
+
+    with Image.open("way.png") as drawn, Image.open(CHECKOUT / shown) as committed:
+        assert drawn.size == committed.size
+
+
+def test_versions_agree():
+    (version,) = re.findall(r'^version = "(.*)"$', read("pyproject.toml"), flags=re.MULTILINE)
+    assert version == melfront.__version__
+    assert f"## [{version}]" in read("CHANGELOG.md")

@@ -1,0 +1,119 @@
+"""The answers to the exercises in `melfront.oracle.trace` and `encoder.oracle.trace`.
+
+Each exercise is run as its text tells: the recipe and the change are taken out of the docstring.
+"""
+
+import inspect
+import re
+import textwrap
+
+import numpy as np
+import pytest
+
+from encoder import oracle as encoder_oracle
+from melfront import oracle
+from tests.conftest import CHECKOUT
+
+TEXTS = [inspect.getdoc(module.trace) for module in (oracle, encoder_oracle)]
+
+
+def recipe(text):
+    """The indented block of a docstring."""
+    return textwrap.dedent(re.search(r"\n\n((?:    .*\n|\n)+)", text)[1])
+
+
+def exercise(number, **before):
+    """The report of an exercise; `before` is what its text says to change first, as code."""
+    text = next(text for text in TEXTS if re.search(rf"^{number}\. ", text, flags=re.MULTILINE))
+    change = re.search(rf"^{number}\. CHANGE is `([^`]+)`", text, flags=re.MULTILINE)[1]
+    code = recipe(text).replace("CHANGE", change)
+    for line_before, line in before.items():
+        found = re.search(rf"^{line_before} = .*\n", code, flags=re.MULTILINE)[0]
+        assert line in text
+        code = code.replace(found, found + line + "\n")
+    scope = {}
+    exec(code, scope)
+    return scope["report"]
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch):
+    monkeypatch.chdir(CHECKOUT)
+
+
+def wrong(report):
+    return [stage.name for stage in report.stages if stage.verdict == "WRONG"]
+
+
+def right(report):
+    return [stage.name for stage in report.stages if stage.verdict == "PASS"]
+
+
+def stage(report, name):
+    return next(stage for stage in report.stages if stage.name == name)
+
+
+def test_1_zeros_at_the_edges():
+    """From `padded` on, but frames 0 and 1 only: the third starts at sample 120 of the clip.
+
+    At the end of the 30 s is silence, and silence mirrored is zeros too.
+    """
+    report = exercise(1)
+    assert report.first_wrong.name == "padded"
+    assert right(report) == []
+    for name in ("frames", "features"):
+        assert stage(report, name).bad == "2 of 3000 frames bad"
+        assert "frame 0" in stage(report, name).worst
+
+
+def test_2_a_higher_floor(sample):
+    """`log` alone. The clip's maximum is above 1, so that the clamp lifts all to -7 at least."""
+    report = exercise(2)
+    assert wrong(report) == ["log"]
+    assert right(report)[-2:] == ["clamped", "features"]
+    assert oracle.trace(sample)["log"].max() > 1
+
+
+def test_3_one_maximum_for_all():
+    """None, as it is: a clip alone is its own batch. Of two, the quiet one, from `clamped` on.
+
+    It is clamped at 8 below the maximum of the loud one.
+    """
+    assert wrong(exercise(3)) == []
+    report = exercise(3, audio="audio = [audio, audio / 1000]")
+    assert wrong(report) == ["clamped", "features"]
+    assert "clip 1" in stage(report, "clamped").worst
+
+
+def test_4_the_other_gelu():
+    """No: 4.7e-4 is hundreds of times the noise, from `gelu1` on, and never gets lost again."""
+    report = exercise(4)
+    assert right(report) == ["conv1"]
+    assert report.first_wrong.name == "gelu1"
+    assert stage(report, "gelu1").max_abs == pytest.approx(4.7e-4, rel=0.05)
+    assert stage(report, "ln_post").noise > 100
+
+
+def test_5_a_bias_for_the_keys():
+    """To `k` and `scores` of each block, and no further.
+
+    All scores of a query grow by the same amount, and softmax takes it off again.
+    """
+    report = exercise(5)
+    assert wrong(report) == [f"block.{i}.attn.{name}" for i in (0, 1) for name in ("k", "scores")]
+    assert stage(report, "ln_post").verdict == "PASS"
+
+
+def test_6_a_causal_mask():
+    """`context` is first: the trace makes scores and weights beside the attention, from q and k.
+
+    The last position may look at all others, so it is right; in the second block the others, which
+    it looks at, are wrong, and it with them.
+    """
+    report = exercise(6)
+    assert report.first_wrong.name == "block.0.attn.context"
+    assert {"block.0.attn.scores", "block.0.attn.weights"} <= set(right(report))
+    bad = stage(report, "block.0.mlp_residual")
+    assert bad.bad == "49 of 50 positions bad"
+    assert np.argmin(bad.steps) == 49
+    assert stage(report, "block.1.attn.context").bad == "50 of 50 positions bad"
