@@ -5,24 +5,19 @@ What is done differently, and why:
 - GELU and the residual are computed where the numbers lie, and clips are taken one after the other:
   memory that is new has to be mapped page by page, which took a tenth of the time.
 - The MLP's inside, four times as wide as the rest, is made for some hundred positions at a time.
-- On AMD's processors products are done by oneDNN, with bias and GELU in them: torch takes MKL's,
-  which leave up to a third of such a core unused. Its order of summing rounds 1.4 times as much.
 
 `WhisperEncoder.forward` comes here whenever nobody can tell the difference: no gradients, no tap,
-no hook, no kernel of somebody else's.
+no hook, no part and no kernel of somebody else's.
 
     # M mel bins  F frames  T positions  S state  H heads  D head_dim  C positions at a time
 """
 
 from __future__ import annotations
 
-import platform
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules import module as torch_module
 
@@ -47,33 +42,24 @@ def applies(model: WhisperEncoder, mel: Tensor) -> bool:
         and not torch_module._global_forward_hooks
         and not torch_module._global_forward_pre_hooks
         # Hooks on the model itself run either way.
-        and not any(
-            p._forward_hooks or p._forward_pre_hooks for c in model.children() for p in c.modules()
-        )
+        and all(as_built(part) for child in model.children() for part in child.modules())
     )
 
 
-@lru_cache(maxsize=1)
-def has_onednn() -> bool:
-    """Are products faster by oneDNN than by the BLAS that torch is built with?"""
-    info = Path("/proc/cpuinfo")
-    maker = info.read_text() if info.exists() else platform.processor()
-    known = hasattr(torch.ops.mkldnn, "_linear_pointwise")  # inductor's; not in every build
-    return known and torch.backends.mkldnn.is_available() and "AuthenticAMD" in maker
+def as_built(part: nn.Module) -> bool:
+    """Is this part one that the model was built of, with nothing of somebody else's in it?
 
+    Adapters for fine-tuning put other modules in the place of ours, or another `forward`.
+    """
+    from .model import MLP, Attention, Block
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x weight^T + bias: (C, S) -> (C, O)."""
-    if has_onednn():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return functional.linear(x, weight, bias)
-
-
-def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """gelu(x weight^T + bias): (C, S) -> (C, O)."""
-    if has_onednn():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu", [], "none")
-    return torch.ops.aten.gelu_(functional.linear(x, weight, bias))
+    ours = (Block, Attention, MLP, nn.Linear, nn.LayerNorm, nn.Conv1d, nn.ModuleList)
+    return (
+        type(part) in ours
+        and "forward" not in vars(part)
+        and not part._forward_hooks
+        and not part._forward_pre_hooks
+    )
 
 
 def stem(model: WhisperEncoder, mel: Tensor, out: Tensor) -> None:
@@ -90,16 +76,19 @@ def add_block(x: Tensor, block: Block) -> None:
     attn, mlp = block.attn, block.mlp
     y = ops.layer_norm(x, block.attn_ln.weight, block.attn_ln.bias)  # (T, S)
     q, k, v = (  # (1, H, T, D) each
-        attn.split(linear(y, part.weight, part.bias)[None]) for part in (attn.q, attn.k, attn.v)
+        attn.split(functional.linear(y, part.weight, part.bias)[None])
+        for part in (attn.q, attn.k, attn.v)
     )
     context = ops.attention(q, k, v)  # (1, H, T, D)
     del q, k, v
-    x.add_(linear(context.transpose(1, 2).flatten(2)[0], attn.out.weight, attn.out.bias))
+    context = context.transpose(1, 2).flatten(2)[0]  # (T, S)
+    x.add_(functional.linear(context, attn.out.weight, attn.out.bias))
     del context
     for rows in x.split(ROWS):  # (C, S)
         y = ops.layer_norm(rows, block.mlp_ln.weight, block.mlp_ln.bias)
-        inner = linear_gelu(y, mlp.fc1.weight, mlp.fc1.bias)
-        rows.add_(linear(inner, mlp.fc2.weight, mlp.fc2.bias))
+        inner = functional.linear(y, mlp.fc1.weight, mlp.fc1.bias)  # (C, 4 S)
+        torch.ops.aten.gelu_(inner)
+        rows.add_(functional.linear(inner, mlp.fc2.weight, mlp.fc2.bias))
 
 
 def forward(model: WhisperEncoder, mel: Tensor, keep: bool) -> tuple[Tensor, list[Tensor]]:

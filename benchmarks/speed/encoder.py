@@ -148,8 +148,6 @@ FEW = (OURS, "melfront, step by step", SDPA, SDPA + AGAIN)  # for the large size
 
 def products(model: WhisperEncoder) -> Callable[[], object]:
     """Every product of the forward pass, of one clip, into memory that is there."""
-    from encoder import fast
-
     c = model.config
     n_ctx, state, inner = c.n_audio_ctx, c.n_audio_state, c.n_audio_mlp
     heads, head_dim = c.n_audio_head, c.n_audio_state // c.n_audio_head
@@ -164,8 +162,8 @@ def products(model: WhisperEncoder) -> Callable[[], object]:
         for block in model.blocks:
             attn, mlp = block.attn, block.mlp
             for part in (attn.q, attn.k, attn.v, attn.out, mlp.fc1):  # type: ignore[union-attr]
-                fast.linear(x, part.weight, None)  # type: ignore[arg-type, union-attr]
-            fast.linear(h, mlp.fc2.weight, None)  # type: ignore[arg-type, union-attr]
+                functional.linear(x, part.weight)  # type: ignore[arg-type, union-attr]
+            functional.linear(h, mlp.fc2.weight)  # type: ignore[arg-type, union-attr]
             torch.bmm(q, q.mT, out=scores)
             torch.bmm(scores, q, out=context)
 

@@ -26,14 +26,6 @@ def mel():
     return torch.from_numpy(features(CONFIG, batch=3))
 
 
-@pytest.fixture(params=[True, False], ids=["onednn", "blas"])
-def products(request, monkeypatch):
-    """Both kinds of product, whatever processor this is."""
-    if request.param and not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        pytest.skip("this build of torch has no oneDNN")
-    monkeypatch.setattr(fast, "has_onednn", lambda: request.param)
-
-
 @pytest.fixture
 def calls(monkeypatch):
     """One entry for each time that the fast way was taken."""
@@ -52,8 +44,8 @@ def rms(x) -> float:
     return float(np.sqrt(np.mean(np.square(x))))
 
 
-def test_as_near_to_the_truth_as_the_clear_way(model, mel, products, calls):
-    """Twice the clear way's error is what `parity` lets a right port have."""
+def test_as_near_to_the_truth_as_the_clear_way(model, mel, calls):
+    """The sums are the same ones, in another order at most: the errors differ by chance alone."""
     with torch.inference_mode():
         ours = model(mel, output_hidden_states=True).hidden_states
     assert calls
@@ -65,19 +57,17 @@ def test_as_near_to_the_truth_as_the_clear_way(model, mel, products, calls):
         truth = oracle.trace(clip.double().numpy(), weights, CONFIG)
         for stage, a, b in zip(inputs, ours, theirs, strict=True):
             a, b = a[i].numpy() - truth[stage], b[i].numpy() - truth[stage]
-            assert rms(a) <= 2 * max(rms(b), 4 * np.finfo(np.float32).eps * rms(truth[stage])), (
-                stage
-            )
+            assert rms(a) <= 1.05 * rms(b), stage
 
 
-def test_a_batch_is_its_clips_one_by_one_to_the_bit(model, mel, products):
+def test_a_batch_is_its_clips_one_by_one_to_the_bit(model, mel):
     with torch.no_grad():
         batch = model(mel).last_hidden_state
         for clip, expected in zip(mel, batch, strict=True):
             assert model(clip).last_hidden_state[0].equal(expected)
 
 
-def test_what_is_returned_is_the_callers_own(model, mel, products):
+def test_what_is_returned_is_the_callers_own(model, mel):
     with torch.no_grad():
         first = model(mel, output_hidden_states=True).hidden_states
         kept = [state.clone() for state in first]
@@ -91,7 +81,7 @@ def test_what_is_returned_is_the_callers_own(model, mel, products):
     assert len({state.data_ptr() for state in first}) == len(first)
 
 
-def test_features_and_weights_are_left_alone(model, mel, products):
+def test_features_and_weights_are_left_alone(model, mel):
     before = [mel.clone(), *(p.clone() for p in model.parameters())]
     with torch.no_grad():
         model(mel)
@@ -100,7 +90,7 @@ def test_features_and_weights_are_left_alone(model, mel, products):
 
 
 @pytest.mark.parametrize("n_frames", [1, 2, 3, 998, 1214])
-def test_shorter_clips(model, mel, products, n_frames):
+def test_shorter_clips(model, mel, n_frames):
     with torch.no_grad():
         ours = model(mel[..., :n_frames], strict_length=False).last_hidden_state
     theirs = clear(model, mel[..., :n_frames], strict_length=False).last_hidden_state
@@ -132,6 +122,33 @@ def test_whoever_would_notice_gets_the_clear_way(model, mel, calls):
     with torch.no_grad():
         model(mel)
     assert len(calls) == 1
+
+
+class Adapted(torch.nn.Module):
+    """A part with something added to what it gives, as adapters for fine-tuning do."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def forward(self, *args):
+        return self.base(*args) + 1
+
+
+@pytest.mark.parametrize("change", ["another module", "another forward"])
+@pytest.mark.parametrize("part", ["blocks.1", "blocks.0.mlp", "blocks.2.attn"])
+def test_a_part_of_somebody_elses_is_used(model, mel, calls, part, change):
+    ours = model.get_submodule(part)
+    with torch.no_grad():
+        before = model(mel).last_hidden_state
+        if change == "another module":
+            model.set_submodule(part, Adapted(ours))
+        else:
+            forward = ours.forward
+            ours.forward = lambda *args: forward(*args) + 1
+        after = model(mel).last_hidden_state
+    assert len(calls) == 1
+    assert not torch.allclose(before, after)
 
 
 def test_gradients_are_the_clear_ways(model, mel):
