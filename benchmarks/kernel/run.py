@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -83,7 +84,9 @@ def judge_file(
     slot = SLOTS[slot_name]
     outcome = Outcome(slot, path, options)
     dice = Dice(options.seed, getattr(torch, options.dtype))
-    order = {"path": path, "slot": slot.name, **options.common()}
+    # Absolute: children are forked from a process that keeps the folder it was started in.
+    file = os.path.abspath(path)
+    order = {"path": file, "slot": slot.name, **options.common()}
     child = Child(order, options.limit, options.prints)
     try:
         outcome.arrays, outcome.interpreted = child.loaded["arrays"], child.loaded["interpreted"]
@@ -237,7 +240,7 @@ def in_place(outcome: Outcome, dice: Dice) -> None:
         f"{'front end and ' if slot.front_end else ''}encoder, {options.model or options.size}, "
         f"{model.config.n_audio_layer} blocks"
     )
-    filled = {**ours, "path": outcome.path, "slot": slot.name}
+    filled = {**ours, "path": os.path.abspath(outcome.path), "slot": slot.name}
     with Child(filled, limit, options.prints) as candidate, Child(ours, limit) as reference:
         outcome.whole = whole.run_whole(
             candidate,

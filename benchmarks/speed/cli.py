@@ -153,6 +153,9 @@ def plot(tables: list[Table], file: Path) -> None:
     from matplotlib.figure import Figure
 
     tables = [table for table in tables if table.rows]
+    if not tables:
+        print(f"{file} was not written: there is nothing timed to draw", file=sys.stderr)
+        return
     heights = [len(table.rows) + 2 for table in tables]
     figure = Figure(figsize=(8, 0.28 * sum(heights) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)

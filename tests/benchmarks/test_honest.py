@@ -138,6 +138,14 @@ def test_out_is_filled(edges_only):
     assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
 
 
+def test_a_file_is_found_from_any_folder(tmp_path, monkeypatch, edges_only):
+    """Children are forked from a process that was started in another folder."""
+    judge_file(str(EXAMPLES / "layer_norm_numpy.py"), "layer_norm", QUICK)
+    (tmp_path / "mine.py").write_text(templates.template("layer_norm"))
+    monkeypatch.chdir(tmp_path)
+    assert judge_file("mine.py", "layer_norm", QUICK).verdict == measure.PASS
+
+
 IN_PLACE = ("conv1d_gelu", "block", "log_scale")  # each put into the model in its own way
 
 
