@@ -11,6 +11,8 @@ What is done differently, and why:
   that an hour needs no more memory than 30 s beside its features.
 - All of it is float64 up to the features. NumPy's Fourier transform takes as long in float32, and
   would spread its rounding over all frequencies: next to a loud tone that moves a feature by 1e-4.
+- The larger of an array and a number is taken row by row, of two arrays: NumPy has no vector
+  instructions for the other, which takes four times as long.
 
     # L samples  N n_fft = 400  F frames, H that hear the clip, G in a block
     # K frequencies = 201  M mel bins
@@ -150,9 +152,10 @@ def log_mel_one(
     scale = 1 / (np.log(10) * convention.divisor)  # of a natural logarithm
     offset = convention.offset / convention.divisor
     silence = loudest = np.log(convention.log_floor) * scale + offset
+    floor = np.full(n_mels, convention.log_floor)
     for block in layout.blocks(BLOCK):
         mel = mel_power(clip, total, n_mels, block)  # (G, M)
-        np.maximum(mel, convention.log_floor, out=mel)
+        np.maximum(mel, floor, out=mel)
         np.log(mel, out=mel)  # three times as fast as log10
         mel *= scale
         mel += offset
@@ -179,7 +182,8 @@ def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> N
         loudest = [max(loudest)] * len(loudest)
     for out, top, clip in zip(features, loudest, clips.arrays, strict=True):
         # Rounding keeps the order, so the clamp can come after it.
-        np.maximum(out, np.float32(top - convention.dynamic_range / convention.divisor), out=out)
+        least = top - convention.dynamic_range / convention.divisor
+        np.maximum(out, np.full(shape[-1], least, dtype=np.float32), out=out)
         if convention.fill is not None:
             out[:, len(clip) // HOP_LENGTH :] = convention.fill
     return features if clips.batched else features[0]
