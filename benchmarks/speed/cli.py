@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 import sys
@@ -26,10 +27,12 @@ WORKS = {
     "encoder": ("tiny", "base", "small", "large-v3", "batch", "memory"),
     "load": ("tiny", "large-v3"),
 }
+# Of these, what `gpu.py` does.
+GPU_WORKS = {"frontend": WORKS["frontend"][:3], "encoder": WORKS["encoder"][:4]}
 WHAT = {"frontend": "log-mel features", "encoder": "hidden states", "load": "loading a checkpoint"}
 PACKAGES = (
     *("transformers", "openai-whisper", "faster-whisper", "ctranslate2", "librosa"),
-    *("asrfront", "hf-processors-rs", "numpy", "torch"),
+    *("asrfront", "hf-processors-rs", "onnxruntime", "numpy", "torch"),
 )
 NOTES = """\
 Every contestant is called in turn, so that all meet the same machine. Times are medians, beside
@@ -54,6 +57,8 @@ def parse(command: str, arguments: list[str]) -> Any:
     add = parser.add_argument
     add("--work", action="append", choices=works, help="may be given again; default: all")
     add("--threads", default="1,2", metavar="LIST", help="cores that each run has; default: 1,2")
+    if command in GPU_WORKS:
+        add("--device", default="cpu", help="such as cuda (not verified on a GPU); default: cpu")
     add("--seconds", type=float, default=10.0, help="for each table, at least; default: 10")
     add("--json", type=Path, metavar="OUT.json", help="every time of every round")
     add("--plot", type=Path, metavar="OUT.png", help="the tables as a picture")
@@ -65,6 +70,11 @@ def parse(command: str, arguments: list[str]) -> Any:
         parser.error(f"--threads {args.threads}: expected numbers such as 1,2")
     if min(args.threads) < 1 or args.seconds <= 0:
         parser.error("--threads and --seconds take positive numbers")
+    if vars(args).get("device", "cpu") != "cpu":
+        known = GPU_WORKS[command]
+        if wrong := [work for work in args.work or () if work not in known]:
+            parser.error(f"--work {wrong[0]!r} is not for {args.device}; {', '.join(known)} are")
+        args.work = args.work or list(known)
     for file in filter(None, (args.json, args.plot, args.markdown)):
         if not file.absolute().parent.is_dir():
             parser.error(f"{file}: there is no folder {file.absolute().parent}")
@@ -88,12 +98,17 @@ def run(command: str, arguments: list[str]) -> int:
     args = parse(command, arguments)
     about = header(command, arguments)
     print(*about, sep="\n")
+    device = vars(args).get("device", "cpu")
     tables: list[Table] = []
     for work in args.work or WORKS[command]:
-        for threads in args.threads:
+        for threads in args.threads if device == "cpu" else [os.cpu_count() or 1]:
             options = {"work": work, "seconds": args.seconds, "threads": threads}
+            where = f"benchmarks.speed.{command}:measure"
+            if device != "cpu":
+                options |= {"command": command, "device": device}
+                where = "benchmarks.speed.gpu:measure"
             try:
-                got = in_process(f"benchmarks.speed.{command}:measure", options, threads)
+                got = in_process(where, options, threads)
             except RuntimeError as error:
                 print(f"python -m benchmarks {command}: {work}: {error}", file=sys.stderr)
                 return 2

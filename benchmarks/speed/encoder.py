@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 import encoder
@@ -79,7 +79,7 @@ def transformers(model: WhisperEncoder, attention: str = "sdpa") -> Callable[[Te
     return lambda mel: theirs(mel).last_hidden_state
 
 
-def openai(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
+def openai(model: WhisperEncoder) -> nn.Module:
     from whisper.model import AudioEncoder
 
     c = model.config
@@ -90,7 +90,7 @@ def openai(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
     names = [row[checkpoint.OPENAI] for row in checkpoint._rows(c.n_audio_layer)]
     weights = model.state_dict()
     theirs.load_state_dict({b: weights[a] for a, b in zip(ours, names, strict=True)})
-    return lambda mel: theirs(mel)
+    return theirs
 
 
 def ctranslate2(model: WhisperEncoder, compute_type: str) -> Callable[[Tensor], Tensor]:
@@ -129,8 +129,30 @@ def ctranslate2(model: WhisperEncoder, compute_type: str) -> Callable[[Tensor], 
     return run
 
 
-def compiled(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
-    return torch.compile(transformers(model))
+class LastHiddenState(nn.Module):
+    """The model as a module of one tensor to one tensor, which is what can be exported."""
+
+    def __init__(self, model: WhisperEncoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, mel: Tensor) -> Tensor:
+        out: Tensor = self.model(mel).last_hidden_state
+        return out
+
+
+def onnxruntime(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
+    """Our own steps, exported by torch."""
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/encoder.onnx"
+        torch.onnx.export(LastHiddenState(model), (features(model.config, 1),), path, dynamo=False)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda mel: torch.from_numpy(session.run(None, {name: mel.numpy()})[0])
 
 
 PEERS: dict[str, tuple[str, Callable[[WhisperEncoder], Callable[[Tensor], Tensor]]]] = {
@@ -141,6 +163,7 @@ PEERS: dict[str, tuple[str, Callable[[WhisperEncoder], Callable[[Tensor], Tensor
     "transformers, eager": ("transformers", partial(transformers, attention="eager")),
     "openai-whisper": ("openai-whisper", openai),
     "ctranslate2, float32": ("ctranslate2", partial(ctranslate2, compute_type="float32")),
+    "onnxruntime": ("onnx", onnxruntime),
     "ctranslate2, int8": ("ctranslate2", partial(ctranslate2, compute_type="int8")),
 }
 FEW = (OURS, "melfront, step by step", SDPA, SDPA + AGAIN)  # for the large sizes
@@ -186,7 +209,7 @@ def one_size(size: str, seconds: float, threads: int, batch: int = 1) -> Table:
     if batch == 1:
         runs[ROOF] = products(model)
     times = race(runs, seconds)
-    rows = [Row(size, threads, n, spent, *error.get(n, (None, None))) for n, spent in times.items()]
+    rows = [Row(name, spent, *error.get(name, ())) for name, spent in times.items()]
     depth = f", {dims.n_audio_layer} blocks" if size in DEPTH else ""
     title = f"encoder, {size}{depth}, batch {batch}, float32, {cores(threads)}"
     return Table(title, rows, [OURS])

@@ -87,6 +87,6 @@ def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
     lines = [f"{name}: {x:.2f} GB at the peak" for name, x in medians.items()]
     if THEIRS in medians:
         lines.append(f"peak memory, ours / theirs: {medians[OURS] / medians[THEIRS]:.2f}")
-    rows = [Row(work, threads, name, spent) for name, spent in times.items()]
+    rows = [Row(name, spent) for name, spent in times.items()]
     title = f"load {work}, {size / 1e9:.2f} GB of float16, as float32, {cores(threads)}"
     return to_json([Table(title, rows, [OURS], lines)])

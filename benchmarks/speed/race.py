@@ -33,10 +33,8 @@ THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "RAYON")
 
 @dataclass
 class Row:
-    """A contestant at one work."""
+    """A contestant of a table."""
 
-    work: str
-    threads: int
     name: str
     seconds: list[float]
     error_rms: float | None = None  # against float64
