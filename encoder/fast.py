@@ -38,6 +38,7 @@ def applies(model: WhisperEncoder, mel: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined]  # public, but not in __all__
         and ops.current() == ops.Ops()
         and not torch_module._global_forward_hooks
         and not torch_module._global_forward_pre_hooks

@@ -124,6 +124,15 @@ def test_whoever_would_notice_gets_the_clear_way(model, mel, calls):
     assert len(calls) == 1
 
 
+def test_an_export_gets_the_clear_way(model, mel, calls):
+    """A trace of the fast one would hold for one number of clips."""
+    model.requires_grad_(False)
+    with torch.no_grad():
+        traced = torch.jit.trace(lambda x: model(x).last_hidden_state, mel, check_trace=False)
+        assert not calls
+        assert traced(mel[:1]).shape == (1, 607, 38)
+
+
 class Adapted(torch.nn.Module):
     """A part with something added to what it gives, as adapters for fine-tuning do."""
 
