@@ -119,6 +119,9 @@ def whole(model: WhisperEncoder, slot: str, filling: Function | None) -> Functio
         replaced = {slot: filling}
     if not filling and slot == "softmax":
         replaced = {"attention": ops.explicit_attention}
+    elif not filling and not SLOTS[slot].front_end:
+        # Any function in a slot turns off the encoder's fast way, which ours is not to have either.
+        replaced = {"gelu": lambda x: ops.gelu(x)}
 
     def run(given: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad(), ops.using(**replaced):
