@@ -357,6 +357,39 @@ def test_units_of_noise():
     assert_prints(f"all 6 stages PASS, at most {most} x noise", headline)
 
 
+def results(title: str) -> list[list[str]]:
+    """The cells of a table of the committed page, row by row, or its lines."""
+    part = read("benchmarks/RESULTS.md").partition(f"**{title}**\n")[2].partition("\n**")[0]
+    assert part, title
+    return [[c.strip(" =") for c in line.strip("|-").split("|")] for line in part.splitlines()]
+
+
+def test_ratios_of_time_and_memory():
+    features, openai, encoder, memory, loading = claim(
+        r"8\.1 s clip take ([\d.]+) of the time .*? and ([\d.]+) of openai-whisper's\. "
+        r"The encoder of large-v3 takes no longer \(([\d.]+)\), ([\d.]+) of the memory, "
+        r"and is loaded in ([\d.]+) of the time"
+    )
+
+    def ratio(title: str, row: str) -> str:
+        (found,) = (cells[3] for cells in results(title) if cells[0].strip() == row)
+        return found
+
+    clip = "log-mel, 8.1 s padded to 30 s, 1 core"
+    assert features == ratio(clip, "transformers, torch")
+    assert openai == ratio(clip, "openai-whisper")
+    large = "encoder, large-v3, 4 blocks, batch 1, float32, 1 core"
+    assert encoder == ratio(large, "transformers, sdpa")
+    ((line,),) = (
+        cells
+        for cells in results("encoder, peak memory of a forward pass beside its weights, 1 core")
+        if cells[0].startswith("large-v3")
+    )
+    assert line.endswith(f"ratio {memory}")
+    from_disk = "load large-v3, 3.09 GB of float16, as float32, 1 core"
+    assert loading == ratio(from_disk, "transformers WhisperModel.from_pretrained")
+
+
 def test_libraries_that_differ():
     """The committed page, which tests/parity/test_libraries.py holds against the libraries."""
     ways, differ = claim(r"Of (\d+) ways to call an installed library, (\d+) give other")
