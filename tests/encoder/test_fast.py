@@ -124,6 +124,7 @@ def test_whoever_would_notice_gets_the_clear_way(model, mel, calls):
     assert len(calls) == 1
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # the checks of the shape are kept
 def test_an_export_gets_the_clear_way(model, mel, calls):
     """A trace of the fast one would hold for one number of clips."""
     model.requires_grad_(False)
