@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.kernel import cli, report, run, slots, templates, timing
+from benchmarks.kernel import cli, report, run, slots, templates, timing, whole
 from benchmarks.kernel.cases import Dice
 from benchmarks.kernel.edges import edges
 from benchmarks.kernel.run import Options, judge_file
+from encoder import WhisperEncoder, fast
 from parity import measure
+from tests.encoder.peers import TOY, features
 
 KERNELS = Path(__file__).parent / "kernels"
 EXAMPLES = Path(run.__file__).parents[1] / "examples"
@@ -157,6 +160,21 @@ def reference_runs(seeds):
         for race in outcome.races.values():
             ratio, counts = race.ratio(timing.REFERENCE)
             assert not counts, f"seed {seed}: {ratio:.3f}, band {race.band():.3f}"
+
+
+def test_both_encoders_of_the_whole_go_step_by_step(monkeypatch):
+    """Any function in a slot turns off the encoder's fast way: the ratio is to be the kernel's."""
+    model = WhisperEncoder.from_formula(TOY)
+    mel = torch.from_numpy(features(TOY, batch=1))
+    taken = []
+    forward = fast.forward
+    monkeypatch.setattr(fast, "forward", lambda *a, **kw: taken.append(1) or forward(*a, **kw))
+    with torch.no_grad():
+        model(mel)
+    assert taken == [1]
+    for slot in ("layer_norm", "gelu", "softmax", "attention", "block"):
+        whole.whole(model, slot, None)(mel)
+    assert taken == [1]
 
 
 def test_the_reference_is_no_different_from_itself(monkeypatch):
