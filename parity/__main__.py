@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 EPILOG = """examples:
   python -m parity stages
@@ -121,8 +121,8 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def add(commands: object, name: str, text: str, example: str) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = commands.add_parser(  # type: ignore[attr-defined]
+def add(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"example: {example}"
     )
     return made

@@ -301,10 +301,11 @@ def through_encoder(case: Case) -> Iterator[Named]:
 
 def telling_stage(case: Case, named: Iterable[Named]) -> str | None:
     """The first front-end stage at which entries that fit alike differ; None if none is known."""
-    entries = [n.entries[0] for n in named]
-    if not all(isinstance(entry, FrontEndMistake) for entry in entries):
-        return None
-    traces = [case.subject.front_end(e.convention(case.subject.convention)) for e in entries]  # type: ignore[union-attr]
+    traces = []
+    for entry in (n.entries[0] for n in named):
+        if not isinstance(entry, FrontEndMistake):
+            return None
+        traces.append(case.subject.front_end(entry.convention(case.subject.convention)))
     for stage in stages.front_end_names():
         first = traces[0][stage]
         least = measure.least_floor(first)

@@ -339,7 +339,7 @@ def judge_at(library: Library, signal: str, n_mels: int) -> Judged:
     stage, found = result.stages[0], result.diagnosis
     names = tuple(named.name for named in found.named) if found else ()
     nearest = found.nearest.name if found and found.nearest else ""
-    left = found.named[0].residual if names else stage.noise  # type: ignore[union-attr]
+    left = found.named[0].residual if found and found.named else stage.noise
     return Judged(stage.verdict, stage.noise, names, left, nearest)
 
 

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch.nn import functional
 import encoder
 import melfront
 from encoder import EncoderConfig, WhisperEncoder, checkpoint, ops
+from encoder.model import Block
 
 from .child import peak
 from .frontend import SAMPLE, installed
@@ -179,14 +180,16 @@ def products(model: WhisperEncoder) -> Callable[[], object]:
     scores, context = torch.empty(heads, n_ctx, n_ctx), torch.empty(heads, n_ctx, head_dim)
     mel, wide = torch.randn(1, c.n_mels, c.n_frames), torch.randn(1, state, c.n_frames)
 
+    blocks = cast(list[Block], list(model.blocks))
+
     def run() -> None:
         functional.conv1d(mel, model.conv1.weight, padding=1)
         functional.conv1d(wide, model.conv2.weight, stride=2, padding=1)
-        for block in model.blocks:
+        for block in blocks:
             attn, mlp = block.attn, block.mlp
-            for part in (attn.q, attn.k, attn.v, attn.out, mlp.fc1):  # type: ignore[union-attr]
-                functional.linear(x, part.weight)  # type: ignore[arg-type, union-attr]
-            functional.linear(h, mlp.fc2.weight)  # type: ignore[arg-type, union-attr]
+            for part in (attn.q, attn.k, attn.v, attn.out, mlp.fc1):
+                functional.linear(x, part.weight)
+            functional.linear(h, mlp.fc2.weight)
             torch.bmm(q, q.mT, out=scores)
             torch.bmm(scores, q, out=context)
 
