@@ -1,9 +1,10 @@
 """Contestants called in turn, A B C A B C, and what their times say.
 
-Each round calls every contestant once, in another order, after a pause and an untimed call: the
-pause lets the threads of the one before fall asleep (OpenBLAS's spin for 25 ms, and would take a
-core from the next), the call wakes its own and warms the caches. A contestant may come twice under
-two names; what those two differ by is no difference for anybody.
+Each round calls every contestant once, in another order, after a pause and untimed calls: the pause
+lets the threads of the one before fall asleep (OpenBLAS's spin for 25 ms, and would take a core
+from the next), the calls wake its own and warm the caches, for as long as a core takes to wake (one
+call of 1 ms does not: the next still takes a third longer than the tenth). A contestant may come
+twice under two names; what those two differ by is no difference for anybody.
 
     # R rounds
 """
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 PAUSE = 0.03  # seconds
+WARM = 0.01  # seconds that untimed calls take, at least
 LONG = 0.3  # who takes longer than this is warmed up once, not before each call
 AGAIN = ", again"  # ends the name of a second copy
 BAND = 0.03  # ratios this close to 1 are no difference even where two copies are closer
@@ -100,11 +102,18 @@ def race(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, 
             for name in order:
                 time.sleep(PAUSE)
                 if lengths[name] < LONG:
-                    runs[name]()
+                    warm(runs[name])
                 times[name].append(timed(runs[name]))
     finally:
         gc.enable()
     return times
+
+
+def warm(run: Callable[[], object]) -> None:
+    end = time.perf_counter() + WARM
+    run()
+    while time.perf_counter() < end:
+        run()
 
 
 def timed(run: Callable[[], object]) -> float:

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.speed import cli, gpu
+from benchmarks.speed import race as race_module
 from benchmarks.speed.race import AGAIN, Row, Table, errors, from_json, in_process, race, show
 from benchmarks.speed.race import to_json as as_json
 
@@ -23,15 +24,24 @@ def around(seconds: float, spread: float = 0.001, seed: int = 0) -> list[float]:
     return list(seconds * (1 + spread * np.random.default_rng(seed).standard_normal(21)))
 
 
-def test_contestants_take_turns():
+def test_contestants_take_turns(monkeypatch):
     calls = []
     runs = {name: (lambda name=name: calls.append(name)) for name in "abc"}
+    monkeypatch.setattr(race_module, "warm", lambda run: run())
     times = race(runs, seconds=0.01)
     assert {len(spent) for spent in times.values()} == {5}
     turns = calls[3::2]  # after a first call of each, an untimed call comes before each timed one
     assert calls[4::2] == turns
     for i in range(0, 15, 3):
         assert sorted(turns[i : i + 3]) == ["a", "b", "c"]
+
+
+def test_a_short_call_is_warmed_up_many_times_and_a_long_one_once():
+    calls = []
+    race_module.warm(lambda: calls.append("short"))
+    assert len(calls) > 50
+    race_module.warm(lambda: calls.append("long") or time.sleep(0.02))
+    assert calls.count("long") == 1
 
 
 def test_it_is_the_call_that_is_timed():
