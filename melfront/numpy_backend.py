@@ -13,6 +13,7 @@ What is done differently, and why:
   would spread its rounding over all frequencies: next to a loud tone that moves a feature by 1e-4.
 - The larger of an array and a number is taken row by row, of two arrays: NumPy has no vector
   instructions for the other, which takes four times as long.
+- The features become float32 before they are transposed: half the memory to go through askew.
 
     # L samples  N n_fft = 400  F frames, H that hear the clip, G in a block
     # K frequencies = 201  M mel bins
@@ -20,6 +21,7 @@ What is done differently, and why:
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -142,28 +144,42 @@ def mel_power(clip: NDArray[Any], length: int, n_mels: int, block: slice) -> NDA
     return mel
 
 
-def log_mel_one(
+def before_clamp(
     clip: NDArray[Any], length: int, convention: Convention, out: NDArray[np.float32]
 ) -> float:
-    """Features of a clip (n,) into out (M, F), before the clamp. Returns the loudest of them."""
+    """Features of a clip (n,) into out (M, F), before the clamp. Returns the loudest of them.
+
+    What the frames that hear nothing would be stays as it was in out.
+    """
     n_mels, n_frames = out.shape
     total = length + convention.extra_padding
-    layout = Layout.of(len(clip), total)
-    scale = 1 / (np.log(10) * convention.divisor)  # of a natural logarithm
-    offset = convention.offset / convention.divisor
-    silence = loudest = np.log(convention.log_floor) * scale + offset
+    scale, offset = of_natural_log(convention)
     floor = np.full(n_mels, convention.log_floor)
-    for block in layout.blocks(BLOCK):
+    loudest = -math.inf
+    for block in Layout.of(len(clip), total).blocks(BLOCK):
         mel = mel_power(clip, total, n_mels, block)  # (G, M)
         np.maximum(mel, floor, out=mel)
         np.log(mel, out=mel)  # three times as fast as log10
         mel *= scale
         mel += offset
         loudest = max(loudest, mel.max())
+        features = workspace("features", (BLOCK, n_mels), "float32")[: len(mel)]  # (G, M)
+        features[:] = mel
         # Frames that only the extra padding makes count for the maximum, and are no features.
-        out[:, block] = mel[: max(0, n_frames - block.start)].T
-    out[:, layout.n_heard :] = silence
+        out[:, block] = features[: max(0, n_frames - block.start)].T
     return float(loudest)
+
+
+def of_natural_log(convention: Convention) -> tuple[float, float]:
+    """What turns ln(power) into a feature: a factor, and a term to add then."""
+    return 1 / (math.log(10) * convention.divisor), convention.offset / convention.divisor
+
+
+def least_feature(convention: Convention, loudest: float) -> float:
+    """What features are clamped to: the lowest in reach of the loudest, or what the floor gives."""
+    scale, offset = of_natural_log(convention)
+    silence = math.log(convention.log_floor) * scale + offset
+    return max(silence, loudest - convention.dynamic_range / convention.divisor)
 
 
 def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> NDArray[np.float32]:
@@ -175,15 +191,18 @@ def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> N
     shape = (len(clips.arrays), n_mels, length // HOP_LENGTH)
     features = np.empty(shape, dtype=np.float32)  # (B, M, F)
     loudest = [
-        log_mel_one(clip, length, convention, out)
+        before_clamp(clip, length, convention, out)
         for clip, out in zip(clips.arrays, features, strict=True)
     ]
     if convention.max_scope == "batch":
         loudest = [max(loudest)] * len(loudest)
-    for out, top, clip in zip(features, loudest, clips.arrays, strict=True):
+    for clip, top, out in zip(clips.arrays, loudest, features, strict=True):
         # Rounding keeps the order, so the clamp can come after it.
-        least = top - convention.dynamic_range / convention.divisor
-        np.maximum(out, np.full(shape[-1], least, dtype=np.float32), out=out)
+        least = least_feature(convention, top)
+        n_heard = Layout.of(len(clip), length + convention.extra_padding).n_heard
+        heard = out[:, :n_heard]
+        np.maximum(heard, np.full(heard.shape[-1], least, dtype=np.float32), out=heard)
+        out[:, n_heard:] = least
         if convention.fill is not None:
             out[:, len(clip) // HOP_LENGTH :] = convention.fill
     return features if clips.batched else features[0]
