@@ -31,6 +31,23 @@ def test_float64_is_the_oracle(device, convention, signal):
     assert np.abs(ours.cpu().numpy() - oracle_log_mel(clip, **options)).max() <= 1e-10
 
 
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("n_mels", [128, 80, 37, 3])
+def test_any_number_of_threads(threads, n_mels):
+    """One thread takes the frames in another order than several do; two blocks of them."""
+    clip = Signal("speech", 270_017, seed=4).array().astype(np.float64)
+    clip[100_000:150_000] = 0  # nothing at all, whose logarithm is not to be seen
+    ours = melfront.log_mel(torch.tensor(clip), n_mels=n_mels)
+    assert np.abs(ours.numpy() - oracle_log_mel(clip, n_mels=n_mels)).max() <= 1e-10
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_shorter_floats_give_float32(device, dtype):
     clip = torch.tensor(Signal("speech", 9_001, seed=3).array(), device=device).to(dtype)
