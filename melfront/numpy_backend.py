@@ -55,8 +55,9 @@ def bands(n_mels: int, n_bands: int) -> list[Band]:
         rows = doubled[mels[0] : mels[-1] + 1]
         used = np.flatnonzero(rows.any(axis=0))
         # More bins than the spectrum can tell apart leave filters with no frequency in them.
-        parts = slice(used[0], used[-1] + 1) if len(used) else slice(0, 1)
-        result.append(Band(slice(mels[0], mels[-1] + 1), parts, rows[:, parts].T.copy()))
+        parts = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
+        here = slice(int(mels[0]), int(mels[-1]) + 1)
+        result.append(Band(here, parts, rows[:, parts].T.copy()))
     return result
 
 

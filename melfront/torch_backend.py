@@ -36,10 +36,9 @@ LOG10_FLOOR = -10.0  # log10(LOG_FLOOR)
 
 
 @lru_cache(maxsize=16)
-def constants(
-    n_mels: int, dtype: torch.dtype, device: torch.device, n_bands: int = N_BANDS
+def made_once(
+    n_mels: int, dtype: torch.dtype, device: torch.device, n_bands: int
 ) -> tuple[Tensor, list[tuple[slice, slice, Tensor]]]:
-    """Window and bands of the filter bank, made once per device and kept there."""
     with torch.inference_mode(False):  # what is made in inference mode could not be used outside
         # torch's float32 window is 2e-7 off, as much as the FFT's rounding; next to a loud tone
         # that moves a feature by 2e-4. It is transformers' window, so we move along with it.
@@ -49,6 +48,17 @@ def constants(
             for mels, part, weights in bands(n_mels, n_bands)
         ]
     return window, filters
+
+
+def constants(
+    n_mels: int, dtype: torch.dtype, device: torch.device, n_bands: int = N_BANDS
+) -> tuple[Tensor, list[tuple[slice, slice, Tensor]]]:
+    """Window and bands of the filter bank, made once per device and kept there."""
+    return made_once(n_mels, dtype, device, n_bands)
+
+
+# `torch.compiler.assume_constant_result` does this, and takes a second to be imported.
+vars(constants)["_dynamo_marked_constant"] = True
 
 
 def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> Tensor:
@@ -74,13 +84,12 @@ def features_by_autograd(
     clips: list[Tensor], length: int, n_mels: int, convention: Convention
 ) -> Tensor:
     """Clips to features (B, M, F), in steps that autograd can follow."""
+    dtype = torch.float64 if convention.precision == "float64" else clips[0].dtype
+    window, filters = constants(n_mels, dtype, clips[0].device)
     total = length + convention.extra_padding
     n_heard = Layout.of(max(len(clip) for clip in clips), total).n_heard
-    x = pad(clips, total, n_heard)
-    if convention.precision == "float64":
-        x = x.double()
+    x = pad(clips, total, n_heard).to(dtype)
     frames = x.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
-    window, filters = constants(n_mels, frames.dtype, frames.device)
     spectrum = torch.fft.rfft(frames * window)  # (B, H, K)
     parts = torch.view_as_real(spectrum).flatten(-2).square()  # (B, H, 2K)
     mel = torch.cat([weights @ parts[..., part].mT for _, part, weights in filters], dim=-2)

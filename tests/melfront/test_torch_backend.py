@@ -1,5 +1,7 @@
 """What only torch has: devices, dtypes, gradients, the module."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -90,7 +92,7 @@ def test_gradients_on_meta():
 def test_another_default_device_and_dtype_change_nothing():
     clip = torch.tensor(Signal("speech", 9_001, seed=3).array())
     expected = melfront.log_mel(clip)
-    torch_backend.constants.cache_clear()
+    torch_backend.made_once.cache_clear()
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"):
@@ -160,6 +162,41 @@ def test_recorded_and_not_recorded_agree(device):
     assert (plain - recorded).abs().max().item() <= (1e-6 if device == "cpu" else 3e-5)
 
 
+# Compiled
+
+
+@pytest.mark.parametrize("convention", ["transformers", "openai-transcribe"])
+def test_compiled_it_gives_the_same_features_and_gradients(convention):
+    """By torch's own tracing of both passes; code for a machine is made of these in `slow`."""
+    compare_compiled("aot_eager", convention)
+
+
+@pytest.mark.slow
+def test_compiled_for_this_machine():
+    if shutil.which("g++") is None:
+        pytest.skip("no C++ compiler: there is no `g++` on the PATH")
+    compare_compiled("inductor", "transformers")
+
+
+def compare_compiled(backend, convention):
+    torch.compiler.reset()
+    torch_backend.made_once.cache_clear()
+    clips = torch.tensor(np.stack([Signal("speech", 9_001, seed=s).array() for s in (3, 5)]))
+    frontend = melfront.LogMel(37, convention, pad_to=1.0)
+    along = torch.tensor(np.random.default_rng(1).standard_normal((2, 37, 100)))
+    results = []
+    for function in (torch.compile(frontend, backend=backend), frontend):
+        given = clips.double().requires_grad_()
+        features = function(given)
+        (features * along).sum().backward()
+        results.append((features.detach(), given.grad))
+    (compiled, its_grad), (plain, grad) = results
+    assert (compiled - plain).abs().max() <= 1e-10
+    assert (its_grad - grad).abs().max() <= 1e-10 * grad.abs().max()
+    with torch.inference_mode():
+        assert (torch.compile(frontend, backend=backend)(clips) - plain).abs().max() <= 1e-4
+
+
 # The module
 
 
@@ -187,7 +224,7 @@ def test_module_and_long_clips(device):
 
 def test_inference_mode_first_then_gradients(device):
     """Constants are made on the first call; from inference mode they would be of no use after."""
-    torch_backend.constants.cache_clear()
+    torch_backend.made_once.cache_clear()
     frontend = melfront.LogMel(n_mels=37).to(device)
     clip = torch.tensor(Signal("speech", 9_001, seed=3).array(), device=device)
     with torch.inference_mode():
