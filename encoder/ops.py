@@ -117,26 +117,30 @@ class Ops:
 
 
 _current: ContextVar[Ops] = ContextVar("ops", default=Ops())  # noqa: B039  # Ops is immutable
+_compiled = Ops()  # torch.compile cannot read the other, and compiles anew when this one changes
 
 
 def current() -> Ops:
     """The functions in use, in this thread."""
-    return _current.get()
+    return _compiled if torch.compiler.is_compiling() else _current.get()
 
 
 @contextmanager
 def using(**functions: Callable[..., object]) -> Iterator[Ops]:
     """Within the block the encoder calls these functions instead of ours, in this thread only.
 
-    A function takes and returns what ours of that name does. Raises ValueError for a name that is
-    no slot.
+    What `torch.compile` made calls them in every thread. A function takes and returns what ours of
+    that name does. Raises ValueError for a name that is no slot.
     """
+    global _compiled
     slots = [f.name for f in fields(Ops)]
     unknown = sorted(set(functions) - set(slots))
     if unknown:
         raise ValueError(f"no slot named {', '.join(unknown)}; expected one of {', '.join(slots)}")
-    token = _current.set(replace(current(), **functions))  # type: ignore[arg-type]  # by name
+    _compiled = replace(_current.get(), **functions)  # type: ignore[arg-type]  # by name
+    token = _current.set(_compiled)
     try:
-        yield current()
+        yield _compiled
     finally:
         _current.reset(token)
+        _compiled = _current.get()

@@ -224,6 +224,41 @@ def test_using_holds_in_its_own_thread_only():
     assert seen["new"] is ops.gelu
 
 
+def test_nothing_stays_for_compiled_models_of_blocks_that_overlap():
+    inside, done = threading.Event(), threading.Event()
+
+    def elsewhere():
+        with ops.using(gelu=torch.tanh):
+            inside.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=elsewhere)
+    with ops.using(gelu=torch.relu):
+        thread.start()
+        inside.wait(10)
+    done.set()
+    thread.join()
+    assert ops._compiled == ops.Ops()
+
+
+def test_compiled_in_one_piece_with_the_functions_in_use(model, mel):
+    """`aot_eager` traces both passes as for any compiler, and runs them as they are."""
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    given = mel.clone().requires_grad_()
+    plain = mel.clone().requires_grad_()
+    out, expected = compiled(given).last_hidden_state, model(plain).last_hidden_state
+    assert (out - expected).abs().max() <= 1e-5
+    out.square().sum().backward()
+    expected.square().sum().backward()
+    assert (given.grad - plain.grad).abs().max() <= 1e-5 * plain.grad.abs().max()
+    with ops.using(gelu=torch.relu):
+        other = compiled(mel).last_hidden_state
+        assert (other - model(mel).last_hidden_state).abs().max() <= 1e-5
+    assert (other - expected).abs().max() > 1e-2
+    assert (compiled(mel).last_hidden_state - expected).abs().max() <= 1e-5
+
+
 def test_using_refuses_what_is_no_slot():
     wrong = ops.using(norm=torch.relu, gelu=torch.relu, flash=torch.relu)
     with pytest.raises(ValueError, match=r"no slot named flash, norm; expected one of conv1d, "):
