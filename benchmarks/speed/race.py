@@ -1,10 +1,11 @@
 """Contestants called in turn, A B C A B C, and what their times say.
 
-Each round calls every contestant once, in another order, after a pause and untimed calls: the pause
-lets the threads of the one before fall asleep (OpenBLAS's spin for 25 ms, and would take a core
-from the next), the calls wake its own and warm the caches, for as long as a core takes to wake (one
-call of 1 ms does not: the next still takes a third longer than the tenth). A contestant may come
-twice under two names; what those two differ by is no difference for anybody.
+Each round calls every contestant once, in another order, after a pause and untimed calls. The pause
+lasts until no thread of the one before is at work (OpenBLAS's spin for 100 ms after their last
+product, and would take a core from the next). The untimed calls wake its own threads and warm the
+caches, for as long as a core takes to wake (one call of 1 ms does not: the next still takes a third
+longer than the tenth). A contestant may come twice under two names; what those two differ by is no
+difference for anybody.
 
     # R rounds
 """
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PAUSE = 0.03  # seconds
+PAUSE = 0.02  # seconds between two looks at what still runs
 WARM = 0.01  # seconds that untimed calls take, at least
 LONG = 0.3  # who takes longer than this is warmed up once, not before each call
 AGAIN = ", again"  # ends the name of a second copy
@@ -100,13 +101,22 @@ def race(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, 
         while len(times[order[0]]) < 5 or time.perf_counter() < end:
             chance.shuffle(order)
             for name in order:
-                time.sleep(PAUSE)
+                settle()
                 if lengths[name] < LONG:
                     warm(runs[name])
                 times[name].append(timed(runs[name]))
     finally:
         gc.enable()
     return times
+
+
+def settle() -> None:
+    """Wait until the threads of this process use next to no time, or for a second."""
+    for _ in range(50):
+        before = time.process_time()
+        time.sleep(PAUSE)
+        if time.process_time() - before < PAUSE / 10:
+            return
 
 
 def warm(run: Callable[[], object]) -> None:
