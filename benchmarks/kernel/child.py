@@ -347,7 +347,7 @@ def nursery(link: socket.socket, root: str) -> None:
         # What a kernel leaves behind becomes a child of this process, so that it can be found.
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     import numpy  # noqa: F401  # so that the children have it
-    import torch  # noqa: F401
+    import torch  # noqa: F401  # as above
 
     link.sendall(b"ready\n")
     while True:

@@ -1,8 +1,9 @@
 """Contestants called in turn, A B C A B C, and what their times say.
 
 Each round calls every contestant once, in another order, after a pause and untimed calls. The pause
-lasts until no thread of the one before is at work (OpenBLAS's spin for 100 ms after their last
-product, and would take a core from the next). The untimed calls wake its own threads and warm the
+lasts until no thread of the one before is at work (OpenBLAS's spin for 0.1 s after their last
+product, and would take a core from the next; told to sleep at once, as in the kernel harness, they
+would wake too late for their own next step). The untimed calls wake its own threads and warm the
 caches, for as long as a core takes to wake (one call of 1 ms does not: the next still takes a third
 longer than the tenth). A contestant may come twice under two names; what those two differ by is no
 difference for anybody.

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 import time
 from functools import partial
 
@@ -43,6 +44,19 @@ def test_a_short_call_is_warmed_up_many_times_and_a_long_one_once():
     assert len(calls) > 50
     race_module.warm(lambda: calls.append("long") or time.sleep(0.02))
     assert calls.count("long") == 1
+
+
+def test_nobody_starts_while_threads_of_the_one_before_are_at_work():
+    end = time.perf_counter() + 0.15
+
+    def spin():
+        while time.perf_counter() < end:
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    race_module.settle()
+    assert not thread.is_alive()
 
 
 def test_it_is_the_call_that_is_timed():

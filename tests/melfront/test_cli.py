@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import IO
 
 import numpy as np
 import pytest
@@ -277,8 +278,8 @@ def test_the_old_file_outlives_a_failure(capsys, out, clip, monkeypatch):
     path = out / "a.npy"
     path.write_bytes(b"old")
 
-    def torn(file: object, _: object) -> None:
-        file.write(b"half")  # type: ignore[attr-defined]
+    def torn(file: IO[bytes], _: object) -> None:
+        file.write(b"half")
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr(np, "save", torn)

@@ -261,7 +261,7 @@ def test_conventions():
     assert CONVENTIONS["openai"].changes() == {"max_scope": "batch"}
     assert hash(TRANSFORMERS) == hash(Convention())
     with pytest.raises(dataclasses.FrozenInstanceError):
-        TRANSFORMERS.gain = 2.0  # type: ignore[misc]
+        TRANSFORMERS.gain = 2.0  # type: ignore[misc]  # it is frozen
 
 
 def test_the_largest_difference_in_use():
