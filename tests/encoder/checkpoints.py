@@ -1,0 +1,103 @@
+"""Checkpoints of small encoders in every layout, and what is asked of what is read from them."""
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from encoder.checkpoint import TABLE, CheckpointError, load, shapes
+from encoder.config import EncoderConfig
+
+# All different, and prime where a layout allows it. NARROW has an MLP that is not 4 * state, as
+# only config.json can say; SQUARE has one that is, for OpenAI's dims; BARE's heads can be guessed.
+NARROW = EncoderConfig(7, 11, 26, 2, 3, 17)
+SQUARE = dataclasses.replace(NARROW, n_audio_mlp=104)
+BARE = EncoderConfig(7, 11, 128, 2, 3, 17)
+SHARED = Path(os.environ.get("MELFRONT_SHARED", Path(__file__).parents[3] / "shared"))
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+HF, OPENAI = 1, 2
+
+
+def make(config=NARROW, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(5)
+    return {
+        name: torch.randn(shape, generator=generator).to(dtype)
+        for name, shape in shapes(config).items()
+    }
+
+
+def renamed(weights, column=HF, prefix="model.encoder."):
+    """The tensors under another column of the table, in another order, with a decoder."""
+    rows = {line.split()[0]: line.split()[column] for line in TABLE.splitlines() if line}
+    named = {}
+    for name, tensor in reversed(weights.items()):
+        layer = re.search(r"\d+", name.removeprefix("conv1").removeprefix("conv2"))
+        layer = layer[0] if name.startswith("blocks") else None
+        row = rows[name.replace(f"blocks.{layer}.", "blocks.{}.", 1)]
+        named[prefix + row.format(layer)] = tensor
+    others = prefix.replace("encoder", "decoder") or "decoder."
+    named[others + "layers.0.fc1.weight"] = torch.full((3, 5), torch.nan)
+    return named | {"proj_out.weight": torch.full((2, 3), torch.nan)}
+
+
+def dims(config):
+    names = ("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer")
+    return {name: getattr(config, name) for name in names} | {"n_text_ctx": 19, "n_vocab": 101}
+
+
+def write(path, tensors, config=None):
+    """A file of the kind that its name says, and config.json beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    else:
+        torch.save(tensors, path)
+    if config:
+        path.with_name("config.json").write_text(json.dumps(config.to_hf()))
+    return path
+
+
+def write_shards(folder, tensors, config, suffix, pieces=3):
+    """The decoder's tensors come last, in a shard of their own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder = [name for name in tensors if "decoder" not in name and "proj_out" not in name]
+    groups = [encoder[i::pieces] for i in range(pieces)]
+    groups.append([name for name in tensors if name not in encoder])
+    where = {}
+    for i, group in enumerate(groups):
+        shard = f"part-{i}{suffix}"
+        write(folder / shard, {name: tensors[name] for name in group})
+        where |= dict.fromkeys(group, shard)
+    stem = "model" if suffix == ".safetensors" else "pytorch_model"
+    index = folder / f"{stem}{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    (folder / "config.json").write_text(json.dumps(config.to_hf()))
+    return folder / f"part-{pieces}{suffix}"  # the decoder's
+
+
+def assert_same(got, expected, dtype=None):
+    """Bit for bit, name for name, in the same order; every tensor contiguous and its own owner."""
+    assert list(got) == list(expected)
+    for name, tensor in got.items():
+        wanted = expected[name].to(dtype or expected[name].dtype)
+        assert tensor.dtype == wanted.dtype, name
+        assert torch.equal(tensor, wanted), name
+        assert tensor.is_contiguous(), name
+        assert not tensor.requires_grad, name
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes, name
+
+
+def refuses(path, *expected, **options):
+    """The error is one line that says all of this; it is returned for more questions."""
+    with pytest.raises(CheckpointError) as caught:
+        load(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    for text in expected:
+        assert text in message, message
+    return message
