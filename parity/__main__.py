@@ -205,7 +205,7 @@ def run(options: argparse.Namespace) -> int:
             print(f"{entry.name:40}  {entry.stage:22}  {entry.sentence}")
         return DONE
     if options.command == "libraries":
-        from .libraries import report
+        from .libraries_page import report
 
         print(report(options.out))
         return DONE

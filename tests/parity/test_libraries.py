@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import parity.libraries as module
-from parity import signals
+from parity import libraries_page, signals
 from parity.libraries import LIBRARIES, Judged, find, judge_at, version
 from parity.measure import PASS, SHAPE, WRONG
 
@@ -90,7 +90,7 @@ def test_masks():
     """transformers 5.23 gives two that have an entry for each sample."""
     if version("transformers") != "5.23.0":
         pytest.skip("transformers 5.23.0 is not installed")
-    sizes = [(size, total) for _, size, total in module.masks()]
+    sizes = [(size, total) for _, size, total in libraries_page.masks()]
     assert sizes == [(3000, 810), (3000, 810), (480_000, 129_600), (480_000, 129_600)]
 
 
@@ -100,7 +100,7 @@ def test_masks():
 def test_what_is_not_installed_is_listed_as_such(monkeypatch):
     monkeypatch.setattr(module, "version", lambda package: None)
     assert module.installed() == []
-    text = module.page({}, list(LIBRARIES))
+    text = libraries_page.page({}, list(LIBRARIES))
     for entry in LIBRARIES:
         assert f"| {entry.name} | not installed |" in text
     assert "masks" not in text
@@ -110,7 +110,7 @@ def test_report_writes_what_it_returns(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "SIGNALS", ("padded", "tone"))
     monkeypatch.setattr(module, "LIBRARIES", (library("librosa, default padding"),))
     out = tmp_path / "LIBRARIES.md"
-    text = module.report(str(out))
+    text = libraries_page.report(str(out))
     assert out.read_text("utf-8") == text + "\n"
     assert f"| {version('librosa')} |" in text
     assert "zero padding (2 of 2 signals)" in text
@@ -121,10 +121,10 @@ def test_difference():
     named = Judged(WRONG, 1e5, ("a",), 0.7, "")
     either = Judged(WRONG, 1e5, ("b", "a"), 0.9, "")
     unknown = Judged(SHAPE, np.nan, (), np.nan, "c")
-    assert module.difference({"x": right}) == "nothing"
-    assert module.difference({"x": right, "y": named, "z": either}) == "a (2 of 3 signals)"
-    assert module.difference({"x": unknown}) == "not named on 1, the nearest there: c"
-    assert module.left({"x": right, "y": named, "z": either}) == 0.9
+    assert libraries_page.difference({"x": right}) == "nothing"
+    assert libraries_page.difference({"x": right, "y": named, "z": either}) == "a (2 of 3 signals)"
+    assert libraries_page.difference({"x": unknown}) == "not named on 1, the nearest there: c"
+    assert libraries_page.left({"x": right, "y": named, "z": either}) == 0.9
 
 
 def test_committed_page_has_every_library():
