@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,11 @@ class Clips(NamedTuple):
     def cut(self, length: int) -> Clips:
         return Clips([clip[:length] for clip in self.arrays], self.batched)
 
+    def numpy(self) -> Clips:
+        """The same in NumPy, for what computes in nothing else."""
+        arrays = [clip.detach().cpu().numpy() if is_tensor(clip) else clip for clip in self.arrays]
+        return Clips(arrays, self.batched)
+
 
 def load_audio(file: str | os.PathLike[str] | bytes | BinaryIO) -> NDArray[np.float32]:
     """Read an audio file as 16 kHz mono.
@@ -44,13 +50,15 @@ def load_audio(file: str | os.PathLike[str] | bytes | BinaryIO) -> NDArray[np.fl
     overshoots full scale in doing so is clipped, as it would be in a 16-bit file.
 
     Returns (N,) float32 in [-1, 1]. Raises AudioError for what is not audio, is empty or holds NaN
-    or infinity; FileNotFoundError for a path that is not there.
+    or infinity; FileNotFoundError for a path that is not there, PermissionError for one not yours.
     """
     import soundfile
 
     name = str(file) if isinstance(file, (str, os.PathLike)) else "the data given"
     if isinstance(file, (str, os.PathLike)) and not os.path.exists(file):
         raise FileNotFoundError(f"{name}: no such file")
+    if isinstance(file, (str, os.PathLike)) and not os.access(file, os.R_OK):
+        raise PermissionError(f"{name}: you may not read this file")
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         samples, rate = soundfile.read(source, dtype="float32", always_2d=True)  # (N, channels)
@@ -93,6 +101,8 @@ def chunks(audio: Any, chunk_length: float = CHUNK_LENGTH) -> Iterator[Any]:
 
 def fit_length(clips: Clips, pad_to: float | None, truncate: bool) -> int:
     """How many samples the clips are padded to. Raises AudioError where that would cut one."""
+    if pad_to is not None and not math.isfinite(pad_to):
+        raise AudioError(f"pad_to={pad_to}; expected seconds, or None for the clip's own length")
     longest = max(len(clip) for clip in clips.arrays)
     length = longest if pad_to is None else round(pad_to * SAMPLE_RATE)
     if longest > length and not truncate:

@@ -8,7 +8,8 @@ understands every field; the fast backends understand the named conventions at t
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def exact_div(a: int, b: int) -> int:
@@ -35,6 +36,7 @@ class Convention:
 
     The value of each field's default is transformers' choice. Lengths are in samples, frequencies
     in Hz, logarithms to base 10. Immutable and hashable; change it with `dataclasses.replace`.
+    Raises ValueError for a word that a field does not know.
     """
 
     name: str = "transformers"
@@ -79,6 +81,8 @@ class Convention:
     log_floor: float = LOG_FLOOR
     floor_added: bool = False  # log(x + floor) instead of log(max(x, floor))
     max_scope: Literal["item", "batch", "frame", "bin", None] = "item"  # None: nothing is clamped
+    # "clip": only the frames that the clip has with extra_padding alone, not up to 30 s
+    max_frames: Literal["all", "clip"] = "all"
     fixed_max: float | None = None  # a constant in place of the maximum
     dynamic_range: float = DYNAMIC_RANGE
     offset: float = 4.0  # (x + offset) / divisor
@@ -88,6 +92,14 @@ class Convention:
 
     # rounding
     precision: Literal["float32", "float64"] = "float32"  # of the arithmetic in the fast backends
+
+    def __post_init__(self) -> None:
+        for name, words in choices().items():
+            if getattr(self, name) not in words:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}; expected one of "
+                    f"{', '.join(repr(word) for word in words)}"
+                )
 
     def changes(self) -> dict[str, object]:
         """The fields that differ from transformers' choice, by name, without the name itself."""
@@ -104,6 +116,13 @@ class Convention:
         return -(self.n_fft // 2) if self.frame_start is None else self.frame_start
 
 
+@lru_cache(maxsize=1)
+def choices() -> dict[str, tuple[Any, ...]]:
+    """The words that each field takes which takes words."""
+    hints = get_type_hints(Convention)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
+
+
 TRANSFORMERS = Convention()
 
 # WhisperFeatureExtractor without torch installed: NumPy, float64 inside.
@@ -118,9 +137,11 @@ OPENAI_TRANSCRIBE = replace(
     OPENAI, name="openai-transcribe", max_scope="item", extra_padding=N_SAMPLES, fill=0.0
 )
 
-# faster_whisper's FeatureExtractor adds one hop of zeros, thus one frame; its transcribe drops
-# that frame again and fills the mel with 0.0.
-FASTER_WHISPER = replace(TRANSFORMERS, name="faster-whisper", extra_padding=HOP_LENGTH, fill=0.0)
+# faster_whisper's FeatureExtractor adds one hop of zeros to the clip, thus one frame, and pads no
+# further; its transcribe drops that frame again and fills the mel with 0.0.
+FASTER_WHISPER = replace(
+    TRANSFORMERS, name="faster-whisper", extra_padding=HOP_LENGTH, max_frames="clip", fill=0.0
+)
 
 CONVENTIONS = {
     c.name: c for c in (TRANSFORMERS, TRANSFORMERS_NUMPY, OPENAI, OPENAI_TRANSCRIBE, FASTER_WHISPER)

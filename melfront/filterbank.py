@@ -57,9 +57,14 @@ def mel_filters(
 
     Returns (M, K) float64, read-only, K = n_fft // 2 + 1. Of Whisper's 128 x 201 weights 394 are
     not zero, at most two in a column; the columns of 0 Hz and of 8000 Hz are all zero.
-    Raises ValueError for fewer than 1 bin or an empty frequency range.
+    Raises ValueError for fewer than 1 bin, an empty frequency range, another scale or norm.
     Reproduces `librosa.filters.mel(sr=16000, n_fft=400, n_mels=n_mels, dtype=numpy.float64)`.
     """
+    if scale not in ("slaney", "htk") or norm not in ("slaney", None):
+        raise ValueError(
+            f"mel_filters: scale={scale!r}, norm={norm!r}; expected scale 'slaney' or 'htk', norm "
+            "'slaney' or None"
+        )
     if n_mels < 1 or not 0 <= f_min < f_max:
         raise ValueError(
             f"mel_filters: n_mels={n_mels}, f_min={f_min}, f_max={f_max}; "

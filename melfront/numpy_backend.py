@@ -68,19 +68,22 @@ def windows() -> NDArray[np.float64]:
 
 
 class Layout(NamedTuple):
-    """How many frames a clip of n samples, padded to L, has, and how many of them hear it."""
+    """How many frames a clip of n samples, padded to L, has, and how many are to be computed."""
 
     n_frames: int
     n_heard: int
 
     @classmethod
-    def of(cls, n: int, length: int) -> Layout:
-        n_frames = length // HOP_LENGTH
+    def of(cls, n: int, length: int, convention: Convention = TRANSFORMERS) -> Layout:
+        n_frames = (length + convention.extra_padding) // HOP_LENGTH
         # Frame f starts at 160 f - 200: it hears the clip while that is below n.
-        return cls(n_frames, min(n_frames, -(-(n + N_FFT // 2) // HOP_LENGTH)))
+        n_heard = min(n_frames, -(-(n + N_FFT // 2) // HOP_LENGTH))
+        if convention.max_frames == "clip":  # what does not count for the maximum is filled later
+            n_heard = min(n_heard, max(1, (n + convention.extra_padding) // HOP_LENGTH))
+        return cls(n_frames, n_heard)
 
     def blocks(self, size: int) -> Iterator[slice]:
-        """The frames that hear the clip, `size` at a time."""
+        """The frames to compute, `size` at a time."""
         for first in range(0, self.n_heard, size):
             yield slice(first, min(first + size, self.n_heard))
 
@@ -157,7 +160,7 @@ def before_clamp(
     scale, offset = of_natural_log(convention)
     floor = np.full(n_mels, convention.log_floor)
     loudest = -math.inf
-    for block in Layout.of(len(clip), total).blocks(BLOCK):
+    for block in Layout.of(len(clip), length, convention).blocks(BLOCK):
         mel = mel_power(clip, total, n_mels, block)  # (G, M)
         np.maximum(mel, floor, out=mel)
         np.log(mel, out=mel)  # three times as fast as log10
@@ -200,7 +203,7 @@ def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> N
     for clip, top, out in zip(clips.arrays, loudest, features, strict=True):
         # Rounding keeps the order, so the clamp can come after it.
         least = least_feature(convention, top)
-        n_heard = Layout.of(len(clip), length + convention.extra_padding).n_heard
+        n_heard = Layout.of(len(clip), length, convention).n_heard
         heard = out[:, :n_heard]
         np.maximum(heard, np.full(heard.shape[-1], least, dtype=np.float32), out=heard)
         out[:, n_heard:] = least

@@ -190,11 +190,21 @@ def log(mel: Array, convention: Convention) -> Array:
     return convention.log_factor * np.log(above) / np.log(convention.log_base)
 
 
-def clamp(log: Array, convention: Convention) -> Array:
+def counted(clips: Clips, n_frames: int, convention: Convention) -> Any:
+    """Which of n_frames count for the maximum: in Whisper all, True. Else (1, F) or (B, 1, F)."""
+    if convention.max_frames == "all":
+        return True
+    own = [(len(clip) + convention.extra_padding) // convention.hop_length for clip in clips.arrays]
+    of_clip = np.arange(n_frames) < np.maximum(own, 1)[:, None, None]  # (B, 1, F)
+    return of_clip if clips.batched else of_clip[0]
+
+
+def clamp(log: Array, convention: Convention, counts: Any = True) -> Array:
     """Raise everything that is more than 8 (80 dB) below the loudest value to just that.
 
     What is so much quieter than the speech is noise. The maximum is the clip's own: in a batch each
-    clip has its own in transformers; openai-whisper takes one for the whole batch.
+    clip has its own in transformers; openai-whisper takes one for the whole batch. `counts` is what
+    `counted` returns.
 
     (..., M, F) -> (..., M, F)
     """
@@ -204,7 +214,8 @@ def clamp(log: Array, convention: Convention) -> Array:
     elif convention.max_scope is None:
         return log
     else:
-        loudest = log.max(axis=axes[convention.max_scope], keepdims=True)
+        axis = axes[convention.max_scope]
+        loudest = log.max(axis=axis, keepdims=True, where=counts, initial=-np.inf)
     return np.maximum(log, loudest - convention.dynamic_range)
 
 
@@ -248,7 +259,7 @@ def run(clips: Clips, length: int, n_mels: int, convention: Convention, tap: Tap
     x = tap("power", power(x, convention))
     x = tap("mel", mel(x, convention, n_mels))
     x = tap("log", log(x, convention))
-    x = clamp(x, convention)
+    x = clamp(x, convention, counted(clips, x.shape[-1], convention))
     if convention.drop == "last_after_max":
         x = x[..., :-1]
     x = tap("clamped", x)
@@ -271,16 +282,18 @@ def log_mel(
     convention: str | Convention = "transformers",
     pad_to: float | None = CHUNK_LENGTH,
     truncate: bool = False,
+    sampling_rate: int | None = None,
     tap: Tap = no_tap,
 ) -> NDArray[np.float64]:
     """Waveform to log-mel features in float64: the definition that everything else is held to.
 
-    Takes what `melfront.log_mel` takes, raises what it raises, and every field of `Convention`
-    counts. Returns (M, F) float64 for one clip, (B, M, F) for a batch; F = 3000 for pad_to=30.0.
+    Takes what `melfront.log_mel` takes but return_mask, raises what it raises, and every field of
+    `Convention` counts. Returns NumPy, for tensors too: (M, F) float64 for one clip, (B, M, F) for
+    a batch; F = 3000 for pad_to=30.0.
     Reproduces transformers' WhisperFeatureExtractor, openai-whisper's log_mel_spectrogram.
     """
     convention = get_convention(convention)
-    clips = as_clips(audio)
+    clips = as_clips(audio, sampling_rate).numpy()
     length = fit_length(clips, pad_to, truncate)
     return run(clips.cut(length), length, n_mels, convention, tap)
 

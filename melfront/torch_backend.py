@@ -88,7 +88,8 @@ def features_by_autograd(
     dtype = torch.float64 if convention.precision == "float64" else clips[0].dtype
     window, filters = constants(n_mels, dtype, clips[0].device)
     total = length + convention.extra_padding
-    n_heard = Layout.of(max(len(clip) for clip in clips), total).n_heard
+    heard = [Layout.of(len(clip), length, convention).n_heard for clip in clips]
+    n_heard = max(heard)
     x = pad(clips, total, n_heard).to(dtype)
     frames = x.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
     spectrum = torch.fft.rfft(frames * window)  # (B, H, K)
@@ -96,13 +97,18 @@ def features_by_autograd(
     mel = torch.cat([weights @ parts[..., part].mT for _, part, weights in filters], dim=-2)
     log = mel.clamp(min=convention.log_floor).log10()  # (B, M, H)
 
-    loudest = log.amax() if convention.max_scope == "batch" else log.amax((1, 2), keepdim=True)
+    counted = log
+    if convention.max_frames == "clip":
+        others = torch.arange(n_heard) >= torch.tensor(heard)[:, None, None]  # (B, 1, H)
+        counted = log.masked_fill(others.to(log.device), -math.inf)
+    together = convention.max_scope == "batch"
+    loudest = counted.amax() if together else counted.amax((1, 2), keepdim=True)
     least = loudest - convention.dynamic_range
     silence = torch.clamp(least, min=LOG10_FLOOR)
     wanted = length // HOP_LENGTH
-    heard = torch.maximum(log, least)[..., :wanted]
-    tail = silence.expand(len(heard), n_mels, wanted - heard.shape[-1])
-    clamped = torch.cat([heard, tail], dim=-1)  # (B, M, F)
+    log = torch.maximum(log, least)[..., :wanted]
+    tail = silence.expand(len(log), n_mels, wanted - log.shape[-1])
+    clamped = torch.cat([log, tail], dim=-1)  # (B, M, F)
     return (clamped + convention.offset) / convention.divisor
 
 
@@ -137,7 +143,7 @@ def features_in_place(
     for clip, top, out in zip(clips, loudest, features, strict=True):
         # Rounding keeps the order, so the clamp can come after it.
         least = least_feature(convention, top)
-        n_heard = Layout.of(len(clip), length + convention.extra_padding).n_heard
+        n_heard = Layout.of(len(clip), length, convention).n_heard
         out[:, :n_heard].clamp_(min=least)
         out[:, n_heard:] = least
     return features
@@ -154,7 +160,7 @@ def before_clamp(clip: Tensor, length: int, convention: Convention, out: Tensor)
     scale, offset = of_natural_log(convention)
     term = out.new_tensor(offset)
     loudest = -math.inf
-    for block in Layout.of(len(clip), total).blocks(BLOCK):
+    for block in Layout.of(len(clip), length, convention).blocks(BLOCK):
         mel = mel_power(clip, total, n_mels, block, out.dtype)  # (M, G)
         log = mel.numpy()
         np.log(log, out=log)  # on one thread faster than torch's on two
@@ -206,7 +212,7 @@ class LogMel(nn.Module):
     Works on the device of the waveform it is given, keeps no state, has no parameters, and is
     differentiable with respect to the waveform. float64 gives float64, other types float32.
     Takes n_mels, convention, pad_to and truncate as `melfront.log_mel` does, and raises what it
-    raises. Reproduces transformers' WhisperFeatureExtractor.
+    raises, and TypeError for what is no tensor. Reproduces transformers' WhisperFeatureExtractor.
     """
 
     def __init__(
@@ -224,6 +230,8 @@ class LogMel(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         clips = as_clips(audio)
+        if not isinstance(clips.arrays[0], Tensor):
+            raise TypeError("LogMel takes tensors; melfront.log_mel takes NumPy arrays too")
         length = fit_length(clips, self.pad_to, self.truncate)
         return log_mel(clips.cut(length), length, self.n_mels, self.convention)
 

@@ -55,7 +55,7 @@ DECISIONS = {
         "mel_mantissa",
     ),
     "log": ("log_base", "log_factor", "log_floor", "floor_added"),
-    "clamped": ("max_scope", "fixed_max", "dynamic_range"),
+    "clamped": ("max_scope", "max_frames", "fixed_max", "dynamic_range"),
     "features": ("offset", "divisor", "fill"),
 }
 ORDER = list(DECISIONS)
@@ -114,7 +114,11 @@ class Screen:
         if name == "log":
             return oracle.log(x, c)
         if name == "clamped":
-            return oracle.clamp(x, c)[..., : len(self.frames)]
+            n_frames = self.n_frames + x.shape[-1] - len(self.frames)
+            counts = oracle.counted(self.subject.clips, n_frames, c)
+            if counts is not True:
+                counts = counts[..., [*self.frames, *range(self.n_frames, n_frames)]]
+            return oracle.clamp(x, c, counts)[..., : len(self.frames)]
         x = oracle.scale(x, replace(c, output_mean=None) if c.output_mean else c)
         if c.fill is None:
             return x

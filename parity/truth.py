@@ -9,6 +9,7 @@ that transformers does not show by its steps written out here, and by our model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -56,7 +57,7 @@ class Subject:
 
     @cached_property
     def clips(self) -> Clips:
-        clips = as_clips(self.audio)
+        clips = as_clips(self.audio).numpy()
         return clips.cut(fit_length(clips, self.pad_to, truncate=True))
 
     @cached_property
@@ -259,7 +260,9 @@ def transformers_stages(subject: Subject) -> dict[str, torch.Tensor]:
     x = out["mel"] = filters @ x.mT  # (B, M, F)
     x = out["log"] = x.clamp(min=1e-10).log10()
     together = subject.convention.max_scope == "batch"
-    loudest = x.amax() if together else x.amax((1, 2), keepdim=True)
+    counts = oracle.counted(subject.clips, x.shape[-1], subject.convention)
+    counting = x.masked_fill(~torch.as_tensor(counts), -math.inf)
+    loudest = counting.amax() if together else counting.amax((1, 2), keepdim=True)
     out["clamped"] = torch.maximum(x, loudest - 8.0)
     tensors = [torch.as_tensor(clip).float() for clip in subject.clips.arrays]
     out["features"] = melfront.log_mel(

@@ -113,6 +113,14 @@ def test_no_such_file(tmp_path):
         melfront.load_audio(tmp_path / "none.wav")
 
 
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    file = tmp_path / "locked.wav"
+    file.write_bytes(b"RIFF")
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read anything
+    with pytest.raises(PermissionError, match=r"locked\.wav: you may not read this file"):
+        melfront.load_audio(file)
+
+
 @pytest.mark.parametrize("data", [b"", b"not audio at all", b"RIFF\0\0\0\0WAVE"])
 def test_not_audio(tmp_path, data):
     path = tmp_path / "notes.txt"
@@ -395,7 +403,7 @@ def test_the_shortest_clip_of_its_own_length():
     assert np.abs(melfront.log_mel(clip, pad_to=None) - truth).max() <= 1e-6
 
 
-@pytest.mark.parametrize("pad_to", [-1.0, 0.0])
+@pytest.mark.parametrize("pad_to", [-1.0, 0.0, float("inf"), float("nan")])
 def test_no_length_at_all(pad_to):
     with pytest.raises(AudioError):
         melfront.log_mel(CLIP.array(), pad_to=pad_to)

@@ -24,6 +24,7 @@ from unittest.mock import patch
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, example, given, settings
 
 import melfront
@@ -195,8 +196,6 @@ def test_transformers_batch(backend, clips, n_mels, pad_to):
 
 def masks(audio, **options):
     """By both backends: NumPy's and torch's."""
-    import torch
-
     _, ours = melfront.log_mel(audio, return_mask=True, **options)
     clips = [torch.tensor(c) for c in audio] if isinstance(audio, list) else torch.tensor(audio)
     _, tensor = melfront.log_mel(clips, return_mask=True, **options)
@@ -258,7 +257,6 @@ def within_noise(ours, theirs, truth, backend):
 @settings(max_examples=5)
 def test_openai(backend, clips, n_mels):
     """log_mel_spectrogram(pad_or_trim(audio)): one maximum for all that is passed."""
-    import torch
     import whisper
 
     audio = [clip.array() for clip in clips]
@@ -274,7 +272,6 @@ def test_openai(backend, clips, n_mels):
 @settings(max_examples=4)
 def test_openai_transcribe(backend, signal, n_mels):
     """As whisper.transcribe does: 30 s of zeros more, content frames only, tail filled with 0.0."""
-    import torch
     import whisper
 
     audio = signal.array()
@@ -313,6 +310,27 @@ def test_faster_whisper(backend, signal, n_mels):
     assert np.abs(ours - theirs).max() <= max(FROM_TORCH_PATH, their_max + our_max)
     assert np.abs(theirs - truth).max() <= 1e-3  # and it is the same thing that both compute
     assert backend != "numpy" or our_max <= FROM_TRUTH
+
+
+@pytest.mark.parametrize("beyond", [0, 39, 40, 120, 159])
+@pytest.mark.parametrize("batched", [False, True])
+def test_faster_whisper_does_not_count_the_frame_that_it_does_not_have(backend, beyond, batched):
+    """A clip that ends loudly: the frame after the extra hop, were there one, would be loudest."""
+    from faster_whisper.feature_extractor import FeatureExtractor
+
+    audio = Signal("noise", 16_000 + beyond, scale=1e-4).array()
+    audio[-1] = 0.9
+    theirs = FeatureExtractor(feature_size=80)(audio)[:, :100]
+    clips = [audio, np.full(32_001, 0.5, dtype=np.float32)] if batched else [audio]
+    options = {"n_mels": 80, "convention": "faster-whisper"}
+    recorded = [torch.from_numpy(clip).requires_grad_() for clip in clips]
+    for features in (
+        melfront.oracle.log_mel(clips, **options),
+        compute(clips, backend, **options),
+        melfront.log_mel(recorded, **options).detach().numpy(),
+    ):
+        assert np.abs(features[0, :, :100] - theirs).max() <= FROM_TORCH_PATH
+        assert (features[0, :, 100:] == 0).all()
 
 
 @given(signal=signals(LONGEST, min_samples=401), n_mels=N_MELS)

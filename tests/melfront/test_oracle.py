@@ -176,6 +176,7 @@ OTHER: dict[str, list[Any]] = {
     "log_floor": [1e-5, 1e-12],
     "floor_added": [True],
     "max_scope": ["batch", "frame", "bin", None],
+    "max_frames": ["clip"],
     "fixed_max": [1.5],
     "dynamic_range": [4.0, 10.0],
     "offset": [3.0],
@@ -199,6 +200,7 @@ def probes() -> list[dict[str, Any]]:
         {"audio": [speech, noise], "pad_to": 1.0},
         {"audio": full, "pad_to": 1.0},
         {"audio": late, "pad_to": None},
+        {"audio": late, "pad_to": 2.0},
         {"audio": speech, "pad_to": None},
         # A tone, whose own frames span more than 80 dB.
         {"audio": Signal("tone", 9_001, seed=1).array(), "pad_to": None},
@@ -273,6 +275,30 @@ def test_the_largest_difference_in_use():
         assert (filled[:, 100:] == 0).all()
         assert np.allclose(filled[:, :100], ours[:, :100], rtol=0, atol=1e-12)
     assert (ours[:, 105:] < -0.4).all()
+
+
+@pytest.mark.parametrize(
+    "change", [{"drop": "lsat"}, {"mel_scale": "HTK"}, {"mel_norm": "Slaney"}, {"pad_side": None}]
+)
+def test_a_word_that_a_field_does_not_know(change):
+    ((field, word),) = change.items()
+    with pytest.raises(ValueError, match=f"{field}={word!r}; expected one of '"):
+        replace(TRANSFORMERS, **change)
+
+
+@pytest.mark.parametrize("words", [{"scale": "HTK"}, {"norm": "Slaney"}])
+def test_filters_of_an_unknown_scale_or_norm(words):
+    with pytest.raises(ValueError, match=r"expected scale 'slaney' or 'htk', norm 'slaney' or"):
+        melfront.mel_filters(80, **words)
+
+
+def test_the_oracle_takes_what_log_mel_takes():
+    clips = [torch.from_numpy(Signal("noise", n).array()).requires_grad_() for n in (1_009, 3_001)]
+    from_tensors = oracle.log_mel(clips, n_mels=7, pad_to=0.3, sampling_rate=16_000)
+    arrays = [clip.detach().numpy() for clip in clips]
+    assert np.array_equal(from_tensors, oracle.log_mel(arrays, n_mels=7, pad_to=0.3))
+    with pytest.raises(melfront.AudioError, match="8000 Hz"):
+        oracle.log_mel(arrays, sampling_rate=8_000)
 
 
 @pytest.mark.parametrize("pipeline", [melfront.log_mel, oracle.log_mel])

@@ -27,7 +27,7 @@ def test_every_shape_comment():
 
     def everything():
         oracle.dft(rng.uniform(-1, 1, (7, 11)))
-        for convention in ("transformers", "openai-transcribe"):
+        for convention in ("transformers", "openai-transcribe", "faster-whisper"):
             options = {"n_mels": 31, "pad_to": 7.0, "convention": convention}
             oracle.log_mel(clips, **options)
             melfront.log_mel(clips, **options)

@@ -220,6 +220,8 @@ def test_module_and_long_clips(device):
     assert melfront.LogMel(pad_to=None)(long).shape == (128, 3_000)
     with pytest.raises(ValueError, match="unknown convention 'kaldi'"):
         melfront.LogMel(convention="kaldi")
+    with pytest.raises(TypeError, match=r"takes tensors; melfront\.log_mel takes NumPy arrays too"):
+        melfront.LogMel()(long.cpu().numpy())
 
 
 def test_inference_mode_first_then_gradients(device):
