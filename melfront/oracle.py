@@ -49,7 +49,7 @@ def condition(clip: Array, convention: Convention) -> Array:
         if convention.normalize == "variance":
             clip = clip / np.sqrt(clip.var() + 1e-7)
     if convention.preemphasis:
-        clip = clip - convention.preemphasis * np.concatenate([clip[:1], clip[:-1]])
+        clip = clip - convention.preemphasis * np.concatenate([[0.0], clip[:-1]])
     return clip
 
 
@@ -228,7 +228,9 @@ def scale(clamped: Array, convention: Convention) -> Array:
     if convention.output_mean:
         axes = -1 if convention.output_mean == "bin" else (-2, -1)
         features = features - features.mean(axis=axes, keepdims=True)
-        features = features / (features.std(axis=axes, keepdims=True) + 1e-5)
+        spread = features.std(axis=axes, keepdims=True)
+        # NeMo adds 1e-5; elsewhere it only keeps silence from being divided by 0.
+        features = features / (spread + 1e-5 if axes == -1 else np.maximum(spread, 1e-5))
     return features
 
 

@@ -6,16 +6,17 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from melfront.conventions import HOP_LENGTH, SAMPLE_RATE
+from melfront.conventions import HOP_LENGTH, N_FFT, SAMPLE_RATE
 
 from . import measure, stages
 from .diagnose import Case, diagnose
 from .layout import fit
-from .measure import MISSING, PASS, SHAPE
+from .measure import MISSING, PASS, SHAPE, WRONG
 from .report import Report, StageResult
 from .sampling import sample_positions
 from .subject import resolve
@@ -25,6 +26,7 @@ from .truth import Subject
 # A reference that brings no floors - somebody else's tensors - is taken to be this exact, in ulp of
 # float32: what two float32 implementations typically differ by.
 REFERENCE_ULP = 16.0
+FEW = 3  # frames that are missing because they are not centred, or one too many
 
 
 def compare(
@@ -60,6 +62,8 @@ def compare_with(
 ) -> Report:
     """`compare`, for a subject that is known and may have been compared with before."""
     names = stages.canonical(list(given.tensors), subject.n_layer)
+    if names.get("mel") == "features" and is_power(given.tensors["mel"].values):
+        names["mel"] = "mel"
     tensors = {stage: given.tensors[name] for name, stage in names.items()}
     order = stages.front_end_names() + stages.encoder_names(subject.n_layer or 0)
     beyond = [name for name, stage in names.items() if stage not in order]
@@ -97,35 +101,67 @@ def compare_with(
             result.notes += advice(subject, stage, values.shape, truth[stage].shape)
         results.append(result)
         error = result.noise if np.isfinite(result.noise) else math.inf
-        cases[stage] = Case(subject, stage, values, floor, tensor.dtype, error, passed)
+        kind = tensor.dtype
+        cases[stage] = Case(subject, stage, values, truth[stage], floor, kind, error, passed)
         if result.verdict == PASS:
             passed = stage
     results += [StageResult(name, MISSING, notes=("not given",)) for name in missing]
     report = Report(results, forced=forced, about=about)
     wrong = report.first_wrong
     if wrong is not None and can_diagnose(subject, wrong, given):
-        report.diagnosis = diagnose(cases[wrong.name])
+        report.diagnosis = diagnose(of_its_length(cases[wrong.name]))
     return report
+
+
+def is_power(values: Array) -> bool:
+    """Is what somebody calls `mel` the power before the logarithm, and not features?
+
+    Features reach below 0, unless a clip is taken for far too loud: then they span a factor of 2.
+    """
+    return bool(values.size and 0 <= values.min() < values.max() / 100)
+
+
+def of_its_length(case: Case) -> Case:
+    """The case, but where a few frames are missing, of a window that is shorter by as many.
+
+    Frames that are not centred end before the window does. Only where there is silence to spare.
+    """
+    subject, frames = case.subject, case.values.shape[-1:]
+    short = subject.length // HOP_LENGTH - (frames[0] if frames else 0)
+    longest = max(len(clip) for clip in subject.clips.arrays)
+    seconds = (frames[0] if frames else 0) * HOP_LENGTH / SAMPLE_RATE
+    if not 0 < short <= FEW or "F" not in stages.find(case.stage).shape[-1:]:
+        return case
+    if longest + N_FFT > seconds * SAMPLE_RATE:
+        return case
+    shorter = replace(subject, pad_to=seconds)
+    return case._replace(subject=shorter, truth=shorter.front_end_truth[case.stage])
 
 
 def advice(
     subject: Subject, stage: str, given: tuple[int, ...], expected: tuple[int, ...]
 ) -> tuple[str, ...]:
-    """What to ask for if a tensor only has another number of frames, as another length gives it."""
+    """What to ask for if a tensor only has another number of frames, or of mel bins."""
     letters = stages.find(stage).shape
-    if "F" not in letters or len(given) != len(expected):
+    if len(given) != len(expected):
         return ()
-    axis = letters.index("F") - len(letters)
-    frames = given[axis]
-    if sum(a != b for a, b in zip(given, expected, strict=True)) > 1 or not frames:
+    unlike = [axis - len(given) for axis, n in enumerate(given) if n != expected[axis]]
+    if len(unlike) != 1 or -unlike[0] > len(letters) or not given[unlike[0]]:
         return ()
-    if abs(frames - expected[axis]) <= 1:  # a frame too many or too few is a mistake, and has names
+    letter, frames = letters[unlike[0]], given[unlike[0]]
+    if letter == "M":
+        return (f"for {frames} bins pass --n-mels {frames}, or a --model that has as many",)
+    if letter != "F" or abs(frames - expected[unlike[0]]) <= FEW:  # that is a mistake, with a name
         return ()
     clip = max(len(clip) for clip in subject.clips.arrays)
     if abs(frames - clip // HOP_LENGTH) <= 1:
         return ("the clip's own length: pass --pad-to none, and port the padding to 30 s too",)
     seconds = frames * HOP_LENGTH / SAMPLE_RATE
-    return (f"{frames} frames are {seconds:g} s: pass --pad-to {seconds:g} if that is meant",)
+    hop, rest = divmod(subject.length, frames)
+    notes = [f"{frames} frames are {seconds:g} s: pass --pad-to {seconds:g} if that is meant"]
+    if not rest and hop >= HOP_LENGTH // 4:
+        notes.append(f"a hop of {hop} samples gives as many")
+    return tuple(notes)
 
 
 def can_diagnose(subject: Subject, wrong: StageResult, given: Dump) -> bool:
@@ -162,6 +198,9 @@ def judge(
             stage, SHAPE, dtype=tensor.dtype, notes=(note, *fitted.notes)
         ), fitted.values
     error = measure.error(fitted.values, truth, floor, tensor.dtype)
+    notes = fitted.notes
+    if error.verdict == WRONG and (fitted.values == fitted.values.flat[0]).all():
+        notes += (f"every value is {fitted.values.flat[0]:g}",)
     axis = stages.find(stage).step
     extra = truth.ndim - len(stages.find(stage).shape)
     steps, bad = None, ""
@@ -180,8 +219,9 @@ def judge(
         place(stage, error.worst, truth.ndim),
         bad,
         tensor.dtype,
-        fitted.notes,
+        notes,
         floor,
+        measure.rms(truth),
         steps,
         distance,
     ), fitted.values

@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from encoder import EncoderConfig, WhisperEncoder, ops
 from encoder.model import Tap
@@ -22,7 +23,7 @@ from melfront.conventions import Convention
 
 from . import measure, mistakes, stages
 from .layout import fit
-from .mistakes import EncoderMistake, FrontEndMistake
+from .mistakes import ADDED_BIAS, RESHAPED, EncoderMistake, FrontEndMistake
 from .screen import SERVES, Screen
 from .tensors import Array
 from .truth import Subject, run_model
@@ -31,6 +32,7 @@ Entry = FrontEndMistake | EncoderMistake
 NEARER = 30.0  # times nearer than the truth, for a candidate noisier than ours
 SMALL = 100.0  # what was given is at least this many times its noise
 TINY = 2.0**-126  # the smallest normal float32
+MOST = 10.0  # the nearest is worth a word if it leaves less than a part in so many
 N_SCREENED = 12  # of many entries or pairs tried on a few frames, those that are computed whole
 
 
@@ -52,6 +54,7 @@ class Case(NamedTuple):
     subject: Subject
     stage: str
     values: Array  # in our layout, or, with another shape, as given
+    truth: Array
     floor: float
     dtype: str
     error: float  # in units of noise, against the truth; infinite for another shape
@@ -62,6 +65,7 @@ class Diagnosis(NamedTuple):
     named: list[Named]  # best first; entries that cannot be told apart stand side by side
     nearest: Named | None  # if none fits
     telling: str | None  # the stage that would tell those entries apart
+    right: bool = False  # nothing but the shape is wrong
 
 
 def diagnose(case: Case) -> Diagnosis:
@@ -69,10 +73,16 @@ def diagnose(case: Case) -> Diagnosis:
     front = stages.front_end_names()
     if np.isnan(case.values).any() or (case.stage in front and not np.isfinite(case.values).all()):
         return Diagnosis([], None, None)  # only an attention mask gives infinities
+    apart = [named for named in beside_the_pipeline(case) if fits(case, named, noisier=False)]
+    if apart:
+        return Diagnosis(apart, None, None)
     if case.stage in front:
         # Next to nothing is near to whatever a mistake makes small: that is no evidence for it.
         floor = max(min(case.floor, measure.rms(case.values) / SMALL), TINY)
-        case = case._replace(floor=floor, error=case.error * case.floor / floor)
+        as_it_is = residual(case, case.subject.front_end_truth[case.stage])
+        case = case._replace(floor=floor, error=min(case.error * case.floor / floor, as_it_is))
+        if as_it_is <= measure.PASS_LIMIT[case.dtype]:
+            return Diagnosis([], None, None, right=True)
         tried = front_end(case)
     else:
         tried = list(in_encoder(case))
@@ -90,7 +100,9 @@ def diagnose(case: Case) -> Diagnosis:
         named = [n for n in named if possible(case, n.entries[0], order)] or named
     if len({len(n.entries) for n in named}) > 1:
         named = [n for n in named if len(n.entries) == 1]
-    nearest = tried[0] if tried and not named and tried[0].residual < case.error else None
+    varied = (case.values != case.values.reshape(-1)[:1]).any()  # a constant is near to anything
+    worth = not named and tried and varied
+    nearest = tried[0] if worth and MOST * tried[0].residual < case.error else None
     return Diagnosis(named, nearest, telling_stage(case, named) if len(named) > 1 else None)
 
 
@@ -107,7 +119,10 @@ def fits(case: Case, named: Named, noisier: bool) -> bool:
 
 
 def residual(case: Case, variant: Array) -> float:
-    """rms of candidate less variant, in units of noise; infinite for another shape."""
+    """rms of candidate less variant, in units of noise; infinite for another shape.
+
+    What a mistake makes larger than the truth has more noise by as much.
+    """
     values = case.values
     if values.shape != variant.shape:
         fitted = fit(values, case.stage, variant.shape, np.iscomplexobj(variant))
@@ -117,7 +132,9 @@ def residual(case: Case, variant: Array) -> float:
     with np.errstate(invalid="ignore"):
         distance = measure.widen(values) - variant
     distance[values == variant] = 0  # infinities too: a mask's
-    noise = measure.rms(distance) / case.floor
+    larger = measure.rms(variant) / max(measure.rms(case.truth), TINY)
+    unit = case.floor * (max(1.0, larger) if np.isfinite(larger) else 1.0)
+    noise = measure.rms(distance) / unit
     return noise if np.isfinite(noise) else float("inf")
 
 
@@ -126,6 +143,21 @@ def possible(case: Case, entry: Entry, order: list[str]) -> bool:
     if order.index(entry.stage) > order.index(case.stage):
         return False
     return case.passed not in order or order.index(entry.stage) > order.index(case.passed)
+
+
+def beside_the_pipeline(case: Case) -> Iterator[Named]:
+    """Mistakes that no run of the pipeline shows: made of the truth itself."""
+    truth = case.truth
+    if truth.ndim >= 2 and truth.shape[-1] != truth.shape[-2]:
+        rows, columns = truth.shape[-2:]
+        for variant in (
+            truth.swapaxes(-1, -2).reshape(truth.shape),
+            truth.reshape(*truth.shape[:-2], columns, rows).swapaxes(-1, -2),
+        ):
+            yield Named((RESHAPED,), residual(case, variant), case.error)
+    if case.stage.endswith("attn.k") and case.values.shape == truth.shape:
+        bias = (case.values - truth).mean(axis=-2, keepdims=True)
+        yield Named((ADDED_BIAS,), residual(case, truth + bias), case.error)
 
 
 # --- front end ------------------------------------------------------------------------------------
@@ -188,9 +220,14 @@ def in_encoder(case: Case) -> Iterator[Named]:
         yield from in_one_block(case, block)
         return
     mel = torch.from_numpy(case.subject.front_end_truth["features"]).float()
-    for entry in mistakes.ENCODER:
+    for entry in shown(mistakes.ENCODER):
         if entry.stage in order and possible(case, entry, order):
             yield Named((entry,), residual(case, run_with(case, entry, mel)), case.error)
+
+
+def shown(entries: Sequence[Entry]) -> Iterable[Any]:
+    """The entries, with a bar for who waits at a terminal: each is a run of the whole encoder."""
+    return tqdm(entries, desc="mistakes", unit="", leave=False, disable=None)
 
 
 AS_IT_IS = EncoderMistake("none", "", "nothing is changed")
@@ -289,7 +326,7 @@ def through_encoder(case: Case) -> Iterator[Named]:
     """Every front-end mistake, seen through the right encoder."""
     subject = case.subject
     truth = subject.front_end_truth["features"]
-    for entry in mistakes.FRONT_END:
+    for entry in shown(mistakes.FRONT_END):
         features = subject.front_end(entry.convention(subject.convention))["features"]
         if features.shape == truth.shape and not np.array_equal(features, truth):
             mel = torch.from_numpy(features).float()

@@ -4,8 +4,8 @@ An entry is our model with an op replaced (`encoder.ops.using`), weights changed
 or one stage rewritten from those before it. `stage` is the first that the mistake spoils, given for
 block 0, though every block makes it.
 
-A bias on k is missing on purpose: it adds the same to every score of a query, which softmax takes
-off again, so that no output can show it. `encoder.checkpoint` refuses such a checkpoint instead.
+A bias on k is not in the list: it adds the same to every score of a query, which softmax takes off
+again, so that only k and the scores can show it. `diagnose.py` looks for it in k.
 
     # B batch  T positions  S state
 """
@@ -128,6 +128,13 @@ def before_last(at: At) -> Tensor:
 
 
 ZERO = torch.zeros_like
+
+ADDED_BIAS = EncoderMistake(
+    "bias added to k",
+    "block.0.attn.k",
+    "k has a bias, and Whisper's has none; the scores change by it and nothing after them, because "
+    "softmax takes off what all keys of a query have in common",
+)
 
 ENCODER = [
     # --- stem -----------------------------------------------------------------------------------
@@ -410,6 +417,20 @@ ENCODER = [
         "block.0.attn.scores",
         "head h has every H-th channel; it should have D neighbouring ones",
         ops={"scores": wrong.interleaved_scores, "attention": wrong.interleaved_attention},
+    ),
+    EncoderMistake(
+        "heads cut without a transposition",
+        "block.0.attn.scores",
+        "(T, S) is reshaped to (H, T, D) as it lies, and back; it should become (T, H, D) and "
+        "then be transposed",
+        ops={"scores": wrong.reshaped_scores, "attention": wrong.reshaped_attention},
+    ),
+    EncoderMistake(
+        "attention between heads",
+        "block.0.attn.context",
+        "(T, H, D) is not transposed to (H, T, D), so that the heads of one position attend to "
+        "each other, and no position to another",
+        ops={"attention": wrong.attention_between_heads},
     ),
     EncoderMistake(
         "softmax over the queries",

@@ -27,6 +27,15 @@ def mistake(name: str, stage: str, sentence: str, seen: str = "", **change: Any)
     return FrontEndMistake(name, stage, tuple(change.items()), sentence, seen)
 
 
+# Of a tensor, and of no decision: `diagnose.py` finds it at any stage.
+RESHAPED = mistake(
+    "reshaped, not transposed",
+    "padded",
+    "the numbers are right and their places wrong: memory of (rows, columns) is read as "
+    "(columns, rows), as after a reshape where a transposition is meant, or a column-major array "
+    "saved as a row-major one",
+)
+
 FRONT_END = [
     # --- waveform -------------------------------------------------------------------------------
     mistake(
@@ -198,7 +207,8 @@ FRONT_END = [
     mistake(
         "normalised STFT",
         "spectrum",
-        "the transform is divided by sqrt(400): torch.stft(normalized=True), or norm='ortho'",
+        "the transform is divided by sqrt(400), or the power by 400: torch.stft(normalized=True), "
+        "norm='ortho', the periodogram of tutorials",
         spectrum_scale=1 / 20,
     ),
     mistake(
@@ -323,6 +333,7 @@ FRONT_END = [
     ),
     mistake("floor of 1e-5", "log", "the logarithm's floor is 1e-5, not 1e-10", log_floor=1e-5),
     mistake("floor of 1e-6", "log", "the logarithm's floor is 1e-6, not 1e-10", log_floor=1e-6),
+    mistake("floor of 1e-7", "log", "the logarithm's floor is 1e-7, not 1e-10", log_floor=1e-7),
     mistake("floor of 1e-8", "log", "the logarithm's floor is 1e-8, not 1e-10", log_floor=1e-8),
     mistake("floor of 1e-12", "log", "the logarithm's floor is 1e-12, not 1e-10", log_floor=1e-12),
     mistake(
@@ -367,6 +378,14 @@ FRONT_END = [
     ),
     # --- scale ----------------------------------------------------------------------------------
     mistake("not scaled", "features", "(x + 4) / 4 is left out", offset=0.0, divisor=1.0),
+    mistake("not divided by 4", "features", "x + 4 where (x + 4) / 4 is meant", divisor=1.0),
+    mistake(
+        "x + 4 / 4",
+        "features",
+        "x + 4 / 4, which adds 1, where (x + 4) / 4 is meant",
+        offset=1.0,
+        divisor=1.0,
+    ),
     mistake("x / 4 + 4", "features", "4 is added after the division, not before", offset=16.0),
     mistake("offset left out", "features", "x / 4 where (x + 4) / 4 is meant", offset=0.0),
     mistake(

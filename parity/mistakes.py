@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 
-from .encoder_mistakes import ENCODER, KERNEL, EncoderMistake, run
-from .frontend_mistakes import FRONT_END, FrontEndMistake
+from .encoder_mistakes import ADDED_BIAS, ENCODER, KERNEL, EncoderMistake, run
+from .frontend_mistakes import FRONT_END, RESHAPED, FrontEndMistake
 
 __all__ = [
+    "ADDED_BIAS",
     "ENCODER",
     "FRONT_END",
     "KERNEL",
+    "RESHAPED",
     "EncoderMistake",
     "FrontEndMistake",
     "everything",
@@ -24,7 +26,7 @@ __all__ = [
 
 
 def everything() -> list[FrontEndMistake | EncoderMistake]:
-    return [*FRONT_END, *ENCODER, *KERNEL]
+    return [RESHAPED, *FRONT_END, ADDED_BIAS, *ENCODER, *KERNEL]
 
 
 def find(name: str) -> FrontEndMistake | EncoderMistake:

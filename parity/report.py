@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .diagnose import Diagnosis
-from .measure import MISSING, NOISY, SHAPE, WRONG
+from .measure import MISSING, NOISY, PASS, SHAPE, WRONG
 from .tensors import Array
 
 
@@ -25,6 +25,7 @@ class StageResult:
     dtype: str = "float32"
     notes: tuple[str, ...] = ()
     floor: float = float("nan")  # one unit of noise
+    scale: float = float("nan")  # rms of the truth
     # For the picture: the error of each frame or position, and |candidate - truth|.
     steps: Array | None = field(default=None, repr=False)
     distance: Array | None = field(default=None, repr=False)
@@ -85,25 +86,35 @@ class Report:
         found = self.diagnosis
         if found is None:
             return "not diagnosed"
+        if found.right:
+            return "nothing but the shape is wrong"
         if not found.named:
+            if found.nearest is not None:
+                return (
+                    "none of the known mistakes fits; the nearest, "
+                    f"{found.nearest.name!r}, leaves {number(found.nearest.residual)} x noise"
+                )
             ask = "; is it of this clip, and made with these options?"
-            near, wrong = found.nearest, self.first_wrong
-            if near is None:
-                shape = wrong is not None and wrong.verdict == SHAPE
-                return "none of the known mistakes comes any nearer" + ("" if shape else ask)
-            hardly = wrong is not None and near.residual > wrong.noise / 2
-            return (
-                "none of the known mistakes fits; the nearest, "
-                f"{near.name!r}, leaves {number(near.residual)} x noise{ask if hardly else ''}"
-            )
-        best = found.named[0]
-        if len(best.entries) > 1:
-            both = "; and ".join(f"{e.name}: {e.sentence}" for e in best.entries)
-            return f"looks like two mistakes at once: {both}"
-        text = " - or ".join(f"{n.name}: {n.entries[0].sentence}" for n in found.named)
+            return "none of the known mistakes comes near" + (ask if self.foreign() else "")
+        text = " - or ".join(
+            "; and ".join(f"{e.name}: {e.sentence}" for e in n.entries) for n in found.named
+        )
+        if len(found.named[0].entries) > 1:
+            return f"looks like two mistakes at once: {text}"
         if found.telling:
             text += f" (the stage {found.telling} would tell them apart)"
         return f"looks like: {text}"
+
+    def foreign(self) -> bool:
+        """Is the first wrong stage so far off, and nothing right before it, that it may be of
+        another clip?"""
+        wrong = self.first_wrong
+        before = self.stages[: self.stages.index(wrong)] if wrong else []
+        return (
+            wrong is not None
+            and wrong.noise * wrong.floor > wrong.scale / 2
+            and not any(stage.verdict == PASS for stage in before)
+        )
 
     def __str__(self) -> str:
         given = [stage for stage in self.stages if stage.verdict != MISSING]
@@ -117,7 +128,8 @@ class Report:
             for n in (self.diagnosis.named if self.diagnosis else ())
             for entry in n.entries
         ]
-        lines += ["", self.headline(), *(f"  seen in: {where}" for where in seen if where)]
+        seen = list(dict.fromkeys(where for where in seen if where))
+        lines += ["", self.headline(), *(f"  seen in: {where}" for where in seen)]
         return "\n".join(lines)
 
     def to_json(self) -> str:

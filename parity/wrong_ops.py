@@ -156,6 +156,26 @@ def interleaved_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return context.permute(0, 2, 3, 1).reshape(b, t, h, d).transpose(1, 2)
 
 
+def reshaped(x: Tensor) -> Tensor:
+    """Heads (B, H, T, D) as they come of (B, T, S) without a transposition."""
+    return x.transpose(1, 2).reshape(x.shape)
+
+
+def reshaped_scores(q: Tensor, k: Tensor) -> Tensor:
+    return ops.scores(reshaped(q), reshaped(k))
+
+
+def reshaped_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    b, h, t, d = q.shape
+    context = ops.attention(reshaped(q), reshaped(k), reshaped(v))
+    return context.reshape(b, t, h, d).transpose(1, 2)
+
+
+def attention_between_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return ops.attention(q, k, v).transpose(1, 2)
+
+
 def swapped_qkv(order: str) -> Callable[..., tuple[Tensor, ...]]:
     """The projections, handed out in another order."""
 

@@ -260,10 +260,8 @@ def test_what_fits_no_entry(kind):
     report = compare({"features": features}, n_mels=80)
     assert not report.ok
     assert names(report) == [], report
-    assert "none of the known mistakes" in report.headline()
-    if features.shape == (80, 50):
-        assert report.diagnosis.nearest.residual > 2
-        assert report.diagnosis.nearest.name in report.headline()
+    assert "none of the known mistakes comes near" in report.headline()
+    assert report.diagnosis.nearest is None
 
 
 @pytest.mark.parametrize("stage", ["ln_post", "block.1.attn.v", "gelu1"])
@@ -274,4 +272,4 @@ def test_what_fits_no_entry_of_the_encoder(stage):
     report = parity.compare({stage: mine}, audio=AUDIO, model=model)
     assert report.first_wrong.name == stage
     assert names(report) == [], report
-    assert report.diagnosis.nearest is not None
+    assert report.diagnosis.nearest is None

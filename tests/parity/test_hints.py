@@ -1,0 +1,219 @@
+"""What the report says beyond a name: how a tensor was read, what else it may be, where to look."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import encoder
+import melfront
+import parity
+from melfront import oracle
+from melfront.conventions import TRANSFORMERS, Convention
+from parity import mistakes, toy
+from parity.diagnose import both
+from parity.signals import SAMPLE, SIGNALS
+from tests.parity.ports import ours_numpy
+
+PADDED = SIGNALS["padded"]  # a clip of 0.3 s in half a second
+AUDIO, PAD_TO = PADDED.make(), PADDED.pad_to
+TRUTH = oracle.trace(AUDIO, n_mels=80, pad_to=PAD_TO)
+
+
+def compare(**stages):
+    return parity.compare(stages, audio=AUDIO, n_mels=80, pad_to=PAD_TO)
+
+
+def features(convention, **options):
+    options = {"n_mels": 80, "pad_to": PAD_TO, **options}
+    return oracle.log_mel(AUDIO, convention=convention, **options).astype(np.float32)
+
+
+def names(report):
+    return [named.name for named in report.diagnosis.named]
+
+
+# --- `mel`, which people call two things by -------------------------------------------------------
+
+
+def test_mel_alone_is_features_or_the_power():
+    assert [stage.name for stage in compare(mel=TRUTH["features"]).stages] == ["features"]
+    report = compare(mel=TRUTH["mel"])
+    assert [stage.name for stage in report.stages] == ["mel"]
+    assert report.ok
+
+
+def test_wrong_power_and_features_that_are_never_below_0():
+    window = oracle.trace(
+        AUDIO, n_mels=80, pad_to=PAD_TO, convention=mistakes.NO_WINDOW.convention()
+    )
+    report = compare(mel=window["mel"])
+    assert report.first_wrong.name == "mel"
+    assert names(report) == ["no window"]
+
+    loud = features(mistakes.UNSCALED_INT16.convention())
+    assert loud.min() > 0
+    report = compare(mel=loud)
+    assert report.first_wrong.name == "features"
+    assert names(report) == ["unscaled int16"]
+
+
+def test_mel_beside_a_reference():
+    truth = {"features": TRUTH["features"].astype("f4"), "mel": TRUTH["mel"].astype("f4")}
+    report = parity.compare({"mel": TRUTH["mel"]}, truth, audio=AUDIO, n_mels=80, pad_to=PAD_TO)
+    assert report.stages[0].name == "mel"
+    assert report.ok
+
+
+# --- a few frames too few -------------------------------------------------------------------------
+
+
+def uncentred(window, dropped):
+    """As torch.stft(center=False): only the frames that lie in what it is given."""
+    n = round(PAD_TO * 16_000)
+    x = np.pad(AUDIO, (0, n - len(AUDIO)))
+    frames = np.lib.stride_tricks.sliding_window_view(x, 400)[::160]
+    frames = frames[: len(frames) - dropped] * window
+    mel = oracle.mel(np.abs(np.fft.rfft(frames)) ** 2, TRANSFORMERS, 80)
+    log = np.log10(np.maximum(mel, 1e-10))
+    return ((np.maximum(log, log.max() - 8) + 4) / 4).astype(np.float32)
+
+
+@pytest.mark.parametrize("dropped", [0, 1])
+def test_frames_that_are_not_centred_are_fewer(dropped):
+    mine = uncentred(oracle.window(TRANSFORMERS), dropped)
+    assert mine.shape == (80, 48 - dropped)
+    report = compare(features=mine)
+    assert report.first_wrong.verdict == "SHAPE"
+    assert names(report) == ["no centring"], report
+    assert "--pad-to" not in str(report)
+
+
+def test_frames_that_are_not_centred_and_another_mistake():
+    report = compare(features=uncentred(np.hanning(400), 0))
+    assert names(report) == ["no centring + symmetric window"], report
+
+
+@pytest.mark.parametrize("name", ["padded", "late"])  # the second fills its window
+def test_frames_that_are_missing_and_nothing_else(name):
+    clip = SIGNALS[name].make()
+    seconds = SIGNALS[name].pad_to or len(clip) / 16_000
+    mine = ours_numpy(clip, round(seconds * 16_000), 80)[:, :-2]
+    report = parity.compare({"features": mine}, audio=clip, n_mels=80, pad_to=seconds)
+    assert report.first_wrong.verdict == "SHAPE"
+    assert names(report) == []
+    assert ("nothing but the shape is wrong" in report.headline()) == (name == "padded")
+
+
+def test_a_reference_of_another_shape_is_no_mistake():
+    """Features of 80 bins that are right, beside somebody's of 128."""
+    reference = {"features": ours_numpy(AUDIO, 8_000, 128)}
+    mine = {"features": ours_numpy(AUDIO, 8_000, 80)}
+    report = parity.compare(mine, reference, audio=AUDIO, pad_to=PAD_TO)
+    assert report.first_wrong.verdict == "SHAPE"
+    assert names(report) == []
+
+
+def test_another_hop_is_told_from_another_length():
+    mine = np.zeros((80, 40), dtype=np.float32)
+    assert "pass --pad-to 0.4 if that is meant; a hop of 200 samples gives as many" in str(
+        compare(features=mine)
+    )
+    assert "hop" not in str(compare(features=mine[:, :37]))
+
+
+def test_other_bins_are_asked_for():
+    mine = ours_numpy(AUDIO, 8_000, 128)
+    text = str(compare(features=mine))
+    assert "expected (80, 50); for 128 bins pass --n-mels 128" in text
+
+
+# --- several names --------------------------------------------------------------------------------
+
+
+def test_pairs_that_cannot_be_told_apart_are_named_together():
+    pair = (mistakes.ZERO_PADDING, mistakes.NO_FRAME_DROPPED)
+    report = compare(features=features(both(TRANSFORMERS, pair)))
+    assert set(names(report)) == {
+        "zero padding + no frame dropped",
+        "zero padding + a hop of zeros added",
+    }
+    text = report.headline()
+    assert "two mistakes at once" in text
+    assert " - or " in text
+    assert str(report).count("seen in: librosa.stft defaults") == 1
+
+
+# --- no name --------------------------------------------------------------------------------------
+
+ASK = "is it of this clip, and made with these options?"
+
+
+def test_only_what_may_be_of_another_clip_is_asked_for_its_clip():
+    other = ours_numpy(SIGNALS["noise"].make(), 8_000, 80)
+    assert ASK in compare(features=other).headline()
+    rng = np.random.default_rng(3)
+    near = TRUTH["features"] * (1 + 1e-3 * rng.normal(size=TRUTH["features"].shape))
+    assert ASK not in compare(features=near).headline()
+    # What came before passes, so it is of this clip.
+    assert ASK not in compare(log=TRUTH["log"], features=other).headline()
+
+
+def test_the_nearest_is_named_if_most_of_the_error_goes():
+    three = Convention(periodic=False, mel_scale="htk", log_base=np.e)
+    report = compare(features=features(three))
+    assert report.diagnosis.nearest.name == "HTK mel scale + natural logarithm"
+    assert "the nearest, 'HTK mel scale + natural logarithm', leaves" in report.headline()
+    assert json.loads(report.to_json())["nearest"]["name"] == report.diagnosis.nearest.name
+
+
+@pytest.mark.parametrize("value", [0.0, -1.5])
+def test_a_constant_is_called_one(value):
+    report = compare(features=np.full_like(TRUTH["features"], value, dtype=np.float32))
+    assert f"(every value is {value:g})" in str(report)
+    assert report.diagnosis.nearest is None
+
+
+# --- mistakes of no decision ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["features", "power"])
+def test_reshaped_where_a_transposition_is_meant(stage):
+    right = TRUTH[stage].astype(np.float32)
+    for mine in (right.T.reshape(right.shape), right.reshape(right.T.shape)):
+        report = compare(**{stage: mine})
+        assert names(report) == ["reshaped, not transposed"], report
+        assert report.first_wrong.name == stage
+    # And the batch that people forget to take apart.
+    clips = [AUDIO, AUDIO[::-1].copy()]
+    both_clips = melfront.log_mel(clips, n_mels=80, pad_to=PAD_TO)
+    mine = both_clips.swapaxes(1, 2).reshape(both_clips.shape)
+    report = parity.compare({"features": mine}, audio=clips, n_mels=80, pad_to=PAD_TO)
+    assert names(report) == ["reshaped, not transposed"], report
+
+
+def test_a_bias_on_k():
+    model, clip = toy.load("toy"), SIGNALS["toy"].make()
+    truth = parity.trace(clip, model)
+    stages = [f"block.0.attn.{name}" for name in ("q", "k", "v", "weights")]
+    mine = {stage: truth[stage].astype(np.float32) for stage in stages}
+    bias = np.random.default_rng(3).normal(size=mine[stages[1]].shape[-1]).astype(np.float32)
+    mine[stages[1]] = mine[stages[1]] + bias
+    report = parity.compare(mine, audio=clip, model=model)
+    assert report.first_wrong.name == "block.0.attn.k"
+    assert names(report) == ["bias added to k"], report
+    # No other stage has it.
+    mine[stages[1]] -= bias
+    mine[stages[2]] = mine[stages[2]] + bias
+    assert "bias added to k" not in names(parity.compare(mine, audio=clip, model=model))
+
+
+@pytest.mark.slow
+def test_no_final_norm_on_trained_weights(tiny_en):
+    """Without it the numbers are five times as large, and their noise is ten times as large."""
+    model = encoder.WhisperEncoder.from_pretrained(tiny_en)
+    mel = melfront.log_mel(melfront.load_audio(SAMPLE), n_mels=80)
+    mine = encoder.trace(model, mel)["block.3.mlp_residual"]
+    assert names(parity.compare({"last_hidden_state": mine}, model=model)) == ["no final norm"]
