@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +17,7 @@ EPILOG = """examples:
   python -m parity compare mine.npz truth.safetensors --plot error.png
 """
 
-DONE, FAILED, USAGE = 0, 1, 2
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    commands.add_parser("stages", help="list the stages: name, shape, what it is")
+    add(commands, "stages", "list the stages: name, shape, what it is", "python -m parity stages")
 
     dump = add(
         commands,
@@ -42,11 +44,14 @@ def parser() -> argparse.ArgumentParser:
         "write our tensors of every stage",
         "python -m parity dump clip.wav --model formula:tiny/128 -o truth.safetensors",
     )
-    dump.add_argument("audio", nargs="?", metavar="AUDIO", help="a file (default: the sample clip)")
+    dump.add_argument(
+        "audio", nargs="?", type=given, metavar="AUDIO", help="a file (default: the sample clip)"
+    )
     subject_options(dump)
     dump.add_argument(
         "-o",
         dest="out",
+        type=given,
         required=True,
         metavar="DUMP",
         help="where to: a name that ends in .safetensors or .npz",
@@ -54,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     dump.add_argument(
         "--stages",
         nargs="+",
+        type=given,
         metavar="STAGE",
         help="only these; 'block.0.' is all of block 0 (default: every stage)",
     )
@@ -73,16 +79,20 @@ def parser() -> argparse.ArgumentParser:
         "judge a port's tensors and name the mistake",
         "python -m parity compare mine.npz --audio clip.wav --model openai/whisper-tiny",
     )
-    compare.add_argument("mine", metavar="MINE", help=".npz, .safetensors, or a folder of .npy")
+    compare.add_argument(
+        "mine", type=given, metavar="MINE", help=".npz, .safetensors, or a folder of .npy"
+    )
     compare.add_argument(
         "reference",
         nargs="?",
+        type=given,
         metavar="REFERENCE",
         help="a dump to compare with (default: the truth is computed)",
     )
     compare.add_argument(
         "--audio",
         nargs="+",
+        type=given,
         metavar="CLIP",
         help="the clip that MINE was made from, or the clips of a batch "
         "(default: what MINE says, or the sample clip)",
@@ -95,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--json", action="store_true", help="one JSON object instead of text")
     compare.add_argument(
-        "--plot", metavar="OUT.png", help="draw the error of the first wrong stage"
+        "--plot", type=given, metavar="OUT.png", help="draw the error of the first wrong stage"
     )
 
     mistakes = add(
@@ -106,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
     )
     mistakes.add_argument(
         "--table",
+        type=given,
         metavar="OUT.md",
         help="instead, make every mistake on every committed signal and write what shows where "
         "(takes minutes)",
@@ -117,7 +128,9 @@ def parser() -> argparse.ArgumentParser:
         "every installed library against float64",
         "python -m parity libraries -o parity/LIBRARIES.md",
     )
-    libraries.add_argument("-o", dest="out", metavar="OUT.md", help="also write it as Markdown")
+    libraries.add_argument(
+        "-o", dest="out", type=given, metavar="OUT.md", help="also write it as Markdown"
+    )
     return top
 
 
@@ -131,12 +144,14 @@ def add(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentP
 def subject_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model",
+        type=given,
         metavar="NAME_OR_PATH",
         help="a local folder, a file, a Hub name, or formula:SIZE",
     )
     command.add_argument("--n-mels", type=int, metavar="N", help="mel bins (default: the model's)")
     command.add_argument(
         "--convention",
+        type=given,
         metavar="NAME",
         help="whose features: transformers, openai, ... (default: transformers)",
     )
@@ -149,42 +164,77 @@ def subject_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def given(text: str) -> str:
+    """Refuses what an unset variable of a shell leaves: a path "" would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a name, given an empty one")
+    return text
+
+
 def seconds(text: str) -> float | str | None:
     if text == "default":
         return text
     if text.lower() == "none":
         return None
-    if not 0 < float(text) < float("inf"):
-        raise ValueError
-    return float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; expected seconds above 0, or none")
+    return value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
+        check_paths(options)
         return run(options)
     except BrokenPipeError:
         return DONE
+    except KeyboardInterrupt:
+        print("parity: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except MemoryError as error:
+        about = f" ({' '.join(str(error).split())})" if str(error) else ""
+        print(f"parity: too little memory{about}; give a shorter clip", file=sys.stderr)
+        return USAGE
     except (ValueError, OSError, ModuleNotFoundError) as error:
         # Everything that a user can bring about is one of these; all are one line.
-        print(f"parity: {' '.join(str(error).split())}", file=sys.stderr)
+        text = str(error)
+        if isinstance(error, OSError) and error.filename:  # without its "[Errno 13]"
+            text = f"{error.filename}: {error.strerror}"
+        print(f"parity: {' '.join(text.split())}", file=sys.stderr)
         return USAGE
 
 
 def check_paths(options: argparse.Namespace) -> None:
     """Refuse at once what cannot end well, before seconds of imports and work."""
-    clips = options.audio if isinstance(options.audio, list) else [options.audio]
-    for path in [options.__dict__.get("mine"), options.__dict__.get("reference"), *clips]:
+    audio = getattr(options, "audio", None)
+    clips = audio if isinstance(audio, list) else [audio]
+    for path in [getattr(options, "mine", None), getattr(options, "reference", None), *clips]:
         if path is not None and not Path(path).exists():
             raise ValueError(f"{path}: no such file or folder")
-    for path in (options.__dict__.get("out"), options.__dict__.get("plot")):
-        if path is not None and not Path(path).absolute().parent.is_dir():
-            raise ValueError(f"{Path(path).parent}: no such folder to write {Path(path).name} into")
-    plot = options.__dict__.get("plot")
+    for name, option in (("out", "-o"), ("plot", "--plot"), ("table", "--table")):
+        path = getattr(options, name, None)
+        if path is not None:
+            check_target(Path(path), f"{option} {path}")
+    plot = getattr(options, "plot", None)
     if plot is not None and Path(plot).suffix.lower() != ".png":
         raise ValueError(f"--plot {plot}: expected a name that ends in .png")
-    if options.n_mels is not None and options.n_mels < 1:
-        raise ValueError(f"--n-mels {options.n_mels}; expected at least 1")
+
+
+def check_target(path: Path, option: str) -> None:
+    """Refuse what cannot be written."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ValueError(f"{option}: no such folder to write {path.name} into")
+    if path.is_dir():
+        raise ValueError(f"{option}: a folder; expected the name of a file to write")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"{option}: cannot write there: {error.strerror}") from error
 
 
 def run(options: argparse.Namespace) -> int:
@@ -210,7 +260,6 @@ def run(options: argparse.Namespace) -> int:
         print(report(options.out))
         return DONE
 
-    check_paths(options)
     if options.command == "dump":
         from .dump import dump
 
@@ -224,8 +273,9 @@ def run(options: argparse.Namespace) -> int:
             n_mels=options.n_mels,
             convention=options.convention,
             pad_to=options.pad_to,
+            tell=print,
         )
-        print(f"{len(written)} stages written to {options.out}")
+        print(f"{len(written)} stage{'s' * (len(written) != 1)} written to {options.out}")
         return DONE
 
     from .compare import compare

@@ -34,6 +34,7 @@ def dump(
     n_mels: int | None = None,
     convention: Any = None,
     pad_to: Any = DEFAULT,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> dict[str, tuple[int, ...]]:
     """Write the stages of one clip to an .npz or .safetensors file, each as it is made.
 
@@ -41,6 +42,7 @@ def dump(
     dtype: "float64", the oracle's; "float32", what a right port in float32 has.
     sample: of each stage only `sampling.sample_positions`, and the norms of the whole in the
         metadata, so that a large model's dump is small.
+    tell: called with a line that says what the dump is of, before the work.
     The spectrum is written as (F, K, 2), real and imaginary parts.
 
     The metadata holds the clip, the model, the convention, and each stage's float32 noise floor.
@@ -55,6 +57,7 @@ def dump(
     if subject.clips.batched:
         raise ParityError("a dump is of one clip; given several")
     shapes = chosen(stage_shapes(subject), wanted)
+    tell(subject.describe())
     kept: dict[str, tuple[int, ...]] = {
         name: (min(math.prod(shape), N_SAMPLES),) for name, shape in shapes.items()
     }

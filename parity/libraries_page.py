@@ -14,6 +14,7 @@ from . import libraries, measure, signals
 from .libraries import Judged
 from .measure import PASS
 from .report import number
+from .tensors import replacing
 
 
 def masks() -> list[tuple[str, int, int]]:
@@ -63,7 +64,8 @@ def report(out: str | None = None) -> str:
         libraries.judge_all(present), [lib for lib in libraries.LIBRARIES if lib not in present]
     )
     if out is not None:
-        Path(out).write_text(text + "\n", encoding="utf-8")
+        with replacing(Path(out)) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
     return text
 
 

@@ -143,9 +143,14 @@ def hidden_state(i: int, n_layer: int | None) -> str:
 
 
 def unknown(name: str, known: list[str]) -> str:
+    if re.fullmatch(r"arr_\d+", name):
+        return (
+            f"{name!r} is NumPy's name for an array saved without one: save it as "
+            "np.savez(path, log_mel=...); `python -m parity stages` lists the names"
+        )
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{name!r} is no stage{hint} `python -m parity stages` lists them"
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{name!r} is no stage; {hint}`python -m parity stages` lists them"
 
 
 def listing(n_layer: int = 1) -> str:

@@ -14,7 +14,7 @@ from melfront.conventions import CHUNK_LENGTH, named_convention
 
 from . import signals, stages
 from .tensors import Dump, ParityError
-from .truth import SAMPLE, Subject, load_model, model_digest
+from .truth import MAX_MELS, MAX_SECONDS, SAMPLE, Subject, is_n_mels, load_model, model_digest
 
 DEFAULT = "default"
 GIVEN_MODEL = "the encoder given"  # its name, where it was an object and not a file
@@ -43,7 +43,7 @@ def resolve(
     for key, what in SAME.items():
         if key in ours and key in theirs and ours[key] != theirs[key]:
             raise ParityError(
-                f"the dumps are of another {what}: {short(ours[key])} and {short(theirs[key])}; "
+                f"the dumps are of another {what}: {named(ours, key)} and {named(theirs, key)}; "
                 "compare dumps of the same"
             )
     said = {**theirs, **ours}
@@ -54,17 +54,22 @@ def resolve(
             raise
         clip, clip_name = None, said["clip"]  # a reference says what is right; not why it is not
     try:
-        encoder, model_name = find_model(model, said)
+        # A reference is enough without the model: nothing is downloaded for its name's sake.
+        encoder, model_name = find_model(model, said, local_only=held is not None and model is None)
     except ParityError:
         if held is None or model is not None:
             raise
         encoder, model_name = None, said["model"]
     if n_mels is None:
         n_mels = encoder.config.n_mels if encoder else guess_n_mels(given, said)
+    elif not 1 <= n_mels <= MAX_MELS:
+        raise ParityError(f"--n-mels {n_mels}; expected 1 to {MAX_MELS}")
     elif encoder and encoder.config.n_mels != n_mels:
         raise ParityError(f"--n-mels {n_mels}, but {model_name} takes {encoder.config.n_mels} bins")
     if pad_to == DEFAULT:
         pad_to = read_pad_to(said.get("pad_to"))
+    elif pad_to is not None and not 0 < pad_to <= MAX_SECONDS:
+        raise ParityError(f"--pad-to {pad_to:g}; expected seconds above 0, up to {MAX_SECONDS}")
     if encoder is not None and pad_to == CHUNK_LENGTH:
         pad_to = encoder.config.n_frames / 100  # a toy encoder hears less than 30 s
     try:
@@ -72,16 +77,10 @@ def resolve(
     except ValueError as error:
         raise ParityError(str(error)) from error
     subject = Subject(clip, encoder, n_mels, chosen, pad_to, clip_name, model_name)
-    if clip is not None and "clip_sha256" in said and said["clip_sha256"] != subject.clip_digest:
-        raise ParityError(
-            f"the dump is of the clip {said.get('clip')!r}, not of {clip_name!r}: "
-            "pass that clip with --audio"
-        )
-    if encoder and "model_sha256" in said and said["model_sha256"] != model_digest(encoder):
-        raise ParityError(
-            f"the dump is of the model {said.get('model')!r}, not of {model_name!r}: "
-            "pass that model with --model"
-        )
+    if clip is not None:
+        check_made_from("clip", ours, theirs, clip_name, subject.clip_digest, audio is not None)
+    if encoder:
+        check_made_from("model", ours, theirs, model_name, model_digest(encoder), model is not None)
     if encoder is None and held is not None:
         subject.layers = layers_named(held, given)
     return subject
@@ -102,8 +101,37 @@ def of_signal(
     )
 
 
-def short(value: str) -> str:
-    return value[:12] + "..." if len(value) == 64 else value
+def named(metadata: dict[str, str], key: str) -> str:
+    """What a dump says of this key of SAME; instead of a hash, the name and how it begins."""
+    value = metadata[key]
+    return f"{metadata.get(SAME[key])!r} ({value[:12]}...)" if key.endswith("_sha256") else value
+
+
+def check_made_from(
+    what: str, ours: dict[str, str], theirs: dict[str, str], used: str, sha: str, asked: bool
+) -> None:
+    """Raises ParityError where a file was made from another clip or model than the one `used`.
+
+    asked: whether that one was asked for, and not taken from what the files say.
+    """
+    option = {"clip": "--audio", "model": "--model"}[what]
+    for file, metadata in (("the dump", ours), ("the reference", theirs)):
+        if metadata.get(f"{what}_sha256", sha) == sha:
+            continue
+        name = metadata.get(what)
+        if name == used:
+            raise ParityError(
+                f"the {what} {used!r} is not what {file} was made from, but has its name: "
+                f"pass the right one with {option}"
+            )
+        if metadata is theirs and not asked:
+            raise ParityError(
+                f"the dump is of the {what} {used!r}, the reference of the {what} {name!r}: "
+                "compare dumps of the same"
+            )
+        raise ParityError(
+            f"{file} is of the {what} {name!r}, not of {used!r}: pass that {what} with {option}"
+        )
 
 
 def load_clip(audio: Any, said: dict[str, str]) -> tuple[Any, str]:
@@ -131,7 +159,9 @@ def read_clip(path: str | os.PathLike[str]) -> Any:
         raise ParityError(str(error)) from error
 
 
-def find_model(model: Any, said: dict[str, str]) -> tuple[WhisperEncoder | None, str]:
+def find_model(
+    model: Any, said: dict[str, str], local_only: bool
+) -> tuple[WhisperEncoder | None, str]:
     """The model in float32 on the CPU, and its name."""
     if isinstance(model, WhisperEncoder):
         weights = {name: w.detach().cpu().float() for name, w in model.state_dict().items()}
@@ -139,14 +169,16 @@ def find_model(model: Any, said: dict[str, str]) -> tuple[WhisperEncoder | None,
     name = str(model or said.get("model") or "")
     if name == GIVEN_MODEL and not model:
         raise ParityError("the dump is of a model that was no file: pass it as the model")
-    return (load_model(name), name) if name else (None, "")
+    return (load_model(name, local_only), name) if name else (None, "")
 
 
 def guess_n_mels(given: Dump, said: dict[str, str]) -> int:
     """80 or 128, by the metadata or by the shape of the features; 128 if nothing tells."""
     if "n_mels" in said:
-        if not said["n_mels"].isdigit():
-            raise ParityError(f"the dump says n_mels {said['n_mels']!r}; expected a number")
+        if not is_n_mels(said["n_mels"]):
+            raise ParityError(
+                f"the dump says n_mels {said['n_mels']!r}; expected a number, 1 to {MAX_MELS}"
+            )
         return int(said["n_mels"])
     names = stages.canonical(list(given.tensors), layers_named(given))
     mel_stages = {"mel", "log", "clamped", "features"}
@@ -177,6 +209,8 @@ def read_pad_to(said: str | None) -> float | None:
         seconds = float(said)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise ParityError(f"the dump says pad_to {said!r}; expected seconds, or None")
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ParityError(
+            f"the dump says pad_to {said!r}; expected seconds, up to {MAX_SECONDS}, or None"
+        )
     return seconds

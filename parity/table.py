@@ -23,7 +23,7 @@ from .measure import NOISY, PASS, SHAPE
 from .mistakes import ENCODER, FRONT_END, EncoderMistake, FrontEndMistake, run
 from .report import Report, number
 from .subject import of_signal
-from .tensors import Array, Dump, ParityError, Tensor
+from .tensors import Array, Dump, ParityError, Tensor, replacing
 from .truth import Subject, load_model
 
 N_MELS = 128  # of the front end's table
@@ -278,6 +278,7 @@ def page(front: Rows, encoder: Rows) -> str:
 def write(path: str) -> str:
     """Compute the tables, write the page, and return a line on it. Takes minutes."""
     front, encoder = front_end_rows(), encoder_rows()
-    Path(path).write_text(page(front, encoder), encoding="utf-8")
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(page(front, encoder), encoding="utf-8")
     left = never_named(front) + never_named(encoder)
     return f"{path}: {len(front)} + {len(encoder)} mistakes, {len(left)} never named alone"

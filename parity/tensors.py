@@ -8,7 +8,7 @@ import math
 import os
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -44,16 +44,21 @@ class Dump(NamedTuple):
     @property
     def floors(self) -> dict[str, float]:
         """rms float32 noise of each stage, where the file publishes it."""
-        return {stage: float(floor) for stage, floor in self.said("floors").items()}
+        return self.said("floors", float)
 
     @property
     def sampled(self) -> dict[str, tuple[int, ...]]:
         """Stages of which the file holds only `sampling.sample_positions`: name to whole shape."""
-        return {stage: tuple(shape) for stage, shape in self.said("sampled").items()}
+        return self.said("sampled", lambda shape: tuple(int(size) for size in shape))
 
-    def said(self, key: str) -> dict[str, Any]:
+    def said(self, key: str, kind: Callable[[Any], Any]) -> dict[str, Any]:
         """A table that is JSON in the metadata. Raises ParityError for what is none."""
-        return table(self.metadata.get(key, "{}"), f"the metadata {key!r}")
+        name = f"the metadata {key!r}"
+        values = table(self.metadata.get(key, "{}"), name)
+        try:
+            return {stage: kind(value) for stage, value in values.items()}
+        except (TypeError, ValueError) as error:
+            raise ParityError(f"{name}: {error}; take what `dump` wrote") from error
 
 
 def table(text: str, name: str) -> dict[str, Any]:
@@ -79,11 +84,25 @@ def read(path: str | os.PathLike[str]) -> Dump:
         dump = read_safetensors(path)
     elif path.suffix == ".npy":
         dump = Dump({path.stem: as_tensor(np_load(path), path.name)}, {})
+        check_name(path)
     else:
         raise ParityError(f"{path}: expected .npz, .safetensors, .npy, or a folder of .npy files")
     if not dump.tensors:
         raise ParityError(f"{path}: no tensors in it")
     return dump
+
+
+def check_name(path: Path) -> None:
+    """Raises ParityError for a single .npy that is not called after a stage."""
+    from .stages import canonical  # which imports this module
+
+    try:
+        canonical([path.stem], None)
+    except ParityError as error:
+        raise ParityError(
+            f"{path}: the file's name is taken for the stage's; rename it, such as to "
+            f"log_mel.npy: {error}"
+        ) from error
 
 
 def np_load(path: Path) -> Any:
@@ -96,7 +115,13 @@ def np_load(path: Path) -> Any:
 def explain(error: Exception, path: Path) -> str:
     if path.stat().st_size == 0:
         return "the file is empty"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
     if "pickle" in str(error).lower():
+        # NumPy takes for a pickle whatever is nothing else.
+        with path.open("rb") as file:
+            if not file.read(6).startswith((b"\x93NUMPY", b"PK\3\4", b"PK\5\6")):
+                return f"no {path.suffix} file, whatever its name; write it with NumPy"
         return "holds Python objects, which are not read; save plain arrays of numbers"
     return f"not a whole file of its kind ({type(error).__name__}); write it again"
 
@@ -109,11 +134,13 @@ def read_npz(path: Path) -> Dump:
     with archive:
         for name in archive.files:
             try:
-                values = archive[name]
+                values = np.asarray(archive[name])  # bytes, where it is no .npy
             except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib_error()) as error:
                 raise ParityError(f"{path}: {name}: {explain(error, path)}") from error
             if name in (METADATA, "metadata") and values.dtype.kind == "U":
-                metadata = table(str(values), f"{path}: {name}")
+                said = table(str(values), f"{path}: {name}")
+                # safetensors holds nothing but texts; people put numbers into theirs
+                metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in said.items()}
             elif name not in NO_STAGES:
                 tensors[name] = as_tensor(values, f"{path}: {name}")
     return Dump(tensors, metadata)
@@ -130,6 +157,7 @@ def read_safetensors(path: Path) -> Dump:
     from safetensors import SafetensorError, safe_open
 
     try:
+        path.open("rb").close()  # what may not be read is missing to safe_open
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             raw = {name: file.get_tensor(name) for name in set(file.keys()) - NO_STAGES}

@@ -25,12 +25,21 @@ from encoder import SIZES, CheckpointError, WhisperEncoder
 from encoder import oracle as encoder_oracle
 from melfront import oracle
 from melfront.audio import Clips, as_clips, fit_length
-from melfront.conventions import CHUNK_LENGTH, HOP_LENGTH, N_FFT, TRANSFORMERS, Convention
+from melfront.conventions import (
+    CHUNK_LENGTH,
+    HOP_LENGTH,
+    N_FFT,
+    SAMPLE_RATE,
+    TRANSFORMERS,
+    Convention,
+)
 
 from . import measure, stages, toy
 from .tensors import Array, ParityError, digest
 
 SAMPLE = Path(__file__).resolve().parents[1] / "reference_data" / "sample.flac"
+MAX_MELS = 1000  # as in melfront's command: beyond what 201 frequencies can fill
+MAX_SECONDS = 3600  # that a clip is padded to: some GB in float64
 FORMULA = "formula:"  # --model formula:tiny is a published size with formula weights
 
 
@@ -132,8 +141,12 @@ class Subject:
 
     def describe(self) -> str:
         model = f", model {self.model_name}" if self.model else ""
-        clip = f"clip {self.clip_name}, {self.n_mels} bins"
-        return f"{clip}, convention {self.convention.name}{model}"
+        clip = f"clip {self.clip_name}"
+        if self.audio is not None and max(map(len, as_clips(self.audio).arrays)) > self.length:
+            seconds = f"{self.length / SAMPLE_RATE:g} s"
+            batched = self.clips.batched
+            clip += f", the first {seconds} of each" if batched else f", its first {seconds}"
+        return f"{clip}, {self.n_mels} bins, convention {self.convention.name}{model}"
 
     def needed_model(self) -> WhisperEncoder:
         if self.model is None:
@@ -274,20 +287,22 @@ def transformers_stages(subject: Subject) -> dict[str, torch.Tensor]:
     return out if subject.clips.batched else {name: tensor[0] for name, tensor in out.items()}
 
 
-def load_model(name: str) -> WhisperEncoder:
+def load_model(name: str, local_only: bool = False) -> WhisperEncoder:
     """The model of a --model option: a folder, a file, a Hub name, or formula:SIZE.
 
     formula:SIZE takes `formula:tiny` and the like; `formula:tiny/128` is the size with 128 bins;
     `formula:toy` and `formula:toy-quiet` are those of reference_data.
+    local_only: a Hub name is looked up in the local cache, and the Hub is not asked.
     Raises ParityError.
     """
     if name.startswith(FORMULA):
         size, _, n_mels = name.removeprefix(FORMULA).partition("/")
         if name.removeprefix(FORMULA) in toy.NAMES:
             return toy.load(size)
-        if size not in SIZES or not (n_mels.isdigit() or not n_mels):
+        if size not in SIZES or (n_mels and not is_n_mels(n_mels)):
             raise ParityError(
-                f"--model {name}: expected formula:SIZE, SIZE one of {', '.join(SIZES)}"
+                f"--model {name}: expected formula:SIZE or formula:SIZE/BINS, SIZE one of "
+                f"{', '.join(SIZES)}, up to {MAX_MELS} bins"
             )
         config = SIZES[size]
         if n_mels:
@@ -296,9 +311,13 @@ def load_model(name: str) -> WhisperEncoder:
             config = replace(config, n_mels=int(n_mels))
         return WhisperEncoder.from_formula(config)
     try:
-        return WhisperEncoder.from_pretrained(name)
+        return WhisperEncoder.from_pretrained(name, local_files_only=local_only)
     except (CheckpointError, OSError) as error:
         raise ParityError(str(error)) from error
+
+
+def is_n_mels(text: str) -> bool:
+    return text.isdecimal() and 1 <= int(text) <= MAX_MELS
 
 
 def model_digest(model: WhisperEncoder) -> str:

@@ -1,7 +1,15 @@
-"""One thread for all of these tests: their tensors are small, and threads would only wait."""
+"""The command line for all of these tests, with a clip and files of it; and one thread.
 
+Their tensors are small, and threads would only wait.
+"""
+
+import numpy as np
 import pytest
+import soundfile
 import torch
+
+from parity.__main__ import main
+from tests.parity.commands import FEATURES, SPEECH
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -10,3 +18,43 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def clip(tmp_path):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, SPEECH, 16_000, subtype="FLOAT")
+    return path
+
+
+@pytest.fixture
+def right(tmp_path):
+    np.savez(tmp_path / "right.npz", features=FEATURES)
+    return tmp_path / "right.npz"
+
+
+@pytest.fixture
+def wrong(tmp_path):
+    np.savez(tmp_path / "wrong.npz", features=FEATURES - 1)
+    return tmp_path / "wrong.npz"
+
+
+@pytest.fixture
+def run(capsys):
+    """The command line in this process: exit status, stdout, stderr."""
+
+    def call(*arguments):
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def compare(run, clip):
+    """`compare` of files that were made from the clip, at its own length."""
+    return lambda *arguments: run("compare", *arguments, "--audio", clip, "--pad-to", "none")

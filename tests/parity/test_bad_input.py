@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,69 +10,13 @@ import soundfile
 import torch
 from safetensors.numpy import save_file
 
-import melfront
 import parity
-from parity.__main__ import main
 from parity.dump import dump
 from parity.signals import SIGNALS
-from tests.conftest import CHECKOUT
+from tests.parity.commands import FEATURES, SPEECH, assert_one_line
 from tests.parity.ports import front_end_dump
 
-SPEECH = SIGNALS["speech"].make()
-FEATURES = melfront.log_mel(SPEECH, n_mels=80, pad_to=None)
 TOY = ["--model", "formula:toy"]
-
-
-@pytest.fixture
-def clip(tmp_path):
-    path = tmp_path / "clip.wav"
-    soundfile.write(path, SPEECH, 16_000, subtype="FLOAT")
-    return path
-
-
-@pytest.fixture
-def right(tmp_path):
-    np.savez(tmp_path / "right.npz", features=FEATURES)
-    return tmp_path / "right.npz"
-
-
-@pytest.fixture
-def wrong(tmp_path):
-    np.savez(tmp_path / "wrong.npz", features=FEATURES - 1)
-    return tmp_path / "wrong.npz"
-
-
-@pytest.fixture
-def run(capsys, clip):
-    """The command line in this process: exit status, stdout, stderr."""
-
-    def call(*arguments):
-        try:
-            status = main([str(argument) for argument in arguments])
-        except SystemExit as stop:
-            status = stop.code
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return call
-
-
-@pytest.fixture
-def compare(run, clip):
-    """`compare` of files that were made from the clip, at its own length."""
-    return lambda *arguments: run("compare", *arguments, "--audio", clip, "--pad-to", "none")
-
-
-def assert_one_line(result, *words):
-    """Exit 2, and one line that names what was given."""
-    status, out, err = result
-    assert status == 2, (out, err)
-    assert out == ""
-    assert err.count("\n") == 1, err
-    assert err.endswith("\n")
-    assert "Traceback" not in err
-    for word in words:
-        assert str(word).lower() in err.lower(), err
 
 
 # --- exit statuses and JSON -----------------------------------------------------------------------
@@ -354,19 +296,6 @@ def test_wrong_options(run, right, tmp_path, options, words):
     assert_one_line(run("compare", right, *options), *words)
 
 
-def test_usage(run, tmp_path):
-    assert_one_line(run(), "COMMAND")
-    assert_one_line(run("compare"), "MINE")
-    assert_one_line(run("compere"), "compere", "compare")
-    assert_one_line(run("dump"), "-o")
-    assert_one_line(run("dump", "-o", tmp_path / "dump.txt"), "dump.txt", ".npz")
-    assert_one_line(run("dump", "-o", tmp_path / "no" / "dump.npz"), "no such folder")
-    assert_one_line(run("dump", "-o", tmp_path / "x.npz", "--dtype", "float8"), "float8", "float64")
-    (tmp_path / "folder.npz").mkdir()
-    assert_one_line(run("dump", "--n-mels", "80", "-o", tmp_path / "folder.npz"), "folder")
-    assert list((tmp_path / "folder.npz").iterdir()) == []
-
-
 # --- tensors of something else --------------------------------------------------------------------
 
 
@@ -426,47 +355,6 @@ def test_one_frame_too_many_is_named(compare, tmp_path):
         status, out, _ = compare(tmp_path / "mine.npz", "--n-mels", "80")
         assert status == 1
         assert "no frame dropped" in out
-
-
-# --- the real command -----------------------------------------------------------------------------
-
-
-def command(*arguments):
-    command = [sys.executable, "-m", "parity", *map(str, arguments)]
-    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-
-
-@pytest.mark.parametrize("name", ["stages", "dump", "compare", "mistakes", "libraries"])
-def test_help_has_an_example(run, name):
-    status, out, _ = run(name, "--help")
-    assert status == 0
-    assert "usage:" in out
-    assert name == "stages" or f"python -m parity {name}" in out
-
-
-def test_status_of_the_process(right, wrong, clip, tmp_path):
-    options = ("--audio", clip, "--pad-to", "none")
-    assert command("compare", right, *options).returncode == 0
-    assert command("compare", wrong, *options).returncode == 1
-    broken = command("compare", clip, *options)
-    assert broken.returncode == 2
-    assert broken.stderr.count("\n") == 1
-
-
-def test_a_pipe_that_is_closed(tmp_path):
-    script = f"{sys.executable} -m parity stages | head -1"
-    done = subprocess.run(script, shell=True, cwd=CHECKOUT, capture_output=True, text=True)
-    assert done.stdout.startswith("padded")
-    assert done.stderr == ""
-
-
-def test_stages_are_listed(run):
-    status, out, _ = run("stages")
-    lines = out.splitlines()
-    assert status == 0
-    assert len(lines) == 9 + 5 + 14 + 1
-    assert lines[0].split()[:1] == ["padded"]
-    assert lines[-1].split()[:1] == ["ln_post"]
 
 
 def test_tensors_of_torch_that_need_work():

@@ -1,0 +1,19 @@
+"""What the tests of the command line share; the fixtures are in conftest.py."""
+
+import melfront
+from parity.signals import SIGNALS
+
+SPEECH = SIGNALS["speech"].make()
+FEATURES = melfront.log_mel(SPEECH, n_mels=80, pad_to=None)
+
+
+def assert_one_line(result, *words):
+    """Exit 2, and one line that names what was given."""
+    status, out, err = result
+    assert status == 2, (out, err)
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.endswith("\n")
+    assert "Traceback" not in err
+    for word in words:
+        assert str(word).lower() in err.lower(), err

@@ -1,0 +1,260 @@
+"""The command line: usage, what it writes, and what cannot be written, read or held."""
+
+import subprocess
+import sys
+import tempfile
+import zipfile
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.conftest import CHECKOUT
+from tests.parity.commands import FEATURES, assert_one_line
+
+
+def test_usage(run, tmp_path):
+    assert_one_line(run(), "COMMAND")
+    assert_one_line(run("compare"), "MINE")
+    assert_one_line(run("compere"), "compere", "compare")
+    assert_one_line(run("dump"), "-o")
+    assert_one_line(run("dump", "-o", tmp_path / "dump.txt"), "dump.txt", ".npz")
+    assert_one_line(run("dump", "-o", tmp_path / "no" / "dump.npz"), "no such folder")
+    assert_one_line(run("dump", "-o", tmp_path / "x.npz", "--dtype", "float8"), "float8", "float64")
+    (tmp_path / "folder.npz").mkdir()
+    assert_one_line(run("dump", "--n-mels", "80", "-o", tmp_path / "folder.npz"), "folder")
+    assert list((tmp_path / "folder.npz").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compare", ""],
+        ["compare", "MINE", ""],
+        ["compare", "MINE", "--audio", ""],
+        ["compare", "MINE", "--model", ""],
+        ["compare", "MINE", "--convention", ""],
+        ["compare", "MINE", "--plot", ""],
+        ["dump", "", "-o", "dump.npz"],
+        ["dump", "-o", ""],
+        ["dump", "-o", "dump.npz", "--stages", ""],
+        ["libraries", "-o", ""],
+        ["mistakes", "--table", ""],
+    ],
+)
+def test_empty_names(run, right, monkeypatch, arguments):
+    """What an unset variable of a shell gives; as a path it would be the current folder."""
+    monkeypatch.chdir(right.parent)
+    np.save("features.npy", FEATURES)
+    result = run(*(right if argument == "MINE" else argument for argument in arguments))
+    assert_one_line(result, "expected a name, given an empty one")
+
+
+@pytest.mark.parametrize("text", ["xyz", "-1", "0", "nan", "inf", ""])
+def test_seconds_that_are_none(run, right, text):
+    assert_one_line(run("compare", right, "--pad-to", text), "expected seconds above 0, or none")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--n-mels", "100000000"], ["--n-mels 100000000", "1000"]),
+        (["--n-mels", "1001"], ["--n-mels 1001", "1000"]),
+        (["--model", "formula:tiny/100000000"], ["formula:tiny/100000000", "1000"]),
+        (["--pad-to", "1e9"], ["--pad-to 1e+09", "3600"]),
+        (["--pad-to", "1e300"], ["--pad-to 1e+300", "3600"]),
+    ],
+)
+def test_sizes_that_no_memory_holds(run, right, tmp_path, options, words):
+    assert_one_line(run("compare", right, *options), *words)
+    assert_one_line(run("dump", "-o", tmp_path / "dump.npz", *options), *words)
+    assert list(tmp_path.iterdir()) == [right]
+
+
+@pytest.mark.parametrize(("key", "value"), [("n_mels", "100000000"), ("pad_to", "1e300")])
+def test_sizes_that_a_file_asks_for(run, tmp_path, key, value):
+    path = tmp_path / "mine.safetensors"
+    save_file({"features": FEATURES}, path, metadata={key: value})
+    assert_one_line(run("compare", path), f"{key} '{value}'", "1000" if key == "n_mels" else "3600")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError(), 2, "too little memory; give a shorter clip"),
+        (MemoryError("no 9\nGiB"), 2, "too little memory (no 9 GiB); give a shorter clip"),
+        (PermissionError(13, "Denied", "a/b.npz"), 2, "parity: a/b.npz: Denied"),
+    ],
+)
+def test_what_comes_up_in_the_middle(run, right, monkeypatch, error, status, words):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(import_module("parity.compare"), "compare", fail)
+    found, out, err = run("compare", right)
+    assert (found, out, err.count("\n")) == (status, "", 1), err
+    assert words in err
+
+
+# --- files to read --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"\x80\x04random", b"PK, a letter", b"a letter", bytes(9)])
+@pytest.mark.parametrize("name", ["features.npz", "features.npy"])
+def test_what_numpy_did_not_write(compare, tmp_path, content, name):
+    """NumPy takes it for a pickle; there is none in it."""
+    (tmp_path / name).write_bytes(content)
+    assert_one_line(compare(tmp_path / name), name, f"no {name[-4:]} file, whatever its name")
+    save_file({"features": FEATURES}, tmp_path / name)
+    assert_one_line(compare(tmp_path / name), name, f"no {name[-4:]} file, whatever its name")
+
+
+def test_an_archive_of_something_else(compare, tmp_path):
+    for name in ("notes.txt", "metadata"):
+        with zipfile.ZipFile(tmp_path / "mine.npz", "w") as archive:
+            archive.writestr(name, "hello")
+        assert_one_line(compare(tmp_path / "mine.npz"), "mine.npz", name)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "npy"])
+def test_a_file_that_may_not_be_read(compare, tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"features.{suffix}"
+    np.save(tmp_path / "features.npy", FEATURES)
+    np.savez(tmp_path / "features.npz", features=FEATURES)
+    save_file({"features": FEATURES}, tmp_path / "features.safetensors")
+
+    def refuse(name, *_, **__):
+        raise PermissionError(13, "Permission denied", str(name))
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read everything: no chmod
+    monkeypatch.setattr(np, "load", refuse)
+    assert_one_line(compare(path), f"{path}: cannot be read: Permission denied")
+
+
+def test_names_that_numpy_or_the_file_system_gave(compare, tmp_path):
+    np.savez(tmp_path / "mine.npz", FEATURES)
+    assert_one_line(compare(tmp_path / "mine.npz"), "arr_0", "np.savez(path, log_mel=...)")
+    np.save(tmp_path / "mine.npy", FEATURES)
+    assert_one_line(compare(tmp_path / "mine.npy"), "mine.npy", "file's name", "log_mel.npy")
+    (tmp_path / "mine.npy").rename(tmp_path / "log_mel.npy")
+    assert compare(tmp_path / "log_mel.npy")[0] == 0
+
+
+def test_nothing_runs_together(compare, tmp_path):
+    for name, hint in (("qqq", ""), ("featurs", "did you mean features? ")):
+        np.savez(tmp_path / "mine.npz", **{name: FEATURES})
+        text = f"{name!r} is no stage; {hint}`python -m parity stages` lists them"
+        assert_one_line(compare(tmp_path / "mine.npz"), text)
+
+
+# --- files to write -------------------------------------------------------------------------------
+
+OUTPUTS = [
+    ["dump", "--n-mels", "80", "-o", "OUT.npz"],
+    ["compare", "MINE", "--plot", "OUT.png"],
+    ["libraries", "-o", "OUT.md"],
+    ["mistakes", "--table", "OUT.md"],
+]
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """What is refused is refused before the work."""
+
+    def fail(*_, **__):
+        raise AssertionError("the work was begun")
+
+    for module in ("dump.dump", "compare.compare", "libraries_page.report", "table.write"):
+        name, function = module.split(".")
+        monkeypatch.setattr(import_module(f"parity.{name}"), function, fail)
+
+
+@pytest.mark.parametrize("arguments", OUTPUTS)
+def test_a_folder_that_is_not_there(run, right, tmp_path, no_work, arguments):
+    out = tmp_path / "no" / arguments[-1]
+    arguments = [right if argument == "MINE" else argument for argument in arguments]
+    assert_one_line(run(*arguments[:-1], out), f"{arguments[-2]} {out}", "no such folder")
+    (tmp_path / arguments[-1]).mkdir()
+    assert_one_line(run(*arguments[:-1], tmp_path / arguments[-1]), arguments[-2], "a folder")
+
+
+@pytest.mark.parametrize("arguments", OUTPUTS)
+def test_a_folder_that_may_not_be_written_to(run, right, tmp_path, no_work, monkeypatch, arguments):
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    out = tmp_path / arguments[-1]
+    arguments = [right if argument == "MINE" else argument for argument in arguments]
+    words = f"{arguments[-2]} {out}: cannot write there: Permission denied"
+    assert_one_line(run(*arguments[:-1], out), words)
+    assert list(tmp_path.iterdir()) == [right]
+
+
+def test_pages_are_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
+    out = tmp_path / "page.md"
+    out.write_text("what was there before")
+    monkeypatch.setattr("parity.libraries_page.page", lambda *_: "new")
+    monkeypatch.setattr("parity.libraries.judge_all", lambda *_: {})
+    monkeypatch.setattr("parity.table.page", lambda *_: "new")
+    monkeypatch.setattr("parity.table.front_end_rows", dict)
+    monkeypatch.setattr("parity.table.encoder_rows", dict)
+    write_text = Path.write_text
+
+    def fail(path, text, **options):
+        write_text(path, text[:1], **options)
+        raise OSError(28, "No space left on device", str(path))
+
+    for arguments in (["libraries", "-o", out], ["mistakes", "--table", out]):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", fail)
+            assert run(*arguments)[0] == 2
+        assert out.read_text() == "what was there before"
+        assert list(tmp_path.iterdir()) == [out]
+        assert run(*arguments)[0] == 0
+        assert out.read_text().startswith("new")
+        out.write_text("what was there before")
+
+
+# --- the real command -----------------------------------------------------------------------------
+
+
+def command(*arguments):
+    command = [sys.executable, "-m", "parity", *map(str, arguments)]
+    return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", ["stages", "dump", "compare", "mistakes", "libraries"])
+def test_help_has_an_example(run, name):
+    status, out, _ = run(name, "--help")
+    assert status == 0
+    assert "usage:" in out
+    assert f"example: python -m parity {name}" in out
+
+
+def test_status_of_the_process(right, wrong, clip, tmp_path):
+    options = ("--audio", clip, "--pad-to", "none")
+    assert command("compare", right, *options).returncode == 0
+    assert command("compare", wrong, *options).returncode == 1
+    broken = command("compare", clip, *options)
+    assert broken.returncode == 2
+    assert broken.stderr.count("\n") == 1
+
+
+def test_a_pipe_that_is_closed(tmp_path):
+    script = f"{sys.executable} -m parity stages | head -1"
+    done = subprocess.run(script, shell=True, cwd=CHECKOUT, capture_output=True, text=True)
+    assert done.stdout.startswith("padded")
+    assert done.stderr == ""
+
+
+def test_stages_are_listed(run):
+    status, out, _ = run("stages")
+    lines = out.splitlines()
+    assert status == 0
+    assert len(lines) == 9 + 5 + 14 + 1
+    assert lines[0].split()[:1] == ["padded"]
+    assert lines[-1].split()[:1] == ["ln_post"]

@@ -1,0 +1,176 @@
+"""What two dumps say they are of, and what is looked for because a file names it."""
+
+import json
+
+import huggingface_hub
+import numpy as np
+import pytest
+import soundfile
+from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+import parity
+from parity.dump import dump
+from parity.signals import SIGNALS
+
+SPEECH = SIGNALS["speech"].make()
+TOY = SIGNALS["toy"].make()
+OPTIONS = {"n_mels": 80, "pad_to": None}
+
+
+def write_clip(path, samples):
+    soundfile.write(path, samples, 16_000, subtype="FLOAT")
+    return path
+
+
+def saying(path, tensors, **metadata):
+    """An .npz that says this of itself, as `python -m encoder -o` does, and no hash."""
+    np.savez(path, metadata=np.array(json.dumps(metadata)), **tensors)
+    return path
+
+
+@pytest.fixture
+def clip(tmp_path):
+    return write_clip(tmp_path / "clip.wav", TOY)
+
+
+@pytest.fixture
+def mine(clip):
+    return parity.trace(TOY, "formula:toy")
+
+
+# --- dumps that differ ----------------------------------------------------------------------------
+
+
+def test_another_model_than_the_reference(tmp_path, clip, mine):
+    """The model of the one is here and named by it; the hash is the other's."""
+    dump(tmp_path / "truth.npz", clip, "formula:toy")
+    path = saying(tmp_path / "mine.npz", mine, clip=str(clip), model="formula:toy-quiet")
+    with pytest.raises(parity.ParityError) as error:
+        parity.compare(path, tmp_path / "truth.npz")
+    assert "the dump is of the model 'formula:toy-quiet'" in str(error.value)
+    assert "the reference of the model 'formula:toy'" in str(error.value)
+    assert "--model" not in str(error.value)
+
+
+def test_another_clip_than_the_reference(tmp_path, clip, mine):
+    other = write_clip(tmp_path / "other.wav", TOY[::-1])
+    dump(tmp_path / "truth.npz", clip, "formula:toy")
+    path = saying(tmp_path / "mine.npz", mine, clip=str(other))
+    with pytest.raises(parity.ParityError) as error:
+        parity.compare(path, tmp_path / "truth.npz")
+    assert "the dump is of the clip" in str(error.value)
+    assert "other.wav" in str(error.value)
+    assert "the reference of the clip" in str(error.value)
+    assert "clip.wav" in str(error.value)
+
+
+def test_another_clip_or_model_asked_for_than_the_reference_is_of(tmp_path, clip, mine):
+    other = write_clip(tmp_path / "other.wav", TOY[::-1])
+    dump(tmp_path / "truth.npz", clip, "formula:toy")
+    for option, words in (
+        ({"audio": other}, r"clip '.*clip\.wav', not of '.*other\.wav': .* --audio"),
+        ({"model": "formula:toy-quiet"}, "model 'formula:toy', not of 'formula:toy-quiet': .*--m"),
+    ):
+        with pytest.raises(parity.ParityError, match=f"the reference is of the {words}"):
+            parity.compare(mine, tmp_path / "truth.npz", **option)
+
+
+def test_a_clip_that_was_changed_since(tmp_path, clip):
+    dump(tmp_path / "mine.npz", clip, **OPTIONS)
+    write_clip(clip, TOY[::-1])
+    for arguments in ((), (tmp_path / "mine.npz",)):
+        with pytest.raises(parity.ParityError, match="not what the dump was made from, but has"):
+            parity.compare(tmp_path / "mine.npz", *arguments)
+
+
+def test_two_dumps_are_told_apart_by_name(tmp_path, clip):
+    other = write_clip(tmp_path / "other.wav", TOY[::-1])
+    dump(tmp_path / "mine.npz", clip, **OPTIONS)
+    dump(tmp_path / "truth.npz", other, **OPTIONS)
+    with pytest.raises(parity.ParityError, match=r"clip\.wav' \(.*other\.wav' \("):
+        parity.compare(tmp_path / "mine.npz", tmp_path / "truth.npz")
+
+
+# --- the network ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How often the Hub itself would have been asked; nothing is in the local cache."""
+    calls = []
+
+    def download(repository, filename, local_files_only=False, **_):
+        if not local_files_only:
+            calls.append(repository)
+        raise LocalEntryNotFoundError(f"{filename} is not here")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
+    return calls
+
+
+def test_a_reference_that_names_a_model_of_the_hub(tmp_path, clip, mine, asked):
+    """It is compared with without the model, which only a diagnosis would need."""
+    path = tmp_path / "truth.safetensors"
+    dump(path, clip, "formula:toy")
+    with safe_open(path, "np") as file:
+        said = file.metadata()
+    save_file(load_file(path), path, metadata={**said, "model": "somebody/whisper-toy"})
+    assert parity.compare(mine, path).ok
+    assert asked == []
+    with pytest.raises(parity.ParityError, match="somebody/whisper-toy"):
+        parity.compare(mine, path, model="somebody/whisper-toy")
+    with pytest.raises(parity.ParityError, match="somebody/whisper-toy"):
+        parity.compare(path)
+    assert asked == ["somebody/whisper-toy"] * 2
+
+
+# --- values of other types ------------------------------------------------------------------------
+
+
+def test_metadata_that_are_no_texts(tmp_path, clip):
+    """JSON has numbers, and people write them."""
+    features = parity.trace(TOY, **OPTIONS)["features"]
+    path = saying(tmp_path / "mine.npz", {"features": features}, clip=str(clip), n_mels=80)
+    assert parity.compare(path, pad_to=None).ok
+    saying(path, {"features": features}, clip=7)
+    with pytest.raises(parity.ParityError, match="clip '7'"):
+        parity.compare(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("floors", None), ("sampled", 3), ("sampled", ["a"]), ("floors", "x")]
+)
+def test_tables_of_something_else(tmp_path, key, value):
+    features = np.float32(parity.trace(SPEECH, **OPTIONS)["features"])
+    path = tmp_path / "mine.safetensors"
+    save_file({"features": features}, path, metadata={key: json.dumps({"features": value})})
+    with pytest.raises(parity.ParityError, match=f"the metadata '{key}'"):
+        parity.compare(path, path, audio=SPEECH, pad_to=None)
+
+
+# --- clips that are cut ---------------------------------------------------------------------------
+
+
+def test_a_clip_that_is_cut_says_so(tmp_path, capsys):
+    from parity.__main__ import main
+
+    clip = str(write_clip(tmp_path / "long.wav", np.tile(SPEECH, 85)))  # 31 s
+    out = str(tmp_path / "dump.npz")
+    line = f"clip {clip}, its first 30 s, 80 bins, convention transformers"
+    options = [clip, "--n-mels", "80", "--stages", "features", "-o", out]
+    assert main(["dump", *options]) == 0
+    assert capsys.readouterr().out.splitlines() == [line, f"1 stage written to {out}"]
+    assert main(["compare", out]) == 0
+    assert capsys.readouterr().out.startswith(f"{line}\n")
+    assert main(["dump", *options, "--pad-to", "none"]) == 0
+    assert f"clip {clip}, 80 bins" in capsys.readouterr().out
+
+
+def test_a_batch_that_is_cut_says_so():
+    features = np.stack([parity.trace(x, n_mels=80, pad_to=0.1)["features"] for x in (SPEECH, TOY)])
+    report = parity.compare({"features": features}, audio=[SPEECH, TOY], n_mels=80, pad_to=0.1)
+    assert report.ok
+    assert "clip the array given, the first 0.1 s of each, 80 bins" in str(report)
