@@ -108,8 +108,10 @@ def compare_with(
     results += [StageResult(name, MISSING, notes=("not given",)) for name in missing]
     report = Report(results, forced=forced, about=about)
     wrong = report.first_wrong
-    if wrong is not None and can_diagnose(subject, wrong, given):
-        report.diagnosis = diagnose(of_its_length(cases[wrong.name]))
+    if wrong is not None:
+        report.lacking = lacking(subject, wrong, given)
+        if not report.lacking:
+            report.diagnosis = diagnose(of_its_length(cases[wrong.name]))
     return report
 
 
@@ -164,11 +166,15 @@ def advice(
     return tuple(notes)
 
 
-def can_diagnose(subject: Subject, wrong: StageResult, given: Dump) -> bool:
-    """Is there all that the catalogue needs to be run: the whole tensor, the clip, the model?"""
-    if wrong.name in given.sampled or subject.audio is None:
-        return False
-    return subject.model is not None or wrong.name in stages.front_end_names()
+def lacking(subject: Subject, wrong: StageResult, given: Dump) -> str:
+    """What the catalogue lacks to be run: the whole tensor, the clip, the model, or nothing."""
+    if wrong.name in given.sampled:
+        return "only a sample of it is given"
+    if subject.audio is None:
+        return "the clip is not here, pass it with --audio"
+    if subject.model is None and wrong.name not in stages.front_end_names():
+        return "the model is not here, pass it with --model"
+    return ""
 
 
 def load(source: Mapping[str, Any] | str | os.PathLike[str]) -> Dump:

@@ -100,7 +100,8 @@ def diagnose(case: Case) -> Diagnosis:
         named = [n for n in named if possible(case, n.entries[0], order)] or named
     if len({len(n.entries) for n in named}) > 1:
         named = [n for n in named if len(n.entries) == 1]
-    varied = len(np.unique(case.values)) > 1  # a constant is near to anything
+    # A constant is near to anything.
+    varied = case.values.size and (case.values != case.values.flat[0]).any()
     worth = not named and tried and varied
     nearest = tried[0] if worth and MOST * tried[0].residual < case.error else None
     return Diagnosis(named, nearest, telling_stage(case, named) if len(named) > 1 else None)

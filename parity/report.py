@@ -47,6 +47,7 @@ class Report:
 
     stages: list[StageResult]
     diagnosis: Diagnosis | None = None
+    lacking: str = ""  # what there would have to be to make one
     forced: bool = False
     about: list[str] = field(default_factory=list)  # what was compared with what
 
@@ -85,7 +86,7 @@ class Report:
     def suspicion(self) -> str:
         found = self.diagnosis
         if found is None:
-            return "not diagnosed"
+            return f"not diagnosed: {self.lacking}"
         if found.right:
             return "nothing but the shape is wrong"
         if not found.named:
