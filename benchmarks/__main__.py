@@ -22,17 +22,24 @@ python -m benchmarks COMMAND --help says more. Example:
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command. Returns its exit status: 0 done, 1 a proof failed, 2 bad input or usage."""
-    if not arguments or arguments[0] in ("-h", "--help"):
+    """Run a command. Returns its exit status: 0 done, 1 a proof failed, 2 bad usage, 130 Ctrl-C."""
+    if not arguments:
+        expected = f"expected {', '.join(COMMANDS)}; see python -m benchmarks --help"
+        print(f"no benchmark given; {expected}", file=sys.stderr)
+        return 2
+    if arguments[0] in ("-h", "--help"):
         print(USAGE)
-        return 0 if arguments else 2
+        return 0
     name, *rest = arguments
     if name not in COMMANDS:
         print(f"{name!r} is no benchmark; expected {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module, _, function = COMMANDS[name][0].partition(":")
-    status = getattr(importlib.import_module(module), function)(rest)
-    return int(status)
+    try:
+        return int(getattr(importlib.import_module(module), function)(rest))
+    except KeyboardInterrupt:
+        print("python -m benchmarks: interrupted", file=sys.stderr)
+        return 130  # 128 + SIGINT, as a shell has it
 
 
 if __name__ == "__main__":

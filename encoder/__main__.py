@@ -8,6 +8,7 @@ What is wrong with the arguments or the audio is found before torch is imported.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from . import WhisperEncoder
 
 SAMPLE = Path(__file__).parents[1] / "reference_data" / "sample.flac"
-BUILT_IN = "tiny with 128 mel bins and weights from a formula"
+BUILT_IN = "formula:tiny/128"  # parity's name for it: tiny, but 128 bins, weights from a formula
 DESCRIPTION = """\
 Audio through Whisper's front end and encoder. One clip is shown stage by stage; of several, a line
 each says what was computed. With no arguments nothing is needed, and nothing downloaded."""
@@ -67,6 +68,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; --help shows an example\n")
 
 
+def filled(text: str) -> str:
+    """A value that is not empty, as that of a shell's variable is which nobody has set."""
+    if not text:
+        raise argparse.ArgumentTypeError("the value is empty; give one, or leave it out")
+    return text
+
+
+def path(text: str) -> Path:
+    return Path(filled(text))
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m encoder",
@@ -75,12 +87,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("audio", nargs="*", metavar="AUDIO", type=Path, help="wav, flac ...; default: the sample")
-    add("--model", metavar="NAME_OR_PATH", help=f"folder, file or Hub name; default: {BUILT_IN}")
+    add("audio", nargs="*", metavar="AUDIO", type=path, help="wav, flac ...; default: the sample")
+    add(
+        "--model",
+        metavar="NAME_OR_PATH",
+        type=filled,
+        help="folder, file or Hub name; default: tiny with 128 mel bins and weights from a formula",
+    )
     add("--device", default="cpu", help="such as cpu, cuda, cuda:1, mps; default: cpu")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
-    add("-o", dest="out", metavar="OUT", type=Path, help="a .safetensors or .npz file, or a folder")
-    add("--report", metavar="OUT.html", type=Path, help="a page that shows the clip's way through")
+    add("-o", dest="out", metavar="OUT", type=path, help="a .safetensors or .npz file, or a folder")
+    add("--report", metavar="OUT.html", type=path, help="a page that shows the clip's way through")
     return parser.parse_args(argv)
 
 
@@ -248,7 +265,13 @@ def run(args: argparse.Namespace) -> None:
         if len(clips) == 1:
             print("", *rows, "", sep="\n")
         if files:
-            save(files[i], tensors, {"clip": str(clip), "samples": str(len(audio)), **about})
+            window = audio[: model.config.n_frames * melfront.HOP_LENGTH]
+            origin = {  # parity looks for the first and knows the second again
+                "clip": "sample" if clip == SAMPLE else str(clip),
+                "clip_sha256": hashlib.sha256(window.astype("<f4").tobytes()).hexdigest(),
+                "samples": str(len(audio)),
+            }
+            save(files[i], tensors, origin | about)
             print(f"written to {files[i]}: {', '.join(tensors)}")
     if args.report:
         from . import report
@@ -263,6 +286,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     try:
         run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; without this Python complains when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("python -m encoder: interrupted", file=sys.stderr)
+        return 130  # 128 + SIGINT, as a shell has it
     except (UsageError, melfront.AudioError, OSError) as error:
         print(f"python -m encoder: {error}", file=sys.stderr)
         return 2

@@ -196,7 +196,7 @@ def _open(path: Path, get: Get) -> tuple[dict[str, Stored], Any, Collection[str]
         tensors, dims = open_file(path)
         return tensors, dims, tensors
     where = read_json(path).get("weight_map")
-    if not isinstance(where, dict):
+    if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
         raise CheckpointError(f"{path} has no weight_map to say which tensor is in which file")
     tensors = {}
     for shard in sorted({where[name] for name in _recognise(where, path).found.values()}):
@@ -275,7 +275,7 @@ def _problems(
             for name, stored in have.items()
             if stored.shape != want[name]
         ],
-        "of a type that is not float16, bfloat16 or float32": [
+        "of a type that is none of float16, bfloat16, float32 and float64": [
             f"{name} {stored.dtype}"
             for name, stored in have.items()
             if not isinstance(stored.dtype, torch.dtype)

@@ -95,12 +95,18 @@ def _hub(repository: str, revision: str | None, local_only: bool) -> list[Get]:
     """Where to look for a file of a repository: first the local cache, then the Hub itself."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging
 
     def cached(filename: str) -> Path | None:
-        path = try_to_load_from_cache(repository, filename, revision=revision)
+        try:
+            path = try_to_load_from_cache(repository, filename, revision=revision)
+        except ValueError as error:  # of the name
+            raise CheckpointError(f"{repository!r} is no name on the Hub: {error}") from error
         return Path(path) if isinstance(path, str) else None  # or a mark that there is none
 
     def download(filename: str) -> Path | None:
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # what it tries again is not said, only how it ended
         try:
             return Path(
                 hf_hub_download(
@@ -119,6 +125,8 @@ def _hub(repository: str, revision: str | None, local_only: bool) -> list[Get]:
         except Exception as error:  # no such repository, no access, a lost connection, a full disk
             reason = str(error).strip().partition("\n")[0]
             raise CheckpointError(f"{repository}: {type(error).__name__}: {reason}") from error
+        finally:
+            logging.set_verbosity(verbosity)
 
     return [cached, download]
 

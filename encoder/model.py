@@ -135,8 +135,8 @@ class WhisperEncoder(nn.Module):
         state = config.n_audio_state
         self.conv1 = nn.Conv1d(config.n_mels, state, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(state, state, kernel_size=3, stride=2, padding=1)
-        # Sines and cosines, never trained. A checkpoint's are kept as they are: they are up to
-        # 2.4e-4 from what the formula gives in float64.
+        # Sines and cosines, never trained. A checkpoint's are kept as they are: stored in float32
+        # they are up to 1e-4 from what the formula gives in float64, in float16 up to 2.4e-4.
         self.positions = nn.Parameter(torch.empty(config.n_audio_ctx, state), requires_grad=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_audio_layer))
         self.ln_post = nn.LayerNorm(state, eps=ops.LAYER_NORM_EPS)
@@ -152,7 +152,7 @@ class WhisperEncoder(nn.Module):
         """Features to hidden states.
 
         mel: (M, F) or (B, M, F), F = 2 n_audio_ctx = 3000; a tensor of the model's dtype and
-            device, or a NumPy array, which is brought to them.
+            device, or any NumPy array, which is brought to them.
         output_hidden_states: also return what transformers does: the input of every block and,
             last, the *normed* output, L + 1 tensors. The un-normed output of the last block is in
             none of them; `encoder.trace` has it.
@@ -183,18 +183,18 @@ class WhisperEncoder(nn.Module):
 
     def check(self, mel: Tensor | np.ndarray[Any, Any], strict_length: bool) -> Tensor:
         """The features as a batch that this model can take, or an error that says what to do."""
-        config, weight, given = self.config, self.conv1.weight, tuple(mel.shape)
-        if isinstance(mel, np.ndarray):
-            mel = torch.from_numpy(mel).to(weight.device, weight.dtype)
-        if mel.ndim == 2:
-            mel = mel[None]
-        if mel.ndim != 3 or mel.shape[1] != config.n_mels:
+        config, weight = self.config, self.conv1.weight
+        if isinstance(mel, np.ndarray):  # torch takes no other byte order and no negative stride
+            mel = torch.from_numpy(mel.astype(mel.dtype.newbyteorder("="), order="C")).to(weight)
+        if not isinstance(mel, Tensor):
+            raise TypeError(f"features are a {type(mel).__name__}; pass a tensor or a NumPy array")
+        if mel.ndim not in (2, 3) or mel.shape[-2] != config.n_mels:
             raise ValueError(
-                f"features of shape {given}; this encoder takes ({config.n_mels}, "
+                f"features of shape {tuple(mel.shape)}; this encoder takes ({config.n_mels}, "
                 f"{config.n_frames}) or (B, {config.n_mels}, {config.n_frames}): "
                 f"melfront.log_mel(audio, n_mels={config.n_mels})"
             )
-        n_frames = mel.shape[2]
+        n_frames = mel.shape[-1]
         fits = 0 < n_frames <= config.n_frames
         if not fits or (strict_length and n_frames != config.n_frames):
             raise ValueError(
@@ -207,7 +207,7 @@ class WhisperEncoder(nn.Module):
                 f"features are {mel.dtype} on {mel.device}, the encoder is {weight.dtype} on "
                 f"{weight.device}; pass mel.to({str(weight.device)!r}, {weight.dtype})"
             )
-        return mel
+        return mel if mel.ndim == 3 else mel[None]
 
     @classmethod
     def from_pretrained(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
@@ -37,6 +38,13 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line and exit status 2, without the usage in front."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def filled(text: str) -> str:
+    """A value that is not empty, as that of a shell's variable is which nobody has set."""
+    if not text:
+        raise argparse.ArgumentTypeError("the value is empty; give one, or leave it out")
+    return text
 
 
 def n_mels(text: str) -> int:
@@ -71,10 +79,15 @@ examples:
         "audio",
         nargs="*",
         metavar="AUDIO",
+        type=filled,
         help="wav, flac, mp3, ogg ... of any sampling rate; default: the sample clip",
     )
     result.add_argument(
-        "-o", dest="out", metavar="OUT", help=f"file to write: {', '.join(OUTPUTS)}; or a folder"
+        "-o",
+        dest="out",
+        metavar="OUT",
+        type=filled,
+        help=f"file to write: {', '.join(OUTPUTS)}; or a folder",
     )
     result.add_argument(
         "--n-mels",
@@ -91,7 +104,10 @@ examples:
         help="whose features; default: transformers",
     )
     result.add_argument(
-        "--plot", metavar="OUT.png", help="draw the waveform over the features; or a folder"
+        "--plot",
+        metavar="OUT.png",
+        type=filled,
+        help="draw the waveform over the features; or a folder",
     )
     return result
 
@@ -156,8 +172,10 @@ def metadata(
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "unknown"
-    return {
-        "clip": clip.name,
+    window = audio[: melfront.N_SAMPLES]
+    return {  # the first two are what parity looks for, and what it knows again
+        "clip": "sample" if clip == SAMPLE else str(clip),
+        "clip_sha256": hashlib.sha256(window.astype("<f4").tobytes()).hexdigest(),
         "samples": str(len(audio)),
         "n_mels": str(n_mels),
         "convention": convention,
@@ -215,10 +233,15 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Exit status 0, or 2 after one line on stderr that says what was given and what to do."""
+    """Exit status 0, 2 after one line on stderr that says what was given and what to do, or 130."""
     options = parser().parse_args(argv)
     try:
         run(options)
+    except BrokenPipeError:  # `| head` has seen enough; without this Python complains when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("python -m melfront: interrupted", file=sys.stderr)
+        return 130  # 128 + SIGINT, as a shell has it
     except (OSError, ValueError, MemoryError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"python -m melfront: {message}", file=sys.stderr)

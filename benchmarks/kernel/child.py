@@ -383,4 +383,5 @@ def nursery(link: socket.socket, root: str) -> None:
 
 
 if __name__ == "__main__":
-    nursery(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
+    with contextlib.suppress(ConnectionError):  # nobody is there any more to want a child
+        nursery(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])

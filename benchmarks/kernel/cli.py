@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Any, NoReturn
 
+from encoder import SIZES
+
 # Known without importing torch, so that a wrong word is answered at once; a test holds them equal
 # to slots.SLOTS.
 SLOT_NAMES = (
@@ -87,6 +89,12 @@ def positive(text: str) -> int:
     return value
 
 
+def processors() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def main(arguments: list[str]) -> int:
     """The command; returns its exit status."""
     args = parser().parse_intermixed_args(arguments)
@@ -98,6 +106,8 @@ def main(arguments: list[str]) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    if empty := [name for name, value in vars(args).items() if value == ""]:
+        raise UsageError(f"the value of {empty[0]} is empty; give one, or leave it out")
     if args.show:
         return show(args)
     if args.plot:
@@ -135,10 +145,14 @@ def run(args: argparse.Namespace) -> int:
             f"--dtype {args.dtype}: {args.slot} belongs to the front end, which is "
             "float32 in every library; leave the option out"
         )
-    if args.json and not os.path.isdir(os.path.dirname(os.path.abspath(args.json))):
-        raise UsageError(f"--json {args.json}: there is no such folder")
-    if not (args.seconds > 0 and args.limit > 0):
+    if not (0 < args.seconds < float("inf") and 0 < args.limit < float("inf")):
         raise UsageError("--seconds and --limit are positive numbers of seconds")
+    if args.threads and args.threads > processors():
+        raise UsageError(f"--threads {args.threads}: there are {processors()} cores; ask for fewer")
+    if args.size not in SIZES:
+        raise UsageError(f"--size {args.size} is not published; expected one of {', '.join(SIZES)}")
+    if args.json:
+        check_record(args.json)
     return judge_files(args)
 
 
@@ -155,20 +169,26 @@ def slot_named(name: str) -> None:
         )
 
 
+def check_record(path: str) -> None:
+    """Raises UsageError where no record can be added: now, and not after minutes."""
+    new = not os.path.exists(path)
+    try:
+        open(path, "a").close()
+        if new:
+            os.unlink(path)
+    except OSError as error:
+        raise UsageError(f"--json {path} cannot be written: {error.strerror}") from None
+
+
 def judge_files(args: argparse.Namespace) -> int:
     """Each file by itself: one that fails does not keep the others from their turn."""
     from .nursery import SLEEP, nursery
 
     os.environ.update(SLEEP)  # of this process too, whose libraries are not loaded yet
-    nursery()  # it imports torch while we do
-    from encoder import SIZES
-
-    from .host import Refused
-
-    if args.size not in SIZES:
-        raise UsageError(f"--size {args.size} is not published; expected one of {', '.join(SIZES)}")
     if args.device != "cpu":
         usable(args.device)
+    nursery()  # it imports torch while we do
+    from .host import Refused
     from .report import text
     from .run import judge_file
 
@@ -201,15 +221,13 @@ def options(args: argparse.Namespace) -> Any:
 
     from .run import Options
 
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     seed = secrets.randbits(31) if args.seed is None else args.seed
     return Options(
         size=args.size,
         model=args.model,
         dtype=args.dtype,
         device=args.device,
-        threads=args.threads or cores,
+        threads=args.threads or processors(),
         seed=seed,
         seconds=args.seconds,
         limit=args.limit,

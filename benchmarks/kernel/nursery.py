@@ -88,6 +88,7 @@ class Nursery:
             [sys.executable, "-c", START, str(theirs.fileno()), ROOT],
             pass_fds=[theirs.fileno()],
             env={**os.environ, **ENVIRONMENT},
+            start_new_session=True,  # Ctrl-C is for us, who then end the children one by one
         )
         theirs.close()
         self.buffer = b""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
 import shlex
 import sys
+import tempfile
 from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..kernel.cli import processors
 from .race import Table, from_json, in_process, show, to_json
 
 WORKS = {
@@ -27,6 +30,7 @@ WORKS = {
     "encoder": ("tiny", "base", "small", "large-v3", "batch", "memory"),
     "load": ("tiny", "large-v3"),
 }
+OUTPUTS = {"json": ".json", "plot": ".png", "markdown": ".md"}
 # Of these, what `gpu.py` does.
 GPU_WORKS = {"frontend": WORKS["frontend"][:3], "encoder": WORKS["encoder"][:4]}
 WHAT = {"frontend": "log-mel features", "encoder": "hidden states", "load": "loading a checkpoint"}
@@ -56,7 +60,10 @@ def parse(command: str, arguments: list[str]) -> Any:
     )
     add = parser.add_argument
     add("--work", action="append", choices=works, help="may be given again; default: all")
-    add("--threads", default="1,2", metavar="LIST", help="cores that each run has; default: 1,2")
+    default = "1,2" if processors() > 1 else "1"
+    add(
+        "--threads", default=default, metavar="LIST", help="cores of each run; default: %(default)s"
+    )
     if command in GPU_WORKS:
         add("--device", default="cpu", help="such as cuda (not verified on a GPU); default: cpu")
     add("--seconds", type=float, default=10.0, help="for each table, at least; default: 10")
@@ -68,17 +75,32 @@ def parse(command: str, arguments: list[str]) -> Any:
         args.threads = [int(n) for n in args.threads.split(",")]
     except ValueError:
         parser.error(f"--threads {args.threads}: expected numbers such as 1,2")
-    if min(args.threads) < 1 or args.seconds <= 0:
-        parser.error("--threads and --seconds take positive numbers")
+    if not all(1 <= n <= processors() for n in args.threads):
+        parser.error(f"--threads: expected 1 to {processors()}, as many as there are cores")
+    if not 0 < args.seconds < float("inf"):
+        parser.error(f"--seconds {args.seconds}: expected a positive number")
     if vars(args).get("device", "cpu") != "cpu":
         known = GPU_WORKS[command]
         if wrong := [work for work in args.work or () if work not in known]:
             parser.error(f"--work {wrong[0]!r} is not for {args.device}; {', '.join(known)} are")
         args.work = args.work or list(known)
-    for file in filter(None, (args.json, args.plot, args.markdown)):
-        if not file.absolute().parent.is_dir():
-            parser.error(f"{file}: there is no folder {file.absolute().parent}")
+    try:
+        for option, ending in OUTPUTS.items():
+            if file := vars(args)[option]:
+                check_output(file, ending)
+    except ValueError as error:
+        parser.error(f"--{option} {error}")
     return args
+
+
+def check_output(file: Path, ending: str) -> None:
+    """Raises ValueError where it cannot be written: now, and not after half an hour."""
+    if file.suffix != ending or file.is_dir():
+        raise ValueError(f"{file}: expected the name of a file that ends in {ending}")
+    try:
+        tempfile.TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        raise ValueError(f"{file}: cannot write there: {error.strerror}") from error
 
 
 def frontend(arguments: list[str]) -> int:
@@ -115,15 +137,28 @@ def run(command: str, arguments: list[str]) -> int:
             for table in from_json(got):
                 print("", *show(table), sep="\n", flush=True)
                 tables.append(table)
-    if args.json:
-        args.json.write_text(
-            json.dumps({"about": about, "tables": to_json(tables)}, indent=1) + "\n"
-        )
-    if args.plot:
-        plot(tables, args.plot)
-    if args.markdown:
-        put(args.markdown, command, about, tables)
+    try:
+        if args.json:
+            content = json.dumps({"about": about, "tables": to_json(tables)}, indent=1)
+            replace(args.json, f"{content}\n".encode())
+        if args.plot:
+            plot(tables, args.plot)
+        if args.markdown:
+            put(args.markdown, command, about, tables)
+    except (OSError, UnicodeDecodeError) as error:  # a full disk, an old file that is no text
+        print(f"python -m benchmarks {command}: not all was written: {error}", file=sys.stderr)
+        return 2
     return 0
+
+
+def replace(file: Path, content: bytes) -> None:
+    """Writes beside `file` and renames, so that it is never there in part."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def header(command: str, arguments: list[str]) -> list[str]:
@@ -157,9 +192,7 @@ def put(file: Path, command: str, about: list[str], tables: list[Table]) -> None
         new = pattern.sub(lambda _: section + "\n", old)
     else:
         new = f"{old.rstrip()}\n\n{section}"
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(new.rstrip() + "\n", encoding="utf-8")
-    temporary.replace(file)
+    replace(file, f"{new.rstrip()}\n".encode())
 
 
 def plot(tables: list[Table], file: Path) -> None:
@@ -185,4 +218,6 @@ def plot(tables: list[Table], file: Path) -> None:
         panel.set_xlabel("milliseconds", fontsize=8)
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=120)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120)  # as PNG
+    replace(file, picture.getvalue())

@@ -17,6 +17,7 @@ import gc
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -151,17 +152,28 @@ def in_process(function: str, options: dict[str, Any], threads: int) -> Any:
 
     function: "module:name". Pinned: the process may use no other core, and every library that
     starts threads is told how many before it is loaded. Raises RuntimeError with its last line of
-    error.
+    error. Ctrl-C is passed on to it, once, and it is waited for: it may have large files to delete.
     """
     environment = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in THREADS}
     command = [sys.executable, "-m", "benchmarks.speed.child", function, str(threads)]
-    done = subprocess.run(
-        [*command, json.dumps(options)], env=environment, capture_output=True, text=True
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    with subprocess.Popen(
+        [*command, json.dumps(options)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as child:
+        try:
+            output, complaint = child.communicate()
+        except KeyboardInterrupt:
+            child.send_signal(signal.SIGINT)
+            child.communicate()
+            raise
+    if child.returncode:
+        last = (complaint.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(f"{function} with {threads} threads: {last}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(output.splitlines()[-1])
 
 
 def from_json(tables: list[dict[str, Any]]) -> list[Table]:

@@ -1,14 +1,17 @@
 """The command: one line and a status for everything that can be wrong with what it is given."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.kernel import machine, record, run, timing
+from benchmarks.kernel import machine, nursery, record, run, timing
 from benchmarks.kernel.edges import edges
 
 KERNELS = Path(__file__).parent / "kernels"
@@ -28,6 +31,7 @@ def command(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ([], "no benchmark given; expected kernel, frontend, encoder, load; see"),
         (["kernels"], "no benchmark"),
         (["kernel"], "no slot given"),
         (["kernel", "layernorm", "x.py"], "did you mean layer_norm?"),
@@ -40,12 +44,27 @@ def command(*arguments):
         (["kernel", "--plot", "x.png"], "--show"),
         (["kernel", "--show", "nowhere.jsonl"], "cannot be read"),
         (["kernel", "--show", "README.md"], "is no record"),
-        (["kernel", "gelu", "tests/__init__.py", "--json", "no/such/runs.jsonl"], "no such folder"),
+        (
+            ["kernel", "gelu", "tests/__init__.py", "--json", "no/such/runs.jsonl"],
+            "No such file or",
+        ),
+        (
+            ["kernel", "gelu", "tests/__init__.py", "--json", "."],
+            "--json . cannot be written: Is a",
+        ),
+        (["kernel", "gelu", "tests/__init__.py", "--json", ""], "value of json is empty"),
+        (["kernel", "--show", ""], "value of show is empty"),
         (["kernel", "gelu", "tests/__init__.py", "--threads", "0"], "--threads"),
+        (["kernel", "gelu", "tests/__init__.py", "--threads", "999"], "ask for fewer"),
+        (["kernel", "gelu", "tests/__init__.py", "--seconds", "nan"], "positive numbers"),
+        (["kernel", "gelu", "tests/__init__.py", "--limit", "inf"], "positive numbers"),
+        (["kernel", "gelu", "tests/__init__.py", "--size", "huge"], "not published"),
+        (["kernel", "gelu", "tests/__init__.py", "--device", "tpu"], "--device tpu"),
     ],
 )
 def test_a_usage_error_is_one_line(arguments, words, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(nursery, "nursery", None)  # no process is started for it
     try:
         status = main(arguments)
     except SystemExit as left:  # argparse's own
@@ -106,16 +125,46 @@ def test_a_file_that_cannot_be_used_is_one_line(name, capsys, tmp_path):
     assert not printed.out
 
 
-def test_bad_sizes_models_and_devices(capsys):
-    for arguments, words in [
-        (["--size", "huge"], "not published"),
-        (["--device", "tpu"], "--device tpu"),
-        (["--model", "/nowhere/at/all"], "/nowhere/at/all"),
-    ]:
-        assert main(["kernel", "gelu", str(KERNELS / "fills_out.py"), *arguments]) == 2
-        error = capsys.readouterr().err
-        assert words in error
-        assert len(error.strip().splitlines()) == 1
+def test_bad_models(capsys):
+    arguments = ["--model", "/nowhere/at/all"]
+    assert main(["kernel", "gelu", str(KERNELS / "fills_out.py"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert "/nowhere/at/all" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_nursery_that_nobody_wants_ends_silently(capfd):
+    left = nursery.Nursery()
+    left.link.close()
+    assert left.process.wait() == 0
+    assert capfd.readouterr().err == ""
+
+
+def test_interrupted(tmp_path):
+    """By the terminal, which tells every process of the group: one line, and nobody is left."""
+    kernel, pid = tmp_path / "kernel.py", tmp_path / "pid"
+    kernel.write_text(
+        f"import os, time\nopen({str(pid)!r}, 'w').write(f'{{os.getpid()}} {{os.getppid()}}.')\n"
+        "def gelu(x):\n    time.sleep(100)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", "kernel", "gelu", str(kernel)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    while not pid.exists() or not pid.read_text().endswith("."):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    output, error = process.communicate()
+    assert process.returncode == 128 + signal.SIGINT
+    assert (output, error) == ("", "python -m benchmarks: interrupted\n")
+    for number in pid.read_text().strip(".").split():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(number), 0)
 
 
 @pytest.fixture

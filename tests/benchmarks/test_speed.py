@@ -2,19 +2,25 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.__main__ import main
+from benchmarks.kernel.cli import processors
 from benchmarks.speed import cli, gpu
 from benchmarks.speed import race as race_module
 from benchmarks.speed.race import AGAIN, Row, Table, errors, from_json, in_process, race, show
 from benchmarks.speed.race import to_json as as_json
+from tests.conftest import CHECKOUT
 
 
 def table(**times) -> Table:
@@ -132,12 +138,21 @@ def cores_seen(name: str) -> dict:
     ("arguments", "message"),
     [
         (["--threads", "two"], "--threads two: expected numbers such as 1,2"),
-        (["--threads", "0"], "--threads and --seconds take positive numbers"),
+        (["--threads", "0"], f"--threads: expected 1 to {processors()}"),
+        (["--threads", "1,999"], "as many as there are cores"),
+        (["--seconds", "0"], "--seconds 0.0: expected a positive number"),
+        (["--seconds", "nan"], "--seconds nan: expected a positive number"),
+        (["--seconds", "inf"], "--seconds inf: expected a positive number"),
         (["--work", "nothing"], "invalid choice"),
-        (["--plot", "no/such/folder.png"], "there is no folder"),
+        (["--plot", "no/such/folder.png"], "cannot write there: No such file or directory"),
+        (["--json", "/proc/x.json"], "--json /proc/x.json: cannot write there"),
+        (["--plot", "x.txt"], "--plot x.txt: expected the name of a file that ends in .png"),
+        (["--markdown", "."], "--markdown .: expected the name of a file that ends in .md"),
+        (["--json", ""], "expected the name of a file that ends in .json"),
     ],
 )
-def test_bad_usage_is_one_line(command, arguments, message, capsys):
+def test_bad_usage_is_one_line(command, arguments, message, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "in_process", None)  # it is found before anything is run
     with pytest.raises(SystemExit) as stop:
         main([command, *arguments])
     assert stop.value.code == 2
@@ -163,6 +178,50 @@ def run(command, work, tmp_path, capsys) -> list[Table]:
     assert files["md"].read_text().count("**") == 2 * len(tables)
     assert files["png"].stat().st_size > 0
     return tables
+
+
+@pytest.mark.parametrize("option", ["json", "plot", "markdown"])
+def test_a_full_disk_leaves_the_old_file(option, tmp_path, monkeypatch, capsys):
+    file = tmp_path / f"out{cli.OUTPUTS[option]}"
+    file.write_bytes(b"old")
+    monkeypatch.setattr(cli, "in_process", lambda *_: as_json([table(ours=[1.0], theirs=[2.0])]))
+
+    def full(path, content):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(["load", "--threads", "1", "--work", "tiny", f"--{option}", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "not all was written: [Errno 28] No space left on device" in error
+    assert list(tmp_path.iterdir()) == [file]
+    assert file.read_bytes() == b"old"
+
+
+def wait_long(file: str) -> None:
+    Path(file).write_text("waiting")
+    try:
+        time.sleep(100)
+    finally:
+        time.sleep(0.5)  # there is much to clear away
+        Path(file).unlink()
+
+
+def test_a_process_that_is_interrupted_clears_away_what_it_made(tmp_path):
+    file = str(tmp_path / "made")
+    code = "import sys; from benchmarks.speed.race import in_process as run; " + (
+        f"run('tests.benchmarks.test_speed:wait_long', {{'file': {file!r}}}, 1)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=CHECKOUT, stderr=subprocess.DEVNULL
+    )
+    while not Path(file).exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    process.wait()
+    assert not Path(file).exists()
 
 
 def test_frontend(tmp_path, capsys):

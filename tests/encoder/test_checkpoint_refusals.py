@@ -2,12 +2,23 @@
 
 import argparse
 import dataclasses
+import json
 
 import pytest
 import torch
 
 from encoder.checkpoint import load
-from tests.encoder.checkpoints import HF, NARROW, OPENAI, assert_same, make, refuses, renamed, write
+from tests.encoder.checkpoints import (
+    HF,
+    NARROW,
+    OPENAI,
+    assert_same,
+    make,
+    refuses,
+    renamed,
+    write,
+    write_shards,
+)
 
 # --- what does not fit --------------------------------------------------------------------------
 
@@ -25,7 +36,8 @@ def test_missing_left_over_and_ill_shaped_in_one_error(tmp_path):
             "1 missing: model.encoder.conv1.bias (26,);",
             "1 left over: model.encoder.layers.2.extra;",
             "1 of another shape: model.encoder.layers.1.fc2.weight (17, 26), expected (26, 17);",
-            "1 of a type that is not float16, bfloat16 or float32: model.encoder.layers.0.fc1.bias",
+            "1 of a type that is none of float16, bfloat16, float32 and float64: "
+            "model.encoder.layers.0.fc1.bias",
             "I8" if file == "a.safetensors" else "torch.int8",
         )
 
@@ -150,5 +162,10 @@ def test_damaged_index(tmp_path):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text("{}")
     refuses(tmp_path, f"{index} has no weight_map")
+    write_shards(tmp_path, renamed(make()), NARROW, ".safetensors")
+    content = json.loads(index.read_text())
+    content["weight_map"]["model.encoder.conv1.weight"] = 1
+    index.write_text(json.dumps(content))
+    refuses(tmp_path, f"{index} has no weight_map to say which tensor is in which file")
     index.write_text("nonsense")
     refuses(tmp_path, f"{index} is damaged")

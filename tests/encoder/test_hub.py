@@ -1,5 +1,7 @@
 """A name on the Hugging Face Hub: what is looked up where, and what is downloaded."""
 
+import logging
+
 import pytest
 import torch
 from huggingface_hub.errors import EntryNotFoundError
@@ -137,6 +139,36 @@ def test_the_hub_says_no(cache, monkeypatch):
 def test_unknown_name(cache, name, near):
     message = refuses(name, f"{name!r} is no file or folder here, nor the name of a Whisper")
     assert (f"nearest known size is '{near}" in message) if near else "nearest" not in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["foo/bar..baz--x", "openai/whisper-tiny.", "models--openai/whisper--tiny", "a/" + 97 * "b"],
+)
+def test_a_name_that_the_hub_cannot_have(cache, name):
+    refuses(name, f"{name!r} is no name on the Hub: ")
+
+
+def test_only_the_end_of_what_is_tried_again_is_said(cache, monkeypatch):
+    """Ten lines of warnings would stand above the one that says what to do."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        "huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9"
+    )  # nobody listens
+    waits, said = [], []
+    monkeypatch.setattr("time.sleep", waits.append)
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger = logging.getLogger("huggingface_hub")
+    logger.addHandler(handler)
+    try:
+        refuses("tiny", "the Hub cannot be reached")
+        assert waits
+        assert not said
+        logger.warning("it may speak again")
+    finally:
+        logger.removeHandler(handler)
+    assert said
 
 
 @pytest.mark.parametrize("name", ["weights/model.safetensors", "a/b/c", "./tiny", "/no/such", ""])

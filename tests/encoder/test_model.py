@@ -134,6 +134,22 @@ def test_numpy_features_are_brought_to_the_model(device):
         assert expected.device.type == torch.device(device).type
 
 
+def test_numpy_features_of_any_byte_order_and_strides(model):
+    mel = features(TOY, batch=2)
+    expected = model(mel).last_hidden_state
+    assert model(mel.astype(">f4")).last_hidden_state.equal(expected)
+    for axis in range(3):
+        flipped = np.flip(np.flip(mel, axis).copy(), axis)
+        assert model(flipped).last_hidden_state.equal(expected)
+    assert model(mel[:1][::-1]).shape == (1, 11, 26), "contiguous to NumPy, not to torch"
+
+
+def test_what_is_neither_a_tensor_nor_an_array(model):
+    for mel, kind in [(features(TOY, batch=1).tolist(), "list"), (None, "NoneType")]:
+        with pytest.raises(TypeError, match=f"features are a {kind}; pass a tensor or a NumPy"):
+            model(mel)
+
+
 def test_shapes_that_do_not_fit(model, device):
     for shape in [(22,), (8, 22), (2, 8, 22), (22, 7), (2, 22, 7), (1, 2, 7, 22), ()]:
         with pytest.raises(ValueError, match=r"takes \(7, 22\) or \(B, 7, 22\).*n_mels=7") as error:

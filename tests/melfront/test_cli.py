@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from typing import IO
@@ -14,6 +15,8 @@ from safetensors import safe_open
 
 import melfront
 from melfront.__main__ import main
+from parity import compare
+from parity.tensors import ParityError, digest
 from tests.conftest import CHECKOUT
 from tests.signals import SAMPLE, Signal
 
@@ -142,11 +145,26 @@ def test_safetensors(clip, out):
     assert versions["melfront"] == melfront.__version__
     assert set(versions) == {"melfront", "python", "numpy", "soundfile", "soxr"}
     assert about == {
-        "clip": "speech.wav",
+        "clip": str(clip),
+        "clip_sha256": digest(melfront.load_audio(clip)),
         "samples": "9001",
         "n_mels": "37",
         "convention": "transformers",
     }
+
+
+def test_parity_finds_the_clip(clip, out, monkeypatch):
+    monkeypatch.chdir(out)
+    assert main(["-o", "sample.safetensors"]) == 0
+    assert compare("sample.safetensors").ok
+    assert main(["../in/speech.wav", "-o", "speech.safetensors"]) == 0
+    assert compare("speech.safetensors").ok
+    soundfile.write(clip, Signal("speech", 9_001, seed=4).array(), 16_000)
+    with pytest.raises(ParityError, match=r"the dump is of the clip '../in/speech.wav', not of"):
+        compare("speech.safetensors")
+    clip.unlink()
+    with pytest.raises(ParityError, match="which is not here"):
+        compare("speech.safetensors")
 
 
 def test_a_long_clip_goes_window_by_window(long_clip, out, capsys):
@@ -286,6 +304,35 @@ def test_the_old_file_outlives_a_failure(capsys, out, clip, monkeypatch):
     assert main([str(clip), "-o", str(path)]) == 2
     assert path.read_bytes() == b"old"
     assert [p.name for p in out.iterdir()] == ["a.npy"]
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.safetensors"])
+def test_interrupted(capsys, out, clip, monkeypatch, name):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    assert main([str(clip), "-o", str(out / name)]) == 128 + signal.SIGINT
+    assert capsys.readouterr().err == "python -m melfront: interrupted\n"
+    assert list(out.iterdir()) == []
+
+
+def test_a_reader_that_goes_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "melfront", str(SAMPLE), str(SAMPLE)],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+
+
+@pytest.mark.parametrize("arguments", [["-o", ""], ["--plot", ""], [""]], ids=lambda a: a[0])
+def test_an_empty_value(capsys, out, arguments):
+    message = fails(capsys, out, *arguments)
+    assert f"argument {arguments[0] or 'AUDIO'}: the value is empty; give one" in message
 
 
 def test_one_file_for_several_clips(capsys, out, clip):

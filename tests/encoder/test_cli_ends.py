@@ -1,0 +1,61 @@
+"""`python -m encoder`: how it ends early, empty values, and that parity finds what it wrote."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import parity.__main__
+from encoder import __main__
+from tests.conftest import CHECKOUT
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-o", ""], ["--report", ""], ["--model", ""], [""]], ids=lambda words: words[0]
+)
+def test_an_empty_value_is_a_usage_error(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        __main__.main(arguments)
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"argument {arguments[0] or 'AUDIO'}: the value is empty; give one" in printed.err
+    assert printed.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_interrupted(suffix, tmp_path, monkeypatch, capsys):
+    """While the file is written, which is when there is something to leave half done."""
+
+    def interrupted(*_args, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safetensors.torch.save_file", interrupted)
+    monkeypatch.setattr("numpy.savez", interrupted)
+    assert __main__.main(["-o", str(tmp_path / f"out{suffix}")]) == 128 + signal.SIGINT
+    assert capsys.readouterr().err == "python -m encoder: interrupted\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_reader_that_goes_is_no_error(tmp_path):
+    command = subprocess.Popen(
+        [sys.executable, "-m", "encoder"],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    command.stdout.close()
+    assert command.stderr.read() == b""
+    assert command.wait() == 0
+
+
+def test_parity_needs_no_option_for_what_is_built_in(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert __main__.main(["-o", "mine.safetensors"]) == 0
+    assert parity.__main__.main(["compare", "mine.safetensors"]) == 0
+    assert "clip sample, 128 bins, convention transformers, model formula:tiny/128" in (
+        capsys.readouterr().out
+    )
