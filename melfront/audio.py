@@ -229,6 +229,6 @@ def check_samples(clip: Any, name: str) -> None:
         )
     raise AudioError(
         f"{name}: values up to {peak:.6g}, far outside [-1, 1]; this looks like integer PCM that "
-        "was cast to float. Divide by its full scale (32768 for int16), or pass the integers"
-        " themselves"
+        "was cast to float. Divide by its full scale (32768 for int16), or leave it in integers, "
+        "which are scaled by their type"
     )
