@@ -25,6 +25,7 @@ from .slots import SLOTS, Slot
 RESTARTS = 3  # of a kernel that dies, so that the other cases are seen too
 WHOLE_BLOCKS = 4  # of a size without trained weights: enough to see an error grow
 INTERPRETED_LIMIT = 300.0  # seconds a call: Triton's interpreter takes milliseconds per program
+CHANCE = ("LATE", "ROOF", "THREAD")  # what a busy machine may bring about by itself
 CUT = 40  # steps of time that the interpreter is given of a captured case
 
 
@@ -202,7 +203,7 @@ def compete(child: Child, outcome: Outcome, dice: Dice, say: Callable[[str], Non
             for i in timed:
                 say(f"timing {outcome.findings[i].case.label} {outcome.findings[i].case.shape()}")
                 case = outcome.findings[i].case
-                race = timing.race(child, rivals, twin, slot, case, dice, options.seconds)
+                race = raced(load, child, rivals, twin, slot, case, dice, options.seconds)
                 outcome.races[i] = race
                 if case is first:
                     even(untimed, race)
@@ -216,6 +217,20 @@ def compete(child: Child, outcome: Outcome, dice: Dice, say: Callable[[str], Non
     if options.whole and not outcome.interpreted:
         say("running it in its place")
         in_place(outcome, dice)
+
+
+def raced(load: machine.Load, candidate: Child, *others: Any) -> timing.Race:
+    """`timing.race`. What others may have done on a busy machine is held against a kernel only if
+    it comes twice, and then with a word on them."""
+    try:
+        return timing.race(candidate, *others)
+    except Refused as refused:
+        if refused.code not in CHANCE or not candidate.pid or not load.warning():
+            raise
+    try:
+        return timing.race(candidate, *others)
+    except Refused as refused:
+        raise Refused(refused.code, f"{refused.text}; {load.warning()}") from None
 
 
 def even(untimed: list[float], race: timing.Race) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.kernel import cases, machine, nursery, timing
+from benchmarks.kernel import cases, machine, nursery, run, timing
 from benchmarks.kernel.host import Child, Refused
 from benchmarks.kernel.slots import SLOTS, least_bytes, results
 
@@ -164,3 +164,48 @@ def test_the_parent_sees_processor_time_and_processes_of_others():
         assert nursery.processor_time(child.pid) - idle < 0.02
         assert child.memory() > 1 << 20
     assert child.pid == 0
+
+
+# --- a busy machine -------------------------------------------------------------------------------
+
+
+class Busy:
+    """In the place of `machine.Load`, and of the child."""
+
+    pid = 1
+
+    def __init__(self, text):
+        self.text = text
+
+    def warning(self):
+        return self.text
+
+
+@pytest.mark.parametrize(
+    ("code", "busy", "races"), [("LATE", "busy", 2), ("LATE", "", 1), ("TIMED", "busy", 1)]
+)
+def test_what_others_may_have_done_has_to_come_twice(monkeypatch, code, busy, races):
+    asked = []
+
+    def race(*arguments):
+        asked.append(arguments)
+        raise Refused(code, "too late")
+
+    monkeypatch.setattr(timing, "race", race)
+    with pytest.raises(Refused, match="too late; busy" if races == 2 else "too late$"):
+        run.raced(Busy(busy), Busy(""), "the rest")
+    assert len(asked) == races
+    assert all(arguments[1:] == ("the rest",) for arguments in asked)
+
+
+def test_what_comes_once_on_a_busy_machine_is_forgiven(monkeypatch):
+    outcomes = [Refused("THREAD", "out of turn"), "a race"]
+
+    def race(*_):
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Refused):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(timing, "race", race)
+    assert run.raced(Busy("busy"), Busy("")) == "a race"
