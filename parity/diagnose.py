@@ -22,6 +22,7 @@ from encoder.model import Tap
 from melfront.conventions import Convention
 
 from . import measure, mistakes, stages
+from .file_mistakes import misread
 from .layout import fit
 from .mistakes import ADDED_BIAS, RESHAPED, EncoderMistake, FrontEndMistake
 from .screen import SERVES, Screen
@@ -171,6 +172,9 @@ def front_end(case: Case) -> list[Named]:
     entries = [entry for entry in mistakes.FRONT_END if possible(case, entry, order)]
     alone = [((entry,), entry.convention(base)) for entry in entries]
     tried = nearest(case, screen, alone, case.error)
+    for entry, clip in misread(case.subject):
+        features = replace(case.subject, audio=clip).front_end(upto=case.stage)
+        tried.append(Named((entry,), residual(case, features[case.stage]), case.error))
     if screen and not any(fits(case, named, noisier=False) for named in tried):
         two = [(pair, both(base, pair)) for pair in combinations(entries, 2)]
         best = min(named.residual for named in tried)

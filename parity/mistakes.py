@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 
 from .encoder_mistakes import ADDED_BIAS, ENCODER, KERNEL, EncoderMistake, run
+from .file_mistakes import FILE
 from .frontend_mistakes import FRONT_END, RESHAPED, FrontEndMistake
 
 __all__ = [
     "ADDED_BIAS",
     "ENCODER",
+    "FILE",
     "FRONT_END",
     "KERNEL",
     "RESHAPED",
@@ -26,7 +28,7 @@ __all__ = [
 
 
 def everything() -> list[FrontEndMistake | EncoderMistake]:
-    return [RESHAPED, *FRONT_END, ADDED_BIAS, *ENCODER, *KERNEL]
+    return [RESHAPED, *FILE, *FRONT_END, ADDED_BIAS, *ENCODER, *KERNEL]
 
 
 def find(name: str) -> FrontEndMistake | EncoderMistake:

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 
 import encoder
 import melfront
@@ -217,3 +218,41 @@ def test_no_final_norm_on_trained_weights(tiny_en):
     mel = melfront.log_mel(melfront.load_audio(SAMPLE), n_mels=80)
     mine = encoder.trace(model, mel)["block.3.mlp_residual"]
     assert names(parity.compare({"last_hidden_state": mine}, model=model)) == ["no final norm"]
+
+
+# --- mistakes in reading the file -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stereo(tmp_path_factory):
+    """Half a second at 44.1 kHz, whose channels differ."""
+    path = tmp_path_factory.mktemp("clips") / "stereo.wav"
+    left = melfront.audio.resample(SIGNALS["speech"].make(), 8_000)[:22_050]
+    samples = np.stack([left, 0.3 * left[::-1]], axis=1)
+    soundfile.write(path, samples, 44_100, subtype="FLOAT")
+    return path, samples
+
+
+@pytest.mark.parametrize("pad_to", [3.0, None])
+@pytest.mark.parametrize("name", ["not resampled", "channels interleaved", "one channel"])
+def test_a_file_misread(stereo, name, pad_to):
+    path, samples = stereo
+    clip = {
+        "not resampled": samples.mean(axis=1),
+        "channels interleaved": samples.reshape(-1),
+        "one channel": melfront.audio.resample(samples[:, 0].copy(), 44_100),
+    }[name]
+    mine = melfront.log_mel(clip, n_mels=80, pad_to=pad_to)
+    report = parity.compare({"log_mel": mine}, audio=path, n_mels=80, pad_to=pad_to)
+    assert names(report) == [name], report
+    # And from a stage in the middle.
+    power = oracle.trace(clip, n_mels=80, pad_to=pad_to)["power"]
+    report = parity.compare({"power": power}, audio=path, n_mels=80, pad_to=pad_to)
+    assert names(report) == [name], report
+
+
+def test_a_file_of_one_channel_at_16_khz_cannot_be_misread(tmp_path):
+    path = tmp_path / "mono.wav"
+    soundfile.write(path, AUDIO, 16_000, subtype="FLOAT")
+    mine = {"log_mel": ours_numpy(AUDIO[::-1], 8_000, 80)}
+    assert names(parity.compare(mine, audio=path, n_mels=80, pad_to=PAD_TO)) == []

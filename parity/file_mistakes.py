@@ -1,0 +1,51 @@
+"""Mistakes in reading the file: found where the clip is a file at another rate or in stereo.
+
+They change the clip, and no decision of the front end: `diagnose.py` computes the right features of
+the wrong clip.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import soundfile
+
+from melfront.audio import resample
+from melfront.conventions import SAMPLE_RATE
+
+from .frontend_mistakes import FrontEndMistake, mistake
+from .tensors import Array
+from .truth import Subject
+
+NOT_RESAMPLED = mistake(
+    "not resampled",
+    "padded",
+    "the file's samples are taken as if they were at 16 kHz: speech at 44.1 kHz is 2.8 times as "
+    "slow and as low",
+    "transformers' extractor, if it is given no sampling_rate",
+)
+INTERLEAVED = mistake(
+    "channels interleaved",
+    "padded",
+    "the samples of all channels are read one after the other, as they lie in the file, as if they "
+    "were one clip",
+)
+ONE_CHANNEL = mistake(
+    "one channel",
+    "padded",
+    "the first channel is taken, where all should be averaged",
+)
+FILE = [NOT_RESAMPLED, INTERLEAVED, ONE_CHANNEL]
+
+
+def misread(subject: Subject) -> Iterator[tuple[FrontEndMistake, Array]]:
+    """Each mistake that can be made with the subject's file, and the clip (N,) that it gives."""
+    if subject.clips.batched or not os.path.isfile(subject.clip_name):
+        return
+    samples, rate = soundfile.read(subject.clip_name, dtype="float32", always_2d=True)
+    if rate != SAMPLE_RATE:
+        yield NOT_RESAMPLED, samples.mean(axis=1)
+    if samples.shape[1] > 1:
+        yield INTERLEAVED, samples.reshape(-1)
+        yield ONE_CHANNEL, resample(samples[:, 0], rate)
