@@ -66,7 +66,7 @@ class Diagnosis(NamedTuple):
     named: list[Named]  # best first; entries that cannot be told apart stand side by side
     nearest: Named | None  # if none fits
     telling: str | None  # the stage that would tell those entries apart
-    right: bool = False  # nothing but the shape is wrong
+    right: bool = False  # float64 gives the same: the shape is wrong, or the reference
 
 
 def diagnose(case: Case) -> Diagnosis:

@@ -87,8 +87,10 @@ class Report:
         found = self.diagnosis
         if found is None:
             return f"not diagnosed: {self.lacking}"
-        if found.right:
+        if found.right and self.first_wrong and self.first_wrong.verdict == SHAPE:
             return "nothing but the shape is wrong"
+        if found.right:
+            return "it is what float64 gives of this clip, and the reference is not"
         if not found.named:
             if found.nearest is not None:
                 return (

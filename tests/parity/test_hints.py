@@ -117,6 +117,16 @@ def test_a_reference_of_another_shape_is_no_mistake():
     assert names(report) == []
 
 
+def test_a_reference_that_is_wrong_itself():
+    reference = {"features": features(mistakes.SYMMETRIC_WINDOW.convention())}
+    report = parity.compare(
+        {"features": ours_numpy(AUDIO, 8_000, 80)}, reference, audio=AUDIO, pad_to=PAD_TO
+    )
+    assert report.first_wrong.verdict == "WRONG"
+    assert names(report) == []
+    assert "it is what float64 gives of this clip, and the reference is not" in report.headline()
+
+
 def test_another_hop_is_told_from_another_length():
     mine = np.zeros((80, 40), dtype=np.float32)
     assert "pass --pad-to 0.4 if that is meant; a hop of 200 samples gives as many" in str(
