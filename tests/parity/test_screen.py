@@ -1,16 +1,19 @@
 """The front end on a few frames is the same as on all, so that the right mistake comes first."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import parity
 from melfront import oracle
-from melfront.conventions import TRANSFORMERS
+from melfront.conventions import CONVENTIONS, TRANSFORMERS
 from parity import mistakes
 from parity.diagnose import both
 from parity.screen import SERVES, Screen
 from parity.signals import SIGNALS
 from parity.subject import of_signal
+from parity.truth import Subject
 
 # Of "maximum of each bin" and normalised features all frames are needed: near, and not the same.
 NEED_ALL = ("maximum of each bin", "normalised per bin", "normalised features")
@@ -28,6 +31,28 @@ def test_what_a_mistake_makes_is_at_no_distance_from_it(signal, stage):
             assert screen.least(convention, 1.0) == 0.0
         else:
             assert screen.distance_to(convention) <= 1e-12 * (1 + np.abs(mine).max()), entry.name
+
+
+def ends_loudly(convention: str) -> Subject:
+    """Near-silence and a click, which the frame after faster-whisper's last one hears best."""
+    clip = 1e-4 * np.random.default_rng(3).normal(size=16_159).astype(np.float32)
+    clip[-1] = 0.9
+    return Subject(clip, n_mels=80, convention=CONVENTIONS[convention], pad_to=2.0)
+
+
+def test_frames_that_do_not_count_for_the_maximum():
+    subject = ends_loudly("faster-whisper")
+    change = {"max_frames": "all", "fill": None}
+    for convention in (subject.convention, replace(subject.convention, **change)):
+        mine = subject.front_end(convention)["clamped"]
+        assert Screen(subject, "clamped", mine).distance_to(convention) <= 1e-12
+    assert Screen(subject, "clamped", mine).distance_to(subject.convention) > 0.1
+
+
+def test_noise_where_frames_do_not_count_for_the_maximum():
+    subject = ends_loudly("faster-whisper")
+    truth = {"clamped": subject.front_end_truth["clamped"]}
+    assert subject.floors(truth, "float32")["clamped"] <= 1e-4
 
 
 def test_frames_of_another_number_are_infinitely_far():
