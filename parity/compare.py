@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from melfront.conventions import HOP_LENGTH, N_FFT, SAMPLE_RATE
+from melfront.conventions import HOP_LENGTH, SAMPLE_RATE
 
 from . import measure, stages
 from .diagnose import Case, diagnose
@@ -126,17 +126,13 @@ def is_power(values: Array) -> bool:
 def of_its_length(case: Case) -> Case:
     """The case, but where a few frames are missing, of a window that is shorter by as many.
 
-    Frames that are not centred end before the window does. Only where there is silence to spare.
+    Frames that are not centred end before the window does.
     """
     subject, frames = case.subject, case.values.shape[-1:]
     short = subject.length // HOP_LENGTH - (frames[0] if frames else 0)
-    longest = max(len(clip) for clip in subject.clips.arrays)
-    seconds = (frames[0] if frames else 0) * HOP_LENGTH / SAMPLE_RATE
     if not 0 < short <= FEW or "F" not in stages.find(case.stage).shape[-1:]:
         return case
-    if longest + N_FFT > seconds * SAMPLE_RATE:
-        return case
-    shorter = replace(subject, pad_to=seconds)
+    shorter = replace(subject, pad_to=frames[0] * HOP_LENGTH / SAMPLE_RATE)
     return case._replace(subject=shorter, truth=shorter.front_end_truth[case.stage])
 
 
