@@ -8,11 +8,9 @@ What is wrong with the arguments or the audio is found before torch is imported.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,6 +19,8 @@ import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]  # huggingface_hub needs it: it is there
 
 import melfront
+from melfront.audio import digest
+from melfront.command import UsageError, check_folder, filled
 
 from .config import SIZES
 
@@ -60,19 +60,9 @@ QUIET: dict[str, Any] = {"delay": 2, "disable": None, "leave": False}
 HEADING = f"{'stage':22}{'shape':14}{'one step of each axis':35}{'min':>9}{'mean':>10}{'max':>9}"
 
 
-class UsageError(Exception): ...
-
-
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; --help shows an example\n")
-
-
-def filled(text: str) -> str:
-    """A value that is not empty, as that of a shell's variable is which nobody has set."""
-    if not text:
-        raise argparse.ArgumentTypeError("the value is empty; give one, or leave it out")
-    return text
 
 
 def path(text: str) -> Path:
@@ -118,14 +108,6 @@ def output_files(clips: list[Path], out: Path, dtype: str) -> list[Path]:
         raise UsageError(f"-o {out}: several clips are named {twice[0]}; rename all but one")
     check_folder(files[0], f"-o {out}")
     return files
-
-
-def check_folder(file: Path, option: str) -> None:
-    """Raises UsageError where the file's folder cannot be written to."""
-    try:
-        tempfile.TemporaryFile(dir=file.parent).close()
-    except OSError as error:
-        raise UsageError(f"{option}: cannot write there: {error.strerror}") from error
 
 
 def check_report(clips: list[Path], file: Path) -> None:
@@ -268,7 +250,7 @@ def run(args: argparse.Namespace) -> None:
             window = audio[: model.config.n_frames * melfront.HOP_LENGTH]
             origin = {  # parity looks for the first and knows the second again
                 "clip": "sample" if clip == SAMPLE else str(clip),
-                "clip_sha256": hashlib.sha256(window.astype("<f4").tobytes()).hexdigest(),
+                "clip_sha256": digest(window),
                 "samples": str(len(audio)),
             }
             save(files[i], tensors, origin | about)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import sys
@@ -19,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import melfront
+
+from .audio import digest
+from .command import filled
 
 SAMPLE = Path(__file__).parents[1] / "reference_data" / "sample.flac"
 OUTPUTS = (".npy", ".npz", ".safetensors")
@@ -38,13 +40,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line and exit status 2, without the usage in front."""
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def filled(text: str) -> str:
-    """A value that is not empty, as that of a shell's variable is which nobody has set."""
-    if not text:
-        raise argparse.ArgumentTypeError("the value is empty; give one, or leave it out")
-    return text
 
 
 def n_mels(text: str) -> int:
@@ -172,10 +167,9 @@ def metadata(
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "unknown"
-    window = audio[: melfront.N_SAMPLES]
     return {  # the first two are what parity looks for, and what it knows again
         "clip": "sample" if clip == SAMPLE else str(clip),
-        "clip_sha256": hashlib.sha256(window.astype("<f4").tobytes()).hexdigest(),
+        "clip_sha256": digest(audio[: melfront.N_SAMPLES]),
         "samples": str(len(audio)),
         "n_mels": str(n_mels),
         "convention": convention,

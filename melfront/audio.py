@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import os
@@ -117,6 +118,14 @@ def fit_length(clips: Clips, pad_to: float | None, truncate: bool) -> int:
             "or a longer pad_to"
         )
     return length
+
+
+def digest(*arrays: NDArray[Any]) -> str:
+    """SHA-256 of arrays as float32, to tell clips and models apart."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
+    return sha.hexdigest()
 
 
 def is_tensor(x: object) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+from melfront.command import check_folder, filled
 
 EPILOG = """examples:
   python -m parity stages
@@ -45,13 +46,13 @@ def parser() -> argparse.ArgumentParser:
         "python -m parity dump clip.wav --model formula:tiny/128 -o truth.safetensors",
     )
     dump.add_argument(
-        "audio", nargs="?", type=given, metavar="AUDIO", help="a file (default: the sample clip)"
+        "audio", nargs="?", type=filled, metavar="AUDIO", help="a file (default: the sample clip)"
     )
     subject_options(dump)
     dump.add_argument(
         "-o",
         dest="out",
-        type=given,
+        type=filled,
         required=True,
         metavar="DUMP",
         help="where to: a name that ends in .safetensors or .npz",
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     dump.add_argument(
         "--stages",
         nargs="+",
-        type=given,
+        type=filled,
         metavar="STAGE",
         help="only these; 'block.0.' is all of block 0 (default: every stage)",
     )
@@ -80,19 +81,19 @@ def parser() -> argparse.ArgumentParser:
         "python -m parity compare mine.npz --audio clip.wav --model openai/whisper-tiny",
     )
     compare.add_argument(
-        "mine", type=given, metavar="MINE", help=".npz, .safetensors, or a folder of .npy"
+        "mine", type=filled, metavar="MINE", help=".npz, .safetensors, or a folder of .npy"
     )
     compare.add_argument(
         "reference",
         nargs="?",
-        type=given,
+        type=filled,
         metavar="REFERENCE",
         help="a dump to compare with (default: the truth is computed)",
     )
     compare.add_argument(
         "--audio",
         nargs="+",
-        type=given,
+        type=filled,
         metavar="CLIP",
         help="the clip that MINE was made from, or the clips of a batch "
         "(default: what MINE says, or the sample clip)",
@@ -105,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--json", action="store_true", help="one JSON object instead of text")
     compare.add_argument(
-        "--plot", type=given, metavar="OUT.png", help="draw the error of the first wrong stage"
+        "--plot", type=filled, metavar="OUT.png", help="draw the error of the first wrong stage"
     )
 
     mistakes = add(
@@ -116,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
     )
     mistakes.add_argument(
         "--table",
-        type=given,
+        type=filled,
         metavar="OUT.md",
         help="instead, make every mistake on every committed signal and write what shows where "
         "(takes minutes)",
@@ -129,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
         "python -m parity libraries -o parity/LIBRARIES.md",
     )
     libraries.add_argument(
-        "-o", dest="out", type=given, metavar="OUT.md", help="also write it as Markdown"
+        "-o", dest="out", type=filled, metavar="OUT.md", help="also write it as Markdown"
     )
     return top
 
@@ -144,14 +145,14 @@ def add(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentP
 def subject_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model",
-        type=given,
+        type=filled,
         metavar="NAME_OR_PATH",
         help="a local folder, a file, a Hub name, or formula:SIZE",
     )
     command.add_argument("--n-mels", type=int, metavar="N", help="mel bins (default: the model's)")
     command.add_argument(
         "--convention",
-        type=given,
+        type=filled,
         metavar="NAME",
         help="whose features: transformers, openai, ... (default: transformers)",
     )
@@ -162,13 +163,6 @@ def subject_options(command: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="length that the clip is padded to; 'none' keeps its own (default: 30)",
     )
-
-
-def given(text: str) -> str:
-    """Refuses what an unset variable of a shell leaves: a path "" would be the current folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("expected a name, given an empty one")
-    return text
 
 
 def seconds(text: str) -> float | str | None:
@@ -231,10 +225,7 @@ def check_target(path: Path, option: str) -> None:
         raise ValueError(f"{option}: no such folder to write {path.name} into")
     if path.is_dir():
         raise ValueError(f"{option}: a folder; expected the name of a file to write")
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ValueError(f"{option}: cannot write there: {error.strerror}") from error
+    check_folder(path, option)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
 
 from encoder import EncoderConfig, WhisperEncoder, ops
 from encoder.model import Tap

@@ -70,8 +70,8 @@ BLOCK = (
 
 LAST = (Stage("ln_post", ("T", "S"), "the last block's output, normed: last_hidden_state"),)
 
-# What other programs call them. `mel` alone in a file is somebody's features, but next to other
-# front-end stages it is the stage of that name.
+# What other programs call them. `mel` alone in a file is somebody's features, unless its values say
+# otherwise (`compare.is_power`); next to other front-end stages it is the stage of that name.
 ALIASES = {
     "log_mel": "features",
     "input_features": "features",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -269,11 +268,3 @@ class Writer:
             else:
                 self.put(METADATA, np.array(json.dumps(metadata)))
                 self.zip.close()
-
-
-def digest(*arrays: Array) -> str:
-    """SHA-256 of arrays as float32, to tell clips and models apart."""
-    sha = hashlib.sha256()
-    for array in arrays:
-        sha.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
-    return sha.hexdigest()

@@ -24,7 +24,7 @@ import melfront
 from encoder import SIZES, CheckpointError, WhisperEncoder
 from encoder import oracle as encoder_oracle
 from melfront import oracle
-from melfront.audio import Clips, as_clips, fit_length
+from melfront.audio import Clips, as_clips, digest, fit_length
 from melfront.conventions import (
     CHUNK_LENGTH,
     HOP_LENGTH,
@@ -35,7 +35,7 @@ from melfront.conventions import (
 )
 
 from . import measure, stages, toy
-from .tensors import Array, ParityError, digest
+from .tensors import Array, ParityError
 
 SAMPLE = Path(__file__).resolve().parents[1] / "reference_data" / "sample.flac"
 MAX_MELS = 1000  # as in melfront's command: beyond what 201 frequencies can fill

@@ -8,6 +8,7 @@ import sys
 from typing import Any, NoReturn
 
 from encoder import SIZES
+from melfront.command import UsageError
 
 # Known without importing torch, so that a wrong word is answered at once; a test holds them equal
 # to slots.SLOTS.
@@ -47,10 +48,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{message}; see python -m benchmarks kernel --help\n")
-
-
-class UsageError(Exception):
-    """One line on stderr, exit status 2."""
 
 
 def parser() -> Parser:

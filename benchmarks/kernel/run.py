@@ -225,12 +225,13 @@ def raced(load: machine.Load, candidate: Child, *others: Any) -> timing.Race:
     try:
         return timing.race(candidate, *others)
     except Refused as refused:
-        if refused.code not in CHANCE or not candidate.pid or not load.warning():
+        busy = load.warning()
+        if refused.code not in CHANCE or not candidate.pid or not busy:
             raise
     try:
         return timing.race(candidate, *others)
     except Refused as refused:
-        raise Refused(refused.code, f"{refused.text}; {load.warning()}") from None
+        raise Refused(refused.code, f"{refused.text}; {busy}") from None
 
 
 def even(untimed: list[float], race: timing.Race) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import re
 import shlex
 import sys
-import tempfile
 from datetime import date
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
+
+from melfront.command import UsageError, check_folder
+from parity.tensors import replacing
 
 from ..kernel.cli import processors
 from .race import Table, from_json, in_process, show, to_json
@@ -87,20 +88,17 @@ def parse(command: str, arguments: list[str]) -> Any:
     try:
         for option, ending in OUTPUTS.items():
             if file := vars(args)[option]:
-                check_output(file, ending)
-    except ValueError as error:
-        parser.error(f"--{option} {error}")
+                check_output(file, ending, f"--{option}")
+    except UsageError as error:
+        parser.error(str(error))
     return args
 
 
-def check_output(file: Path, ending: str) -> None:
-    """Raises ValueError where it cannot be written: now, and not after half an hour."""
+def check_output(file: Path, ending: str, option: str) -> None:
+    """Raises UsageError where it cannot be written: now, and not after half an hour."""
     if file.suffix != ending or file.is_dir():
-        raise ValueError(f"{file}: expected the name of a file that ends in {ending}")
-    try:
-        tempfile.TemporaryFile(dir=file.parent).close()
-    except OSError as error:
-        raise ValueError(f"{file}: cannot write there: {error.strerror}") from error
+        raise UsageError(f"{option} {file}: expected the name of a file that ends in {ending}")
+    check_folder(file, f"{option} {file}")
 
 
 def frontend(arguments: list[str]) -> int:
@@ -140,7 +138,8 @@ def run(command: str, arguments: list[str]) -> int:
     try:
         if args.json:
             content = json.dumps({"about": about, "tables": to_json(tables)}, indent=1)
-            replace(args.json, f"{content}\n".encode())
+            with replacing(args.json) as temporary:
+                temporary.write_text(f"{content}\n", encoding="utf-8")
         if args.plot:
             plot(tables, args.plot)
         if args.markdown:
@@ -149,16 +148,6 @@ def run(command: str, arguments: list[str]) -> int:
         print(f"python -m benchmarks {command}: not all was written: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def replace(file: Path, content: bytes) -> None:
-    """Writes beside `file` and renames, so that it is never there in part."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def header(command: str, arguments: list[str]) -> list[str]:
@@ -192,7 +181,8 @@ def put(file: Path, command: str, about: list[str], tables: list[Table]) -> None
         new = pattern.sub(lambda _: section + "\n", old)
     else:
         new = f"{old.rstrip()}\n\n{section}"
-    replace(file, f"{new.rstrip()}\n".encode())
+    with replacing(file) as temporary:
+        temporary.write_text(f"{new.rstrip()}\n", encoding="utf-8")
 
 
 def plot(tables: list[Table], file: Path) -> None:
@@ -218,6 +208,5 @@ def plot(tables: list[Table], file: Path) -> None:
         panel.set_xlabel("milliseconds", fontsize=8)
         panel.tick_params(labelsize=8)
         panel.spines[["top", "right"]].set_visible(False)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=120)  # as PNG
-    replace(file, picture.getvalue())
+    with replacing(file) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -186,11 +186,10 @@ def test_a_full_disk_leaves_the_old_file(option, tmp_path, monkeypatch, capsys):
     file.write_bytes(b"old")
     monkeypatch.setattr(cli, "in_process", lambda *_: as_json([table(ours=[1.0], theirs=[2.0])]))
 
-    def full(path, content):
-        path.touch()
+    def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("os.replace", full)
     assert main(["load", "--threads", "1", "--work", "tiny", f"--{option}", str(file)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -49,7 +49,7 @@ def test_empty_names(run, right, monkeypatch, arguments):
     monkeypatch.chdir(right.parent)
     np.save("features.npy", FEATURES)
     result = run(*(right if argument == "MINE" else argument for argument in arguments))
-    assert_one_line(result, "expected a name, given an empty one")
+    assert_one_line(result, "the value is empty; give one, or leave it out")
 
 
 @pytest.mark.parametrize("text", ["xyz", "-1", "0", "nan", "inf", ""])
