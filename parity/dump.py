@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ import melfront
 from . import measure, stages
 from .sampling import N_SAMPLES, sample_positions
 from .subject import DEFAULT, resolve
-from .tensors import FORMAT, Array, Dump, ParityError, Writer, replacing
+from .tensors import FLOOR, FORMAT, NORM, SAMPLED, Array, Dump, ParityError, Writer, replacing
 from .truth import Subject, model_digest
 
 N_FLOOR = 1 << 14  # positions from which a stage's noise is estimated, to within a percent or so
@@ -85,8 +84,8 @@ def dump(
             floors = {name: noise(name, shapes[name], truth[name], port[name]) for name in shapes}
             metadata = describe(subject, dtype, floors)
             if sample:
-                metadata["sampled"] = json.dumps(shapes)
-                metadata["norms"] = json.dumps(norms)
+                metadata |= {NORM + name: repr(norms[name]) for name in shapes}
+                metadata |= {SAMPLED + name: spaced(shape) for name, shape in shapes.items()}
         finally:
             writer.close(metadata)
     return kept if sample else shapes
@@ -182,11 +181,14 @@ def describe(subject: Subject, dtype: str, floors: dict[str, float]) -> dict[str
         "convention": subject.convention.name,
         "pad_to": str(subject.pad_to),
         "dtype": dtype,
-        "floors": json.dumps(floors),
         "melfront": melfront.__version__,
         "numpy": np.__version__,
         "torch": torch.__version__,
     }
     if subject.model:
         metadata |= {"model": subject.model_name, "model_sha256": model_digest(subject.model)}
-    return metadata
+    return metadata | {FLOOR + name: repr(floor) for name, floor in floors.items()}
+
+
+def spaced(shape: Iterable[int]) -> str:
+    return " ".join(map(str, shape))

@@ -5,7 +5,6 @@ python -m parity mistakes --table parity/MISTAKES.md
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +22,7 @@ from .measure import NOISY, PASS, SHAPE
 from .mistakes import ENCODER, FRONT_END, EncoderMistake, FrontEndMistake, run
 from .report import Report, number
 from .subject import of_signal
-from .tensors import Array, Dump, ParityError, Tensor, replacing
+from .tensors import FLOOR, Array, Dump, ParityError, Tensor, replacing
 from .truth import Subject, load_model
 
 N_MELS = 128  # of the front end's table
@@ -103,7 +102,8 @@ def encoder_cell(entry: EncoderMistake, title: str) -> Cell:
     """The last hidden state of a model with this mistake made, and how its own stage looks."""
     subject, truth, floors = model_of(title)
     mine = made(entry, subject)
-    held = Dump({"ln_post": Tensor(truth["ln_post"], "float64")}, {"floors": json.dumps(floors)})
+    said = {FLOOR + stage: repr(floor) for stage, floor in floors.items()}
+    held = Dump({"ln_post": Tensor(truth["ln_post"], "float64")}, said)
     report = compare_with(subject, Dump({"ln_post": Tensor(mine["ln_post"], "float32")}, {}), held)
     return cell(report, verdict_on(mine[entry.stage], truth[entry.stage], floors[entry.stage]))
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-FORMAT = "1"
+FORMAT = "2"
+FLOOR, NORM, SAMPLED = "floor.", "norm.", "sampled."  # before a stage's name, in the metadata
 METADATA = "__metadata__"  # name of the JSON text in an npz; safetensors has a place for it
 METADATA_ROOM = 8192  # bytes, and for each stage's shape, norm and noise:
 STAGE_ROOM = 256
@@ -42,22 +43,39 @@ class Dump(NamedTuple):
 
     @property
     def floors(self) -> dict[str, float]:
-        """rms float32 noise of each stage, where the file publishes it."""
-        return self.said("floors", float)
+        """rms float32 noise of each stage that the file publishes: `floor.mel` is "2.5e-07"."""
+        return self.said(FLOOR, positive)
 
     @property
     def sampled(self) -> dict[str, tuple[int, ...]]:
-        """Stages of which the file holds only `sampling.sample_positions`: name to whole shape."""
-        return self.said("sampled", lambda shape: tuple(int(size) for size in shape))
+        """Stages of which the file holds only `sampling.sample_positions`: name to whole shape.
 
-    def said(self, key: str, kind: Callable[[Any], Any]) -> dict[str, Any]:
-        """A table that is JSON in the metadata. Raises ParityError for what is none."""
-        name = f"the metadata {key!r}"
-        values = table(self.metadata.get(key, "{}"), name)
-        try:
-            return {stage: kind(value) for stage, value in values.items()}
-        except (TypeError, ValueError) as error:
-            raise ParityError(f"{name}: {error}; take what `dump` wrote") from error
+        `sampled.power` is "37 201".
+        """
+        return self.said(SAMPLED, whole_shape)
+
+    def said(self, prefix: str, kind: Callable[[str], Any]) -> dict[str, Any]:
+        """What the metadata say of each stage under this prefix. Raises ParityError."""
+        values = {}
+        for key, text in self.metadata.items():
+            if key.startswith(prefix):
+                try:
+                    values[key.removeprefix(prefix)] = kind(text)
+                except ValueError as error:
+                    raise ParityError(
+                        f"the metadata {key!r}: {error}; take what `dump` wrote"
+                    ) from error
+        return values
+
+
+def positive(text: str) -> float:
+    if not 0 < float(text) < math.inf:
+        raise ValueError(f"{text}, expected a number above 0")
+    return float(text)
+
+
+def whole_shape(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split()))
 
 
 def table(text: str, name: str) -> dict[str, Any]:
@@ -88,6 +106,10 @@ def read(path: str | os.PathLike[str]) -> Dump:
         raise ParityError(f"{path}: expected .npz, .safetensors, .npy, or a folder of .npy files")
     if not dump.tensors:
         raise ParityError(f"{path}: no tensors in it")
+    if old := {"floors", "sampled"} & dump.metadata.keys():
+        raise ParityError(
+            f"{path}: the metadata {min(old)!r} are in a form that is no longer read; dump it again"
+        )
     return dump
 
 

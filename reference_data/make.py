@@ -1,40 +1,61 @@
 """Makes the golden tensors of this folder, and MANIFEST.json, which lists them.
 
-    python -m reference_data.make                     # everything: 15 minutes, 9 GB for large-v3
+    python -m reference_data.make                     # everything: an hour, 9 GB for large-v3
     python -m reference_data.make frontend toy tiny   # only these parts; the others stay
 
-Parts: frontend, libraries, toy, the published sizes, and tiny.en, which needs trained weights: the
-folder `whisper-tiny.en` in the folder that MELFRONT_SHARED names, or in `shared` beside the
-checkout. A part whose weights or libraries are missing is left as it was.
+Parts: signals, frontend, libraries, toy, the published sizes, and tiny.en, which needs trained
+weights: the folder `whisper-tiny.en` in the folder that MELFRONT_SHARED names, or in `shared`
+beside the checkout. A part whose weights or libraries are missing is left as it was.
+
+Each part is written with the noise that this process measures, and `floors.py` then raises it to
+what other CPUs and another FFT would have.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.io import wavfile
 
 import melfront
+from melfront.audio import as_clips
 from parity import libraries, signals, stages, tensors, toy
-from parity.dump import N_FLOOR, as_real, at_positions, dump, noise_of_sample, noise_of_stage
+from parity.__main__ import Parser
+from parity.dump import (
+    N_FLOOR,
+    as_real,
+    at_positions,
+    dump,
+    noise_of_sample,
+    noise_of_stage,
+    spaced,
+)
 from parity.sampling import N_SAMPLES
 from parity.subject import of_signal
 from parity.table import trained
 from parity.truth import Subject, model_digest
 
+from . import floors
+
 HERE = Path(__file__).resolve().parent
-FORMAT = 1
+FORMAT = 2
 COMMAND = "python -m reference_data.make"
 SIZES = ("tiny", "base", "small", "medium", "large-v2", "large-v3")
-PARTS = ("frontend", "libraries", "toy", *SIZES, "tiny.en")
+PARTS = ("signals", "frontend", "libraries", "toy", *SIZES, "tiny.en")
 N_MELS = (80, 128)
-KEPT_FRAMES = 816  # of the sample clip: all that hear it, 0 .. 811, and a few of the constant tail
+# The sample clip's features are kept for 816 frames: frame 811 is the last that hears the clip, and
+# at 30 s all that follow are the same constant.
+SAMPLE_SECONDS = 8.16
+MEASURED_ON = "floors_measured_on"
 
 # Of these stages a fixed sample of positions is kept: they are bulky, and a wrong one shows in the
 # sample, or in the stage after it.
@@ -62,12 +83,50 @@ def write(
 ) -> None:
     """Write a safetensors file whose bytes depend on nothing but what is in it."""
     path.parent.mkdir(exist_ok=True)
-    writer = tensors.Writer(
-        path, path.suffix, {name: np.shape(values) for name, values in arrays.items()}, dtype
-    )
-    for name, values in arrays.items():
-        writer.write(name, values)
-    writer.close(about)
+    shapes = {name: np.shape(values) for name, values in arrays.items()}
+    with tensors.replacing(path) as temporary:  # the values may be those of the file itself
+        writer = tensors.Writer(temporary, path.suffix, shapes, dtype)
+        for name, values in arrays.items():
+            writer.write(name, values)
+        writer.close(about)
+
+
+def parts_of(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
+    """What `write` was given: tensors in their order, metadata, dtype."""
+    held = tensors.read(path)
+    with path.open("rb") as file:
+        order = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    del order[tensors.METADATA]
+    dtype = {tensor.dtype for tensor in held.tensors.values()}.pop()
+    return {name: held.tensors[name].values for name in order}, held.metadata, dtype
+
+
+def raise_floors(paths: Iterable[Path]) -> None:
+    """Let each file publish the largest noise that right computations have, on other CPUs too."""
+    for path, noise in floors.largest(paths).items():
+        arrays, about, dtype = parts_of(Path(path))
+        for stage, floor in noise.items():
+            about[tensors.FLOOR + stage] = repr(max(floor, float(about[tensors.FLOOR + stage])))
+        write(Path(path), arrays, about | {MEASURED_ON: floors.machine()}, dtype)
+
+
+# --- waveforms ------------------------------------------------------------------------------------
+
+
+def waveforms(name: str) -> dict[str, Any]:
+    """The clips of a signal, not yet padded: one under its name, several under NAME.0, NAME.1."""
+    clips = as_clips(signals.load(name))
+    if not clips.batched:
+        return {name: clips.arrays[0]}
+    return {f"{name}.{i}": clip for i, clip in enumerate(clips.arrays)}
+
+
+def make_signals() -> None:
+    """Each waveform as a .wav of float32, and all of them in one safetensors file."""
+    clips = {k: v for name in signals.SIGNALS for k, v in waveforms(name).items()}
+    write(HERE / "signals" / "waveforms.safetensors", clips, {})
+    for name, clip in clips.items():
+        wavfile.write(HERE / "signals" / f"{name}.wav", melfront.SAMPLE_RATE, clip)
 
 
 # --- front end ------------------------------------------------------------------------------------
@@ -81,17 +140,15 @@ def golden(subject: Subject, sampled: tuple[str, ...]) -> tuple[dict[str, Any], 
     """Every front-end stage of a signal, whole or sampled, and what the file says of itself."""
     truth = {stage: as_real(values) for stage, values in subject.front_end_truth.items()}
     port = subject.right_port(truth, "float32")
-    floors = {}
+    about = describe(subject)
     for stage, values in truth.items():
         measured = noise_of_sample if stage in sampled else noise_of_stage
         pair = [at_positions(stage, x, N_FLOOR) for x in (values, as_real(port[stage]))]
-        floors[stage] = measured(stage, values.shape, *pair)
+        about[tensors.FLOOR + stage] = repr(measured(stage, values.shape, *pair))
+    about |= {tensors.NORM + s: repr(float(np.linalg.norm(truth[s]))) for s in sampled}
+    about |= {tensors.SAMPLED + s: spaced(truth[s].shape) for s in sampled}
     kept = {s: at_positions(s, x, N_SAMPLES) if s in sampled else x for s, x in truth.items()}
-    return kept, describe(subject) | {
-        "floors": json.dumps(floors),
-        "norms": json.dumps({s: float(np.linalg.norm(truth[s])) for s in sampled}),
-        "sampled": json.dumps({s: truth[s].shape for s in sampled}),
-    }
+    return kept, about
 
 
 def describe(subject: Subject) -> dict[str, str]:
@@ -99,6 +156,7 @@ def describe(subject: Subject) -> dict[str, str]:
         "format": tensors.FORMAT,
         "clip": subject.clip_name,
         "clip_sha256": subject.clip_digest,
+        **clips_of(subject.clip_name, subject.length),
         "n_mels": str(subject.n_mels),
         "convention": subject.convention.name,
         "pad_to": str(subject.pad_to),
@@ -109,27 +167,26 @@ def describe(subject: Subject) -> dict[str, str]:
     return about
 
 
-def sample_features() -> tuple[dict[str, Any], dict[str, str]]:
-    """The features of the sample clip at 80 and 128 bins: its frames, and the constant after."""
-    kept: dict[str, Any] = {}
-    floors = {}
-    for n_mels in N_MELS:
-        subject = of_signal("sample", n_mels)
-        features = subject.front_end_truth["features"]
-        assert np.ptp(features[:, KEPT_FRAMES:]) == 0
-        kept[f"features.{n_mels}"] = features[:, :KEPT_FRAMES]
-        kept[f"tail.{n_mels}"] = features[:1, -1]
-        floors[f"features.{n_mels}"] = subject.floors({"features": features}, "float32")["features"]
-    about = describe(subject)
-    del about["n_mels"]
-    return kept, about | {"floors": json.dumps(floors)}
+def clips_of(clip_name: str, length: int) -> dict[str, str]:
+    """The names of the .wav files, and what each is padded to with zeros, in samples."""
+    names = waveforms(clip_name.removeprefix(signals.PREFIX))
+    return {"wav": " ".join(f"signals/{name}.wav" for name in names), "length": str(length)}
+
+
+def sample_features(n_mels: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """The features of the sample clip, which are those of 30 s as far as they go."""
+    subject = replace(of_signal("sample", n_mels), pad_to=SAMPLE_SECONDS)
+    truth = {"features": subject.front_end_truth["features"]}
+    floor = subject.floors(truth, "float32")["features"]
+    return truth, describe(subject) | {tensors.FLOOR + "features": repr(floor)}
 
 
 def make_frontend() -> None:
-    for name in signals.SHORT:
-        for n_mels in N_MELS:
+    for n_mels in N_MELS:
+        for name in signals.SHORT:
             write(HERE / "frontend" / f"{name}.{n_mels}.safetensors", *front_end(name, n_mels))
-    write(HERE / "frontend" / "sample.safetensors", *sample_features())
+        write(HERE / "frontend" / f"sample.{n_mels}.safetensors", *sample_features(n_mels))
+    raise_floors(sorted((HERE / "frontend").glob("*.safetensors")))
 
 
 # --- libraries ------------------------------------------------------------------------------------
@@ -144,17 +201,20 @@ def library_features(name: str) -> tuple[dict[str, Any], dict[str, str]]:
     kept, versions = {}, {}
     for title in LIBRARIES:
         library = libraries.find(title)
-        versions[library.package] = str(libraries.version(library.package))
+        versions[f"version.{library.package}"] = str(libraries.version(library.package))
         for n_mels in N_MELS:
             case = libraries.case_of(of_signal(name, n_mels))
             kept[key(title, n_mels)] = library.run(case)
-    return kept, {"clip": signals.PREFIX + name, "versions": json.dumps(versions)}
+    subject = of_signal(name, N_MELS[0])
+    about = {"clip": subject.clip_name, **clips_of(subject.clip_name, subject.length)}
+    return kept, about | versions
 
 
 def make_libraries() -> None:
     missing = {package for package in PACKAGES if not libraries.version(package)}
     if missing:
-        raise SystemExit(f"libraries: install {', '.join(sorted(missing))}")
+        print(f"libraries: no {', '.join(sorted(missing))} here; what is committed stays")
+        return
     for name in signals.SHORT:
         write(HERE / "libraries" / f"{name}.safetensors", *library_features(name))
 
@@ -168,14 +228,16 @@ def toy_stages(name: str) -> tuple[dict[str, Any], dict[str, str]]:
     kept, about = golden(subject, SAMPLED)
     names = stages.encoder_names(toy.TOY.n_audio_layer)
     truth = subject.encoder_truth(names)
-    floors = json.loads(about["floors"]) | subject.floors(truth, "float32")
-    return kept | {stage: truth[stage] for stage in names}, about | {"floors": json.dumps(floors)}
+    noise = subject.floors(truth, "float32")
+    about |= {tensors.FLOOR + stage: repr(noise[stage]) for stage in names}
+    return kept | {stage: truth[stage] for stage in names}, about
 
 
 def make_toy() -> None:
     for name in toy.NAMES:
         path = HERE / "encoder" / f"{name}.safetensors"
         write(path, *toy_stages(name), dtype="float64")
+    raise_floors(HERE / "encoder" / f"{name}.safetensors" for name in toy.NAMES)
 
 
 def make_size(file: str, model: str, public: str) -> None:
@@ -184,12 +246,14 @@ def make_size(file: str, model: str, public: str) -> None:
         path = Path(folder) / "dump.safetensors"
         dump(path, model=model, sample=True)
         settle(path, HERE / "encoder" / f"{file}.safetensors", public)
+    raise_floors([HERE / "encoder" / f"{file}.safetensors"])
 
 
 def settle(path: Path, target: Path, model: str) -> None:
     """A dump of samples rounded to float32, under the model's public name."""
     held = tensors.read(path)
     about = held.metadata | {"model": model}
+    about |= clips_of(about["clip"], round(float(about["pad_to"]) * melfront.SAMPLE_RATE))
     for package in ("melfront", "numpy", "torch"):  # MANIFEST.json has them
         about.pop(package, None)
     order = list(held.sampled)
@@ -224,7 +288,12 @@ def manifest() -> dict[str, Any]:
         "sampling": f"Of a sampled stage, {N_SAMPLES} positions: element j is flat index "
         "(z[j] mod size), z the splitmix64 sequence seeded with the FNV-1a of the stage's name",
         "signals": {
-            name: {"formula": s.formula, "pad_to": s.pad_to, "shows": s.shows}
+            name: {
+                "formula": s.formula,
+                "pad_to": s.pad_to,
+                "shows": s.shows,
+                **clips_of(name, of_signal(name, N_MELS[0]).length),
+            }
             for name, s in signals.SIGNALS.items()
         },
         "models": {
@@ -238,6 +307,7 @@ def manifest() -> dict[str, Any]:
             "tiny.en": "openai/whisper-tiny.en, trained weights",
         },
         "sample.flac": sha256((HERE / "sample.flac").read_bytes()),
+        "wav": {p.name: sha256(p.read_bytes()) for p in sorted(HERE.glob("signals/*.wav"))},
         "files": {str(path.relative_to(HERE).as_posix()): listing(path) for path in files},
     }
 
@@ -245,7 +315,7 @@ def manifest() -> dict[str, Any]:
 def listing(path: Path) -> dict[str, Any]:
     """One file of the manifest."""
     held = tensors.read(path)
-    sampled, floors = held.sampled, held.floors
+    sampled, noise = held.sampled, held.floors
     entries: dict[str, dict[str, Any]] = {}
     for name, tensor in sorted(held.tensors.items()):
         dtype = tensor.values.dtype.newbyteorder("<")
@@ -255,9 +325,11 @@ def listing(path: Path) -> dict[str, Any]:
         }
         if name in sampled:
             entries[name]["sampled"] = tensor.values.size
-        if name in floors:
-            entries[name]["floor"] = float(f"{floors[name]:.6g}")
-    return {"bytes": path.stat().st_size, "sha256": sha256(path.read_bytes()), "tensors": entries}
+        if name in noise:
+            entries[name]["floor"] = float(f"{noise[name]:.6g}")
+    said = {MEASURED_ON: held.metadata[MEASURED_ON]} if noise else {}
+    file = {"bytes": path.stat().st_size, "sha256": sha256(path.read_bytes())}
+    return file | said | {"tensors": entries}
 
 
 def sha256(data: bytes) -> str:
@@ -283,15 +355,29 @@ def make(part: str) -> None:
         else:
             make_size(part, str(folder), "openai/whisper-tiny.en")
     else:
-        {"frontend": make_frontend, "libraries": make_libraries, "toy": make_toy}[part]()
+        small = {"signals": make_signals, "frontend": make_frontend, "toy": make_toy}
+        (small | {"libraries": make_libraries})[part]()
 
 
 def main(arguments: list[str]) -> int:
-    unknown = sorted(set(arguments) - set(PARTS))
-    if unknown:
-        print(f"no part {', '.join(unknown)}; expected some of {', '.join(PARTS)}", file=sys.stderr)
-        return 2
-    for part in arguments or PARTS:
+    parser = Parser(
+        prog=COMMAND,
+        description="Make the golden tensors of reference_data, and MANIFEST.json.",
+        epilog=f"example:\n  {COMMAND} frontend toy tiny",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help=f"what to make anew, of {', '.join(PARTS)} (default: all, in an hour and 9 GB)",
+    )
+    parts = parser.parse_args(arguments).parts
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"no part {', '.join(unknown)}; expected some of {', '.join(PARTS)}")
+    if not floors.can_be_measured():
+        parser.error("the floors are measured on Linux, x86-64, with the C compiler `cc`; use one")
+    for part in parts or PARTS:
         print(part, flush=True)
         make(part)
     (HERE / "MANIFEST.json").write_text(text_of(manifest()) + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ from PIL import Image
 import melfront
 from encoder import SIZES, WhisperEncoder, trace
 from melfront.plot import envelope
+from parity.__main__ import Parser
 
 HERE = Path(__file__).parent
 INK = "#737b84"  # readable on GitHub's white and on its black; the background is transparent
@@ -91,7 +92,7 @@ def draw(audio: NDArray[np.float32], model: WhisperEncoder) -> Figure:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m reference_data.make_picture",
         description="Draw a clip's way through the front end and the encoder.",
         epilog="example:\n  python -m reference_data.make_picture --model openai/whisper-tiny.en",

@@ -1,6 +1,6 @@
 """Makes sample.flac, the clip that every command uses when none is given.
 
-    python reference_data/make_sample.py
+    python -m reference_data.make_sample
 
 129,600 samples, 16 kHz, mono, 16 bit: 8.1 s, 810 frames. It begins and ends inside a vowel, at
 full voice. A clip that begins with silence cannot tell a reflected edge from one padded with zeros.
@@ -13,13 +13,17 @@ Needs the program espeak-ng (the committed clip: 1.51). Another version may spea
 differently; the reference tensors belong to the committed clip, so make them anew after this.
 """
 
+import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import soxr
+
+from parity.__main__ import Parser
 
 SAMPLE_RATE = 16_000
 N_SAMPLES = 129_600
@@ -33,7 +37,15 @@ TEXT = (
 ESPEAK = ["espeak-ng", "-v", "en", "-s", "165", "-p", "45", "-g", "1"]
 
 
-def main() -> None:
+def main(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="python -m reference_data.make_sample",
+        description="Write sample.flac anew, in the place of the committed clip.",
+        epilog="example: python -m reference_data.make_sample",
+    )
+    parser.parse_args(arguments)
+    if shutil.which(ESPEAK[0]) is None:
+        parser.error(f"the program {ESPEAK[0]} is not here; install it")
     with tempfile.TemporaryDirectory() as folder:
         spoken = Path(folder) / "spoken.wav"
         subprocess.run([*ESPEAK, "-w", str(spoken), TEXT], check=True)
@@ -48,7 +60,8 @@ def main() -> None:
 
     target = Path(__file__).with_name("sample.flac")
     soundfile.write(target, clip, SAMPLE_RATE, subtype="PCM_16")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -234,7 +234,8 @@ def assert_prints(shown: str, printed: str) -> None:
 
 
 def test_every_block_has_its_test():
-    assert {block.language for block in BLOCKS} == {"python", "sh", "console"}
+    languages = {block.language for block in BLOCKS}
+    assert languages == {"python", "sh", "console", "c"}  # C: tests/reference_data/test_follow.py
     for page in PAGES[:3]:
         assert any(block.page == page for block in BLOCKS)
 

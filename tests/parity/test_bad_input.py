@@ -210,7 +210,13 @@ def test_tensors_of_integers(compare, tmp_path, dtype):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("n_mels", "many"), ("pad_to", "x"), ("pad_to", "inf"), ("sampled", "3"), ("convention", "y")],
+    [
+        ("n_mels", "many"),
+        ("pad_to", "x"),
+        ("pad_to", "inf"),
+        ("sampled.features", "3.5"),
+        ("convention", "y"),
+    ],
 )
 def test_metadata_that_says_nonsense(run, tmp_path, key, value):
     save_file({"features": FEATURES}, tmp_path / "mine.safetensors", metadata={key: value})
@@ -219,10 +225,20 @@ def test_metadata_that_says_nonsense(run, tmp_path, key, value):
     assert_one_line(run("compare", tmp_path / "mine.npz"), "metadata", "JSON")
 
 
-def test_a_reference_that_says_nonsense(run, tmp_path, right):
-    save_file({"features": FEATURES}, tmp_path / "truth.safetensors", metadata={"floors": "{"})
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("floor.features", "x"),
+        ("floor.features", "nan"),
+        ("floor.features", "inf"),
+        ("floors", "{}"),
+    ],
+)
+def test_a_reference_that_says_nonsense(run, tmp_path, right, key, value):
+    """An infinite floor would let everything pass; `floors` is what the key was called before."""
+    save_file({"features": FEATURES}, tmp_path / "truth.safetensors", metadata={key: value})
     result = run("compare", right, tmp_path / "truth.safetensors", "--pad-to", "none")
-    assert_one_line(result, "metadata", "floors")
+    assert_one_line(result, "metadata", key)
 
 
 def test_tensors_without_values_or_axes(compare, tmp_path):

@@ -16,6 +16,7 @@ from melfront.conventions import TRANSFORMERS, Convention
 from parity import mistakes, toy
 from parity.diagnose import both
 from parity.signals import SAMPLE, SIGNALS
+from reference_data import make
 from tests.parity.ports import ours_numpy
 
 PADDED = SIGNALS["padded"]  # a clip of 0.3 s in half a second
@@ -95,6 +96,17 @@ def test_frames_that_are_not_centred_are_fewer(dropped):
 def test_frames_that_are_not_centred_and_another_mistake():
     report = compare(features=uncentred(np.hanning(400), 0))
     assert names(report) == ["no centring + symmetric window"], report
+
+
+def test_a_reference_is_of_one_length():
+    """No --pad-to helps against it."""
+    path = make.HERE / "frontend" / "sample.80.safetensors"
+    report = parity.compare({"features": np.zeros((80, 3000), np.float32)}, path)
+    (stage,) = report.stages
+    assert stage.verdict == "SHAPE"
+    assert "(80, 816)" in str(report)
+    assert "leave it out" in str(report)
+    assert "--pad-to" not in str(report)
 
 
 @pytest.mark.parametrize("name", ["padded", "late"])  # the second fills its window

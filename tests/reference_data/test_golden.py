@@ -38,15 +38,15 @@ def assert_same_file(made, path):
     assert list(arrays) == sorted(held.tensors, key=list(arrays).index)
     for name, tensor in held.tensors.items():
         assert_same(arrays[name], tensor.values, f"{path.name}: {name}")
-    for key in set(about) - {"floors", "norms"}:
-        assert about[key] == held.metadata[key], key
-    ours, theirs = json.loads(about["floors"]), held.floors
-    assert ours.keys() == theirs.keys()
-    for (
-        name,
-        floor,
-    ) in theirs.items():  # float32 rounds differently elsewhere, another FFT even more
-        assert floor / 4 <= ours[name] <= floor * 4, f"{path.name}: floor of {name}"
+    assert about.keys() == held.metadata.keys() - {make.MEASURED_ON}
+    for key in about:
+        if not key.startswith((tensors.FLOOR, tensors.NORM)):
+            assert about[key] == held.metadata[key], key
+    for name, floor in held.floors.items():
+        # The committed one is the largest of several settings, whose least is up to six times less.
+        # What this machine alone gives is the noise of a right port, which passes at twice that.
+        ours = float(about[tensors.FLOOR + name])
+        assert floor / 16 <= ours <= floor * 2, f"{path.name}: floor of {name}"
 
 
 # Manifest
@@ -77,6 +77,8 @@ def test_hashes(path):
 def test_clip_is_the_hashed_one():
     data = (make.HERE / "sample.flac").read_bytes()
     assert hashlib.sha256(data).hexdigest() == MANIFEST["sample.flac"]
+    paths = (make.HERE / "signals").glob("*.wav")
+    assert MANIFEST["wav"] == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 
 def test_size():
@@ -87,6 +89,8 @@ def test_manifest_describes_what_is_there():
     assert set(MANIFEST["signals"]) == set(signals.SIGNALS)
     for name, signal in signals.SIGNALS.items():
         assert MANIFEST["signals"][name]["formula"] == signal.formula
+        for wav in MANIFEST["signals"][name]["wav"].split():
+            assert (make.HERE / wav).is_file()
     assert make.text_of(MANIFEST) + "\n" == (make.HERE / "MANIFEST.json").read_text("utf-8")
 
 
@@ -159,8 +163,14 @@ def test_front_end(name, n_mels):
     assert_same_file(make.front_end(name, n_mels), path)
 
 
-def test_sample_features():
-    assert_same_file(make.sample_features(), make.HERE / "frontend" / "sample.safetensors")
+@pytest.mark.parametrize("n_mels", make.N_MELS)
+def test_sample_features(n_mels):
+    """They are the first of 30 s, bit for bit, and what follows is the last of them."""
+    made = make.sample_features(n_mels)
+    assert_same_file(made, make.HERE / "frontend" / f"sample.{n_mels}.safetensors")
+    kept, whole = made[0]["features"], of_signal("sample", n_mels).front_end_truth["features"]
+    assert np.array_equal(kept, whole[:, : kept.shape[1]])
+    assert (whole[:, kept.shape[1] :] == kept[:, -1:]).all()
 
 
 @pytest.mark.parametrize("title", make.LIBRARIES)
@@ -203,7 +213,6 @@ def test_quiet_toy_is_a_power_of_two_away():
 def check_size(file, model):
     """Float64 truth of every stage at the committed positions."""
     held = tensors.read(make.HERE / "encoder" / f"{file}.safetensors")
-    norms = json.loads(held.metadata["norms"])
     encoder = load_model(model)
     subject = of_signal("sample", encoder.config.n_mels, encoder, model)
     seen = []
@@ -212,7 +221,8 @@ def check_size(file, model):
         seen.append(stage)
         real = as_real(values)
         assert held.sampled[stage] == real.shape
-        assert abs(np.linalg.norm(real) - norms[stage]) <= 1e-6 * norms[stage], stage
+        norm = float(held.metadata[tensors.NORM + stage])
+        assert abs(np.linalg.norm(real) - norm) <= 1e-6 * norm, stage
         assert_same(at_positions(stage, real, 256), held.tensors[stage].values, stage)
         return values
 

@@ -1,0 +1,140 @@
+"""The noise of right float32 computations on other CPUs, and with another FFT, than this one has.
+
+A floor that one machine measured accuses a right port on the next, whose libraries choose other
+kernels. So each committed floor is the largest of those that these settings give, each in a process
+of its own, because MKL, oneDNN and torch read their variables as they are loaded.
+
+    python -m reference_data.floors "MKL AVX2" FILE ...   # one setting's floors, as JSON
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import scipy
+import torch
+
+from parity import measure, stages
+from parity.compare import order_of
+from parity.dump import as_real, at_positions
+from parity.sampling import N_SAMPLES
+from parity.subject import resolve
+from parity.table import trained
+from parity.tensors import Dump, read
+
+THREADS = (1, 2)  # our torch path takes other products on several
+SETTINGS = {
+    "MKL AVX-512": {"MKL_ENABLE_INSTRUCTIONS": "AVX512"},
+    "MKL AVX2": {
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+    },
+    "MKL generic": {
+        "MKL_CBWR": "COMPATIBLE",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "ATEN_CPU_CAPABILITY": "default",
+    },
+    "pocketfft": {},  # as NumPy and SciPy have it, and many ports
+}
+# MKL heeds the first two on Intel's CPUs only. These functions of its own, which torch calls
+# wherever they are loaded first, say that the CPU is one.
+INTEL = "int mkl_serv_intel_cpu(void) { return 1; } int mkl_serv_intel_cpu_true(void) { return 1; }"
+
+Floors = dict[str, dict[str, float]]  # file, then stage
+
+
+def can_be_measured() -> bool:
+    machine = (platform.system(), platform.machine())
+    return machine == ("Linux", "x86_64") and shutil.which("cc") is not None
+
+
+def largest(paths: Iterable[Path]) -> Floors:
+    """Each file's stages with the largest noise that any setting gives."""
+    found: Floors = {str(path): {} for path in paths}
+    for floors in by_setting(found).values():
+        for path, of_file in floors.items():
+            for stage, floor in of_file.items():
+                found[path][stage] = max(floor, found[path].get(stage, 0.0))
+    return found
+
+
+def by_setting(paths: Iterable[str]) -> dict[str, Floors]:
+    """What `measured` gives for these files in a process for each setting."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {
+            name: json.loads(run(name, ["-m", "reference_data.floors", name, *paths], folder))
+            for name in SETTINGS
+        }
+
+
+def run(setting: str, arguments: list[str], folder: str) -> str:
+    """What Python prints under a setting; `folder` is for the library that is loaded first."""
+    library = Path(folder) / "intel.so"
+    if not library.exists():
+        compiler = ["cc", "-shared", "-fPIC", "-x", "c", "-o", str(library), "-"]
+        subprocess.run(compiler, input=INTEL, text=True, check=True)
+    variables = {**os.environ, **SETTINGS[setting], "LD_PRELOAD": str(library)}
+    top = Path(__file__).resolve().parents[1]
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, env=variables, cwd=top, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout
+
+
+def measured(path: str) -> dict[str, float]:
+    """rms noise of each stage that the file holds, of what it holds of it, in this process."""
+    held = read(path)
+    weights = trained() if Path(path).stem == "tiny.en" else None
+    subject = resolve(Dump({}, {}), held, model=weights and str(weights))
+    wanted = set(order_of(subject)) & held.tensors.keys()
+    encoder = bool(wanted - set(stages.front_end_names()))
+    found: dict[str, float] = {}
+
+    def weigh(stage: str, tensor: np.ndarray) -> None:
+        if stage in wanted:
+            mine = as_real(tensor)
+            if stage in held.sampled:
+                mine = at_positions(stage, mine, N_SAMPLES)
+            truth = held.tensors[stage].values.astype(np.float64)
+            found[stage] = max(measure.noise_floor(truth, mine), found.get(stage, 0.0))
+
+    for threads in THREADS:
+        torch.set_num_threads(threads)
+        subject.run_right_port(weigh, encoder)
+    return found
+
+
+def pocketfft(x: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(scipy.fft.rfft(x.numpy()))
+
+
+def machine() -> str:
+    """What the floors were measured on: CPU, libraries, settings."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    widest = "AVX-512" if torch.cpu._is_avx512_supported() else "no AVX-512"
+    mkl = torch.__config__.show().split("Math Kernel Library Version ")[1].split("-")[0]
+    return (
+        f"{cpu} ({widest}), torch {torch.__version__}, MKL {mkl}, scipy {scipy.__version__}; "
+        f"the largest of {', '.join(SETTINGS)}, on 1 and 2 threads"
+    )
+
+
+def main(setting: str, *paths: str) -> None:
+    with patch.object(torch.fft, "rfft", pocketfft if setting == "pocketfft" else torch.fft.rfft):
+        print(json.dumps({path: measured(path) for path in paths}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

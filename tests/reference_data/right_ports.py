@@ -1,0 +1,58 @@
+"""Prints how every right port, in this process, stands against the committed files, as JSON.
+
+python -m tests.reference_data.right_ports    # under the variables of a setting
+"""
+
+import json
+
+import torch
+
+from parity import compare, signals, stages, toy
+from parity.measure import MISSING
+from parity.subject import of_signal
+from reference_data import make
+from tests.parity import ports
+
+FEATURES = ("ours_numpy", "ours_torch", "transformers_torch", "transformers_numpy", "einsum")
+
+
+def reports():
+    """(file, port, report) for each."""
+    for n_mels in make.N_MELS:
+        for name in (*signals.SHORT, "sample"):
+            path = make.HERE / "frontend" / f"{name}.{n_mels}.safetensors"
+            subject = of_signal(name, n_mels)
+            if name == "sample":
+                features = subject.right_port(["features"], "float32")["features"]
+                yield path, "all stages", compare({"features": features[:, :816]}, path)
+                continue
+            port = subject.right_port(stages.front_end_names(), "float32")
+            yield path, "all stages", compare(port, path)
+            if name != "batch":
+                clip, length = signals.load(name), subject.length
+                for title in FEATURES:
+                    features = ports.FRONT_ENDS[title](clip, length, n_mels)
+                    yield path, title, compare({"features": features}, path)
+    for name in toy.NAMES:
+        path = make.HERE / "encoder" / f"{name}.safetensors"
+        model = toy.load(name)
+        subject = of_signal("toy", toy.TOY.n_mels, model)
+        names = stages.front_end_names() + stages.encoder_names(toy.TOY.n_audio_layer)
+        yield path, "all stages", compare(subject.right_port(names, "float32"), path)
+        mel = torch.from_numpy(subject.front_end_truth["features"]).float()[None]
+        for title, port in ports.ENCODERS.items():
+            yield path, title, compare({"ln_post": port(model, mel)[0]}, path)
+
+
+def noises(report):
+    return {stage.name: stage.noise for stage in report.stages if stage.verdict != MISSING}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    noise = {f"{path.name}, {title}": noises(report) for path, title, report in reports()}
+    print(json.dumps(noise))
+
+
+if __name__ == "__main__":
+    main()

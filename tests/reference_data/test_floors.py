@@ -1,0 +1,81 @@
+"""A right port passes against the committed files, whatever its CPU and its FFT."""
+
+import json
+import platform
+from functools import cache
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+import torch
+
+from parity import compare, measure, signals, tensors
+from parity.subject import of_signal
+from reference_data import floors, make
+from tests.parity.ports import finish
+
+pytestmark = pytest.mark.skipif(
+    platform.system() != "Linux" or not torch.backends.mkl.is_available(),
+    reason="the settings are MKL's, and are made in Linux's way",
+)
+
+
+# MKL as it runs on each of three kinds of CPU. The fourth setting's FFT is that of `ours_numpy`.
+CPUS = [setting for setting in floors.SETTINGS if setting.startswith("MKL")]
+
+
+@cache
+def noises(setting):
+    """File and port, then stage, to noise."""
+    with TemporaryDirectory() as folder:
+        return json.loads(floors.run(setting, ["-m", "tests.reference_data.right_ports"], folder))
+
+
+@pytest.mark.parametrize("setting", CPUS)
+def test_right_ports_pass(setting):
+    """Of the features, all front-end stages, and the toys' encoders."""
+    for port, by_stage in noises(setting).items():
+        for stage, noise in by_stage.items():
+            assert noise <= measure.PASS_LIMIT["float32"], (port, stage)
+
+
+def test_settings_differ():
+    """Else they would be one setting under several names."""
+    found = [tuple(noises(setting)["dc.80.safetensors, all stages"].values()) for setting in CPUS]
+    assert len(set(found)) == (3 if torch.cpu._is_avx512_supported() else 2)
+
+
+def test_every_floor_says_where_it_was_measured():
+    for path in make.HERE.glob("*/*.safetensors"):
+        held = tensors.read(path)
+        if held.floors:
+            said = held.metadata[make.MEASURED_ON]
+            large = path.stem in ("medium", "large-v2", "large-v3")  # 9 GB, and hours for all four
+            for word in ("torch", "MKL", "MKL generic" if large else ", ".join(floors.SETTINGS)):
+                assert word in said, path.name
+
+
+def rough_fft(x):
+    """Frames (F, 400) to their spectrum (F, 201) as 20 x 20 transforms, every factor in float32."""
+    w = np.exp(-2j * np.pi * np.arange(400) / 400).astype(np.complex64)
+    i, j = np.ogrid[:20, :20]
+    small = w[20 * (i * j) % 400]  # (20, 20)
+    columns = small @ x.reshape(-1, 20, 20).astype(np.complex64)
+    rows = (columns * w[i * j]) @ small  # element [k, l] is frequency k + 20 l
+    return rows.swapaxes(1, 2).reshape(-1, 400)[:, :201]
+
+
+@pytest.mark.parametrize("n_mels", make.N_MELS)
+@pytest.mark.parametrize("name", [name for name in signals.SHORT if name != "batch"])
+def test_an_fft_that_none_of_the_floors_was_measured_with(name, n_mels):
+    path = make.HERE / "frontend" / f"{name}.{n_mels}.safetensors"
+    truth = of_signal(name, n_mels).right_port(["windowed", "power"], "float32")
+    spectrum = rough_fft(truth["windowed"])
+    power = spectrum.real**2 + spectrum.imag**2
+    scale = measure.rms(truth["power"])
+    assert measure.rms(power - truth["power"]) <= 1e-5 * scale  # it is a Fourier transform
+    from melfront import mel_filters
+
+    features = finish(mel_filters(n_mels).astype(np.float32) @ power.T)
+    report = compare({"features": features}, path)
+    assert report.ok, report
