@@ -88,7 +88,7 @@ def write(
         writer = tensors.Writer(temporary, path.suffix, shapes, dtype)
         for name, values in arrays.items():
             writer.write(name, values)
-        writer.close(about)
+        writer.close(dict(sorted(about.items())))
 
 
 def parts_of(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
@@ -251,13 +251,12 @@ def make_size(file: str, model: str, public: str) -> None:
 
 def settle(path: Path, target: Path, model: str) -> None:
     """A dump of samples rounded to float32, under the model's public name."""
-    held = tensors.read(path)
-    about = held.metadata | {"model": model}
+    arrays, about, _ = parts_of(path)
+    about |= {"model": model}
     about |= clips_of(about["clip"], round(float(about["pad_to"]) * melfront.SAMPLE_RATE))
     for package in ("melfront", "numpy", "torch"):  # MANIFEST.json has them
         about.pop(package, None)
-    order = list(held.sampled)
-    write(target, {stage: held.tensors[stage].values for stage in order}, about)
+    write(target, arrays, about)
 
 
 # --- manifest -------------------------------------------------------------------------------------
