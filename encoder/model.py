@@ -93,13 +93,14 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, tap: Tap = no_tap) -> Tensor:
         op = ops.current()
-        if not parts.fills("mlp", parts.plain(nn.Linear, self.fc1, self.fc2)):
+        if parts.fills("mlp", parts.plain(nn.Linear, self.fc1, self.fc2)):
+            if tap is not no_tap:  # the two stages inside `mlp`, made beside it
+                tap("gelu", op.gelu(tap("fc1", parts.linear(x, self.fc1))))
+            x = op.mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        else:  # the same, part by part
             x = tap("gelu", op.gelu(tap("fc1", parts.linear(x, self.fc1))))
-            return tap("fc2", parts.linear(x, self.fc2))  # (B, T, S)
-        if tap is not no_tap:  # the two stages inside `mlp`, made beside it
-            tap("gelu", op.gelu(tap("fc1", op.linear(x, self.fc1.weight, self.fc1.bias))))
-        x = op.mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)  # (B, T, S)
-        return tap("fc2", x)
+            x = parts.linear(x, self.fc2)
+        return tap("fc2", x)  # (B, T, S)
 
 
 class Block(nn.Module):
@@ -122,6 +123,7 @@ class Block(nn.Module):
         return tap("mlp_residual", x)
 
 
+# By these `fast.py` knows our own classes.
 parts.FORWARD |= {kind: kind.forward for kind in (Attention, MLP, Block)}
 
 

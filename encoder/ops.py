@@ -123,7 +123,7 @@ OURS = Ops()
 
 @dataclass(eq=False)
 class Block:
-    """A `using` block that was entered: its functions, and the table that `current` made of them."""
+    """A `using` block that was entered: its functions, and the table that they made at last."""
 
     functions: dict[str, Callable[..., object]]
     table: Ops = OURS
@@ -163,10 +163,11 @@ def current() -> Ops:
 def using(**functions: Callable[..., object]) -> Iterator[Ops]:
     """Within the block the encoder calls these functions instead of ours, in this thread only.
 
-    So does a model that `torch.compile` made, of any thread: it compiles anew for functions that it
-    does not know yet. Of asyncio's tasks the block is that of the task that entered it, and of those
-    started in it. A part of the model that is not plainly ours (see `parts.py`) is called as it is,
-    with a warning that its slot's function is not.
+    So does a compiled model: `torch.compile(model, fullgraph=True)` compiles once for each set of
+    functions that it meets, and raises where these are more than torch's `recompile_limit`, 8. Of
+    asyncio's tasks the block is that of the one that entered it and of those started within.
+    A part of the model that is not plainly ours is called as it is and uses no slot, with a
+    warning: see `parts.py`.
 
     A function takes and returns what ours of that name does. Raises ValueError for a name that is
     no slot.

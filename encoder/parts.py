@@ -24,6 +24,7 @@ from . import ops
 FORWARD: dict[type[nn.Module], Callable[..., Any]] = {
     kind: kind.forward for kind in (nn.Linear, nn.LayerNorm, nn.Conv1d)
 }
+TYPES = {Tensor, nn.Parameter, type(None)}  # of weights; k has no bias
 
 
 def linear(x: Tensor, part: nn.Linear) -> Tensor:
@@ -67,15 +68,18 @@ def fills(slot: str, ours: bool) -> bool:
 @torch.compiler.assume_constant_result  # said while a model is compiled, which cannot hold it
 def say_unfilled(slot: str) -> None:
     warnings.warn(
-        f"the function in the slot {slot} is not used for a part of the encoder that is not plainly "
-        "the encoder's own (an adapter, a hook, another module): the part is called as it is",
-        stacklevel=4,
+        f"the function in the slot {slot} is not used for a part of the encoder that is not "
+        "plainly its own (an adapter, a hook, another module): that part is called as it is",
+        stacklevel=3,
     )
 
 
 def plain(kind: type[nn.Module], *parts: nn.Module) -> bool:
     """Are these parts of this kind as the model builds them, with nothing of anybody else's?"""
-    return all(type(part) is kind and as_built(part) and usual(part) for part in parts)
+    for part in parts:
+        if type(part) is not kind or not as_built(part) or not usual(part):
+            return False
+    return True
 
 
 def as_built(part: nn.Module) -> bool:
@@ -103,8 +107,5 @@ def usual(part: nn.Module) -> bool:
         settings = (part.kernel_size, part.padding, part.dilation, part.groups, part.padding_mode)
         if settings != ((3,), (1,), (1,), 1, "zeros") or part.bias is None:
             return False
-    # A quantised or sharded weight is a tensor of another type. So are the stand-ins of a tracer.
-    return torch.compiler.is_compiling() or all(
-        weight is None or type(weight) in (Tensor, nn.Parameter)
-        for weight in part._parameters.values()
-    )
+    # A quantised or sharded weight is a tensor of another type. So is what a tracer takes for one.
+    return torch.compiler.is_compiling() or TYPES.issuperset(map(type, part._parameters.values()))
