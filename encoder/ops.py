@@ -122,14 +122,14 @@ OURS = Ops()
 
 
 @dataclass(eq=False)
-class Block:
+class Using:
     """A `using` block that was entered: its functions, and the table that they made at last."""
 
     functions: dict[str, Callable[..., object]]
     table: Ops = OURS
 
 
-_blocks: ContextVar[tuple[Block, ...]] = ContextVar("blocks", default=())
+_blocks: ContextVar[tuple[Using, ...]] = ContextVar("blocks", default=())
 
 
 def _table(_name: str) -> Ops:
@@ -176,7 +176,7 @@ def using(**functions: Callable[..., object]) -> Iterator[Ops]:
     unknown = sorted(set(functions) - set(slots))
     if unknown:
         raise ValueError(f"no slot named {', '.join(unknown)}; expected one of {', '.join(slots)}")
-    block = Block(functions)
+    block = Using(functions)
     blocks = (*(outer for outer in _blocks.get() if outer.functions), block)
     token = _blocks.set(blocks)
     try:

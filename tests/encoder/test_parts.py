@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 import encoder
-from encoder import WhisperEncoder, fast, ops
+from encoder import WhisperEncoder, fast, ops, parts
 from encoder.checkpoint import hf_name
 from tests.encoder.peers import DISTANCE_BOUND, TOY, distance, features, theirs
 
@@ -179,6 +179,13 @@ def test_another_forward_on_the_class(model, mel, monkeypatch):
     assert apart(model(mel)[0], peer(model)(mel)[0]) <= FLOAT64
     with torch.no_grad():
         assert not fast.applies(model.float(), mel.float())
+
+
+def test_a_part_that_is_compiled_by_itself(model, mel):
+    expected, fc1 = model(mel)[0], model.blocks[1].mlp.fc1
+    fc1.compile(backend="eager")
+    assert not parts.plain(nn.Linear, fc1)
+    assert apart(model(mel)[0], expected) <= FLOAT64
 
 
 # Libraries that change a model.
