@@ -181,6 +181,17 @@ def test_another_forward_on_the_class(model, mel, monkeypatch):
         assert not fast.applies(model.float(), mel.float())
 
 
+def test_strides_that_are_swapped(model, mel):
+    """As many positions come out, of other numbers."""
+    other, before = peer(model), model(mel)[0]
+    for changed in (model, other):
+        changed.conv1.stride, changed.conv2.stride = (2,), (1,)
+    assert apart(model(mel)[0], before) > 1e-3
+    assert apart(model(mel)[0], other(mel)[0]) <= FLOAT64
+    with torch.no_grad():
+        assert not fast.applies(model.float(), mel.float())
+
+
 def test_a_part_that_is_compiled_by_itself(model, mel):
     expected, fc1 = model(mel)[0], model.blocks[1].mlp.fc1
     fc1.compile(backend="eager")
