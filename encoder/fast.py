@@ -14,14 +14,13 @@ no hook, no part and no kernel of somebody else's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.modules import module as torch_module
 
-from . import ops
+from . import ops, parts
 
 if TYPE_CHECKING:
     from .model import Block, WhisperEncoder
@@ -39,27 +38,21 @@ def applies(model: WhisperEncoder, mel: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined]  # public, but not in __all__
-        and ops.current() == ops.Ops()
-        and not torch_module._global_forward_hooks
-        and not torch_module._global_forward_pre_hooks
+        and ops.current() == ops.OURS
         # Hooks on the model itself run either way.
-        and all(as_built(part) for child in model.children() for part in child.modules())
+        and parts.plain(nn.Conv1d, model.conv1, model.conv2)
+        and (model.conv1.stride, model.conv2.stride) == ((1,), (2,))
+        and parts.plain(nn.LayerNorm, model.ln_post)
+        and all(plain_block(block) for block in model.blocks)
     )
 
 
-def as_built(part: nn.Module) -> bool:
-    """Is this part one that the model was built of, with nothing of somebody else's in it?
-
-    Adapters for fine-tuning put other modules in the place of ours, or another `forward`.
-    """
-    from .model import MLP, Attention, Block
-
-    ours = (Block, Attention, MLP, nn.Linear, nn.LayerNorm, nn.Conv1d, nn.ModuleList)
-    return (
-        type(part) in ours
-        and "forward" not in vars(part)
-        and not part._forward_hooks
-        and not part._forward_pre_hooks
+def plain_block(block: Any) -> bool:
+    if not (parts.as_built(block) and parts.as_built(block.attn) and parts.as_built(block.mlp)):
+        return False
+    attn, mlp = block.attn, block.mlp
+    return parts.plain(nn.LayerNorm, block.attn_ln, block.mlp_ln) and parts.plain(
+        nn.Linear, attn.q, attn.k, attn.v, attn.out, mlp.fc1, mlp.fc2
     )
 
 

@@ -6,7 +6,8 @@ is which, and a stack of blocks lets every position look at every other. That is
     # B batch  M mel bins  F frames = 3000  T positions = 1500  S state  H heads  D head_dim = S / H
 
 Each result passes through `tap(stage, tensor)`, which returns it: the name is the stage's name in
-`trace` and in the package `parity`. Read `op.` as the function of that name in `ops.py`.
+`trace` and in the package `parity`. Read `op.` as the function of that name in `ops.py`, and
+`parts.` as the same with the weights of a part: `parts.linear(x, self.out)`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, fast, formula, ops
+from . import checkpoint, fast, formula, ops, parts
 from .config import EncoderConfig
 
 Tap = Callable[[str, Tensor], Tensor]
@@ -71,9 +72,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, tap: Tap = no_tap) -> Tensor:
         op = ops.current()
-        q, k, v = op.qkv(  # (B, T, S) each
-            x, self.q.weight, self.q.bias, self.k.weight, self.v.weight, self.v.bias
-        )
+        q, k, v = parts.qkv(x, self.q, self.k, self.v)  # (B, T, S) each
         q, k, v = tap("q", q), tap("k", k), tap("v", v)
         q, k, v = self.split(q), self.split(k), self.split(v)  # (B, H, T, D) each
         if tap is not no_tap:
@@ -81,7 +80,7 @@ class Attention(nn.Module):
             tap("weights", op.softmax(tap("scores", op.scores(q, k))))
         context = op.attention(q, k, v)  # (B, H, T, D)
         context = tap("context", context.transpose(1, 2).flatten(2))  # (B, T, S)
-        return tap("out", op.linear(context, self.out.weight, self.out.bias))  # (B, T, S)
+        return tap("out", parts.linear(context, self.out))  # (B, T, S)
 
 
 class MLP(nn.Module):
@@ -94,10 +93,14 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, tap: Tap = no_tap) -> Tensor:
         op = ops.current()
-        if tap is not no_tap:  # the two stages inside `mlp`, made beside it
-            tap("gelu", op.gelu(tap("fc1", op.linear(x, self.fc1.weight, self.fc1.bias))))
-        x = op.mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)  # (B, T, S)
-        return tap("fc2", x)
+        if parts.fills("mlp", parts.plain(nn.Linear, self.fc1, self.fc2)):
+            if tap is not no_tap:  # the two stages inside `mlp`, made beside it
+                tap("gelu", op.gelu(tap("fc1", parts.linear(x, self.fc1))))
+            x = op.mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        else:  # the same, part by part
+            x = tap("gelu", op.gelu(tap("fc1", parts.linear(x, self.fc1))))
+            x = parts.linear(x, self.fc2)
+        return tap("fc2", x)  # (B, T, S)
 
 
 class Block(nn.Module):
@@ -111,14 +114,17 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, tap: Tap = no_tap) -> Tensor:
-        op = ops.current()
-        normed = tap("attn_ln", op.layer_norm(x, self.attn_ln.weight, self.attn_ln.bias))
+        normed = tap("attn_ln", parts.layer_norm(x, self.attn_ln))
         x = tap("attn_residual", x + self.attn(normed, under(tap, "attn.")))  # (B, T, S)
-        normed = tap("mlp_ln", op.layer_norm(x, self.mlp_ln.weight, self.mlp_ln.bias))
+        normed = tap("mlp_ln", parts.layer_norm(x, self.mlp_ln))
         x = x + self.mlp(normed, under(tap, "mlp."))  # (B, T, S)
         if x.dtype == torch.float16:
             x = x.clamp(-FLOAT16_LIMIT, FLOAT16_LIMIT)
         return tap("mlp_residual", x)
+
+
+# By these `fast.py` knows our own classes.
+parts.FORWARD |= {kind: kind.forward for kind in (Attention, MLP, Block)}
 
 
 class WhisperEncoder(nn.Module):
@@ -167,9 +173,9 @@ class WhisperEncoder(nn.Module):
             last, inputs = fast.forward(self, x, keep=output_hidden_states)
             return EncoderOutput(last, (*inputs, last) if output_hidden_states else None)
         op = ops.current()
-        x = tap("conv1", op.conv1d(x, self.conv1.weight, self.conv1.bias, stride=1))  # (B, S, F)
+        x = tap("conv1", parts.conv1d(x, self.conv1))  # (B, S, F)
         x = tap("gelu1", op.gelu(x))
-        x = tap("conv2", op.conv1d(x, self.conv2.weight, self.conv2.bias, stride=2))  # (B, S, T)
+        x = tap("conv2", parts.conv1d(x, self.conv2))  # (B, S, T)
         x = tap("gelu2", op.gelu(x))
         x = x.transpose(1, 2)  # (B, T, S)
         x = tap("positions", x + self.positions[: x.shape[1]])
@@ -178,12 +184,13 @@ class WhisperEncoder(nn.Module):
         for i, block in enumerate(self.blocks):
             hidden_states.append(x)
             x = block(x, under(tap, f"block.{i}."))
-        x = tap("ln_post", op.layer_norm(x, self.ln_post.weight, self.ln_post.bias))
+        x = tap("ln_post", parts.layer_norm(x, self.ln_post))
         return EncoderOutput(x, (*hidden_states, x) if output_hidden_states else None)
 
     def check(self, mel: Tensor | np.ndarray[Any, Any], strict_length: bool) -> Tensor:
         """The features as a batch that this model can take, or an error that says what to do."""
-        config, weight = self.config, self.conv1.weight
+        # `positions` is where the model computes; an offloaded part's weights are elsewhere.
+        config, weight = self.config, self.positions
         if isinstance(mel, np.ndarray):  # torch takes no other byte order and no negative stride
             mel = torch.from_numpy(mel.astype(mel.dtype.newbyteorder("="), order="C")).to(weight)
         if not isinstance(mel, Tensor):

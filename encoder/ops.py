@@ -12,9 +12,11 @@ implementation can fill:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,31 +118,73 @@ class Ops:
     mlp: Callable[..., Tensor] = mlp
 
 
-_current: ContextVar[Ops] = ContextVar("ops", default=Ops())  # noqa: B039  # Ops is immutable
-_compiled = Ops()  # torch.compile cannot read the other, and compiles anew when this one changes
+OURS = Ops()
+
+
+@dataclass(eq=False)
+class Using:
+    """A `using` block that was entered: its functions, and the table that they made at last."""
+
+    functions: dict[str, Callable[..., object]]
+    table: Ops = OURS
+
+
+_blocks: ContextVar[tuple[Using, ...]] = ContextVar("blocks", default=())
+
+
+def _table(_name: str) -> Ops:
+    """Ours, with the functions of the blocks that this thread or task is in."""
+    blocks = _blocks.get()
+    if not blocks:
+        return OURS
+    functions: dict[str, Any] = {}
+    for block in blocks:
+        functions |= block.functions
+    table = replace(OURS, **functions)
+    if table != blocks[-1].table:  # a block around it may have been left in the meantime
+        blocks[-1].table = table
+    return blocks[-1].table
+
+
+# torch.compile cannot read a ContextVar. Of a module it reads what its `__getattr__` returns, and
+# reads it again before each call, in the caller's thread and task, to see if what it made still
+# holds: with other functions it compiles anew.
+_in_use = ModuleType("_in_use")
+vars(_in_use)["__getattr__"] = _table
 
 
 def current() -> Ops:
-    """The functions in use, in this thread."""
-    return _compiled if torch.compiler.is_compiling() else _current.get()
+    """The functions in use, in this thread and asyncio task, for a compiled model too."""
+    table: Ops = _in_use.table
+    return table
 
 
 @contextmanager
 def using(**functions: Callable[..., object]) -> Iterator[Ops]:
     """Within the block the encoder calls these functions instead of ours, in this thread only.
 
-    What `torch.compile` made calls them in every thread. A function takes and returns what ours of
-    that name does. Raises ValueError for a name that is no slot.
+    So does a compiled model: `torch.compile(model, fullgraph=True)` compiles once for each set of
+    functions that it meets, and raises where these are more than torch's `recompile_limit`, 8. Of
+    asyncio's tasks the block is that of the one that entered it and of those started within.
+    A part of the model that is not plainly ours is called as it is and uses no slot, with a
+    warning: see `parts.py`.
+
+    A function takes and returns what ours of that name does. Raises ValueError for a name that is
+    no slot.
     """
-    global _compiled
     slots = [f.name for f in fields(Ops)]
     unknown = sorted(set(functions) - set(slots))
     if unknown:
         raise ValueError(f"no slot named {', '.join(unknown)}; expected one of {', '.join(slots)}")
-    _compiled = replace(_current.get(), **functions)  # type: ignore[arg-type]  # by name
-    token = _current.set(_compiled)
+    block = Using(functions)
+    blocks = (*(outer for outer in _blocks.get() if outer.functions), block)
+    token = _blocks.set(blocks)
     try:
-        yield _compiled
+        yield current()
     finally:
-        _current.reset(token)
-        _compiled = _current.get()
+        innermost = _blocks.get() is blocks
+        with suppress(ValueError):  # a generator may be closed in another thread or task
+            if innermost:
+                _blocks.reset(token)
+        if not innermost or _blocks.get() is blocks:
+            block.functions = {}  # out of reach from here, so it is emptied where it is

@@ -224,23 +224,6 @@ def test_using_holds_in_its_own_thread_only():
     assert seen["new"] is ops.gelu
 
 
-def test_nothing_stays_for_compiled_models_of_blocks_that_overlap():
-    inside, done = threading.Event(), threading.Event()
-
-    def elsewhere():
-        with ops.using(gelu=torch.tanh):
-            inside.set()
-            done.wait(10)
-
-    thread = threading.Thread(target=elsewhere)
-    with ops.using(gelu=torch.relu):
-        thread.start()
-        inside.wait(10)
-    done.set()
-    thread.join()
-    assert ops._compiled == ops.Ops()
-
-
 def test_compiled_in_one_piece_with_the_functions_in_use(model, mel):
     """`aot_eager` traces both passes as for any compiler, and runs them as they are."""
     torch.compiler.reset()

@@ -1,0 +1,111 @@
+"""The model's parts, each computed by the function that fills its slot.
+
+So is every part that is plainly ours. What somebody put in its place - an adapter, another module,
+a quantised or an offloaded one, a hook, another `forward` - is called as any module is called. No
+slot reaches into it: if a function of somebody's own is in that slot, a warning says so.
+
+    # B batch  C channels in  F frames  T positions  S state  O features out
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from . import ops
+
+# What a part computes as its class has it; `model.py` adds its own classes. A library may put
+# another `forward` on the class itself.
+FORWARD: dict[type[nn.Module], Callable[..., Any]] = {
+    kind: kind.forward for kind in (nn.Linear, nn.LayerNorm, nn.Conv1d)
+}
+TYPES = {Tensor, nn.Parameter, type(None)}  # of weights; k has no bias
+
+
+def linear(x: Tensor, part: nn.Linear) -> Tensor:
+    """x (..., S) -> (..., O)"""
+    if fills("linear", plain(nn.Linear, part)):
+        return ops.current().linear(x, part.weight, part.bias)
+    y: Tensor = part(x)
+    return y
+
+
+def layer_norm(x: Tensor, part: nn.LayerNorm) -> Tensor:
+    """x (..., S) -> (..., S)"""
+    if fills("layer_norm", plain(nn.LayerNorm, part)):
+        return ops.current().layer_norm(x, part.weight, part.bias)
+    y: Tensor = part(x)
+    return y
+
+
+def conv1d(x: Tensor, part: nn.Conv1d) -> Tensor:
+    """x (B, C, F) -> (B, S, (F - 1) // stride + 1)"""
+    if fills("conv1d", plain(nn.Conv1d, part)):
+        return ops.current().conv1d(x, part.weight, part.bias, stride=part.stride[0])
+    y: Tensor = part(x)
+    return y
+
+
+def qkv(x: Tensor, q: nn.Linear, k: nn.Linear, v: nn.Linear) -> tuple[Tensor, Tensor, Tensor]:
+    """x (B, T, S) -> q, k, v, each (B, T, S)"""
+    if fills("qkv", plain(nn.Linear, q, k, v) and k.bias is None):
+        return ops.current().qkv(x, q.weight, q.bias, k.weight, v.weight, v.bias)
+    return linear(x, q), linear(x, k), linear(x, v)
+
+
+def fills(slot: str, ours: bool) -> bool:
+    """Does the function in this slot compute a part, which it does if the part is ours?"""
+    if not ours and getattr(ops.current(), slot) is not getattr(ops.OURS, slot):
+        say_unfilled(slot)
+    return ours
+
+
+@torch.compiler.assume_constant_result  # said while a model is compiled, which cannot hold it
+def say_unfilled(slot: str) -> None:
+    warnings.warn(
+        f"the function in the slot {slot} is not used for a part of the encoder that is not "
+        "plainly its own (an adapter, a hook, another module): that part is called as it is",
+        stacklevel=3,
+    )
+
+
+def plain(kind: type[nn.Module], *parts: nn.Module) -> bool:
+    """Are these parts of this kind as the model builds them, with nothing of anybody else's?"""
+    for part in parts:
+        if type(part) is not kind or not as_built(part) or not usual(part):
+            return False
+    return True
+
+
+def as_built(part: nn.Module) -> bool:
+    """Would a call of this part run the `forward` that its class was made with, and that alone?"""
+    return not (
+        FORWARD.get(type(part)) is not type(part).forward
+        or "forward" in part.__dict__
+        or part._compiled_call_impl
+        or part._forward_pre_hooks
+        or part._forward_hooks
+        or part._backward_pre_hooks
+        or part._backward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_backward_pre_hooks
+        or torch_module._global_backward_hooks
+    )
+
+
+def usual(part: nn.Module) -> bool:
+    """Has this part the settings that the op computes with, and weights of torch's own types?"""
+    if isinstance(part, nn.LayerNorm) and (part.eps != ops.LAYER_NORM_EPS or part.bias is None):
+        return False
+    if isinstance(part, nn.Conv1d):
+        settings = (part.kernel_size, part.padding, part.dilation, part.groups, part.padding_mode)
+        if settings != ((3,), (1,), (1,), 1, "zeros") or part.bias is None:
+            return False
+    # A quantised or sharded weight is a tensor of another type. So is what a tracer takes for one.
+    return torch.compiler.is_compiling() or TYPES.issuperset(map(type, part._parameters.values()))
