@@ -17,6 +17,7 @@ from .tensors import Dump, ParityError
 from .truth import MAX_MELS, MAX_SECONDS, SAMPLE, Subject, is_n_mels, load_model, model_digest
 
 DEFAULT = "default"
+MAX_LAYERS = 1000  # the largest Whisper has 32
 GIVEN_MODEL = "the encoder given"  # its name, where it was an object and not a file
 SAME = {
     "clip_sha256": "clip",
@@ -191,12 +192,14 @@ def guess_n_mels(given: Dump, said: dict[str, str]) -> int:
 
 
 def layers_named(*dumps: Dump) -> int:
-    """How many blocks the names of these dumps speak of."""
+    """How many blocks the names of these dumps speak of. Raises ParityError for absurdly many."""
     numbers = [-1]
     for dump in dumps:
         for name in dump.tensors:
-            found = re.match(r"block\.(\d+)\.", name)
-            numbers += [int(found[1])] if found else []
+            if found := re.match(r"block\.(\d+)\.", name):
+                if len(found[1]) > 9 or int(found[1]) >= MAX_LAYERS:
+                    raise ParityError(f"{name}: expected a block's number below {MAX_LAYERS}")
+                numbers.append(int(found[1]))
     return 1 + max(numbers)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import melfront
+from melfront.command import exit_status
 from parity import libraries, signals, stages, tensors, toy
 from parity.dump import N_FLOOR, as_real, at_positions, dump, noise_of_sample, noise_of_stage
 from parity.sampling import N_SAMPLES
@@ -299,4 +300,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_status(COMMAND, lambda: main(sys.argv[1:])))
