@@ -39,6 +39,7 @@ def exit_status(prog: str, work: Callable[[], int | None]) -> int:
             status = work() or 0
         finally:
             sys.stdout.flush()
+        return status
     except BrokenPipeError:  # `| head` has seen enough
         discard_output()
         return status
