@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from melfront.command import shorten
+
 from .config import EncoderConfig
 from .files import CheckpointError, Get, Stored, locate, open_file, read_json
 
@@ -333,5 +335,5 @@ def _problems(
 def _some(names: Collection[str], most: int = 10) -> str:
     """The first few, and how many more there are."""
     more = len(names) - most
-    first = (name if len(name) <= 120 else f"{name[:117]}..." for name in list(names)[:most])
+    first = [shorten(name, 120) for name in list(names)[:most]]
     return ", ".join(first) + (f", and {more} more" if more > 0 else "")

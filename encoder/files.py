@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -213,9 +214,11 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
 def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:
     """A PyTorch file. It is mapped, not read; unless it is no zip file, as before PyTorch 1.6."""
     try:
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an old or odd format
+            content = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except Exception as error:  # what a damaged file raises depends on where the damage is
         if lacks_memory(error):
             raise CheckpointError(f"{path}: too little memory, or damaged ({error})") from error

@@ -50,22 +50,25 @@ def exit_status(prog: str, work: Callable[[], int | None]) -> int:
             message = f"too little memory{in_brackets(error)}; give a shorter clip"
         elif isinstance(error, OSError) and error.strerror:  # without its "[Errno 13]"
             message = f"{error.filename}: " * (error.filename is not None) + error.strerror
-        elif isinstance(error, (OSError, ValueError, ImportError)):
+        elif isinstance(error, (OSError, ValueError, ImportError, SystemError)):
             message = str(error) or type(error).__name__
         else:
             raise
         status = 2
-    discard_output()
+    if not discard_output():
+        message = f"standard output: {message}"
     print(f"{prog}: {one_line(message)}", file=sys.stderr)
     return status
 
 
-def discard_output() -> None:
-    """Drops what standard output does not take: Python would complain of it when it ends."""
+def discard_output() -> bool:
+    """Drops what standard output does not take, or Python complains in the end. Took it all?"""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def lacks_memory(error: Exception) -> bool:
@@ -80,10 +83,15 @@ def in_brackets(error: Exception) -> str:
 
 
 def one_line(text: str, most: int = 1000) -> str:
-    """Text from somebody's file as one line, cut to `most` characters, fit for a terminal."""
-    text = " ".join(text[: 2 * most].split())
-    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    """Text with something of a stranger's file in it: one line, not long, fit for a terminal."""
+    text = " ".join(shorten(text, most).split())
+    return shorten("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), most)
+
+
+def shorten(text: str, most: int) -> str:
+    """Without the middle, where there are more than `most` characters."""
+    half = (most - 5) // 2
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
 
 
 def filled(text: str) -> str:
