@@ -1,4 +1,4 @@
-"""Audio files whose header says another length than they have: cut short, or written into a pipe."""
+"""Audio files whose header says another length than they have: cut short, or from a pipe."""
 
 import io
 import struct
@@ -42,7 +42,7 @@ def test_cut_short(tmp_path, kind, subtype, width, missing):
     message = rf"clip\.wav is cut short: it has {there} samples, {missing} fewer than its header"
     with pytest.raises(AudioError, match=message):
         melfront.load_audio(path)
-    with pytest.raises(AudioError, match="^the data given is cut short"):
+    with pytest.raises(AudioError, match=r"^the data given is cut short"):
         melfront.load_audio(path.read_bytes())
 
 
