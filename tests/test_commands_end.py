@@ -26,17 +26,14 @@ NO_MEMORY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-@pytest.mark.parametrize(
-    "command", ["melfront", "encoder", "parity stages", "parity mistakes", "parity dump -o {out}"]
-)
-def test_a_standard_stream_that_the_caller_closed(tmp_path, command, closed):
-    command = command.format(out=tmp_path / "out.npz --stages features")
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+@pytest.mark.parametrize("command", ["melfront", "encoder", "parity mistakes"])
+def test_a_standard_stream_that_the_caller_closed(command, closed):
     done = subprocess.run(
         f"{sys.executable} -m {command} {closed}", shell=True, cwd=CHECKOUT, capture_output=True
     )
     assert (done.returncode, done.stderr) == (0, b"")
-    assert (done.stdout == b"") == (">&-" in closed.split())
+    assert (done.stdout == b"") == (closed == ">&-")
 
 
 @pytest.mark.parametrize(
@@ -52,7 +49,7 @@ def test_a_refusal_is_not_printed_among_the_results(tmp_path, command):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("command", ["melfront", "encoder", "parity stages", "parity --help"])
+@pytest.mark.parametrize("command", ["melfront", "encoder", "parity stages"])
 def test_a_disk_that_is_full(command):
     done = subprocess.run(
         f"{sys.executable} -m {command} >/dev/full", shell=True, cwd=CHECKOUT, capture_output=True
