@@ -20,7 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # huggingface_hub needs i
 
 import melfront
 from melfront.audio import digest
-from melfront.command import UsageError, check_folder, filled
+from melfront.command import UsageError, check_folder, exit_status, filled
 
 from .config import SIZES
 
@@ -265,19 +265,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse(argv)
-    try:
-        run(args)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough; without this Python complains when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("python -m encoder: interrupted", file=sys.stderr)
-        return 130  # 128 + SIGINT, as a shell has it
-    except (UsageError, melfront.AudioError, OSError) as error:
-        print(f"python -m encoder: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("python -m encoder", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

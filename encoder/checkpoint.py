@@ -20,11 +20,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from melfront.command import shorten
 
 from .config import EncoderConfig
 from .files import CheckpointError, Get, Stored, locate, open_file, read_json
@@ -83,6 +85,7 @@ def load(
     config: EncoderConfig | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
+    check_finite: bool = True,
     progress: Callable[[int, int], object] | None = None,
 ) -> tuple[EncoderConfig, dict[str, Tensor]]:
     """The dimensions and the weights of an encoder.
@@ -95,26 +98,39 @@ def load(
         has its dimensions read off the tensors' shapes, and one head for every 64 of its width,
         which is true of every published size.
     revision, local_files_only: as in `huggingface_hub.hf_hub_download`.
+    check_finite: False also takes weights that are NaN or infinite, in the file or in `dtype`.
     progress: called as progress(tensors read, tensors in all).
 
     Returns the tensors under our names, in the order and with the shapes of `shapes(config)`.
     Raises CheckpointError, which lists every tensor that is missing, left over or ill-shaped.
     """
-    path, get = locate(os.fspath(name_or_path), revision, local_files_only)
-    tensors, dims, names = _open(path, get)
-    layout = _recognise(names, path)
-    config = config or _config(path, get, dims, layout, tensors)
-    if problems := _problems(config, names, layout, tensors):
-        raise CheckpointError(f"{path} does not fit {config}: {problems}")
+    name = os.fspath(name_or_path)
+    try:
+        path, get = locate(name, revision, local_files_only)
+        tensors, dims, names = _open(path, get)
+        layout = _recognise(names, path)
+        config = config or _config(path, get, dims, layout, tensors)
+        if problems := _problems(config, names, layout, tensors):
+            raise CheckpointError(f"{path} does not fit {config}: {problems}")
 
-    weights: dict[str, Tensor] = {}
-    for ours, shape in shapes(config).items():
-        stored = tensors[layout.found[ours]]
-        assert isinstance(stored.dtype, torch.dtype)  # else it would be among the problems
-        weights[ours] = torch.empty(shape, dtype=dtype or stored.dtype, device=device)
-        stored.into(weights[ours])
-        if progress:
-            progress(len(weights), len(layout.found))
+        weights: dict[str, Tensor] = {}
+        for row in _rows(config.n_audio_layer):
+            theirs = layout.prefix + row[layout.column]
+            stored = tensors[theirs]
+            assert isinstance(stored.dtype, torch.dtype)  # else it would be among the problems
+            weight = torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device)
+            stored.into(weight)
+            if check_finite and not _is_finite(weight):
+                raise CheckpointError(
+                    f"{path}: {theirs} has values that are NaN or infinite in {weight.dtype}; if "
+                    "that is meant, pass check_finite=False"
+                )
+            weights[row[OURS]] = weight
+            if progress:
+                progress(len(weights), len(layout.found))
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"{error.filename or name} cannot be read: {reason}") from error
     return config, weights
 
 
@@ -200,10 +216,23 @@ def _open(path: Path, get: Get) -> tuple[dict[str, Stored], Any, Collection[str]
         raise CheckpointError(f"{path} has no weight_map to say which tensor is in which file")
     tensors = {}
     for shard in sorted({where[name] for name in _recognise(where, path).found.values()}):
+        if not _is_beneath(shard):
+            raise CheckpointError(f"{path} points out of its folder, to {shard}: not followed")
         if (file := get(shard)) is None:
             raise CheckpointError(f"{path} lists tensors of the encoder in {shard}: no such file")
-        tensors |= open_file(file)[0]
+        held = open_file(file)[0].items()
+        tensors |= {name: stored for name, stored in held if where.get(name) == shard}
     return tensors, None, where
+
+
+def _is_beneath(shard: str) -> bool:
+    """Does a name that an index gives stay in the index's folder, on every system?
+
+    Links are followed: the Hub's cache is made of them, and so are the folders of people whose
+    weights lie on another disk. Whoever made a link could write there; an index is only text.
+    """
+    kinds = PurePosixPath(shard), PureWindowsPath(shard)
+    return not any(kind.anchor or ".." in kind.parts for kind in kinds)
 
 
 # --- does it fit --------------------------------------------------------------------------------
@@ -233,9 +262,9 @@ def _config(
         if described := get("config.json"):
             path = described
             return EncoderConfig.from_hf(read_json(path))
-        state, n_mels, _ = tensors[layout.found["conv1.weight"]].shape
-        n_ctx, _ = tensors[layout.found["positions"]].shape
-        n_mlp, _ = tensors[layout.found["blocks.0.mlp.fc1.weight"]].shape
+        state, n_mels, _ = _shape("conv1.weight", 3, layout, tensors)
+        n_ctx, _ = _shape("positions", 2, layout, tensors)
+        n_mlp, _ = _shape("blocks.0.mlp.fc1.weight", 2, layout, tensors)
         n_layer = 1 + max(int(layer[1]) for name in layout.found if (layer := LAYER.match(name)))
         if state % 64:
             raise ValueError(f"its width {state} is no multiple of 64, the width of one head")
@@ -248,6 +277,21 @@ def _config(
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def _shape(
+    ours: str, n_axes: int, layout: Layout, tensors: Mapping[str, Stored]
+) -> tuple[int, ...]:
+    """The shape of a tensor that has so many axes. Raises KeyError, ValueError."""
+    shape = tensors[layout.found[ours]].shape
+    if len(shape) != n_axes:
+        raise ValueError(f"{layout.found[ours]} has shape {shape}, expected {n_axes} axes")
+    return shape
+
+
+def _is_finite(weight: Tensor) -> bool:
+    """Without a copy of it: the least and the most of values with a NaN among them are NaN."""
+    return weight.is_meta or all(bool(extreme.isfinite()) for extreme in weight.aminmax())
+
+
 def _problems(
     config: EncoderConfig,
     names: Collection[str],
@@ -256,6 +300,8 @@ def _problems(
 ) -> str:
     """Every tensor that is missing, left over, ill-shaped or of another type; "" if all is well."""
     prefix, column, _ = layout
+    if config.n_audio_layer > len(names):  # before as many names are written out
+        return f"it lists {len(names)} tensors, fewer than there are to be layers"
     rows = {row[OURS]: prefix + row[column] for row in _rows(config.n_audio_layer)}
     want = {rows[ours]: shape for ours, shape in shapes(config).items()}
     have = {name: tensors[name] for name in want if name in tensors}
@@ -289,4 +335,5 @@ def _problems(
 def _some(names: Collection[str], most: int = 10) -> str:
     """The first few, and how many more there are."""
     more = len(names) - most
-    return ", ".join(list(names)[:most]) + (f", and {more} more" if more > 0 else "")
+    first = [shorten(name, 120) for name in list(names)[:most]]
+    return ", ".join(first) + (f", and {more} more" if more > 0 else "")

@@ -15,8 +15,8 @@ from typing import Any
 class EncoderConfig:
     """The dimensions of one encoder. Immutable and hashable.
 
-    Raises ValueError for a value that is no positive whole number, and for a width that the heads
-    do not divide.
+    Raises ValueError for a value that is no positive whole number below 2^31, and for a width that
+    the heads do not divide.
     """
 
     n_mels: int  # num_mel_bins: 128 for large-v3 and turbo, 80 for every earlier size
@@ -31,6 +31,8 @@ class EncoderConfig:
             value = getattr(self, field.name)
             if type(value) is not int or value < 1:  # type(): True is an int to isinstance
                 raise ValueError(f"{field.name} is {value!r}, expected a positive whole number")
+            if value >= 1 << 31:
+                raise ValueError(f"{field.name} is {value.bit_length()} bits long, expected 31")
         if self.n_audio_state % self.n_audio_head:
             raise ValueError(
                 f"n_audio_state {self.n_audio_state} is not a multiple of "
@@ -71,11 +73,14 @@ class EncoderConfig:
     def from_openai(cls, dims: Mapping[str, Any]) -> EncoderConfig:
         """From the `dims` of an openai-whisper file, which has no width for the MLP: 4 * state.
 
-        Raises ValueError for a dimension that is absent.
+        Raises ValueError for a dimension that is absent, and for what is no dictionary.
         """
+        if not isinstance(dims, Mapping):
+            raise ValueError(f"dims is a {type(dims).__name__}, expected a dictionary")
         names = {name: name for name in HF_NAMES if name != "n_audio_mlp"}
         known = _pick(dims, names, "dims of an openai-whisper checkpoint")
-        return cls(**known, n_audio_mlp=4 * known["n_audio_state"])
+        state = known["n_audio_state"]
+        return cls(**known, n_audio_mlp=4 * state if isinstance(state, int) else state)
 
     def to_hf(self) -> dict[str, Any]:
         """What config.json says of this encoder; `transformers.WhisperConfig(**it)` is its config.

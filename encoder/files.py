@@ -2,6 +2,9 @@
 
 A folder, a file, or the Hugging Face Hub, the local cache first; safetensors and PyTorch pickles.
 `checkpoint.py` says which tensors are wanted of them.
+
+A checkpoint may come from anybody. No code of it is run, nothing is allocated because it says so,
+and what of it is quoted in an error is cut short and has no control characters.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import itertools
 import json
 import math
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +22,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from melfront.command import lacks_memory, one_line
 
 from .config import SIZES
 
@@ -34,10 +40,15 @@ DTYPES = {  # by safetensors' names; what is stored in any other type is quantis
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+# Bytes of JSON that are parsed: in memory it takes up to 30 times that. Of large-v3 it is 150 kB.
+MAX_JSON = 16 << 20
 
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be found, read, or fitted to the encoder. One line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class Stored(NamedTuple):
@@ -135,6 +146,7 @@ def _hub(repository: str, revision: str | None, local_only: bool) -> list[Get]:
 
 
 def open_file(path: Path) -> tuple[dict[str, Stored], Any]:
+    """The tensors of a file, by name, and its `dims` if it has them. Raises CheckpointError."""
     with path.open("rb") as file:
         start = file.read(24)
     if not start:
@@ -168,23 +180,29 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
         if raw is not target:
             target.copy_(raw)
 
-    def stored(kind: str, shape: tuple[int, ...], begin: int, end: int) -> Stored:
+    def stored(kind: str, shape: list[int], begin: int, end: int) -> Stored:
         given = f"a {kind} of shape {shape} in bytes {begin} to {end}"
-        if not 0 <= begin <= end <= size - start:
-            raise ValueError(f"{given} of {size - start}")
+        if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+            raise ValueError(given)
         if (dtype := DTYPES.get(kind)) is None:
-            return Stored(shape, kind, lambda target: None)
+            return Stored(tuple(shape), kind, lambda target: None)
         if end - begin != math.prod(shape) * dtype.itemsize:
             raise ValueError(given)
-        return Stored(shape, dtype, lambda target: read(dtype, begin, end, target))
+        return Stored(tuple(shape), dtype, lambda target: read(dtype, begin, end, target))
 
     try:
         with path.open("rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(start - 8) if start <= size else "")
+            if start > size:
+                raise ValueError(f"a header of {start - 8} bytes")
+            header = parse(file.read(min(start - 8, MAX_JSON + 1)))
         header.pop("__metadata__", None)
+        places = sorted(entry["data_offsets"] for entry in header.values())
+        # One after another to the end, so that no file gives more bytes than it has.
+        if [0, *(end for _, end in places)] != [*(begin for begin, _ in places), size - start]:
+            raise ValueError(f"its tensors are not the {size - start} bytes after the header")
         return {
-            name: stored(entry["dtype"], tuple(entry["shape"]), *entry["data_offsets"])
+            name: stored(entry["dtype"], entry["shape"], *entry["data_offsets"])
             for name, entry in header.items()
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -196,10 +214,14 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
 def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:
     """A PyTorch file. It is mapped, not read; unless it is no zip file, as before PyTorch 1.6."""
     try:
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an old or odd format
+            content = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except Exception as error:  # what a damaged file raises depends on where the damage is
+        if lacks_memory(error):
+            raise CheckpointError(f"{path}: too little memory, or damaged ({error})") from error
         if what := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise CheckpointError(
                 f"{path} holds a {what[1]}, not only tensors. Unpickling that can run any code, "
@@ -210,19 +232,51 @@ def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a state_dict")
 
     def stored(tensor: Tensor) -> Stored:
-        dtype = tensor.dtype if tensor.dtype in DTYPES.values() else str(tensor.dtype)
+        dtype: torch.dtype | str = tensor.dtype
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            dtype = f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
+        elif tensor.dtype not in DTYPES.values():
+            dtype = str(tensor.dtype)
+        elif tensor.untyped_storage().nbytes() < tensor.nbytes:  # a few bytes as any number of them
+            dtype = f"{tensor.dtype}, expanded"
         return Stored(tuple(tensor.shape), dtype, lambda target: target.copy_(tensor.detach()))
 
     state = content.get("model_state_dict", content)  # openai-whisper's files have it, and dims
-    tensors = {name: stored(value) for name, value in state.items() if isinstance(value, Tensor)}
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, expected a state_dict")
+    tensors = {
+        name: stored(value)
+        for name, value in state.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
     return tensors, content.get("dims")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        with path.open("rb") as file:
+            content = parse(file.read(MAX_JSON + 1))
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected an object")
     return content
+
+
+def parse(text: bytes) -> Any:
+    """What JSON holds. Raises ValueError for what is none, too deep, or says a thing twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in found:
+                raise ValueError(f"it has {name[:80]!r} twice")
+            found[name] = value
+        return found
+
+    if len(text) > MAX_JSON:
+        raise ValueError(f"it has more than {MAX_JSON} bytes of JSON")
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deep") from error

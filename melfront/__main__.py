@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import melfront
 
 from .audio import digest
-from .command import filled
+from .command import exit_status, filled
 
 SAMPLE = Path(__file__).parents[1] / "reference_data" / "sample.flac"
 OUTPUTS = (".npy", ".npz", ".safetensors")
@@ -228,19 +228,7 @@ def run(options: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0, 2 after one line on stderr that says what was given and what to do, or 130."""
-    options = parser().parse_args(argv)
-    try:
-        run(options)
-    except BrokenPipeError:  # `| head` has seen enough; without this Python complains when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("python -m melfront: interrupted", file=sys.stderr)
-        return 130  # 128 + SIGINT, as a shell has it
-    except (OSError, ValueError, MemoryError) as error:
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"python -m melfront: {message}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_status("python -m melfront", lambda: run(parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

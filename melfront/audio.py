@@ -6,9 +6,11 @@ import hashlib
 import io
 import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from numbers import Real
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -22,6 +24,12 @@ MIN_SAMPLES = N_FFT // 2 + 1
 # not divided by 32768 overshoots by thousands. Ten (20 dB too loud) tells the two apart.
 MAX_AMPLITUDE = 10.0
 MAX_CHANNELS = 8
+# What libsndfile notes of a file that ends before its header says. A size from here on is what a
+# program writes into a pipe, where it cannot go back to the header: 0xFFFFFFFF, 0x7FFFF000 ...
+CUT_SHORT = re.compile(
+    r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
+UNKNOWN_SIZE = 0x7FFFF000
 
 
 class AudioError(ValueError):
@@ -48,10 +56,12 @@ def load_audio(file: str | os.PathLike[str] | bytes | BinaryIO) -> NDArray[np.fl
 
     file: a path, the file's bytes, or an open binary file; wav, flac, mp3, ogg and whatever else
     libsndfile reads. Channels are averaged, other sampling rates resampled with soxr (HQ), and what
-    overshoots full scale in doing so is clipped, as it would be in a 16-bit file.
+    overshoots full scale in doing so is clipped, as it would be in a 16-bit file. Of a wav whose
+    header was written before its length was known, as into a pipe, all that is there is taken.
 
-    Returns (N,) float32 in [-1, 1]. Raises AudioError for what is not audio, is empty or holds NaN
-    or infinity; FileNotFoundError for a path that is not there, PermissionError for one not yours.
+    Returns (N,) float32 in [-1, 1]. Raises AudioError for what is not audio, is empty, ends before
+    its header says, or holds NaN or infinity; FileNotFoundError for a path that is not there,
+    PermissionError for one not yours.
     """
     import soundfile
 
@@ -62,14 +72,65 @@ def load_audio(file: str | os.PathLike[str] | bytes | BinaryIO) -> NDArray[np.fl
         raise PermissionError(f"{name}: you may not read this file")
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
-        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)  # (N, channels)
+        mono, rate, missing = read_mono(source)
+        if not len(mono):
+            mono, rate, missing = read_mono(without_length(source))
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise AudioError(
-            f"{name}: no audio file that libsndfile can read ({error}); convert it to wav or flac"
+            f"{name}: no whole audio file that libsndfile can read ({error}); convert it to wav or "
+            "flac"
         ) from error
-    mono = samples.mean(axis=1)
+    if missing:
+        raise AudioError(
+            f"{name} is cut short: it has {len(mono)} samples, {missing} fewer than its header "
+            "says. Copy it again, or keep what is there: ffmpeg -i IN OUT.wav"
+        )
     check_samples(mono, name)
     return np.clip(resample(mono, rate), -1.0, 1.0)
+
+
+def read_mono(source: Any) -> tuple[NDArray[np.float32], int, int]:
+    """The channels' mean (N,), the sampling rate, and how many samples the header has too many."""
+    import soundfile
+
+    with soundfile.SoundFile(source) as sound:
+        if sound.frames > 1 << 40:
+            raise ValueError("its header does not say how many samples it has")
+        promised, rate, notes = sound.frames, sound.samplerate, sound.extra_info
+        mono = sound.read(dtype="float32", always_2d=True).mean(axis=1)  # (N,)
+    missing = max(0, promised - len(mono))
+    if len(mono) and (cut := CUT_SHORT.search(notes)) and int(cut[1]) < UNKNOWN_SIZE:
+        size, there = int(cut[1]), int(cut[2])
+        missing = math.ceil((size - there) / (round(there / len(mono)) or there / len(mono)))
+    return mono, rate, missing
+
+
+def without_length(source: Any) -> Any:
+    """A wav that says it has no samples as one of unknown length, where some follow all the same.
+
+    So writes a program that never came back to the header. A file of anything else is returned.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        data = Path(source).read_bytes()
+    else:
+        source.seek(0)
+        data = source.read()
+    chunks = riff_chunks(data, 12) if data[:4] == b"RIFF" else []
+    start = next((at for name, at, size in chunks if (name, size) == (b"data", 0)), len(data))
+    after = riff_chunks(data, start)
+    if start == len(data) or (after and after[-1][1] + after[-1][2] == len(data)):
+        return source if isinstance(source, (str, os.PathLike)) else io.BytesIO(data)
+    return io.BytesIO(data[: start - 4] + b"\xff\xff\xff\xff" + data[start:])
+
+
+def riff_chunks(data: bytes, at: int) -> list[tuple[bytes, int, int]]:
+    """Name, start and size of the chunks that follow each other from `at` on."""
+    found = []
+    while at + 8 <= len(data) and all(32 <= c < 127 for c in data[at : at + 4]):  # such as "fmt "
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        found.append((data[at : at + 4], at + 8, size))
+        at += 8 + size + size % 2
+    return found
 
 
 def resample(mono: NDArray[np.float32], rate: int) -> NDArray[np.float32]:

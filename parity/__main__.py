@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from melfront.command import check_folder, filled
+from melfront.command import check_folder, exit_status, filled
 
 EPILOG = """examples:
   python -m parity stages
@@ -18,7 +18,7 @@ EPILOG = """examples:
   python -m parity compare mine.npz truth.safetensors --plot error.png
 """
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE = 0, 1, 2
 
 
 class Parser(argparse.ArgumentParser):
@@ -180,26 +180,12 @@ def seconds(text: str) -> float | str | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(argv)
-    try:
+    def work() -> int:
+        options = parser().parse_args(argv)
         check_paths(options)
         return run(options)
-    except BrokenPipeError:
-        return DONE
-    except KeyboardInterrupt:
-        print("parity: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except MemoryError as error:
-        about = f" ({' '.join(str(error).split())})" if str(error) else ""
-        print(f"parity: too little memory{about}; give a shorter clip", file=sys.stderr)
-        return USAGE
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        # Everything that a user can bring about is one of these; all are one line.
-        text = str(error)
-        if isinstance(error, OSError) and error.filename:  # without its "[Errno 13]"
-            text = f"{error.filename}: {error.strerror}"
-        print(f"parity: {' '.join(text.split())}", file=sys.stderr)
-        return USAGE
+
+    return exit_status("parity", work)
 
 
 def check_paths(options: argparse.Namespace) -> None:

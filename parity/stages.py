@@ -112,7 +112,7 @@ def canonical(names: list[str], n_layer: int | None) -> dict[str, str]:
     result: dict[str, str] = {}
     for name in sorted(names, key=lambda name: name.startswith(HIDDEN)):
         stage = name
-        hidden = re.fullmatch(rf"{re.escape(HIDDEN)}(\d+)", name)
+        hidden = re.fullmatch(rf"{re.escape(HIDDEN)}(\d{{1,3}})", name)
         if name == "mel" and any(
             n in spelled_out or ALIASES.get(n) == "features" for n in names if n != "mel"
         ):

@@ -13,10 +13,12 @@ from encoder import WhisperEncoder
 from melfront.conventions import CHUNK_LENGTH, named_convention
 
 from . import signals, stages
+from .sampling import N_SAMPLES
 from .tensors import Dump, ParityError
 from .truth import MAX_MELS, MAX_SECONDS, SAMPLE, Subject, is_n_mels, load_model, model_digest
 
 DEFAULT = "default"
+MAX_LAYERS = 1000  # the largest Whisper has 32
 GIVEN_MODEL = "the encoder given"  # its name, where it was an object and not a file
 SAME = {
     "clip_sha256": "clip",
@@ -46,7 +48,10 @@ def resolve(
                 f"the dumps are of another {what}: {named(ours, key)} and {named(theirs, key)}; "
                 "compare dumps of the same"
             )
+    for dump in (given, held):
+        check_sampled(dump or Dump({}, {}))
     said = {**theirs, **ours}
+    bins_told = n_mels is not None or "n_mels" in said
     try:
         clip, clip_name = load_clip(audio, said)
     except ParityError:
@@ -83,7 +88,20 @@ def resolve(
         check_made_from("model", ours, theirs, model_name, model_digest(encoder), model is not None)
     if encoder is None and held is not None:
         subject.layers = layers_named(held, given)
+        names = stages.canonical(list(given.tensors), subject.layers).values()
+        subject.bins_told = bins_told or not set(stages.front_end_names()).isdisjoint(names)
     return subject
+
+
+def check_sampled(dump: Dump) -> None:
+    """Raises ParityError where a tensor is not the sample that the metadata says it is."""
+    for name, shape in dump.sampled.items():
+        values = dump.tensors[name].values if name in dump.tensors else None
+        if values is not None and values.shape != (min(math.prod(shape), N_SAMPLES),):
+            raise ParityError(
+                f"{name}: shape {values.shape}, but the metadata 'sampled' says {N_SAMPLES} values "
+                f"of {shape}; take what `dump` wrote"
+            )
 
 
 def of_signal(
@@ -191,12 +209,14 @@ def guess_n_mels(given: Dump, said: dict[str, str]) -> int:
 
 
 def layers_named(*dumps: Dump) -> int:
-    """How many blocks the names of these dumps speak of."""
+    """How many blocks the names of these dumps speak of. Raises ParityError for absurdly many."""
     numbers = [-1]
     for dump in dumps:
         for name in dump.tensors:
-            found = re.match(r"block\.(\d+)\.", name)
-            numbers += [int(found[1])] if found else []
+            if found := re.match(r"block\.(\d+)\.", name):
+                if len(found[1]) > 9 or int(found[1]) >= MAX_LAYERS:
+                    raise ParityError(f"{name}: expected a block's number below {MAX_LAYERS}")
+                numbers.append(int(found[1]))
     return 1 + max(numbers)
 
 

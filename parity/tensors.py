@@ -6,6 +6,7 @@ import json
 import math
 import os
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,6 +15,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from melfront.command import lacks_memory, one_line
 
 Array = NDArray[Any]
 FORMAT = "2"
@@ -25,7 +28,10 @@ NO_STAGES = {"attention_mask"}  # which other files of ours hold beside the stag
 
 
 class ParityError(ValueError):
-    """What was given cannot be compared; the message says what to do."""
+    """What was given cannot be compared; the message says what to do. One line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class Tensor(NamedTuple):
@@ -81,7 +87,7 @@ def whole_shape(text: str) -> tuple[int, ...]:
 def table(text: str, name: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise ParityError(f"{name} is no JSON object; leave it out, or take what `dump` wrote")
@@ -110,6 +116,9 @@ def read(path: str | os.PathLike[str]) -> Dump:
         raise ParityError(
             f"{path}: the metadata {min(old)!r} are in a form that is no longer read; dump it again"
         )
+    for key in ("clip", "model"):  # which are printed
+        if not (said := dump.metadata.get(key, "")).isprintable():
+            raise ParityError(f"{path}: the metadata {key!r} is {said!r}, expected a name")
     return dump
 
 
@@ -127,15 +136,26 @@ def check_name(path: Path) -> None:
 
 
 def np_load(path: Path) -> Any:
-    try:
+    with parsed(path, str(path)):
         return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ParityError(f"{path}: {explain(error, path)}") from error
+
+
+@contextmanager
+def parsed(path: Path, name: str) -> Iterator[None]:
+    """ParityError for whatever another's parser raises: of a damaged file that may be anything."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of headers that it can still make sense of
+            yield
+    except Exception as error:
+        raise ParityError(f"{name}: {explain(error, path)}") from error
 
 
 def explain(error: Exception, path: Path) -> str:
     if path.stat().st_size == 0:
         return "the file is empty"
+    if lacks_memory(error):
+        return f"holds more than the memory does, or is damaged ({error})"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read: {error.strerror}"
     if "pickle" in str(error).lower():
@@ -154,10 +174,8 @@ def read_npz(path: Path) -> Dump:
     tensors, metadata = {}, {}
     with archive:
         for name in archive.files:
-            try:
+            with parsed(path, f"{path}: {name}"):
                 values = np.asarray(archive[name])  # bytes, where it is no .npy
-            except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib_error()) as error:
-                raise ParityError(f"{path}: {name}: {explain(error, path)}") from error
             if name in (METADATA, "metadata") and values.dtype.kind == "U":
                 said = table(str(values), f"{path}: {name}")
                 # safetensors holds nothing but texts; people put numbers into theirs
@@ -167,49 +185,28 @@ def read_npz(path: Path) -> Dump:
     return Dump(tensors, metadata)
 
 
-def zlib_error() -> type[Exception]:
-    import zlib
-
-    return zlib.error
-
-
 def read_safetensors(path: Path) -> Dump:
-    import torch
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
+    with parsed(path, str(path)):
         path.open("rb").close()  # what may not be read is missing to safe_open
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             raw = {name: file.get_tensor(name) for name in set(file.keys()) - NO_STAGES}
-    except (SafetensorError, OSError, ValueError, struct.error) as error:
-        raise ParityError(f"{path}: {explain(error, path)}") from error
-    tensors = {}
-    for name, tensor in raw.items():
-        if tensor.dtype == torch.bfloat16:
-            tensors[name] = Tensor(tensor.float().numpy(), "bfloat16")
-        else:
-            tensors[name] = as_tensor(tensor.numpy(), f"{path}: {name}")
-    return Dump(tensors, metadata)
+    return Dump({name: as_tensor(x, f"{path}: {name}") for name, x in raw.items()}, metadata)
 
 
 def as_tensor(values: Any, name: str) -> Tensor:
     """A NumPy array or torch tensor with its type's name. Raises ParityError for other types."""
-    if hasattr(values, "detach"):
-        kind = str(values.dtype).removeprefix("torch.")
-        values = values.detach().cpu()
-        values = values.float().numpy() if kind == "bfloat16" else values.numpy()
-        if kind == "bfloat16":
-            return Tensor(values, kind)
-    values = np.asarray(values)
-    kind = {"complex64": "float32", "complex128": "float64"}.get(
-        values.dtype.name, values.dtype.name
-    )
-    if kind not in ("float16", "float32", "float64"):
-        raise ParityError(
-            f"{name}: dtype {values.dtype}; expected float16, bfloat16, float32, float64"
-        )
-    return Tensor(values, kind)
+    of_torch = hasattr(values, "detach")
+    values = values.detach().cpu() if of_torch else np.asarray(values)
+    stored = str(values.dtype).removeprefix("torch.") if of_torch else values.dtype.name
+    kind = {"complex64": "float32", "complex128": "float64"}.get(stored, stored)
+    if kind not in ("float16", "float32", "float64") and (stored != "bfloat16" or not of_torch):
+        raise ParityError(f"{name}: dtype {stored}; expected float16, bfloat16, float32, float64")
+    if stored == "bfloat16":
+        values = values.float()
+    return Tensor(values.numpy() if of_torch else values, kind)
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class Subject:
     clip_name: str = "sample"
     model_name: str = ""
     layers: int | None = None  # how many blocks a model has that is not here
+    bins_told: bool = True  # or is n_mels the default, of no use for the stages compared?
     _floors: dict[tuple[str, str], float] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -146,7 +147,8 @@ class Subject:
             seconds = f"{self.length / SAMPLE_RATE:g} s"
             batched = self.clips.batched
             clip += f", the first {seconds} of each" if batched else f", its first {seconds}"
-        return f"{clip}, {self.n_mels} bins, convention {self.convention.name}{model}"
+        bins = f", {self.n_mels} bins" if self.bins_told else ""
+        return f"{clip}{bins}, convention {self.convention.name}{model}"
 
     def needed_model(self) -> WhisperEncoder:
         if self.model is None:

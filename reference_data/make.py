@@ -28,6 +28,7 @@ from scipy.io import wavfile
 
 import melfront
 from melfront.audio import as_clips
+from melfront.command import exit_status
 from parity import libraries, signals, stages, tensors, toy
 from parity.__main__ import Parser
 from parity.dump import (
@@ -384,4 +385,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_status(COMMAND, lambda: main(sys.argv[1:])))

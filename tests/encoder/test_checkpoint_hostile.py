@@ -1,0 +1,377 @@
+"""Checkpoints that somebody made to do harm, or that a disk spoiled: one line, at once."""
+
+import dataclasses
+import json
+import random
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from encoder import EncoderConfig, WhisperEncoder
+from encoder.checkpoint import CheckpointError, load
+from tests.conftest import CHECKOUT
+from tests.encoder.checkpoints import (
+    NARROW,
+    OPENAI,
+    SQUARE,
+    assert_same,
+    dims,
+    make,
+    refuses,
+    renamed,
+    write,
+    write_shards,
+)
+
+DEEP = "[" * 50_000
+CONV = "model.encoder.conv1.weight"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "model.safetensors", renamed(make()), NARROW)
+    return tmp_path
+
+
+@pytest.fixture
+def shards(tmp_path):
+    """A folder of shards, and a function that changes what its index says."""
+    write_shards(tmp_path, renamed(make()), NARROW, ".safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+
+    def change(edit):
+        content = json.loads(index.read_text())
+        edit(content["weight_map"])
+        index.write_text(json.dumps(content))
+        return tmp_path
+
+    return change
+
+
+def with_header(path, edit):
+    """A safetensors file with another header over the same bytes; edit takes and gives JSON."""
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    text = edit(data[8:end].decode())
+    path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + data[end:])
+    return path
+
+
+def entry(**change):
+    def edit(text):
+        header = json.loads(text)
+        header[CONV] |= change
+        return json.dumps(header)
+
+    return edit
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [DEEP, '{"a":' * 50_000], ids=["list", "object"])
+def test_json_nested_without_end(folder, text):
+    config = folder / "config.json"
+    config.write_text(text)
+    refuses(folder, f"{config} is damaged: its JSON is nested too deep")
+    config.write_text(json.dumps(NARROW.to_hf() | {"extra": 0}).replace("0}", DEEP + "]" * 50_000))
+    refuses(folder, f"{config} is damaged")
+    with_header(folder / "model.safetensors", lambda _: text)
+    refuses(folder, "no safetensors file", "its JSON is nested too deep")
+
+
+def test_an_index_nested_without_end(shards):
+    path = shards(dict)
+    (path / "model.safetensors.index.json").write_text(DEEP)
+    refuses(path, "index.json is damaged: its JSON is nested too deep")
+
+
+def test_what_is_said_twice(folder):
+    (folder / "config.json").write_text(json.dumps(NARROW.to_hf())[:-1] + ', "d_model": 52}')
+    refuses(folder, "config.json is damaged: it has 'd_model' twice")
+    one = '"model.encoder.conv1.bias": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, '
+    with_header(folder / "model.safetensors", lambda text: "{" + one + text[1:])
+    refuses(folder, "no safetensors file", "it has 'model.encoder.conv1.bias' twice")
+
+
+def test_json_of_a_size_that_none_has(folder):
+    (folder / "config.json").write_text(json.dumps(NARROW.to_hf()) + " " * (1 << 24))
+    refuses(folder, "config.json is damaged: it has more than 16777216 bytes")
+    (folder / "model.safetensors").write_bytes((1 << 62).to_bytes(8, "little") + b"{}")
+    refuses(folder, "no safetensors file (10 bytes; a header of 4611686018427387904 bytes)")
+
+
+# --- values that are no numbers -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("file", ["a.safetensors", "a.bin"])
+def test_weights_that_are_not_finite(tmp_path, file, dtype, value):
+    weights = make(dtype=dtype)
+    weights["blocks.1.mlp.fc2.weight"][-1, -1] = value
+    path = write(tmp_path / file, renamed(weights), NARROW)
+    name = "model.encoder.layers.1.fc2.weight has values that are NaN or infinite in "
+    refuses(path, f"{path}: {name}{dtype}; if that is meant, pass check_finite=False")
+    refuses(path, f"{name}torch.float32", dtype=torch.float32)
+    read = load(path, check_finite=False)[1]["blocks.1.mlp.fc2.weight"]
+    assert torch.equal(read, weights["blocks.1.mlp.fc2.weight"]) or read[-1, -1].isnan()
+    WhisperEncoder.from_pretrained(path, check_finite=False)
+
+
+def test_weights_that_another_dtype_cannot_hold(tmp_path):
+    weights = make()
+    weights["ln_post.bias"][3] = 65536  # float16 ends at 65504
+    path = write(tmp_path / "a.safetensors", renamed(weights), NARROW)
+    assert_same(load(path)[1], weights)
+    refuses(path, "layer_norm.bias has values that are NaN or infinite in torch.float16",
+            dtype=torch.float16)  # fmt: skip
+
+
+# --- an index that leads elsewhere ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shard",
+    ["../part-0.safetensors", "a/../../part-0.safetensors", "{folder}/part-0.safetensors",
+     "//host/x", "C:\\part-0.safetensors", "..\\part-0.safetensors", "\\part-0.safetensors"],
+)  # fmt: skip
+def test_an_index_that_points_out_of_its_folder(shards, tmp_path, shard):
+    (tmp_path / "a").mkdir()
+    shard = shard.format(folder=tmp_path)
+    path = shards(lambda where: where.update({CONV: shard}))
+    refuses(path, "index.json points out of its folder, to ", ": not followed")
+
+
+def test_shards_behind_links_as_in_the_cache_of_the_hub(shards, tmp_path):
+    """snapshots/x/part-1.safetensors is a link to ../../blobs/y."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "x"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    for i, file in enumerate(sorted(shards(lambda where: None).glob("*.*"))):
+        file.rename(blobs / f"{i}")
+        (snapshot / file.name).symlink_to(f"../../blobs/{i}")
+    assert_same(load(snapshot)[1], make())
+
+
+def test_shards_in_a_folder_beneath(shards):
+    def move(where):
+        where |= {name: f"sub/{shard}" for name, shard in where.items()}
+
+    path = shards(move)
+    (path / "sub").mkdir()
+    for file in path.glob("part-*"):
+        file.rename(path / "sub" / file.name)
+    assert_same(load(path)[1], make())
+
+
+def test_an_index_and_its_shards_that_disagree(shards):
+    path = shards(lambda where: where.pop(CONV))
+    refuses(path, f"1 missing: {CONV} (26, 7, 3)")
+    path = shards(lambda where: where.update({CONV: "part-0.safetensors"}))
+    path = shards(lambda where: where.update({CONV: "part-1.safetensors"}))
+    refuses(path, f"1 missing: {CONV} (26, 7, 3)")
+
+
+# --- dimensions and shapes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"encoder_layers": 10**9}, {"d_model": 10**9}, {"max_source_positions": 10**9}],
+    ids=lambda change: next(iter(change)),
+)
+def test_dimensions_beyond_all_measure(folder, change):
+    """In a process of its own, which may take 20 s of a core and 4 GB of addresses."""
+    (folder / "config.json").write_text(json.dumps(NARROW.to_hf() | change))
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "encoder", "--model", folder],
+        cwd=CHECKOUT, capture_output=True, text=True, preexec_fn=limit,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "does not fit EncoderConfig(" in done.stderr
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, 26.0, True, "26", None, [26], {}, 10**30, 1 << 31])
+@pytest.mark.parametrize("name", ["d_model", "encoder_layers", "num_mel_bins", "encoder_ffn_dim"])
+def test_dimensions_that_are_no_numbers(folder, name, value):
+    (folder / "config.json").write_text(json.dumps(NARROW.to_hf() | {name: value}))
+    refuses(folder, "config.json: n_", ", expected ")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [26, 7, 3.0]}, {"shape": [True, 26, 21]}, {"shape": [-26, -7, 3]},
+        {"shape": [2**62, 4, 0]}, {"shape": 546}, {"shape": None}, {"data_offsets": [0, 2184]},
+        {"data_offsets": [8, 0]}, {"data_offsets": [0, 10**20]}, {"data_offsets": [0]},
+        {"data_offsets": "ab"}, {"dtype": ["F32"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_headers_that_make_no_sense(folder, change):
+    with_header(folder / "model.safetensors", entry(**change))
+    refuses(folder)
+
+
+def test_bytes_that_are_given_twice_or_to_nobody(folder):
+    def overlap(text):
+        header = json.loads(text)
+        header["model.encoder.layer_norm.bias"] = header["model.encoder.layer_norm.weight"]
+        return json.dumps(header)
+
+    path = with_header(folder / "model.safetensors", overlap)
+    refuses(folder, "its tensors are not the ", "bytes after the header")
+    write(path, renamed(make()), NARROW)
+    path.write_bytes(path.read_bytes() + bytes(4))
+    refuses(folder, "its tensors are not the ", "bytes after the header")
+
+
+# --- pickles --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tensor", "what"),
+    [
+        (torch.zeros(1).expand(26), "torch.float32, expanded"),
+        (torch.zeros(26).to_sparse(), "torch.float32, torch.sparse_coo on cpu"),
+        (torch.empty(26, device="meta"), "torch.float32, torch.strided on meta"),
+        (torch.zeros(26, dtype=torch.complex64), "torch.complex64"),
+    ],
+    ids=["expanded", "sparse", "meta", "complex"],
+)
+def test_tensors_that_hold_no_values_of_their_own(tmp_path, tensor, what):
+    tensors = renamed(make()) | {"model.encoder.conv1.bias": tensor}
+    path = write(tmp_path / "a.bin", tensors, NARROW)
+    refuses(path, f"1 of a type that is none of float16, bfloat16, float32 and float64: "
+            f"model.encoder.conv1.bias {what}")  # fmt: skip
+
+
+@pytest.mark.parametrize("said", [5, [1], "text", {}, {"n_mels": "x" * 10**6}], ids=type)
+def test_dims_that_are_none(tmp_path, said):
+    if isinstance(said, dict) and said:
+        said = dims(SQUARE) | said
+    content = {"dims": said, "model_state_dict": renamed(make(SQUARE), OPENAI, "encoder.")}
+    refuses(write(tmp_path / "a.pt", content), "a.pt: ")
+    content["dims"] = dims(SQUARE) | {"n_audio_state": 10**30}
+    refuses(write(tmp_path / "a.pt", content), "a.pt: n_audio_state is 100 bits long")
+
+
+def test_names_that_are_no_text(tmp_path):
+    tensors = renamed(make())
+    odd = {5: torch.zeros(2), None: torch.zeros(2), ("a", 1): torch.zeros(2)}
+    assert_same(load(write(tmp_path / "a.bin", tensors | odd, NARROW))[1], make())
+    refuses(write(tmp_path / "a.pt", {"model_state_dict": 5}), "a.pt holds a int, expected")
+    refuses(write(tmp_path / "a.pt", odd), "a.pt has nothing of a Whisper encoder")
+
+
+# --- what is said of it ---------------------------------------------------------------------------
+
+
+def test_what_a_file_says_is_quoted_short_and_without_control_characters(tmp_path):
+    tensors = {f"\x1b[31m\n{i}{'long' * 999}": torch.zeros(1) for i in range(50)}
+    path = write(tmp_path / "a.safetensors", tensors)
+    message = refuses(path, "has nothing of a Whisper encoder; it has \\x1b[31m 0long")
+    assert message.isprintable()
+    assert len(message) <= 1000
+    encoder = renamed(make()) | {f"model.encoder.{name}": x for name, x in tensors.items()}
+    message = refuses(write(path, encoder, NARROW), "50 left over: model.encoder.\\x1b[31m")
+    assert message.isprintable()
+    assert len(message) <= 1000
+
+
+def test_what_cannot_be_opened(tmp_path):
+    refuses("x" * 5000, "cannot be read: File name too long")
+    write_shards(tmp_path, renamed(make()), NARROW, ".safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("part-1", "x" * 300))
+    refuses(tmp_path, "cannot be read: File name too long")
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError("no room"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 8"),
+])  # fmt: skip
+def test_a_pickle_that_takes_more_memory_than_there_is(tmp_path, monkeypatch, error):
+    def fail(*_args, **_options):
+        raise error
+
+    path = write(tmp_path / "a.bin", renamed(make()), NARROW)
+    monkeypatch.setattr(torch, "load", fail)
+    refuses(path, "a.bin: too little memory, or damaged (")
+
+
+def test_no_published_size_is_refused():
+    config = dataclasses.replace(NARROW, n_audio_layer=(1 << 31) - 1)
+    assert EncoderConfig.from_hf(config.to_hf()) == config
+
+
+# --- at random ------------------------------------------------------------------------------------
+
+JUNK = [None, True, 0, -1, 10**30, 1.5, "", "x" * 2000, "\x1b[31m", "\ud800", [], [[]], {}, [1, 2]]
+
+
+def mutate(value, random):
+    """JSON with one thing in it another, gone, or under another name."""
+    parent, key = value, random.choice(list(value))
+    while isinstance(parent[key], dict) and parent[key] and random.random() < 0.8:
+        parent, key = parent[key], random.choice(list(parent[key]))
+    change = random.randrange(3)
+    if change == 0:
+        parent[key] = random.choice(JUNK)
+    elif change == 1:
+        del parent[key]
+    else:
+        parent[str(random.choice(JUNK))] = parent.pop(key)
+    return value
+
+
+def spoil(data, random):
+    """Bytes of which some near the start are others, or which end early."""
+    data = bytearray(data)
+    for _ in range(random.choice([1, 2, 9])):
+        place = random.randrange(min(len(data), 3000))
+        data[place] = random.choice(b'[]{}:,"0' + bytes([data[place] ^ 1 << random.randrange(8)]))
+    return bytes(data[: random.choice([len(data), len(data), random.randrange(len(data))])])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", ["header", "config", "index", "bytes", "zip", "legacy"])
+def test_every_mutation_loads_or_is_refused_in_one_line(tmp_path, kind, seed):
+    draw = random.Random(f"{kind} {seed}")
+    path = tmp_path / "model.safetensors"
+    if kind == "index":
+        write_shards(tmp_path, renamed(make()), NARROW, ".safetensors")
+        path = tmp_path / "model.safetensors.index.json"
+    elif kind in ("zip", "legacy"):
+        path = tmp_path / "pytorch_model.bin"
+        torch.save(renamed(make()), path, _use_new_zipfile_serialization=kind == "zip")
+        path.with_name("config.json").write_text(json.dumps(NARROW.to_hf()))
+    else:
+        write(path, renamed(make()), NARROW)
+    if kind == "config":
+        path = path.with_name("config.json")
+    whole, refused = path.read_bytes(), []
+    for _ in range(20):
+        path.write_bytes(whole)
+        if kind == "header":
+            with_header(path, lambda text: json.dumps(mutate(json.loads(text), draw)))
+        elif kind in ("config", "index"):
+            path.write_text(json.dumps(mutate(json.loads(whole), draw)))
+        else:
+            path.write_bytes(spoil(whole, draw))
+        try:
+            load(tmp_path)
+        except CheckpointError as error:
+            refused.append(str(error))
+    assert refused
+    assert all(message.isprintable() and len(message) <= 1000 for message in refused)

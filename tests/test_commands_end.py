@@ -1,0 +1,106 @@
+"""How every command ends that cannot go on: one line on stderr, an exit status, no traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import encoder.__main__
+import melfront.__main__
+import parity.__main__
+from melfront.command import UsageError, exit_status, one_line
+from tests.conftest import CHECKOUT
+
+NO_MEMORY = [
+    MemoryError(),
+    MemoryError("Unable to allocate 7.28 TiB for an array"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
+                 "allocate memory: you tried to allocate 16 bytes. Error code 12"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:83] data. DefaultCPUAllocator: not enough memory: "
+                 "you tried to allocate 16 bytes."),
+    RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore lines."),
+    RuntimeError("unable to mmap 9 bytes from file <a>: Cannot allocate memory (12)"),
+    ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    OSError(12, "Cannot allocate memory"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+@pytest.mark.parametrize("command", ["melfront", "encoder", "parity mistakes"])
+def test_a_standard_stream_that_the_caller_closed(command, closed):
+    done = subprocess.run(
+        f"{sys.executable} -m {command} {closed}", shell=True, cwd=CHECKOUT, capture_output=True
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.stdout == b"") == (closed == ">&-")
+
+
+@pytest.mark.parametrize(
+    "command", ["melfront none.wav", "encoder none.wav", "parity dump none.wav"]
+)
+def test_a_refusal_is_not_printed_among_the_results(tmp_path, command):
+    """Where stderr is closed, Python would print to stdout what is for stderr."""
+    command = f"{command} -o {tmp_path / 'out.npz'} 2>&-"
+    done = subprocess.run(
+        f"{sys.executable} -m {command}", shell=True, cwd=CHECKOUT, capture_output=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("command", ["melfront", "encoder", "parity stages"])
+def test_a_disk_that_is_full(command):
+    done = subprocess.run(
+        f"{sys.executable} -m {command} >/dev/full", shell=True, cwd=CHECKOUT, capture_output=True
+    )
+    assert done.returncode == 2, done.stderr
+    assert b"No space left on device" in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: str(error)[:40])
+@pytest.mark.parametrize("module", [melfront, encoder, parity], ids=lambda module: module.__name__)
+def test_too_little_memory(module, error, monkeypatch, capsys):
+    def fail(_options):
+        raise error
+
+    monkeypatch.setattr(module.__main__, "run", fail)
+    arguments = ["stages"] if module is parity else []
+    assert module.__main__.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert ": too little memory" in err
+    assert err.endswith("; give a shorter clip\n")
+
+
+def test_exit_statuses(capsys):
+    def fails(error):
+        def work():
+            raise error
+
+        return exit_status("x", work)
+
+    assert exit_status("x", lambda: None) == 0
+    assert exit_status("x", lambda: 1) == 1
+    assert capsys.readouterr() == ("", "")
+    assert fails(UsageError("one\ntwo\x1b[31m")) == 2
+    assert capsys.readouterr().err == "x: one two\\x1b[31m\n"
+    assert fails(FileNotFoundError(2, "No such file", "a.wav")) == 2
+    assert capsys.readouterr().err == "x: a.wav: No such file\n"
+    assert fails(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "x: interrupted\n"
+    for mistake in (TypeError("ours"), RuntimeError("ours"), AssertionError("ours")):
+        with pytest.raises(type(mistake), match="ours"):
+            fails(mistake)
+
+
+def test_one_line():
+    assert one_line("a  b\n\tc") == "a b c"
+    assert one_line("\x1b\x00\x7f\u202e\ud800é") == r"\x1b\x00\x7f\u202e\ud800é"
+    for text in ("x" * 10**6, "\x1b" * 10**6, "begin" + "\n" * 10**6 + "end"):
+        assert len(one_line(text)) <= 1000
+        assert one_line(text).isprintable()
+    assert one_line("begin" + "-" * 10**6 + "end").startswith("begin-")
+    assert one_line("begin" + "-" * 10**6 + "end").endswith("-end")
