@@ -13,7 +13,6 @@ from .run import Outcome
 from .slots import SLOTS
 from .timing import REFERENCE, TWIN, Race
 
-
 TOO_BUSY = "too busy to say"
 
 
@@ -77,7 +76,7 @@ def text(outcome: Outcome) -> str:
             row += [f"{race.of_roof():.0%}" if race.roof.bandwidth else "-"]
         row += [""] * (len(rows[0]) - len(row))
         if f.code:
-            row[-1] = f"  {reason(f.verdict, f.code, f.text)}"
+            row[-1] = f"  {f.code}: {f.text}"  # in the place of the verdict
         rows.append(row)
     lines = [head, *table(rows)]
     if timed:
@@ -117,11 +116,6 @@ def whole_lines(o: Outcome) -> list[str]:
     return lines
 
 
-def reason(verdict: str, code: str, text: str) -> str:
-    """The code and the sentence; a code that only repeats the verdict beside it is left out."""
-    return text if code == verdict else f"{code} - {text}"
-
-
 def verdict(o: Outcome) -> str:
     """The last line."""
     if o.good:
@@ -132,7 +126,7 @@ def verdict(o: Outcome) -> str:
         if o.verdict == measure.NOISY:
             end += "; right, but noisier than the reference: a time and no ratio"
         return f"{o.verdict}: {len(o.findings)} cases, {end} ({o.seconds:.0f} s)"
-    line = f"{o.verdict}: {reason(o.verdict, o.code, o.text)}"
+    line = f"{o.verdict}: " + (f"{o.code} - " if o.code != o.verdict else "") + o.text
     if o.mistake:
         line += f"\n  looks like: {o.mistake.name} - {o.mistake.sentence}"
     elif o.code in REASONS:

@@ -85,7 +85,7 @@ class Race:
 
     def unclear(self) -> str:
         """Why these times say nothing, in words, or nothing if they do say something."""
-        if not min(self.spread(who)[0] for who in ("", REFERENCE, TWIN)) > 0:
+        if not all(self.spread(who)[0] > 0 for who in ("", REFERENCE, TWIN)):
             return "calls took no longer than an empty call did"
         if not self.band() <= np.log(TOO_BUSY):
             return f"two copies of the same function may differ by more than {TOO_BUSY:g} x"
