@@ -1,4 +1,4 @@
-"""Kernels that a compiler makes: torch.compile is timed, Triton's interpreter only where it runs."""
+"""Kernels that a compiler makes. Only what Triton's interpreter really runs gets no time."""
 
 import shutil
 

@@ -1,6 +1,7 @@
 """What is printed, of made-up outcomes: no number that says nothing, nothing said twice."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def test_nothing_is_said_twice(code, mistake):
     made = outcome(verdict=verdict, code=code, text="speech: 99 x noise", mistake=known)
     printed = report.text(made)
     words = " ".join(printed.split()).replace(":", " ").replace("-", " ").split()
-    assert not [a for a, b in zip(words, words[1:], strict=False) if a == b], printed
+    assert not [a for a, b in pairwise(words) if a == b], printed
     expected = "WRONG: PRECISION - speech" if code == "PRECISION" else f"{code}: speech"
     assert f"\n{expected}: 99 x noise" in printed
     assert bool(mistake) == ("looks like: tanh GELU" in printed)

@@ -210,7 +210,7 @@ def test_what_no_machine_brings_about_is_not_asked_for_twice(monkeypatch):
         raise Refused("THREAD", "starts a thread", certain=True)
 
     monkeypatch.setattr(timing, "race", race)
-    with pytest.raises(Refused, match="starts a thread$"):
+    with pytest.raises(Refused, match=r"starts a thread$"):
         run.raced(Busy("busy"), Busy(""))
 
 
