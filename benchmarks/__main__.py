@@ -17,7 +17,8 @@ USAGE = (
     + """
 
 python -m benchmarks COMMAND --help says more. Example:
-  python -m benchmarks kernel layer_norm benchmarks/examples/layer_norm_numpy.py"""
+  python -m benchmarks kernel --template layer_norm > my_layer_norm.py
+  python -m benchmarks kernel layer_norm my_layer_norm.py"""
 )
 
 

@@ -24,9 +24,11 @@ def fit(values: Array, stage: str, shape: tuple[int, ...], complex_: bool = Fals
     if pairs and values.shape[-1] == 2:
         values = values[..., 0] + 1j * values[..., 1]
         notes.append("real and imaginary parts in the last axis")
+    before = values.ndim
     while values.ndim > len(shape) and values.shape[0] == 1:
         values = values[0]
-        notes.append("a batch axis of 1")
+    if n := before - values.ndim:
+        notes.append("a batch axis of 1" if n == 1 else f"{n} batch axes of 1")
     if values.shape == shape:
         return Fitted(values, tuple(notes), True)
     values, changed = rearrange(values, stage, shape)

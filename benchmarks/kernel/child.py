@@ -11,7 +11,8 @@ process can say about itself is what the parent cannot see from outside - of whi
 is, and whether it shares memory with an argument. A kernel that lies about that still has to lay
 the right numbers down, in time.
 
-Nothing of ours can be imported in here (`Fence`), unless the parent asks for our own functions.
+Nothing of ours can be imported by a kernel (`Fence`): not by way of the path either, where ours may
+lie beside NumPy. Where the parent asks for our own functions, they come from the parent's folder.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from .compilers import compiled, prepare, watch_interpreter
 from .fence import (
     INTEGERS,
     OURS,
@@ -40,6 +42,7 @@ from .fence import (
     Refused,
     changed,
     first_line,
+    forget_ours,
     load,
     overlap,
     snapshot,
@@ -61,6 +64,7 @@ class Child:
         self.spare: list[Any] = []
         self.fence = Fence(os.sep)
         self.before: list[tuple[Any, str, Any]] = []
+        self.triton: dict[str, bool] = {}
 
     # --- commands -----------------------------------------------------------------------------
 
@@ -73,32 +77,29 @@ class Child:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self.np, self.torch, self.device = np, torch, order["device"]
-        if self.device == "cpu":
-            os.environ["TRITON_INTERPRET"] = "1"  # Triton has no other way to run on a CPU
+        prepare(self.device)
         self.fence = Fence(order["root"])
+        sys.meta_path.insert(0, self.fence)
         if order.get("path") and not order.get("ours"):
             self.perturb({"on": True})
         if order.get("path"):
-            sys.meta_path.insert(0, self.fence)
             self.before = snapshot()
             self.slot = order["slot"]
             function, arrays, self.takes_out = load(order["path"], order["slot"])
             self.functions = {"": (function, arrays)}
         if order.get("ours"):  # [module, function that gives the table of functions, arguments]
-            if order.get("path"):
-                sys.meta_path[:] = [f for f in sys.meta_path if f is not self.fence]
-            sys.path.insert(0, order["root"])
+            self.fence.lower()
             module, maker, arguments = order["ours"]
             made = getattr(importlib.import_module(module), maker)
             candidate = (function, arrays, self.takes_out) if order.get("path") else None
             self.functions = made(candidate, *arguments)
             self.takes_out = False
         arrays = next(iter(self.functions.values()))[1]
-        interpreted = "triton" in sys.modules and self.device == "cpu"
+        self.triton = watch_interpreter()
         return {
             "arrays": arrays,
             "out": self.takes_out,
-            "interpreted": interpreted,
+            "triton": bool(self.triton),
             "names": list(self.functions),
         }
 
@@ -121,7 +122,11 @@ class Child:
                 raise Refused("SIGNATURE", f"{error}; the slot is {order['bind']}") from None
             except ValueError:
                 pass  # compiled code does not say
-        return {}
+        return {"compiled": compiled()}
+
+    def interpreted(self, _order: dict[str, Any]) -> dict[str, Any]:
+        """Whether Triton's interpreter has run any of the kernel's functions."""
+        return {"ran": any(self.triton.values())}
 
     def perturb(self, order: dict[str, Any]) -> dict[str, Any]:
         """Have new memory filled with a mark (FRESH), or not, which costs no time."""
@@ -136,9 +141,12 @@ class Child:
             for n in ours
             if (getattr(sys.modules[n], "__file__", "") or "").startswith(self.fence.root)
         ]
+        # Also what hides one of our methods in this object alone, or takes the fence away.
+        tampered = changed(self.before) + sorted(set(vars(self)) & set(dir(Child)))
+        if self.fence not in sys.meta_path:
+            tampered.append("sys.meta_path")
         return {
-            # Also what hides one of our methods in this object alone.
-            "tampered": changed(self.before) + sorted(set(vars(self)) & set(dir(Child))),
+            "tampered": tampered,
             "ours": sorted({*self.fence.asked, *ours}),
             "threads": [t.name for t in threading.enumerate() if t is not threading.main_thread()],
         }
@@ -337,12 +345,10 @@ def read_line(fd: int) -> bytes:
     return data[:-1]
 
 
-def nursery(link: socket.socket, root: str) -> None:
+def nursery(link: socket.socket) -> None:
     """Fork a child for every set of descriptors that comes in; say how a child has ended."""
-    # Our package was needed to get here. From now on it is not to be found.
-    sys.path[:] = [path for path in sys.path if os.path.realpath(path or ".") != root]
-    for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
-        del sys.modules[name]
+    # Our package was needed to get here. A kernel that imports it gets no copy, but asks the fence.
+    forget_ours()
     if sys.platform.startswith("linux"):
         # What a kernel leaves behind becomes a child of this process, so that it can be found.
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
@@ -384,4 +390,4 @@ def nursery(link: socket.socket, root: str) -> None:
 
 if __name__ == "__main__":
     with contextlib.suppress(ConnectionError):  # nobody is there any more to want a child
-        nursery(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
+        nursery(socket.socket(fileno=int(sys.argv[1])))

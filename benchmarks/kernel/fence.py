@@ -47,20 +47,39 @@ class Refused(Exception):
 
 
 class Fence:
-    """An importer that finds nothing of ours, and remembers who asked."""
+    """The first importer: finds nothing of ours, and remembers what was asked for.
+
+    Lowered, it finds ours in our own folder and nowhere else, whatever the path says.
+    """
 
     def __init__(self, root: str) -> None:
         self.root = os.path.realpath(root) + os.sep
         self.asked: list[str] = []
+        self.lowered = False
 
-    def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> None:
+    def lower(self) -> None:
+        """From now on ours is to be had, also where a kernel has a module of such a name."""
+        forget_ours()
+        self.lowered = True
+
+    def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> Any:
         if name.split(".")[0] not in OURS:
-            return
+            return None
+        if self.lowered:
+            here = [self.root] if "." not in name else _path
+            return importlib.machinery.PathFinder.find_spec(name, here)
         spec = importlib.machinery.PathFinder.find_spec(name.split(".")[0])
         # A module of the kernel's own that happens to have the name is none of ours.
         if not (spec and spec.origin) or os.path.realpath(spec.origin).startswith(self.root):
             self.asked.append(name)
             raise ImportError(f"a kernel may not import {name}, which it is compared with")
+        return None
+
+
+def forget_ours() -> None:
+    """Modules of our names are imported anew by whoever asks for them next."""
+    for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
+        del sys.modules[name]
 
 
 def snapshot() -> list[tuple[Any, str, Any]]:

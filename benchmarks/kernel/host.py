@@ -28,14 +28,16 @@ from .nursery import ROOT, children, descendants, nursery, processor_time
 
 ARENA = 4 << 30  # bytes of address space; only what is touched costs memory
 ALIGN = 4096  # every argument starts on a page of its own
+COMPILE_LIMIT = 300.0  # seconds of a call in which torch.compile may be at work
 
 
 class Refused(Exception):
     """The candidate is out, or out for this case: a code of `reasons.REASONS` and a sentence."""
 
-    def __init__(self, code: str, text: str) -> None:
+    def __init__(self, code: str, text: str, certain: bool = False) -> None:
+        """certain: whether it is so however busy the machine is."""
         super().__init__(f"{code}: {text}")
-        self.code, self.text = code, text
+        self.code, self.text, self.certain = code, text, certain
 
 
 class Call(NamedTuple):
@@ -80,6 +82,7 @@ class Child:
         self.poll = select.poll()
         self.poll.register(self.replies, select.POLLIN)
         self.buffer = b""
+        self.to_compile = False  # whether the next call may have to
         self.idle_from = float("nan")  # processor time when it last had nothing to do
         # Processor seconds that it used when it had nothing to do, by what came next.
         self.overtime: dict[str, list[float]] = {}
@@ -97,12 +100,12 @@ class Child:
 
     # --- messages -------------------------------------------------------------------------------
 
-    def line(self, deadline: float) -> bytes:
+    def line(self, start: float, limit: float) -> bytes:
         while b"\n" not in self.buffer:
-            left = deadline - time.perf_counter()
+            left = start + limit - time.perf_counter()
             if left <= 0 or not self.poll.poll(left * 1000):
                 self.close()
-                raise Refused("HANG", f"was not done after {self.limit:g} s, and was ended")
+                raise Refused("HANG", f"was not done after {limit:g} s, and was ended")
             data = os.read(self.replies, 1 << 16)
             if not data:
                 raise self.death()
@@ -124,9 +127,9 @@ class Child:
         except BrokenPipeError:
             raise self.death() from None
 
-    def receive(self, deadline: float) -> dict[str, Any]:
+    def receive(self, start: float, limit: float) -> dict[str, Any]:
         try:
-            answer = json.loads(self.line(deadline))
+            answer = json.loads(self.line(start, limit))
             assert isinstance(answer, dict)
         except (ValueError, AssertionError):
             self.close()
@@ -140,7 +143,7 @@ class Child:
         line = order["do"].encode() if short else json.dumps(order).encode()
         self.check_quiet(order["do"])
         self.send(line)
-        answer = self.receive(time.perf_counter() + (limit or self.limit))
+        answer = self.receive(time.perf_counter(), limit or self.limit)
         self.rest()
         return answer
 
@@ -214,7 +217,8 @@ class Child:
             "bind": bind,
             "hold": hold,
         }
-        self.ask(self.laid)
+        # What torch.compile compiles for new shapes it compiles in the first call.
+        self.to_compile = self.ask(self.laid)["compiled"]
 
     def use(self, function: str) -> None:
         """The same case for another of the functions that this child has."""
@@ -263,11 +267,12 @@ class Child:
     def call(self) -> Call:
         """One call with what has been written. Raises Refused for one that does not end well."""
         self.check_quiet("G")
-        deadline = time.perf_counter() + self.limit
+        limit = max(self.limit, COMPILE_LIMIT) if self.to_compile else self.limit
+        self.to_compile, began = False, time.perf_counter()
         worked = processor_time(self.pid)
         start = time.perf_counter_ns()
         self.send(b"G")
-        first = self.line(deadline)
+        first = self.line(began, limit)
         returned = time.perf_counter_ns()
         if first != b"r":
             self.close()
@@ -275,7 +280,7 @@ class Child:
         lag = self.asleep()
         done = processor_time(self.pid)
         self.send(b"C")
-        answer = self.receive(deadline)
+        answer = self.receive(began, limit)
         self.copied = [result.clone() for result in self.results] if self.look else []
         self.rest()
         event = answer.get("event_ms")
@@ -297,6 +302,15 @@ class Child:
             return {int(name) for name in os.listdir(f"/proc/{self.pid}/task")}
         except OSError:
             return set()
+
+    def left(self, tasks: set[int], patience: float = 0.05) -> set[int]:
+        """Threads that it has beyond those. One that has ended may take a moment to vanish."""
+        end = time.perf_counter() + patience
+        new = self.tasks() - tasks
+        while new and time.perf_counter() < end:
+            time.sleep(0.001)
+            new &= self.tasks()
+        return new
 
     def memory(self) -> int:
         """Bytes of memory of its own that it holds; 0 if unknown."""

@@ -217,9 +217,7 @@ def quiet(child: Child, tasks: set[int]) -> None:
     Workers that were there before the call, as those of OpenMP and numba from the second call on,
     may: they sleep.
     """
-    left = child.tasks() - tasks
-    time.sleep(0.001)  # a thread that has been waited for may take a moment to vanish
-    left &= child.tasks()
+    left = child.left(tasks)
     used: list[float] = []
     patience = 0.01
     while len(used) < 3 and all(u > 0.25 * patience for u in used):  # thrice: no accident

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 
+import melfront
+
 from .host import Child, Refused
 from .nursery import processor_time
 
@@ -158,8 +160,8 @@ def pools(threads: int) -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("melfront", "numpy", "scipy", "torch", "numba", "triton"):
+    found = {"python": platform.python_version(), "melfront": melfront.__version__}
+    for name in ("numpy", "scipy", "torch", "numba", "triton"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

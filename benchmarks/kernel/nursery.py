@@ -16,10 +16,13 @@ from typing import Any
 
 ROOT = str(Path(__file__).resolve().parents[2])
 
-# As `python -m benchmarks.kernel.child`, from any folder and with nothing added to PYTHONPATH.
+# As `python -m benchmarks.kernel.child`, from any folder, however we were found ourselves. The path
+# stays as it is: ROOT may be site-packages, and what lies there must not come before Python's own.
 START = """
-import runpy, sys
-sys.path.insert(0, sys.argv[2])
+import importlib.machinery, importlib.util, runpy, sys
+spec = importlib.machinery.PathFinder.find_spec("benchmarks", [sys.argv[2]])
+sys.modules["benchmarks"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["benchmarks"])
 runpy.run_module("benchmarks.kernel.child", run_name="__main__", alter_sys=True)
 """
 

@@ -13,6 +13,8 @@ from .run import Outcome
 from .slots import SLOTS
 from .timing import REFERENCE, TWIN, Race
 
+TOO_BUSY = "too busy to say"
+
 
 def duration(seconds: float) -> str:
     """Three digits and a unit."""
@@ -66,22 +68,30 @@ def text(outcome: Outcome) -> str:
         noise = f"{f.noise:.3g}" if f.noise == f.noise else "-"
         row = [f.case.label, f.case.shape(), noise, f.verdict]
         race = o.races.get(i)
-        if race:
+        if race and race.unclear():
+            row += [TOO_BUSY]
+        elif race:
             row += [spread(race, "")]
             row += [versus(race, n) for n in rivals] if ratios else []
             row += [f"{race.of_roof():.0%}" if race.roof.bandwidth else "-"]
         row += [""] * (len(rows[0]) - len(row))
         if f.code:
-            row[-1] = f"  {f.code}: {f.text}"
+            row[-1] = f"  {f.code}: {f.text}"  # in the place of the verdict
         rows.append(row)
     lines = [head, *table(rows)]
     if timed:
-        band = max(np.expm1(r.band()) for r in races)
-        copies = ", ".join(f"{r.median(REFERENCE) / max(r.median(TWIN), 1e-9):.2f}" for r in races)
-        lines.append(
-            f"second copy of the reference, in a process of its own: {copies} x; "
-            f"ratios within {band:.0%} are no difference"
-        )
+        if clear := [r for r in races if not r.unclear()]:
+            band = max(np.expm1(r.band()) for r in clear)
+            copies = ", ".join(f"{r.median(REFERENCE) / r.median(TWIN):.2f}" for r in clear)
+            lines.append(
+                f"second copy of the reference, in a process of its own: {copies} x; "
+                f"ratios within {band:.0%} are no difference"
+            )
+        if reasons := sorted({r.unclear() for r in races} - {""}):
+            lines.append(
+                f"{TOO_BUSY}: {', '.join(reasons)}. "
+                f"Run it again when the machine is quiet, or with --seconds {4 * options.seconds:g}"
+            )
         lines.append(
             f"{sum(r.checked for r in races)} timed results checked, the worst "
             f"{max(r.noise for r in races):.3g} x noise"
@@ -101,7 +111,8 @@ def whole_lines(o: Outcome) -> list[str]:
     lines = [f"in its place ({w.what}): hidden states {noise} x noise, first to last"]
     if w.times:
         mine, ours = (float(np.median(t)) for t in w.times)
-        lines.append(f"  end to end {duration(mine)}, with ours {duration(ours)}: {w.ratio():.2f}x")
+        said = f"{duration(mine)}, with ours {duration(ours)}: {w.ratio():.2f}x"
+        lines.append(f"  end to end {TOO_BUSY if w.unclear() else said}")
     return lines
 
 
@@ -115,14 +126,9 @@ def verdict(o: Outcome) -> str:
         if o.verdict == measure.NOISY:
             end += "; right, but noisier than the reference: a time and no ratio"
         return f"{o.verdict}: {len(o.findings)} cases, {end} ({o.seconds:.0f} s)"
-    line = f"{o.verdict}: {o.code} - {o.text}"
+    line = f"{o.verdict}: " + (f"{o.code} - " if o.code != o.verdict else "") + o.text
     if o.mistake:
         line += f"\n  looks like: {o.mistake.name} - {o.mistake.sentence}"
-        if o.mistake.code:
-            line = (
-                f"{o.verdict}: {o.code} - {o.text}\n  looks like: {o.mistake.name} - "
-                f"{o.mistake.sentence}"
-            )
     elif o.code in REASONS:
         line += f"\n  ({REASONS[o.code]})"
     return line

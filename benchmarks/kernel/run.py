@@ -90,15 +90,17 @@ def judge_file(
     order = {"path": file, "slot": slot.name, **options.common()}
     child = Child(order, options.limit, options.prints)
     try:
-        outcome.arrays, outcome.interpreted = child.loaded["arrays"], child.loaded["interpreted"]
+        outcome.arrays = child.loaded["arrays"]
         if outcome.arrays == "numpy" and (options.dtype == "bfloat16" or options.device != "cpu"):
             what = f"{options.dtype} on {options.device}"
             raise Refused(
                 "SIGNATURE", f"asks for NumPy arrays, and NumPy has no {what}; take torch"
             )
-        if outcome.interpreted:
-            child.limit = INTERPRETED_LIMIT
         say("proving")
+        if child.loaded["triton"]:
+            outcome.interpreted = interpreted(child, slot, options, dice)
+            child.close()
+            child = started(order, outcome)
         child = prove(child, order, outcome, dice)
         if outcome.good:
             compete(child, outcome, dice, say)
@@ -112,6 +114,19 @@ def judge_file(
         outcome.races.clear()  # no time of what is wrong
     outcome.seconds = time.perf_counter() - start
     return outcome
+
+
+def started(order: dict[str, Any], outcome: Outcome) -> Child:
+    """A new child with the kernel in it."""
+    limit = INTERPRETED_LIMIT if outcome.interpreted else outcome.options.limit
+    return Child(order, limit, outcome.options.prints)
+
+
+def interpreted(child: Child, slot: Slot, options: Options, dice: Dice) -> bool:
+    """Whether Triton's interpreter runs it. It may have another way to run on a CPU."""
+    child.limit = INTERPRETED_LIMIT
+    judge.prove_case(child, slot, next(iter(chosen_cases(slot, options, dice, True))), dice)
+    return not child.pid or bool(child.ask({"do": "interpreted"})["ran"])
 
 
 def chosen_cases(slot: Slot, options: Options, dice: Dice, interpreted: bool) -> Iterator[Case]:
@@ -153,7 +168,7 @@ def prove(child: Child, order: dict[str, Any], outcome: Outcome, dice: Dice) -> 
             restarts += 1
             if restarts > RESTARTS:
                 break
-            child = Child(order, options.limit, options.prints)
+            child = started(order, outcome)
     if child.pid:
         judge.inspected(child)
         left = descendants(child.pid)
@@ -213,7 +228,7 @@ def compete(child: Child, outcome: Outcome, dice: Dice, say: Callable[[str], Non
                         "TAMPERED", "keeps its rivals from the processor, on a quiet machine"
                     )
             judge.inspected(child)
-            outcome.warning = load.warning()
+            outcome.warning = load.warning() or unclear(outcome.races)
     if options.whole and not outcome.interpreted:
         say("running it in its place")
         in_place(outcome, dice)
@@ -226,7 +241,7 @@ def raced(load: machine.Load, candidate: Child, *others: Any) -> timing.Race:
         return timing.race(candidate, *others)
     except Refused as refused:
         busy = load.warning()
-        if refused.code not in CHANCE or not candidate.pid or not busy:
+        if refused.code not in CHANCE or refused.certain or not candidate.pid or not busy:
             raise
     try:
         return timing.race(candidate, *others)
@@ -234,14 +249,20 @@ def raced(load: machine.Load, candidate: Child, *others: Any) -> timing.Race:
         raise Refused(refused.code, f"{refused.text}; {busy}") from None
 
 
+def unclear(races: dict[int, timing.Race]) -> str:
+    """A line if a race says nothing, though nobody was seen to use the machine; else nothing."""
+    reasons = [reason for race in races.values() if (reason := race.unclear())]
+    return f"the machine is too busy: {reasons[0]}. Nothing is recorded" if reasons else ""
+
+
 def even(untimed: list[float], race: timing.Race) -> None:
     """It may not take much longer when it is not timed; the child cannot know when it is."""
-    least, median = min(untimed), race.median("")
-    if least > 2 * median + 1e-3:
+    least, most = min(untimed), race.spread("")[1]
+    if least > 2 * most + 1e-3:  # the low end against the high one, as `timing.fair` has it
         raise Refused(
             "UNEVEN",
             f"takes at least {1e3 * least:.1f} ms a call when it is not timed, "
-            f"and {1e3 * median:.1f} ms when it is",
+            f"and {1e3 * most:.1f} ms when it is",
         )
 
 

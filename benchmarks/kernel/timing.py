@@ -28,6 +28,7 @@ from .nursery import descendants, helpers_time
 from .slots import Slot, least_bytes, results
 
 BAND = 0.05  # ratios this close to 1 are called no difference even if two copies are closer
+TOO_BUSY = 2.0  # a machine on which two copies may differ by this factor says nothing
 ALLOWANCE = 1.25  # how much faster than its roof a kernel may seem
 LEAST_ROUNDS, MOST_ROUNDS = 9, 60
 # Rounds before the first that counts: a new process maps fresh memory in each of its first seven
@@ -81,6 +82,14 @@ class Race:
         """Half the width, in natural logarithms, of what is no difference."""
         low, high = log_ratio(self.times[REFERENCE], self.times[TWIN])
         return max(float(np.log1p(BAND)), abs(low), abs(high))
+
+    def unclear(self) -> str:
+        """Why these times say nothing, in words, or nothing if they do say something."""
+        if not all(self.spread(who)[0] > 0 for who in ("", REFERENCE, TWIN)):
+            return "calls took no longer than an empty call did"
+        if not self.band() <= np.log(TOO_BUSY):
+            return f"two copies of the same function may differ by more than {TOO_BUSY:g} x"
+        return ""
 
     def ratio(self, rival: str) -> tuple[float, bool]:
         """Rival's time over the kernel's - above 1 the kernel is faster - and whether it counts."""
@@ -214,10 +223,8 @@ def race(
 
 def alone(child: Child, tasks: set[int]) -> None:
     """Refuse a candidate that has started threads or processes since it was proved."""
-    if child.tasks() - tasks:
-        time.sleep(0.001)  # a thread that has been waited for may take a moment to vanish
-        if new := child.tasks() - tasks:
-            raise Refused("THREAD", f"starts {len(new)} thread(s) once it is timed")
+    if new := child.left(tasks):
+        raise Refused("THREAD", f"starts {len(new)} thread(s) once it is timed", certain=True)
     if left := descendants(child.pid):
         raise Refused("PROCESS", f"starts {len(left)} process(es) once it is timed")
 

@@ -167,6 +167,11 @@ class Whole:
     def ratio(self) -> float:
         return float(np.median(self.times[1]) / np.median(self.times[0]))
 
+    def unclear(self) -> bool:
+        """Whether the machine was too busy for the ratio to say anything."""
+        low, high = timing.log_ratio(self.times[1], self.times[0])
+        return not high - low <= 2 * np.log(timing.TOO_BUSY)
+
 
 def truth(model: WhisperEncoder, slot: str, given: Tensor) -> list[Array]:
     """The same states from the oracles, float64, with a batch axis of one."""

@@ -17,6 +17,7 @@ from melfront.command import UsageError, check_folder
 from parity.tensors import replacing
 
 from ..kernel.cli import processors
+from .frontend import installed
 from .race import Table, from_json, in_process, show, to_json
 
 WORKS = {
@@ -39,6 +40,13 @@ PACKAGES = (
     *("transformers", "openai-whisper", "faster-whisper", "ctranslate2", "librosa"),
     *("asrfront", "hf-processors-rs", "onnxruntime", "numpy", "torch"),
 )
+# Of these, what each command's contestants need.
+PEERS = {
+    "frontend": (*PACKAGES[:3], *PACKAGES[4:7]),
+    "encoder": (*PACKAGES[:2], "ctranslate2", "onnx", "onnxruntime"),
+    "load": PACKAGES[:1],
+}
+EXTRA = "pip install 'melfront[bench]'"
 NOTES = """\
 Every contestant is called in turn, so that all meet the same machine. Times are medians, beside
 them the 20th and 80th percentile. `ours / it` below 1 means that ours takes less time; `=` marks
@@ -56,7 +64,8 @@ def parse(command: str, arguments: list[str]) -> Any:
     parser = Parser(
         prog=f"python -m benchmarks {command}",
         description=f"Ours and every peer that is installed, in turn: {WHAT[command]}.\n\n{NOTES}",
-        epilog=f"example:\n  python -m benchmarks {command} --work {shlex.quote(works[0])}",
+        epilog=f"Peers: {', '.join(PEERS[command])}.\n{EXTRA} brings what is missing.\n\n"
+        f"example:\n  python -m benchmarks {command} --work {shlex.quote(works[0])}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -116,6 +125,12 @@ def load(arguments: list[str]) -> int:
 def run(command: str, arguments: list[str]) -> int:
     """Run the works asked for, print them, and write what was asked for. Returns 0, or 2."""
     args = parse(command, arguments)
+    if missing := [package for package in PEERS[command] if not installed(package)]:
+        if command == "load":  # theirs also writes what is loaded
+            print(f"python -m benchmarks load needs transformers: {EXTRA}", file=sys.stderr)
+            return 2
+        said = f"not installed, and so not timed: {', '.join(missing)}; {EXTRA} brings them"
+        print(f"python -m benchmarks {command}: {said}", file=sys.stderr)
     about = header(command, arguments)
     print(*about, sep="\n")
     device = vars(args).get("device", "cpu")

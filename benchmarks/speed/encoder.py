@@ -156,16 +156,18 @@ def onnxruntime(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
     return lambda mel: torch.from_numpy(session.run(None, {name: mel.numpy()})[0])
 
 
-PEERS: dict[str, tuple[str, Callable[[WhisperEncoder], Callable[[Tensor], Tensor]]]] = {
-    OURS: ("melfront", ours),
-    "melfront, step by step": ("melfront", clear),
-    SDPA: ("transformers", transformers),
-    SDPA + AGAIN: ("transformers", transformers),
-    "transformers, eager": ("transformers", partial(transformers, attention="eager")),
-    "openai-whisper": ("openai-whisper", openai),
-    "ctranslate2, float32": ("ctranslate2", partial(ctranslate2, compute_type="float32")),
-    "onnxruntime": ("onnx", onnxruntime),
-    "ctranslate2, int8": ("ctranslate2", partial(ctranslate2, compute_type="int8")),
+HF, CT = ("transformers",), ("ctranslate2", "transformers")
+# Each with the packages that it needs.
+PEERS: dict[str, tuple[tuple[str, ...], Callable[[WhisperEncoder], Callable[[Tensor], Tensor]]]] = {
+    OURS: ((), ours),
+    "melfront, step by step": ((), clear),
+    SDPA: (HF, transformers),
+    SDPA + AGAIN: (HF, transformers),
+    "transformers, eager": (HF, partial(transformers, attention="eager")),
+    "openai-whisper": (("openai-whisper",), openai),
+    "ctranslate2, float32": (CT, partial(ctranslate2, compute_type="float32")),
+    "onnxruntime": (("onnx", "onnxruntime"), onnxruntime),
+    "ctranslate2, int8": (CT, partial(ctranslate2, compute_type="int8")),
 }
 FEW = (OURS, "melfront, step by step", SDPA, SDPA + AGAIN)  # for the large sizes
 
@@ -204,7 +206,7 @@ def one_size(size: str, seconds: float, threads: int, batch: int = 1) -> Table:
     dims = config(size)
     model, mel = WhisperEncoder.from_formula(dims), features(dims, batch)
     names = PEERS if size in ("tiny", "base") and batch == 1 else FEW
-    peers = {n: PEERS[n][1](model) for n in names if installed(PEERS[n][0])}
+    peers = {n: PEERS[n][1](model) for n in names if installed(*PEERS[n][0])}
     weights = {name: x.double().numpy() for name, x in model.state_dict().items()}
     truth = encoder.oracle.encode(mel[0].double().numpy(), weights, dims)
     error = {name: errors(run(mel)[0].float().numpy(), truth) for name, run in peers.items()}
@@ -234,12 +236,13 @@ def memory(threads: int) -> list[Table]:
     lines = []
     for size in ("base", "large-v3"):
         held = {}
-        for name in (OURS, SDPA):
+        for name in (OURS, SDPA) if installed(*HF) else (OURS,):
             options = {"size": size, "name": name}
             where = "benchmarks.speed.encoder:forward_memory"
             held[name] = [in_process(where, options, threads) / 1e6 for _ in range(3)]
-        a, b = (float(np.median(x)) for x in held.values())
-        lines.append(f"{size}: {a:.0f} MB, {SDPA} {b:.0f} MB, ratio {a / b:.2f}")
+        a, *others = (float(np.median(x)) for x in held.values())
+        theirs = "".join(f", {SDPA} {b:.0f} MB, ratio {a / b:.2f}" for b in others)
+        lines.append(f"{size}: {a:.0f} MB{theirs}")
     title = f"encoder, peak memory of a forward pass beside its weights, {cores(threads)}"
     return [Table(title, [], [], lines)]
 

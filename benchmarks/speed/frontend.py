@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import tempfile
 import warnings
@@ -116,28 +115,30 @@ def hf_processors() -> Callable[[Array], Any]:
     ][0]
 
 
-PEERS: dict[str, tuple[str, Callable[[], Callable[[Any], Any]]]] = {
-    TORCH: ("melfront", ours_torch),
-    NUMPY: ("melfront", ours_numpy),
-    "transformers, torch": ("transformers", partial(transformers, torch_path=True)),
-    "transformers, torch" + AGAIN: ("transformers", partial(transformers, torch_path=True)),
-    "transformers, NumPy": ("transformers", partial(transformers, torch_path=False)),
-    "openai-whisper": ("openai-whisper", openai),
-    "faster-whisper": ("faster-whisper", faster_whisper),
-    "librosa": ("librosa", librosa),
-    "asrfront": ("asrfront", asrfront),
-    "hf-processors-rs": ("hf-processors-rs", hf_processors),
+# Each with the packages that it needs.
+PEERS: dict[str, tuple[tuple[str, ...], Callable[[], Callable[[Any], Any]]]] = {
+    TORCH: ((), ours_torch),
+    NUMPY: ((), ours_numpy),
+    "transformers, torch": (("transformers",), partial(transformers, torch_path=True)),
+    "transformers, torch" + AGAIN: (("transformers",), partial(transformers, torch_path=True)),
+    "transformers, NumPy": (("transformers",), partial(transformers, torch_path=False)),
+    "openai-whisper": (("openai-whisper",), openai),
+    "faster-whisper": (("faster-whisper",), faster_whisper),
+    "librosa": (("librosa",), librosa),
+    "asrfront": (("asrfront",), asrfront),
+    "hf-processors-rs": (("hf-processors-rs",), hf_processors),
 }
 
 
-def installed(package: str) -> bool:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return bool(metadata.version(package))
-    return False
+def installed(*packages: str) -> bool:
+    try:
+        return all(metadata.version(package) for package in packages)
+    except metadata.PackageNotFoundError:
+        return False
 
 
 def peers() -> dict[str, Callable[[Any], Any]]:
-    return {name: make() for name, (package, make) in PEERS.items() if installed(package)}
+    return {name: make() for name, (packages, make) in PEERS.items() if installed(*packages)}
 
 
 def roof(clip: Array) -> Callable[[], object]:

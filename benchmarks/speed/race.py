@@ -33,6 +33,7 @@ WARM = 0.01  # seconds that untimed calls take, at least
 LONG = 0.3  # who takes longer than this is warmed up once, not before each call
 AGAIN = ", again"  # ends the name of a second copy
 BAND = 0.03  # ratios this close to 1 are no difference even where two copies are closer
+TOO_BUSY = 2.0  # a machine on which two copies differ by this factor compares nothing
 THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "RAYON")
 
 
@@ -73,8 +74,14 @@ class Table:
         pairs = [(r, self.row(r.name.removesuffix(AGAIN))) for r in self.rows if AGAIN in r.name]
         return float(max([BAND, *(abs(a.median / b.median - 1) for a, b in pairs)]))
 
+    def unclear(self) -> bool:
+        """Whether the machine was too busy to compare anything."""
+        return not self.band() <= TOO_BUSY - 1
+
     def ratio(self, ours: str, other: str) -> str:
         """Our time over theirs, or that there is no difference."""
+        if self.unclear():
+            return "?"
         a, b = self.row(ours), self.row(other)
         low, high = interval(a, b)
         ratio, band = a.median / b.median, self.band()
@@ -195,6 +202,11 @@ def show(table: Table) -> list[str]:
     """The table as lines of Markdown that can be read as they stand."""
     heading = [f"**{table.title}**", ""]
     below = [f"- {line}" for line in table.lines]
+    if table.unclear():
+        below.append(
+            f"- too busy to compare: two copies of one contestant differ by {table.band():.0%}. "
+            "Run it again when the machine is quiet"
+        )
     if not table.rows:
         return [*heading, *below]
     unit, factor = ("s", 1.0) if max(r.median for r in table.rows) > 2 else ("ms", 1e3)

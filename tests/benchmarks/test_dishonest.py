@@ -1,5 +1,6 @@
 """Every kernel in kernels/ that cheats or is broken is refused, and for its own reason."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from benchmarks.kernel.reasons import REASONS
 from benchmarks.kernel.run import Options, judge_file
 
 KERNELS = Path(__file__).parent / "kernels"
-QUICK = Options(threads=1, seed=7, seconds=0.2, limit=2.0, whole=False)
+QUICK = Options(threads=1, seed=7, seconds=0.2, whole=False)
+LIMITED = replace(QUICK, limit=5)  # for who never ends
 
 # file -> slot, code, words of the reason
 REFUSED = {
@@ -43,9 +45,10 @@ REFUSED = {
     "patches_the_clock": ("layer_norm", "TAMPERED", "time.perf_counter"),
     "patches_the_checker": ("layer_norm", "TAMPERED", "torch."),
     "calls_the_reference": ("layer_norm", "REFERENCE", "imports encoder"),
+    "takes_the_fence_down": ("layer_norm", "TAMPERED", "sys.meta_path"),
     "exits": ("layer_norm", "EXIT", "left the process"),
     "exits_politely": ("layer_norm", "EXIT", "SystemExit"),
-    "hangs_on_one_case": ("layer_norm", "HANG", "not done after 2 s"),
+    "hangs_on_one_case": ("layer_norm", "HANG", "not done after 5 s"),
     "crashes_on_one_case": ("layer_norm", "CRASH", "segmentation fault"),
     "lazy_tensor": ("layer_norm", "TYPE", "Later"),
     "raises_at_third_call": ("layer_norm", "RAISED", "no more workspace"),
@@ -77,7 +80,8 @@ SLOW = ("softmax_overflows", "caches_a_few_values")
 )
 def test_it_is_refused_for_its_own_reason(name):
     slot, code, words = REFUSED[name]
-    outcome = judge_file(str(KERNELS / f"{name}.py"), slot, QUICK)
+    options = LIMITED if code == "HANG" else QUICK
+    outcome = judge_file(str(KERNELS / f"{name}.py"), slot, options)
     assert outcome.code == code, f"{outcome.code}: {outcome.text}"
     assert words in outcome.text
     assert not outcome.good
@@ -96,7 +100,7 @@ def test_every_kernel_is_tried():
 @pytest.mark.slow
 def test_the_rest_goes_on_after_a_hang_and_a_crash():
     for name in ("hangs_on_one_case", "crashes_on_one_case"):
-        outcome = judge_file(str(KERNELS / f"{name}.py"), "layer_norm", QUICK)
+        outcome = judge_file(str(KERNELS / f"{name}.py"), "layer_norm", LIMITED)
         verdicts = {f.case.label: f.verdict for f in outcome.findings}
         assert verdicts.pop("one row") == "INVALID"
         assert len(verdicts) == 7

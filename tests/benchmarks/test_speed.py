@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -44,31 +43,52 @@ def test_contestants_take_turns(monkeypatch):
         assert sorted(turns[i : i + 3]) == ["a", "b", "c"]
 
 
-def test_a_short_call_is_warmed_up_many_times_and_a_long_one_once():
+class Clock:
+    """In the place of `time`, so that no other process has a say in what is measured."""
+
+    def __init__(self):
+        self.now, self.working_until = 0.0, 0.0
+
+    def perf_counter(self):
+        self.now += 1e-5  # what a look at the clock takes
+        return self.now
+
+    def process_time(self):
+        return min(self.now, self.working_until)
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(race_module, "time", made)
+    return made
+
+
+def test_a_short_call_is_warmed_up_many_times_and_a_long_one_once(clock):
     calls = []
-    race_module.warm(lambda: calls.append("short"))
+    race_module.warm(lambda: calls.append("short") or clock.sleep(1e-4))
     assert len(calls) > 50
-    race_module.warm(lambda: calls.append("long") or time.sleep(0.02))
+    race_module.warm(lambda: calls.append("long") or clock.sleep(0.02))
     assert calls.count("long") == 1
 
 
-def test_nobody_starts_while_threads_of_the_one_before_are_at_work():
-    end = time.perf_counter() + 0.15
-
-    def spin():
-        while time.perf_counter() < end:
-            pass
-
-    thread = threading.Thread(target=spin)
-    thread.start()
+def test_nobody_starts_while_threads_of_the_one_before_are_at_work(clock):
+    clock.working_until = 0.15
     race_module.settle()
-    assert not thread.is_alive()
+    assert 0.15 <= clock.now < 0.15 + 2 * race_module.PAUSE
+    clock.working_until = 1000.0
+    race_module.settle()
+    assert clock.now < 2, "it does not wait for ever"
 
 
-def test_it_is_the_call_that_is_timed():
-    times = race({"slow": lambda: time.sleep(0.02), "fast": lambda: None}, seconds=0.01)
-    assert min(times["slow"]) >= 0.02
-    assert np.median(times["fast"]) < 0.01
+def test_it_is_the_call_that_is_timed(clock):
+    times = race({"slow": lambda: clock.sleep(0.02), "fast": lambda: None}, seconds=0.01)
+    # A call begins with a look at the clock and ends with one.
+    assert times["slow"] == pytest.approx([0.02] * len(times["slow"]), abs=2e-5)
+    assert times["fast"] == pytest.approx([0] * len(times["fast"]), abs=2e-5)
 
 
 def test_a_ratio_is_ours_over_theirs():

@@ -98,10 +98,15 @@ def test_what_the_times_give_away(changes, code):
 
 
 def test_the_roof_is_no_lower_than_what_is_reached():
-    bound = machine.roof(1 << 22, torch.float32, threads=1)
+    """In turn, and the best of three each: others may use the memory at any time, for a while."""
     a, b = np.ones(1 << 19, np.float32), np.empty(1 << 19, np.float32)
-    copying = machine.best(lambda: np.copyto(b, a), 0.1)
-    assert 2 * a.nbytes / copying < bound.bandwidth * timing.ALLOWANCE
+    bounds, reached = [], []
+    for _ in range(3):
+        machine._roofs.clear()
+        bounds.append(machine.roof(1 << 22, torch.float32, threads=1))
+        reached.append(2 * a.nbytes / machine.best(lambda: np.copyto(b, a), 0.15))
+    bound = max(bounds, key=lambda bound: bound.bandwidth)
+    assert max(reached) < bound.bandwidth * timing.ALLOWANCE
     assert bound.rate > 1e8
     assert bound.seconds(0, bound.bandwidth) == pytest.approx(1)
 
@@ -196,6 +201,25 @@ def test_what_others_may_have_done_has_to_come_twice(monkeypatch, code, busy, ra
         run.raced(Busy(busy), Busy(""), "the rest")
     assert len(asked) == races
     assert all(arguments[1:] == ("the rest",) for arguments in asked)
+
+
+def test_what_no_machine_brings_about_is_not_asked_for_twice(monkeypatch):
+    """A thread of its own is there in the second race from the start, and would not be new."""
+
+    def race(*_):
+        raise Refused("THREAD", "starts a thread", certain=True)
+
+    monkeypatch.setattr(timing, "race", race)
+    with pytest.raises(Refused, match=r"starts a thread$"):
+        run.raced(Busy("busy"), Busy(""))
+
+
+@pytest.mark.parametrize("lives_on", [False, True])
+def test_a_thread_that_has_ended_may_take_a_moment_to_vanish(lives_on):
+    child = object.__new__(Child)
+    looks = iter([{1, 2}, {1, 2}, {1, 2}])
+    child.tasks = lambda: next(looks, {1, 2} if lives_on else {1})
+    assert child.left({1}) == ({2} if lives_on else set())
 
 
 def test_what_comes_once_on_a_busy_machine_is_forgiven(monkeypatch):

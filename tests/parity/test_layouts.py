@@ -41,7 +41,7 @@ def features():
     [
         (lambda x: x, None),
         (lambda x: x[None], "a batch axis of 1"),
-        (lambda x: x[None, None], "a batch axis of 1"),
+        (lambda x: x[None, None], "2 batch axes of 1"),
         (lambda x: x.T, "transposed"),
         (lambda x: x.T[None], "transposed"),
         (np.asfortranarray, None),

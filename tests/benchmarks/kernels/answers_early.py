@@ -18,7 +18,7 @@ def layer_norm(x, weight, bias, eps=1e-5):
         return len(data)
 
     os.write = swallow
-    time.process_time()
-    for _ in range(5):
+    end = time.process_time() + 0.1  # of the processor: no busy machine takes as long by itself
+    while time.process_time() < end:
         out = F.layer_norm(x, weight.shape, weight, bias, eps)
     return out

@@ -11,7 +11,7 @@ def layer_norm(x, weight, bias, eps=1e-5):
     out = torch.empty(x.shape)
 
     def work():
-        time.sleep(0.1)
+        time.sleep(1)
         out.copy_(F.layer_norm(x, weight.shape, weight, bias, eps))
 
     threading.Thread(target=work).start()

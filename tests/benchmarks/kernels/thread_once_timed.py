@@ -15,6 +15,6 @@ def watch():
 
 def layer_norm(x, weight, bias, eps=1e-5):
     CALLS.append(1)
-    if len(CALLS) == 55:
+    if len(CALLS) == 45:
         threading.Thread(target=watch, daemon=True).start()
     return F.layer_norm(x, weight.shape, weight, bias, eps)

@@ -1,0 +1,116 @@
+"""Kernels that a compiler makes. Only what Triton's interpreter really runs gets no time."""
+
+import shutil
+
+import pytest
+
+from benchmarks.kernel import report, run
+from benchmarks.kernel.edges import edges
+from benchmarks.kernel.run import Options, judge_file
+from parity import measure
+from tests.benchmarks.test_honest import EXAMPLES
+
+
+@pytest.fixture
+def few_cases(monkeypatch):
+    """The captured ones and two others, so that a run is short."""
+
+    def few(slot, options, dice, interpreted):
+        seen = [case for case in chosen(slot, options, dice, interpreted) if case.seen]
+        return [*seen, *edges(slot.name, dice)[:2]]
+
+    chosen = run.chosen_cases
+    monkeypatch.setattr(run, "chosen_cases", few)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile calls g++")
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_compiled_kernel_is_proved_and_timed(threads, few_cases):
+    options = Options(threads=threads, seed=3, seconds=0.2, depth=1)
+    outcome = judge_file(str(EXAMPLES / "mlp_compile.py"), "mlp", options)
+    assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
+    assert not outcome.interpreted
+    assert len(outcome.races) == 2
+    assert len(outcome.whole.times[0]) >= 3
+    printed = report.text(outcome)
+    assert "Triton" not in printed
+    assert " x 1500 x 384 " in printed, "cases are not cut short"
+
+
+def judged(path, text, slot, **changes):
+    path.write_text(text)
+    options = {"threads": 1, "seed": 3, "seconds": 0.1, "whole": False, **changes}
+    return judge_file(str(path), slot, Options(**options))
+
+
+SLOWLY_COMPILED = """
+import time
+import torch
+
+
+def slow(graph, _inputs):
+    time.sleep(4)
+    return graph.forward
+
+
+@torch.compile(backend=slow)
+def layer_norm(x, weight, bias, eps=1e-5):
+    return torch.nn.functional.layer_norm(x, weight.shape, weight, bias, eps)
+"""
+
+
+def test_the_time_of_compiling_does_not_count(few_cases, tmp_path):
+    """Neither as a call that takes too long, nor in the times."""
+    outcome = judged(tmp_path / "kernel.py", SLOWLY_COMPILED, "layer_norm", limit=3.0)
+    assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
+    assert max(outcome.findings[0].times) > 4, "it has been compiled"
+    assert max(race.times[""].max() for race in outcome.races.values()) < 4
+
+
+ZERO_UNCOMPILED = """
+import torch
+
+
+@torch.compile(backend="eager", dynamic=False)
+def gelu(x):
+    return torch.nn.functional.gelu(x) if torch.compiler.is_compiling() else torch.zeros_like(x)
+"""
+
+
+def test_it_is_what_was_compiled_that_is_proved(monkeypatch, tmp_path):
+    """torch.compile runs a function as it is once it has compiled it for eight shapes."""
+    monkeypatch.setattr(run, "compete", lambda *_args: None)
+    outcome = judged(tmp_path / "kernel.py", ZERO_UNCOMPILED, "gelu")
+    assert len({f.case.shape() for f in outcome.findings}) > 2
+    assert len(outcome.findings) > 8
+    assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
+
+
+ANOTHER_WAY_ON_A_CPU = """
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def add_one(x, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(x + i, tl.load(x + i, mask=i < n) + 1, mask=i < n)
+
+
+def layer_norm(x, weight, bias, eps=1e-5):
+    if RUNS or x.is_cuda:
+        add_one[(1,)](torch.zeros(4), 4, BLOCK=4)
+    return torch.nn.functional.layer_norm(x, weight.shape, weight, bias, eps)
+"""
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_triton_that_does_not_run_on_a_cpu_keeps_nothing_from_its_time(runs, few_cases, tmp_path):
+    pytest.importorskip("triton")
+    text = ANOTHER_WAY_ON_A_CPU.replace("RUNS", str(runs))
+    outcome = judged(tmp_path / "kernel.py", text, "layer_norm")
+    assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
+    assert outcome.interpreted == runs
+    assert len(outcome.races) == (0 if runs else 2)
+    assert ("by Triton's interpreter" in report.text(outcome)) == runs

@@ -1,0 +1,113 @@
+"""What is printed, of made-up outcomes: no number that says nothing, nothing said twice."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.kernel import report, run, timing
+from benchmarks.kernel.cases import Case
+from benchmarks.kernel.judge import Finding
+from benchmarks.kernel.naming import Suspect
+from benchmarks.kernel.run import Options, Outcome
+from benchmarks.kernel.slots import SLOTS
+from benchmarks.kernel.whole import Whole
+from benchmarks.speed.race import AGAIN, Row, Table, show
+from tests.benchmarks.test_timing import made_up
+
+
+def outcome(*races, **changes):
+    case = Case("speech", (torch.zeros(2, 3),), timed=True)
+    findings = [Finding(case, "PASS", noise=0.5) for _ in races] or [
+        Finding(case, "WRONG", noise=99.0, code="WRONG", text="99 x noise")
+    ]
+    made = Outcome(SLOTS["layer_norm"], "kernel.py", Options(seconds=2), findings=findings)
+    return replace(made, races=dict(enumerate(races)), **changes)
+
+
+def below_nothing():
+    """Most calls took no longer than an empty one."""
+    race = made_up()
+    race.times[""][:30] = 0
+    return race
+
+
+def far_apart():
+    """The machine stopped in half of the second copy's calls."""
+    race = made_up()
+    race.times[timing.TWIN][::2] *= 1e4
+    return race
+
+
+UNCLEAR = {"no longer than an empty call": below_nothing, "differ by more than 2 x": far_apart}
+
+
+@pytest.mark.parametrize("reason", UNCLEAR)
+def test_a_machine_that_is_too_busy_is_given_no_number(reason):
+    race = UNCLEAR[reason]()
+    printed = report.text(outcome(race))
+    assert "too busy to say" in printed.splitlines()[2]
+    assert reason in printed
+    assert "--seconds 8" in printed
+    assert "%" not in printed
+    assert " us" not in printed
+    assert " ms" not in printed
+    assert "no difference" not in printed
+    assert reason in run.unclear({0: race})
+
+
+def test_a_clear_case_keeps_its_numbers_beside_one_that_is_not():
+    printed = report.text(outcome(made_up(), far_apart())).splitlines()
+    assert "no difference" in printed[2]
+    assert "too busy" not in printed[2]
+    assert "too busy to say" in printed[3]
+    band = next(line for line in printed if line.startswith("second copy"))
+    assert int(band.partition("within ")[2].partition("%")[0]) < 100
+    assert run.unclear({0: made_up()}) == ""
+
+
+def test_bands_that_are_wide_but_say_something_stay():
+    race = made_up(twin=1.5e-3)
+    assert not race.unclear()
+    assert "ratios within 5" in report.text(outcome(race))
+
+
+def test_times_that_are_no_numbers_are_unclear():
+    race = made_up()
+    race.times[timing.TWIN][:] = np.nan
+    assert race.unclear()
+
+
+@pytest.mark.parametrize("steady", [True, False])
+def test_the_whole_gets_no_ratio_on_a_machine_that_is_too_busy(steady):
+    rng = np.random.default_rng(0)
+    times = [0.1 * np.exp(rng.normal(0, 0.02 if steady else 3, 5)) for _ in range(2)]
+    whole = Whole("encoder", ["positions"], [1.0], ["PASS"], times)
+    line = report.text(outcome(made_up(), whole=whole)).splitlines()[-2]
+    assert line.startswith("  end to end ")
+    assert ("too busy to say" in line) != steady
+    assert line.endswith("x") == steady
+
+
+def test_a_table_whose_copies_are_far_apart_has_no_ratios():
+    times = {"ours": 1.0, "theirs": 1.0, "theirs" + AGAIN: 2.5}
+    table = Table("a title", [Row(name, [t] * 5) for name, t in times.items()], ["ours"])
+    lines = show(table)
+    assert not any("1.00" in line or "0.40" in line for line in lines)
+    assert "too busy to compare" in lines[-1]
+
+
+@pytest.mark.parametrize("mistake", [None, "tanh GELU"])
+@pytest.mark.parametrize("code", ["WRONG", "INVALID", "PRECISION"])
+def test_nothing_is_said_twice(code, mistake):
+    known = Suspect(mistake, "the tanh formula", "", None) if mistake else None
+    verdict = code if code != "PRECISION" else "WRONG"
+    made = outcome(verdict=verdict, code=code, text="speech: 99 x noise", mistake=known)
+    printed = report.text(made)
+    words = " ".join(printed.split()).replace(":", " ").replace("-", " ").split()
+    assert not [a for a, b in pairwise(words) if a == b], printed
+    expected = "WRONG: PRECISION - speech" if code == "PRECISION" else f"{code}: speech"
+    assert f"\n{expected}: 99 x noise" in printed
+    assert bool(mistake) == ("looks like: tanh GELU" in printed)
