@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from melfront.command import check_folder, filled
+from melfront.command import check_folder, filled, to_the_width
 
 EPILOG = """examples:
   python -m parity stages
-  python -m parity dump clip.wav --model openai/whisper-tiny -o truth.safetensors
+  python -m parity dump clip.wav --model openai/whisper-tiny -o truth.npz
   python -m parity compare mine.npz --audio clip.wav --model openai/whisper-tiny
-  python -m parity compare mine.npz truth.safetensors --plot error.png
+  python -m parity compare mine.npz truth.npz --plot error.png
 """
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -179,6 +179,7 @@ def seconds(text: str) -> float | str | None:
     return value
 
 
+@to_the_width()
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     try:
