@@ -189,7 +189,7 @@ def test_who_waits_at_a_terminal_sees_how_far_it_is(shown, piped):
         "parity compare port.npz": [],
     }.items():
         for bar in bars:
-            assert re.search(rf"{bar}: +\d+%", shown[1][command]), bar
+            assert re.search(rf"{bar}: +[1-9]\d*%", shown[1][command]), bar
         assert not piped[1][command]
         assert not without_bars(shown[1][command]).strip()
 

@@ -419,8 +419,8 @@ def test_others_may_read_what_is_written(toy, clip, out, suffix):
 
 
 def test_progress_on_a_terminal_only(toy, clip, monkeypatch, capsys):
-    monkeypatch.setitem(__main__.QUIET, "delay", 0)
-    monkeypatch.setitem(__main__.QUIET, "mininterval", 0)
+    monkeypatch.setitem(__main__.PROGRESS, "delay", 0)
+    monkeypatch.setitem(__main__.PROGRESS, "mininterval", 0)
     assert run(clip, "--model", toy) == 0
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
