@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import melfront
+from melfront.command import to_the_width
 from parity import libraries, signals, stages, tensors, toy
 from parity.dump import N_FLOOR, as_real, at_positions, dump, noise_of_sample, noise_of_stage
 from parity.sampling import N_SAMPLES
@@ -286,6 +287,7 @@ def make(part: str) -> None:
         {"frontend": make_frontend, "libraries": make_libraries, "toy": make_toy}[part]()
 
 
+@to_the_width()
 def main(arguments: list[str]) -> int:
     unknown = sorted(set(arguments) - set(PARTS))
     if unknown:

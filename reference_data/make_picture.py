@@ -19,6 +19,7 @@ from PIL import Image
 
 import melfront
 from encoder import SIZES, WhisperEncoder, trace
+from melfront.command import to_the_width
 from melfront.plot import envelope
 
 HERE = Path(__file__).parent
@@ -90,6 +91,7 @@ def draw(audio: NDArray[np.float32], model: WhisperEncoder) -> Figure:
     return figure
 
 
+@to_the_width()
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m reference_data.make_picture",

@@ -44,6 +44,7 @@ COMMANDS = [
     "parity compare mine.safetensors",
     "parity compare port.npz",
     "parity compare port.npz --json",
+    "reference_data.make no-such-part-of-them",
     "reference_data.make_picture --help",
 ]
 # All of them in one process, which imports everything once. Progress is shown from the start on.
