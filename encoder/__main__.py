@@ -20,7 +20,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # huggingface_hub needs i
 
 import melfront
 from melfront.audio import digest
-from melfront.command import UsageError, check_folder, exit_status, filled
+from melfront.command import PROGRESS, UsageError, check_folder, exit_status, filled
 
 from .config import SIZES
 
@@ -32,32 +32,34 @@ if TYPE_CHECKING:
 SAMPLE = Path(__file__).parents[1] / "reference_data" / "sample.flac"
 BUILT_IN = "formula:tiny/128"  # parity's name for it: tiny, but 128 bins, weights from a formula
 DESCRIPTION = """\
-Audio through Whisper's front end and encoder. One clip is shown stage by stage; of several, a line
-each says what was computed. With no arguments nothing is needed, and nothing downloaded."""
+Audio through Whisper's front end and encoder. One clip is shown stage by stage;
+of several, a line each says what was computed. With no arguments nothing is
+needed, and nothing downloaded."""
 EPILOG = """\
 example:
-  python -m encoder speech.flac --model openai/whisper-large-v3 -o speech.safetensors
+  python -m encoder speech.flac --model openai/whisper-large-v3 -o speech.npz
   python -m encoder speech.flac --model openai/whisper-tiny --report tour.html
 
-The file OUT holds last_hidden_state and hidden_states.0 .. L (T, S), log_mel (M, F) and
-attention_mask (F,), and in its metadata the clip, the model and the versions (in .npz a string of
-JSON, `metadata`). A clip over 30 s is taken in W windows of 30 s, and each tensor has a leading
-axis for them: (W, T, S). Of large-v3 in float32 a window is 250 MB. Where OUT is a folder, each
-clip becomes OUT/NAME.safetensors; several clips need one."""
+The file OUT holds last_hidden_state and hidden_states.0 .. L (T, S), log_mel
+(M, F) and attention_mask (F,), and in its metadata the clip, the model and the
+versions (in .npz a string of JSON, `metadata`). A clip over 30 s is taken in W
+windows of 30 s, and each tensor has a leading axis for them: (W, T, S). Of
+large-v3 in float32 a window is 250 MB. Where OUT is a folder, each clip becomes
+OUT/NAME.safetensors; several clips need one."""
 
 # A step of each axis. A frame starts every hop; conv2, with stride 2, makes a position of two.
-FRAME, POSITION = "160 samples = 10 ms", "320 samples = 20 ms"
+FRAME, POSITION = "10 ms", "20 ms"
 STEPS = {
-    "padded": "1 sample = 0.0625 ms",
-    **dict.fromkeys(("frames", "windowed"), f"{FRAME}, 1 = 0.0625 ms"),
+    "padded": "0.0625 ms",
+    **dict.fromkeys(("frames", "windowed"), f"{FRAME}, 0.0625 ms"),
     **dict.fromkeys(("spectrum", "power"), f"{FRAME}, 40 Hz"),
     **dict.fromkeys(("mel", "log", "clamped", "features"), f"mel bin, {FRAME}"),
     **dict.fromkeys(("conv1", "gelu1"), f"channel, {FRAME}"),
     **dict.fromkeys(("conv2", "gelu2"), f"channel, {POSITION}"),
 }
-# Progress: from the third second on, gone in the end; none where stderr is no terminal.
-QUIET: dict[str, Any] = {"delay": 2, "disable": None, "leave": False}
-HEADING = f"{'stage':22}{'shape':14}{'one step of each axis':35}{'min':>9}{'mean':>10}{'max':>9}"
+# A table of 80 columns, as a terminal has them.
+HEADING = f"{'stage':22}{'shape':13}{'step of each axis':17}{'min':>9}{'mean':>10}{'max':>9}"
+LEGEND = f"1 frame = 160 samples = {FRAME}, 1 position = 320 samples = {POSITION}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -138,7 +140,7 @@ def load_model(name: str | None, device: str, dtype: str) -> WhisperEncoder:
     if not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     try:
-        with tqdm(desc=name, unit="tensor", **QUIET) as tensors:
+        with tqdm(desc=name, unit="tensor", **PROGRESS) as tensors:
             options["progress"] = lambda _done, _total: tensors.update()
             return WhisperEncoder.from_pretrained(name, **options)
     except CheckpointError as error:
@@ -151,7 +153,7 @@ def row(stage: str, x: Any) -> str:
     if np.iscomplexobj(x):
         stage, x = f"|{stage}|", np.abs(x)
     shape = str(tuple(x.shape))
-    return f"{stage:22}{shape:14}{steps:35}{x.min():9.3g}{x.mean():10.3g}{x.max():9.3g}"
+    return f"{stage:22}{shape:13}{steps:17}{x.min():9.3g}{x.mean():10.3g}{x.max():9.3g}"
 
 
 def stem_rows(model: WhisperEncoder, mel: np.ndarray[Any, Any]) -> list[str]:
@@ -181,7 +183,7 @@ def process(
     front_end = melfront.oracle.trace(windows[0], **options)
     rows = [HEADING, *(row(stage, x) for stage, x in front_end.items()), *stem_rows(model, mel[0])]
     n_rows = len(rows)
-    blocks = tqdm(desc=name, unit="block", total=len(mel) * n_layer, **QUIET)
+    blocks = tqdm(desc=name, unit="block", total=len(mel) * n_layer, **PROGRESS)
 
     # A hook, not a tap: whoever taps a block is shown its attention scores, at half its time again.
     def after(module: Any, _inputs: Any, output: Any) -> None:
@@ -245,7 +247,7 @@ def run(args: argparse.Namespace) -> None:
         frames, shape = int(tensors["attention_mask"].sum()), tensors["last_hidden_state"].shape
         print(f"{clip}: {len(audio)} samples, {frames} frames; hidden states {tuple(shape)}")
         if len(clips) == 1:
-            print("", *rows, "", sep="\n")
+            print("", *rows, "", LEGEND, sep="\n")
         if files:
             window = audio[: model.config.n_frames * melfront.HOP_LENGTH]
             origin = {  # parity looks for the first and knows the second again

@@ -141,8 +141,8 @@ class WhisperEncoder(nn.Module):
         state = config.n_audio_state
         self.conv1 = nn.Conv1d(config.n_mels, state, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(state, state, kernel_size=3, stride=2, padding=1)
-        # Sines and cosines, never trained. A checkpoint's are kept as they are: stored in float32
-        # they are up to 1e-4 from what the formula gives in float64, in float16 up to 2.4e-4.
+        # Sines and cosines, frozen; not so in what transformers' from_pretrained loads. Stored ones
+        # are kept: in float32 up to 1e-4 from the formula in float64, in float16 up to 2.4e-4.
         self.positions = nn.Parameter(torch.empty(config.n_audio_ctx, state), requires_grad=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_audio_layer))
         self.ln_post = nn.LayerNorm(state, eps=ops.LAYER_NORM_EPS)

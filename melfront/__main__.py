@@ -54,20 +54,23 @@ def parser() -> Parser:
         description="Whisper's log-mel features of audio files: what its encoder sees of a clip.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"""\
-A clip of up to 30 s is padded to 30 s and gives features (N, 3000). A longer one is taken window
-by window of 30 s, each on its own, stacked (windows, N, 3000).
+A clip of up to 30 s is padded to 30 s and gives features (N, 3000). A longer
+one is taken window by window of 30 s, each on its own, stacked (windows, N,
+3000).
 
-OUT holds log_mel, float32, and attention_mask, int32, 1 where a frame holds audio; as .npy only the
-features, as .safetensors also what made them, in its metadata. If OUT is a folder, each clip is
-written into it as NAME.safetensors, and its picture as NAME.png; for several clips it has to be
-one. No file is left half written.
+OUT holds log_mel, float32, and attention_mask, int32, 1 where a frame holds
+audio; as .npy only the features, as .safetensors also what made them, in its
+metadata. If OUT is a folder, each clip is written into it as NAME.safetensors,
+and its picture as NAME.png; for several clips it has to be one. No file is left
+half written.
 
-conventions: {", ".join(melfront.CONVENTIONS)}
+conventions:
+  {", ".join(melfront.CONVENTIONS)}
 
 examples:
   python -m melfront
   python -m melfront speech.flac -o speech.safetensors --plot speech.png
-  python -m melfront *.wav --n-mels 80 --convention openai-transcribe -o features/
+  python -m melfront *.wav --n-mels 80 --convention openai-transcribe -o mels/
 """,
     )
     result.add_argument(

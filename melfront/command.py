@@ -1,14 +1,22 @@
-"""What the commands of all packages share: how they end, and what they refuse before any work."""
+"""What the commands of all packages share: how they end, print, and refuse before any work."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
+import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any, TextIO
+
+# For tqdm: from the third second on, gone in the end, and none where stderr is no terminal.
+PROGRESS: dict[str, Any] = {"delay": 2, "disable": None, "leave": False}
+INDENT = 4  # of what did not fit into a line
 
 # torch has no type of its own for this on a CPU, and the loader of shared libraries none at all.
 NO_MEMORY = re.compile(
@@ -33,6 +41,12 @@ def exit_status(prog: str, work: Callable[[], int | None]) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for the process to close
+    with to_the_width():
+        return ending(prog, work)
+
+
+def ending(prog: str, work: Callable[[], int | None]) -> int:
+    """`exit_status`, with standard streams that are there."""
     status = 0
     try:
         try:
@@ -107,3 +121,58 @@ def check_folder(file: Path, option: str) -> None:
         tempfile.TemporaryFile(dir=file.absolute().parent).close()
     except OSError as error:
         raise UsageError(f"{option}: cannot write there: {error.strerror}") from error
+
+
+def wrapped(line: str, width: int) -> str:
+    """A line broken between words, each piece up to `width` characters if its words are.
+
+    Columns are two spaces or more apart. What follows of the last one stands under its beginning;
+    if that is beyond the middle, the last one has lines of its own. A line of JSON stays whole, for
+    a break would be inside a string.
+    """
+    if len(line) <= width or line.startswith("{") or "\r" in line:  # tqdm knows the width itself
+        return line
+
+    def fill(text: str, indent: int) -> str:
+        return textwrap.fill(
+            text,
+            width,
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+    start = [gap.end() for gap in re.finditer(r"^ *|  +", line)][-1]
+    columns = line[:start].rstrip()
+    if not columns:
+        return fill(line, start + INDENT)
+    if start <= width // 2:
+        return fill(line, start)
+    return f"{wrapped(columns, width)}\n{fill(' ' * INDENT + line[start:], INDENT)}"
+
+
+class Terminal:
+    """A stream that leads to a terminal, where it breaks lines between words."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        width = shutil.get_terminal_size().columns
+        self.stream.write("\n".join(wrapped(line, width) for line in text.split("\n")))
+        return len(text)
+
+
+@contextmanager
+def to_the_width() -> Iterator[None]:
+    """Within the block, or in the function decorated with it, no word that is printed on a terminal
+    is cut by its edge. What goes into a file or a pipe stays as it is, a record a line."""
+    with ExitStack() as streams:
+        for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
+            if stream is not None and stream.isatty():
+                wrapping: Any = Terminal(stream)
+                streams.enter_context(redirect(wrapping))
+        yield

@@ -13,9 +13,9 @@ from melfront.command import check_folder, exit_status, filled
 
 EPILOG = """examples:
   python -m parity stages
-  python -m parity dump clip.wav --model openai/whisper-tiny -o truth.safetensors
+  python -m parity dump clip.wav --model openai/whisper-tiny -o truth.npz
   python -m parity compare mine.npz --audio clip.wav --model openai/whisper-tiny
-  python -m parity compare mine.npz truth.safetensors --plot error.png
+  python -m parity compare mine.npz truth.npz --plot error.png
 """
 
 DONE, FAILED, USAGE = 0, 1, 2

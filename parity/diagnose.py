@@ -19,6 +19,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.
 
 from encoder import EncoderConfig, WhisperEncoder, ops
 from encoder.model import Tap
+from melfront.command import PROGRESS
 from melfront.conventions import Convention
 
 from . import measure, mistakes, stages
@@ -232,7 +233,7 @@ def in_encoder(case: Case) -> Iterator[Named]:
 
 def shown(entries: Sequence[Entry]) -> Iterable[Any]:
     """The entries, with a bar for who waits at a terminal: each is a run of the whole encoder."""
-    return tqdm(entries, desc="mistakes", unit="", leave=False, disable=None)
+    return tqdm(entries, desc="mistakes", unit="", **PROGRESS)
 
 
 AS_IT_IS = EncoderMistake("none", "", "nothing is changed")

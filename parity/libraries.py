@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
+from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
 
 from melfront.audio import Clips
+from melfront.command import PROGRESS
 from melfront.conventions import HOP_LENGTH, N_FFT, N_SAMPLES, SAMPLE_RATE
 
 from . import measure, signals
@@ -344,5 +346,5 @@ def judge_all(libraries: Iterable[Library]) -> Results:
     """Every library on every signal: name to signal to result."""
     return {
         library.name: {signal: judge(library, signal) for signal in SIGNALS}
-        for library in libraries
+        for library in tqdm(list(libraries), desc="libraries", unit="", **PROGRESS)
     }

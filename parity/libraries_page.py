@@ -47,13 +47,15 @@ def masks() -> list[tuple[str, int, int]]:
 
 HEAD = """# What the libraries compute
 
-The log-mel features of every library that was installed, on the signals of `reference_data`,
-against float64. Written by `python -m parity libraries -o parity/LIBRARIES.md`; every cell comes
-from running, and what a library does differently was found by `parity compare` from its numbers
-alone. `left` is the noise that remains once that is assumed.
+The log-mel features of every library that was installed, on the signals of
+`reference_data`, against float64. Written by
+`python -m parity libraries -o parity/LIBRARIES.md`; every cell comes from
+running, and what a library does differently was found by `parity compare` from
+its numbers alone. `left` is the noise that remains once that is assumed.
 
-One unit of noise is what transformers' own float32 computation is away from float64 on that signal.
-Up to 2 passes, up to 10 is noisy, more is wrong. Each number is the larger of 80 and 128 bins.
+One unit of noise is what transformers' own float32 computation is away from
+float64 on that signal. Up to 2 passes, up to 10 is noisy, more is wrong. Each
+number is the larger of 80 and 128 bins.
 """
 
 

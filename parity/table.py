@@ -15,6 +15,9 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
+
+from melfront.command import PROGRESS
 
 from . import diagnose, measure, signals
 from .compare import compare_with
@@ -153,7 +156,7 @@ Rows = dict[str, dict[str, Cell]]  # mistake, then signal or model
 def front_end_rows(columns: Iterable[str] = (*signals.SHORT, "sample")) -> Rows:
     rows: Rows = {entry.name: {} for entry in FRONT_END}
     for signal in columns:
-        for entry in FRONT_END:
+        for entry in tqdm(FRONT_END, desc=f"mistakes on {signal}", unit="", **PROGRESS):
             rows[entry.name][signal] = front_end_cell(entry, signal)
     return rows
 
@@ -163,7 +166,7 @@ def encoder_rows(columns: Iterable[str] = MODELS) -> Rows:
     rows: Rows = {entry.name: {} for entry in ENCODER}
     for title in columns:
         with suppress(ParityError), remembering():
-            for entry in ENCODER:
+            for entry in tqdm(ENCODER, desc=f"mistakes in {title}", unit="", **PROGRESS):
                 rows[entry.name][title] = encoder_cell(entry, title)
     return rows
 

@@ -10,8 +10,8 @@ that transformers does not show by its steps written out here, and by our model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
 
 import melfront
 from encoder import SIZES, CheckpointError, WhisperEncoder
 from encoder import oracle as encoder_oracle
 from melfront import oracle
 from melfront.audio import Clips, as_clips, digest, fit_length
+from melfront.command import PROGRESS
 from melfront.conventions import (
     CHUNK_LENGTH,
     HOP_LENGTH,
@@ -129,16 +131,29 @@ class Subject:
                 raise Stop
             return tensor
 
-        with suppress(Stop):
-            encoder_oracle.encode(mel, model.state_dict(), model.config, keep)
+        with suppress(Stop), self.progress("float64", keep) as seeing:
+            encoder_oracle.encode(mel, model.state_dict(), model.config, seeing)
         return seen
+
+    @contextmanager
+    def progress(self, what: str, tap: Any) -> Iterator[Any]:
+        """The tap, with a bar of the encoder's stages for who waits at a terminal."""
+        names = stages.encoder_names(self.n_layer or 0)
+        with tqdm(total=len(names), desc=what, unit="stage", **PROGRESS) as bar:
+
+            def passed(stage: str, tensor: Any) -> Any:
+                bar.update(stage in names)
+                return tap(stage, tensor)
+
+            yield passed
 
     def run(self, tap: Any, encoder: bool) -> None:
         """The whole float64 pipeline of one clip, with a tap that may put in other tensors."""
         features = oracle.run(self.clips, self.length, self.n_mels, self.convention, tap)
         if encoder:
             model = self.needed_model()
-            encoder_oracle.encode(features, model.state_dict(), model.config, tap)
+            with self.progress("float64", tap) as seeing:
+                encoder_oracle.encode(features, model.state_dict(), model.config, seeing)
 
     def describe(self) -> str:
         model = f", model {self.model_name}" if self.model else ""
@@ -209,8 +224,8 @@ class Subject:
             tap(stage, values.float().numpy())
             return tensor
 
-        with torch.no_grad():
-            model(out["features"].to(kind), tap=look)
+        with torch.no_grad(), self.progress(dtype, look) as seeing:
+            model(out["features"].to(kind), tap=seeing)
 
 
 def rounded(tensor: torch.Tensor, kind: torch.dtype) -> torch.Tensor:

@@ -19,6 +19,7 @@ from PIL import Image
 
 import melfront
 from encoder import SIZES, WhisperEncoder, trace
+from melfront.command import exit_status
 from melfront.plot import envelope
 from parity.__main__ import Parser
 
@@ -122,4 +123,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(exit_status("python -m reference_data.make_picture", lambda: main(sys.argv[1:])))

@@ -369,6 +369,52 @@ def test_positions_are_not_learned():
     assert 2e-5 < away < 3e-4
 
 
+def fine_tuned(encoder):
+    """Two steps of AdamW in float64: the loss after them, and how far each weight has moved.
+
+    In float64, for AdamW makes a whole step even of a gradient that is nothing but rounding.
+    """
+    encoder.double().train()
+    before = {name: p.detach().clone() for name, p in encoder.named_parameters()}
+    mel = torch.from_numpy(features(TOY, batch=2)).double()
+    generator = torch.Generator().manual_seed(1)
+    shape = (2, TOY.n_audio_ctx, TOY.n_audio_state)
+    target = torch.randn(shape, generator=generator, dtype=torch.float64)
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=1e-3)
+    for step in range(3):
+        loss = torch.nn.functional.mse_loss(encoder(mel).last_hidden_state, target)
+        if step < 2:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        now = encoder.named_parameters()
+        return float(loss), {name: float((p - before[name]).abs().max()) for name, p in now}
+
+
+def test_fine_tuning_moves_the_positions_in_transformers(tmp_path):
+    """Frozen in a fresh model, trained in a loaded one: fine-tuned, it is not what ours is."""
+    fresh = WhisperModel(WhisperConfig(**TOY.to_hf()))
+    assert not fresh.encoder.embed_positions.weight.requires_grad
+    fresh.save_pretrained(tmp_path)
+    loaded, frozen = (WhisperModel.from_pretrained(tmp_path).encoder for _ in range(2))
+    assert loaded.embed_positions.weight.requires_grad
+    frozen.embed_positions.requires_grad_(False)
+    ours, thawed = (WhisperEncoder.from_pretrained(tmp_path) for _ in range(2))
+    thawed.positions.requires_grad_(True)
+
+    (a, moved), (b, still) = fine_tuned(loaded), fine_tuned(frozen)
+    # A step of AdamW is about as long as its learning rate, 1e-3.
+    assert moved["embed_positions.weight"] > 1e-3
+    assert still["embed_positions.weight"] == 0
+    # The same sums in another order, which float64 keeps to 1e-16; the loss is about 2.
+    for encoder, expected in (ours, b), (thawed, a):
+        loss, steps = fine_tuned(encoder)
+        assert loss == pytest.approx(expected, rel=1e-9)
+        assert (steps["positions"] > 0) == (encoder is thawed)
+    assert abs(a - b) > 1e-5 * b
+
+
 def test_trained_positions_are_the_formula_too(tiny_en):
     table = WhisperEncoder.from_pretrained(tiny_en).positions.detach().numpy()
     assert 2e-5 < np.abs(table - formula.sinusoids(1500, 384)).max() < 3e-4

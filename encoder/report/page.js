@@ -161,7 +161,7 @@ function point(plot, event) {
     const rows = JSON.parse(image.dataset.labels).length;
     rowOf[plot.id] = clamp(Math.floor((1 - (event.clientY - box.top) / box.height) * rows), 0, rows - 1);
   }
-  if (plot.id === "attention") keyAt = clamp((event.clientX - box.left) / box.width, 0, 0.9999);
+  if (down) keyAt = Math.round((((event.clientX - box.left) / box.width) * span * 1000) / +plot.dataset.step);
   show(+plot.dataset.step > 10 ? 2 * steps : steps);
 }
 
@@ -227,10 +227,6 @@ view?.addEventListener("click", () => {
   view.setAttribute("aria-pressed", whole);
   slider.max = whole ? page.fields.length - 1 : slider.dataset.clip;
   show(frame);
-addEventListener("load", () => { // not only when it comes into view: a page may be printed unread
-  ["power", "log"].forEach(look);
-  showHead();
-});
 });
 slider.dataset.clip = slider.max;
 
@@ -238,7 +234,7 @@ slider.dataset.clip = slider.max;
 
 const heads = page.attention.sources[0].length;
 let shares = null; // the picture of this head, looked into
-let keyAt = null; // where the pointer is across it, 0 .. 1
+let keyAt = null; // the position that the pointer is at, across it
 
 function turn(what, by) {
   if (what === "block") block = (block + by + page.attention.sources.length) % page.attention.sources.length;
@@ -265,7 +261,6 @@ function showHead() {
       const small = Object.assign(new Image(), { src: thumb, alt: "", decoding: "async" });
       button.type = "button";
       button.append(small, `head ${i + 1}: ${number(page.attention.distance[b][i])} s`);
-      button.addEventListener("click", () => { head = i; showHead(); });
       return button;
     }));
   }
@@ -275,6 +270,12 @@ function showHead() {
     if (b === block && h === head) { shares = decoded; draw(); }
   }, () => {}); // another head was chosen before this one was decoded
 }
+document.querySelector(".thumbs").addEventListener("click", ({ currentTarget, target }) => {
+  const chosen = [...currentTarget.children].indexOf(target.closest("button"));
+  if (chosen < 0) return; // between two of them
+  head = chosen;
+  showHead();
+});
 for (const button of all("[data-turn]")) {
   const [what, by] = button.dataset.turn.split(":");
   button.addEventListener("click", () => turn(what, +by));
@@ -429,7 +430,7 @@ const charts = {
     svg.setAttribute("viewBox", `0 0 ${columns} ${top}`);
     const steps = line.flatMap((v, i) => [[i, top - v], [i + 1, top - v]]);
     svg.firstElementChild.setAttribute("d", path(steps));
-    const key = keyAt === null ? line.indexOf(Math.max(...line)) : Math.floor(keyAt * columns);
+    const key = keyAt === null ? line.indexOf(Math.max(...line)) : clamp(cell(keyAt), 0, columns - 1);
     const share = 100 * 10 ** (page.attention.low * (1 - line[key] / top));
     const outside = cell(position()) >= rows ? "beyond the picture; its last row: " : "";
     text("share", `${outside}${number(share, share < 1 ? 2 : 1)} % from ${number(key * page.attention.group * 2 * hopSeconds)} s`);

@@ -278,6 +278,34 @@ def test_all_of_the_window(visit):
     )
 
 
+def test_using_the_page_adds_no_listeners(visit):
+    """Those added in a listener grow in number, or are added after what they wait for."""
+    tab = visit()
+    tab.locator("#attention").scroll_into_view_if_needed()
+    tab.wait_for_selector(".thumbs button")
+    tab.evaluate("""() => {
+      const add = EventTarget.prototype.addEventListener;
+      window.added = [];
+      EventTarget.prototype.addEventListener = function (kind, ...rest) {
+        added.push(kind);
+        return add.call(this, kind, ...rest);
+      };
+    }""")
+    for button in ["#view", "#view", "[data-turn='block:1']", "[data-turn='head:1']"]:
+        tab.locator(button).click()
+    tab.locator(".thumbs button").nth(3).click()
+    tab.locator(".thumbs").click(position={"x": 1, "y": 1})
+    assert text(tab, "head") in "14"  # between two heads nothing is chosen
+    point(tab, "conv2", 0.5)
+    tab.keyboard.press("]")
+    tab.locator("#play").click()
+    tab.wait_for_function("play.textContent === 'Pause'")
+    tab.locator("#play").click()
+    tab.evaluate("dispatchEvent(new Event('resize')); dispatchEvent(new Event('beforeprint'))")
+    tab.wait_for_timeout(100)
+    assert tab.evaluate("added") == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
 def test_axe_finds_nothing(visit, scheme, viewport):

@@ -186,7 +186,7 @@ def test_gradients(device):
     ours, expected = gradients
     names = {name: name if name == "mel" else hf_name(name) for name in ours}
     assert len(ours) == len(expected)
-    assert ours["positions"] is None, "they are no weights: sines and cosines, never trained"
+    assert ours["positions"] is None, "they are frozen here; `theirs` is thawed above"
     for name in ours.keys() - {"positions"}:
         a, b = (g.cpu().numpy() for g in (ours[name], expected[names[name]]))
         # Float64 keeps 1e-16. What q and k are told is a small difference of large numbers: in
