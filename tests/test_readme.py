@@ -29,6 +29,7 @@ import torch
 import melfront
 from encoder import SIZES, WhisperEncoder, ops
 from encoder.checkpoint import hf_name, save_hf, shapes
+from parity import measure
 from parity.signals import SIGNALS
 from tests.conftest import CHECKOUT
 from tests.signals import SAMPLE, sample
@@ -216,21 +217,32 @@ def run(command: str) -> tuple[int, str]:
     return status, out.getvalue()
 
 
-def assert_prints(shown: str, printed: str) -> None:
-    """Line by line, word by word. What was measured may differ by a fifth on another CPU.
+# What is measured in units of noise, and so in another unit on another CPU: "2.3e3 x noise".
+NOISE = re.compile(r"\S+(?= x (?:float32 )?noise)")
+ORDER = 10  # within an order of size
 
-    Where a stage passes, the worst place is a matter of rounding, and is left out.
+
+def like(expected: str, line: str) -> bool:
+    """The same words, and noise of the same form and order of size.
+
+    One unit is what the CPU's own FFT, sums and erf err by, and kernels that are all right differ
+    by a factor of two or three. Where a stage passes, its largest error and where that is are
+    matters of rounding: that it passes is what the line says.
     """
-    shown, printed = (
-        [re.sub(r"(PASS .*?)\s+worst at .*", r"\1", line).split() for line in text.splitlines()]
-        for text in (shown.strip(), printed.strip())
-    )
-    for expected, line in zip(shown, printed, strict=True):
-        assert len(expected) == len(line), (expected, line)
-        for a, b in zip(expected, line, strict=True):
-            measured = re.fullmatch(r"\d+\.\d+(e[+-]?\d+)?", a)
-            equal = abs(float(a) - float(b)) <= 0.2 * float(a) if measured else a == b
-            assert equal, (expected, line)
+    if re.search(r"\bPASS\b", expected):
+        expected, line = (re.sub(r"(x noise).*", r"\1", text) for text in (expected, line))
+    if NOISE.sub("#", expected).split() != NOISE.sub("#", line).split():
+        return False
+    pairs = zip(NOISE.findall(expected), NOISE.findall(line), strict=True)
+    if re.search(r"\bPASS\b", expected):
+        return all(0 <= float(b) <= measure.PASS_LIMIT["float32"] for _, b in pairs)
+    return all(1 / ORDER <= float(b) / float(a) <= ORDER for a, b in pairs)
+
+
+def assert_prints(shown: str, printed: str) -> None:
+    lines = zip(shown.strip().splitlines(), printed.strip().splitlines(), strict=True)
+    for expected, line in lines:
+        assert like(expected, line), (expected, line)
 
 
 def test_every_block_has_its_test():
@@ -288,8 +300,8 @@ def test_a_suite_of_the_readers_own():
     Path("test_port.py").write_text(suite.text)
     status, out = run("python -m pytest -q --rootdir=. test_port.py")
     assert status == 1, out
-    printed = [line.strip() for line in out.splitlines()]
-    assert all(line.strip() in printed for line in suite.shown.splitlines()), out
+    for expected in suite.shown.splitlines():
+        assert any(like(expected, line) for line in out.splitlines()), (expected, out)
 
     prepare(options.text)
     Path("my_port.py").write_text(PORT.replace("128", "80"))
@@ -348,13 +360,26 @@ def test_lines_of_code():
 
 
 def test_units_of_noise():
-    (most,) = claim(r"at most ([\d.]+) units of noise")
+    """The bounds hold on every CPU, though what is measured differs: ln_post 0.5 here, 1.0 there.
+
+    Our features are the truth, rounded once: half an ulp at most, where one unit is four or more.
+    The noise of hidden states is our own encoder's, fed with the features of transformers; ours are
+    better, so that but for a chance of rounding it is at most one unit.
+    """
+    features, states = claim(
+        r"Features are at most (\d\.\d+) units of noise from float64, "
+        r"hidden states at most (\d\.\d+)\."
+    )
     (block,) = (b for b in BLOCKS if "mine.safetensors" in b.text)
     for command in block.text.splitlines():
         status, out = run(command)
         assert status == 0, out
-    headline = out.strip().splitlines()[-1]
-    assert_prints(f"all 6 stages PASS, at most {most} x noise", headline)
+    *stages, headline = (line for line in out.splitlines() if "PASS" in line)
+    assert like("all 6 stages PASS, at most 1 x noise", headline)
+    noise = {line.split()[0]: float(NOISE.search(line)[0]) for line in stages}
+    assert len(noise) == 6
+    assert noise.pop("features") <= float(features)
+    assert max(noise.values()) <= float(states), noise
 
 
 def results(title: str) -> list[list[str]]:
