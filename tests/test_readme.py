@@ -263,6 +263,7 @@ def test_commands(block):
         assert_prints(block.shown, printed)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("block", params("console"))
 def test_commands_with_what_they_print(block):
     prepare(block.text)
@@ -293,6 +294,7 @@ def test_python(block):
         assert not out.getvalue()
 
 
+@pytest.mark.numeric
 def test_a_suite_of_the_readers_own():
     """The fixture, in a run of pytest of its own, with a port that is wrong; then its options."""
     suite, options = (p.values[0] for p in python_blocks(suite=True))
@@ -359,6 +361,7 @@ def test_lines_of_code():
     assert tuple(map(int, numbers)) == (a + b, a, b, model + table)
 
 
+@pytest.mark.numeric
 def test_units_of_noise():
     """The bounds hold on every CPU, though what is measured differs: ln_post 0.5 here, 1.0 there.
 
