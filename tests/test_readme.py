@@ -29,9 +29,9 @@ import torch
 import melfront
 from encoder import SIZES, WhisperEncoder, ops
 from encoder.checkpoint import hf_name, save_hf, shapes
-from parity import measure
 from parity.signals import SIGNALS
 from tests.conftest import CHECKOUT
+from tests.printed import NOISE, like
 from tests.signals import SAMPLE, sample
 
 PAGES = [
@@ -215,28 +215,6 @@ def run(command: str) -> tuple[int, str]:
         Path(target).write_text(out.getvalue())
         return status, ""
     return status, out.getvalue()
-
-
-# What is measured in units of noise, and so in another unit on another CPU: "2.3e3 x noise".
-NOISE = re.compile(r"\S+(?= x (?:float32 )?noise)")
-ORDER = 10  # within an order of size
-
-
-def like(expected: str, line: str) -> bool:
-    """The same words, and noise of the same form and order of size.
-
-    One unit is what the CPU's own FFT, sums and erf err by, and kernels that are all right differ
-    by a factor of two or three. Where a stage passes, its largest error and where that is are
-    matters of rounding: that it passes is what the line says.
-    """
-    if re.search(r"\bPASS\b", expected):
-        expected, line = (re.sub(r"(x noise).*", r"\1", text) for text in (expected, line))
-    if NOISE.sub("#", expected).split() != NOISE.sub("#", line).split():
-        return False
-    pairs = zip(NOISE.findall(expected), NOISE.findall(line), strict=True)
-    if re.search(r"\bPASS\b", expected):
-        return all(0 <= float(b) <= measure.PASS_LIMIT["float32"] for _, b in pairs)
-    return all(1 / ORDER <= float(b) / float(a) <= ORDER for a, b in pairs)
 
 
 def assert_prints(shown: str, printed: str) -> None:
