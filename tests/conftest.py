@@ -74,6 +74,29 @@ def device_params(config) -> list:
     return params
 
 
+# Numbers: what .ci/cpus runs again with the kernels of other CPUs. Every test is of that kind but
+# for those of these files, which are of files, words, pages and processes, or take long and put the
+# same numbers another way. One in them that holds a number to a bound says so by `numeric`.
+NOT_NUMERIC = {
+    "benchmarks": "all",
+    "encoder": "checkpoint_refusals cli cli_ends config hub report report_browser",
+    "melfront": "audio cli import",
+    "parity": "bad_input command dump hints layouts metadata plot pytest_plugin timing",
+    "tests": "readme",
+}
+
+
+def is_numeric(path: Path) -> bool:
+    names = NOT_NUMERIC.get(path.parent.name, "").split()
+    return names != ["all"] and path.stem.removeprefix("test_") not in names
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if is_numeric(item.path):
+            item.add_marker(pytest.mark.numeric)
+
+
 def pytest_generate_tests(metafunc):
     # Session scope lets hypothesis use them: one value holds for all examples of a test.
     if "device" in metafunc.fixturenames:

@@ -31,6 +31,7 @@ from encoder import SIZES, WhisperEncoder, ops
 from encoder.checkpoint import hf_name, save_hf, shapes
 from parity.signals import SIGNALS
 from tests.conftest import CHECKOUT
+from tests.printed import NOISE, like
 from tests.signals import SAMPLE, sample
 
 PAGES = [
@@ -217,20 +218,9 @@ def run(command: str) -> tuple[int, str]:
 
 
 def assert_prints(shown: str, printed: str) -> None:
-    """Line by line, word by word. What was measured may differ by a fifth on another CPU.
-
-    Where a stage passes, the worst place is a matter of rounding, and is left out.
-    """
-    shown, printed = (
-        [re.sub(r"(PASS .*?)\s+worst at .*", r"\1", line).split() for line in text.splitlines()]
-        for text in (shown.strip(), printed.strip())
-    )
-    for expected, line in zip(shown, printed, strict=True):
-        assert len(expected) == len(line), (expected, line)
-        for a, b in zip(expected, line, strict=True):
-            measured = re.fullmatch(r"\d+\.\d+(e[+-]?\d+)?", a)
-            equal = abs(float(a) - float(b)) <= 0.2 * float(a) if measured else a == b
-            assert equal, (expected, line)
+    lines = zip(shown.strip().splitlines(), printed.strip().splitlines(), strict=True)
+    for expected, line in lines:
+        assert like(expected, line), (expected, line)
 
 
 def test_every_block_has_its_test():
@@ -252,6 +242,7 @@ def test_commands(block):
         assert_prints(block.shown, printed)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("block", params("console"))
 def test_commands_with_what_they_print(block):
     prepare(block.text)
@@ -282,6 +273,7 @@ def test_python(block):
         assert not out.getvalue()
 
 
+@pytest.mark.numeric
 def test_a_suite_of_the_readers_own():
     """The fixture, in a run of pytest of its own, with a port that is wrong; then its options."""
     suite, options = (p.values[0] for p in python_blocks(suite=True))
@@ -289,8 +281,8 @@ def test_a_suite_of_the_readers_own():
     Path("test_port.py").write_text(suite.text)
     status, out = run("python -m pytest -q --rootdir=. test_port.py")
     assert status == 1, out
-    printed = [line.strip() for line in out.splitlines()]
-    assert all(line.strip() in printed for line in suite.shown.splitlines()), out
+    for expected in suite.shown.splitlines():
+        assert any(like(expected, line) for line in out.splitlines()), (expected, out)
 
     prepare(options.text)
     Path("my_port.py").write_text(PORT.replace("128", "80"))
@@ -349,14 +341,28 @@ def test_lines_of_code():
     assert tuple(map(int, numbers)) == (a + b, a, b, sum(in_torch))
 
 
+@pytest.mark.numeric
 def test_units_of_noise():
-    (most,) = claim(r"at most ([\d.]+) units of noise")
+    """The bounds hold on every CPU, though what is measured differs: ln_post 0.5 here, 1.0 there.
+
+    Our features are the truth, rounded once: half an ulp at most, where one unit is four or more.
+    The noise of hidden states is our own encoder's, fed with the features of transformers; ours are
+    better, so that but for a chance of rounding it is at most one unit.
+    """
+    features, states = claim(
+        r"Features are at most (\d\.\d+) units of noise from float64, "
+        r"hidden states at most (\d\.\d+)\."
+    )
     (block,) = (b for b in BLOCKS if "mine.safetensors" in b.text)
     for command in block.text.splitlines():
         status, out = run(command)
         assert status == 0, out
-    headline = out.strip().splitlines()[-1]
-    assert_prints(f"all 6 stages PASS, at most {most} x noise", headline)
+    *stages, headline = (line for line in out.splitlines() if "PASS" in line)
+    assert like("all 6 stages PASS, at most 1 x noise", headline)
+    noise = {line.split()[0]: float(NOISE.search(line)[0]) for line in stages}
+    assert len(noise) == 6
+    assert noise.pop("features") <= float(features)
+    assert max(noise.values()) <= float(states), noise
 
 
 def results(title: str) -> list[list[str]]:

@@ -45,7 +45,10 @@ def rms(x) -> float:
 
 
 def test_as_near_to_the_truth_as_the_clear_way(model, mel, calls):
-    """The sums are the same ones, in another order at most: the errors differ by chance alone."""
+    """The sums are the same ones, in another order at most: the errors differ by chance alone.
+
+    Below 4 ulp of the tensor's scale one rounding more or less decides, and so the CPU's kernels.
+    """
     with torch.inference_mode():
         ours = model(mel, output_hidden_states=True).hidden_states
     assert calls
@@ -57,7 +60,8 @@ def test_as_near_to_the_truth_as_the_clear_way(model, mel, calls):
         truth = oracle.trace(clip.double().numpy(), weights, CONFIG)
         for stage, a, b in zip(inputs, ours, theirs, strict=True):
             a, b = a[i].numpy() - truth[stage], b[i].numpy() - truth[stage]
-            assert rms(a) <= 1.05 * rms(b), stage
+            least = 4 * np.finfo(np.float32).eps * rms(truth[stage])
+            assert rms(a) <= 1.05 * max(rms(b), least), stage
 
 
 def test_a_batch_is_its_clips_one_by_one_to_the_bit(model, mel):

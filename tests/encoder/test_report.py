@@ -109,6 +109,7 @@ def test_numbers_of_the_sample_clip(html, seen):
     assert np.flatnonzero((heard != cut).any(axis=1))[-1] == 811
 
 
+@pytest.mark.numeric
 def test_states_are_the_encoders(seen, model):
     mel = melfront.log_mel(sample(), n_mels=80)
     with torch.inference_mode():

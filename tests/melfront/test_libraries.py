@@ -4,12 +4,14 @@ What the bounds are, and why. Truth is the oracle, in float64.
 
 - A float32 FFT errs, in every frequency, by about 1e-7 of the loudest one. In a bin that is 80 dB
   below a loud tone, as quiet as features get, that is 1e-3 of its amplitude and 2e-4 in the
-  feature: so far is transformers' torch path from the truth on chords; on speech 1e-5 to 3e-5.
+  feature: so far is transformers' torch path from the truth on chords; on speech 1e-5 to 4e-5.
+  How far exactly is the FFT's choice, and so the CPU's: MKL has one for AVX2, one for AVX-512 and
+  others, all of them right. So it is measured, here and now, against transformers' own NumPy path.
 - Our torch backend uses the same FFT and the same float32 window. It lies within 2 or 3 ulp of
   transformers (2.4e-7 at most in all our fuzzing), so the 3e-5 asked for hold on every signal.
 - Our NumPy backend computes in float64 and rounds its features once: half a unit in the last place
   of a float32 below 4 is 1.2e-7. From the torch path it is as far as transformers' own NumPy path
-  is: within 3e-5 on speech, and nobody who is right can be nearer on a chord.
+  is, from which it is within 1e-6: nobody who is right can be nearer.
 - Root mean square errors are taken over the frames that hear the clip; the rest are one constant.
   At most 1.1 times the library's own error, or 4 ulp where the library's is less: below that, one
   rounding more or less decides.
@@ -75,6 +77,20 @@ def fits(n: int, pad_to: float | None) -> bool:
     return pad_to is not None or n > 200
 
 
+def from_torch_path(backend: str, theirs: np.ndarray, exact: np.ndarray) -> float:
+    """How far our features may be from those of transformers' torch path.
+
+    `exact` is its own NumPy path: no word of ours is in how far the two are apart.
+    """
+    their_max = float(np.abs(theirs - exact).max())
+    if backend == "numpy":
+        return their_max + FROM_NUMPY_PATH
+    if backend == "cpu":
+        return FROM_TORCH_PATH
+    # The device may choose another FFT for our blocks: two equally good answers.
+    return max(FROM_TORCH_PATH, (1 + MORE_THAN_THEIRS) * their_max)
+
+
 def check_against_transformers(backend, signal, n_mels, pad_to):
     audio = signal.array()
     options = {"n_mels": n_mels, "pad_to": pad_to, "truncate": True}
@@ -85,16 +101,10 @@ def check_against_transformers(backend, signal, n_mels, pad_to):
     assert ours.shape == theirs.shape
     assert ours.dtype == theirs.dtype == np.float32
 
-    # How far its torch path is from its own NumPy path: no word of ours is in that.
-    their_max = np.abs(theirs - transformers(audio, n_mels, pad_to, path="numpy")[0]).max()
-    away = np.abs(ours - theirs).max()
     if backend == "numpy":
         assert np.abs(ours - truth).max() <= FROM_TRUTH
-        assert away <= max(FROM_TORCH_PATH, their_max + FROM_TRUTH)
-    elif backend == "cpu":
-        assert away <= FROM_TORCH_PATH
-    else:  # the device may choose another FFT for our blocks: two equally good answers
-        assert away <= max(FROM_TORCH_PATH, (1 + MORE_THAN_THEIRS) * their_max)
+    exact, _ = transformers(audio, n_mels, pad_to, path="numpy")
+    assert np.abs(ours - theirs).max() <= from_torch_path(backend, theirs, exact)
 
     heard = Layout.of(signal.n, 160 * truth.shape[1]).n_heard
     our_error = rms((ours - truth)[:, :heard])
@@ -164,9 +174,10 @@ def test_jfk(backend, n_mels, jfk_path):
 def check_speech(backend, n_mels, audio):
     device = "cpu" if backend == "numpy" else backend
     theirs, _ = transformers(audio, n_mels, device=device)
+    exact, _ = transformers(audio, n_mels, path="numpy")
     ours = compute(audio, backend, n_mels=n_mels)
     truth = melfront.oracle.log_mel(audio, n_mels=n_mels)
-    assert np.abs(ours - theirs).max() <= FROM_TORCH_PATH
+    assert np.abs(ours - theirs).max() <= from_torch_path(backend, theirs, exact)
     assert rms(ours - truth) <= MORE_THAN_THEIRS * rms(theirs - truth)
 
 
@@ -329,6 +340,7 @@ def test_faster_whisper_does_not_count_the_frame_that_it_does_not_have(backend, 
         compute(clips, backend, **options),
         melfront.log_mel(recorded, **options).detach().numpy(),
     ):
+        # Two right ones are 3e-7 apart here; the frame, were it counted, would cost 0.06.
         assert np.abs(features[0, :, :100] - theirs).max() <= FROM_TORCH_PATH
         assert (features[0, :, 100:] == 0).all()
 
