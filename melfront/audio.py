@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from numbers import Real
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 
 from .conventions import CHUNK_LENGTH, N_FFT, SAMPLE_RATE
 
+# The clip that every command takes when none is given. `sample` is its name wherever an audio file
+# is asked for, and in what the commands print and write; ./sample is a file of that name.
+SAMPLE = Path(__file__).resolve().parents[1] / "reference_data" / "sample.flac"
 # The extractor needs samples 1 .. 200 to mirror the left edge.
 MIN_SAMPLES = N_FFT // 2 + 1
 # Float audio lies in [-1, 1]. Loud masters overshoot a little; int16 that was cast to float but
@@ -47,14 +51,17 @@ def load_audio(file: str | os.PathLike[str] | bytes | BinaryIO) -> NDArray[np.fl
     """Read an audio file as 16 kHz mono.
 
     file: a path, the file's bytes, or an open binary file; wav, flac, mp3, ogg and whatever else
-    libsndfile reads. Channels are averaged, other sampling rates resampled with soxr (HQ), and what
-    overshoots full scale in doing so is clipped, as it would be in a 16-bit file.
+    libsndfile reads; or "sample", the clip of speech that comes with this project. Channels are
+    averaged, other sampling rates resampled with soxr (HQ), and what overshoots full scale in doing
+    so is clipped, as it would be in a 16-bit file.
 
     Returns (N,) float32 in [-1, 1]. Raises AudioError for what is not audio, is empty or holds NaN
     or infinity; FileNotFoundError for a path that is not there, PermissionError for one not yours.
     """
     import soundfile
 
+    if isinstance(file, str) and file == "sample":
+        file = SAMPLE
     name = str(file) if isinstance(file, (str, os.PathLike)) else "the data given"
     if isinstance(file, (str, os.PathLike)) and not os.path.exists(file):
         raise FileNotFoundError(f"{name}: no such file")
@@ -70,6 +77,11 @@ def load_audio(file: str | os.PathLike[str] | bytes | BinaryIO) -> NDArray[np.fl
     mono = samples.mean(axis=1)
     check_samples(mono, name)
     return np.clip(resample(mono, rate), -1.0, 1.0)
+
+
+def clip_path(name: str) -> Path:
+    """The file that is meant by a name: the sample clip's own, or a path."""
+    return SAMPLE if name == "sample" else Path(name)
 
 
 def resample(mono: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
