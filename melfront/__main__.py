@@ -57,9 +57,9 @@ A clip of up to 30 s is padded to 30 s and gives features (N, 3000). A longer on
 by window of 30 s, each on its own, stacked (windows, N, 3000).
 
 OUT holds log_mel, float32, and attention_mask, int32, 1 where a frame holds audio, and in its
-metadata what made them (in .npz a string of JSON, `metadata`); as .npy only the features. If OUT is a folder, each clip is
-written into it as NAME.safetensors, and its picture as NAME.png; for several clips it has to be
-one. No file is left half written.
+metadata what made them (in .npz a string of JSON, `metadata`); as .npy only the features. If OUT
+is a folder, each clip is written into it as NAME.safetensors, and its picture as NAME.png; for
+several clips it has to be one. No file is left half written.
 
 conventions: {", ".join(melfront.CONVENTIONS)}
 
