@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,7 +18,7 @@ import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]  # huggingface_hub needs it: it is there
 
 import melfront
-from melfront.audio import digest
+from melfront.audio import SAMPLE, clip_path, digest
 from melfront.command import PROGRESS, UsageError, check_folder, exit_status, filled
 
 from .config import SIZES
@@ -29,16 +28,15 @@ if TYPE_CHECKING:
 
     from . import WhisperEncoder
 
-SAMPLE = Path(__file__).parents[1] / "reference_data" / "sample.flac"
-BUILT_IN = "formula:tiny/128"  # parity's name for it: tiny, but 128 bins, weights from a formula
+BUILT_IN = "formula:tiny/128"  # tiny, but 128 bins, weights from a formula: `built_in.py`
 DESCRIPTION = """\
 Audio through Whisper's front end and encoder. One clip is shown stage by stage;
 of several, a line each says what was computed. With no arguments nothing is
 needed, and nothing downloaded."""
 EPILOG = """\
 example:
-  python -m encoder speech.flac --model openai/whisper-large-v3 -o speech.npz
-  python -m encoder speech.flac --model openai/whisper-tiny --report tour.html
+  python -m encoder sample --model openai/whisper-large-v3 -o speech.npz
+  python -m encoder sample --model openai/whisper-tiny --report tour.html
 
 The file OUT holds last_hidden_state and hidden_states.0 .. L (T, S), log_mel
 (M, F) and attention_mask (F,), and in its metadata the clip, the model and the
@@ -71,6 +69,10 @@ def path(text: str) -> Path:
     return Path(filled(text))
 
 
+def clip(text: str) -> Path:
+    return clip_path(filled(text))
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m encoder",
@@ -79,12 +81,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("audio", nargs="*", metavar="AUDIO", type=path, help="wav, flac ...; default: the sample")
+    add("audio", nargs="*", metavar="AUDIO", type=clip, help="wav, flac ...; default: the sample")
     add(
         "--model",
         metavar="NAME_OR_PATH",
         type=filled,
-        help="folder, file or Hub name; default: tiny with 128 mel bins and weights from a formula",
+        default=BUILT_IN,
+        help="folder, file or Hub name, or formula:SIZE, no download; default: %(default)s",
     )
     add("--device", default="cpu", help="such as cpu, cuda, cuda:1, mps; default: cpu")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
@@ -121,7 +124,7 @@ def check_report(clips: list[Path], file: Path) -> None:
     check_folder(file, f"--report {file}")
 
 
-def load_model(name: str | None, device: str, dtype: str) -> WhisperEncoder:
+def load_model(name: str, device: str, dtype: str) -> WhisperEncoder:
     """The encoder asked for, on its device. Raises UsageError."""
     import torch
 
@@ -135,8 +138,6 @@ def load_model(name: str | None, device: str, dtype: str) -> WhisperEncoder:
     # TF32 keeps 10 bits of each factor, which is not float32 and costs 1e-3.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     options: dict[str, Any] = {"device": device, "dtype": getattr(torch, dtype)}
-    if name is None:
-        return WhisperEncoder.from_formula(replace(SIZES["tiny"], n_mels=128), **options)
     if not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     try:
@@ -230,7 +231,9 @@ def save(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     clips, name = args.audio or [SAMPLE], args.model
-    if name and not (name.removeprefix("whisper-") in SIZES or "/" in name or os.path.exists(name)):
+    built_in = name.startswith("formula:")
+    size = name.removeprefix("whisper-") in SIZES
+    if not (built_in or size or "/" in name or os.path.exists(name)):
         raise UsageError(f"--model {name}: no such file or folder, nor a size such as tiny")
     files = output_files(clips, args.out, args.dtype) if args.out else []
     if args.report:
@@ -239,7 +242,7 @@ def run(args: argparse.Namespace) -> None:
     model = load_model(name, args.device, args.dtype)
     import torch  # by now it is imported
 
-    about = {"model": name or BUILT_IN, "dtype": args.dtype, "device": args.device}
+    about = {"model": name, "dtype": args.dtype, "device": args.device}
     about |= {"melfront": melfront.__version__, "torch": torch.__version__, "numpy": np.__version__}
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     for i, (clip, audio) in enumerate(zip(clips, audios, strict=True)):

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, fast, formula, ops, parts
+from . import built_in, checkpoint, fast, formula, ops, parts
 from .config import EncoderConfig
 
 Tap = Callable[[str, Tensor], Tensor]
@@ -228,9 +228,12 @@ class WhisperEncoder(nn.Module):
         """The encoder of a checkpoint, of which nothing else is read.
 
         name_or_path: a local folder, a file, or a name on the Hugging Face Hub, looked up in the
-            local cache first. See `checkpoint.load`, which takes the other options.
+            local cache first. See `checkpoint.load`, which takes the other options. Or
+            "formula:tiny" and the like: see `built_in`.
         Raises CheckpointError (a ValueError) for what cannot be read or does not fit.
         """
+        if os.fspath(name_or_path).startswith(built_in.PREFIX):
+            return built_in.load(os.fspath(name_or_path), dtype, device)
         config, weights = checkpoint.load(name_or_path, dtype=dtype, device=device, **options)
         return cls.from_weights(config, weights)
 

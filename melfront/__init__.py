@@ -1,6 +1,6 @@
 """Whisper's front end: waveform to log-mel features.
 
-    mel = melfront.log_mel(melfront.load_audio("speech.flac"))   # (128, 3000) float32
+    mel = melfront.log_mel(melfront.load_audio("sample"))   # (128, 3000) float32
 
 `oracle` is the pipeline to read; `log_mel` gives the same numbers fast, for NumPy and for torch.
 """

@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 import melfront
 
-from .audio import digest
+from .audio import SAMPLE, clip_path, digest
 from .command import exit_status, filled
 
-SAMPLE = Path(__file__).parents[1] / "reference_data" / "sample.flac"
 OUTPUTS = (".npy", ".npz", ".safetensors")
 PLOTS = (".png",)
 # A spectrum of 201 frequencies fills no more bins than that; this leaves room for a trial.
@@ -59,17 +58,17 @@ one is taken window by window of 30 s, each on its own, stacked (windows, N,
 3000).
 
 OUT holds log_mel, float32, and attention_mask, int32, 1 where a frame holds
-audio; as .npy only the features, as .safetensors also what made them, in its
-metadata. If OUT is a folder, each clip is written into it as NAME.safetensors,
-and its picture as NAME.png; for several clips it has to be one. No file is left
-half written.
+audio, and in its metadata what made them (in .npz a string of JSON,
+`metadata`); as .npy only the features. If OUT is a folder, each clip is written
+into it as NAME.safetensors, and its picture as NAME.png; for several clips it
+has to be one. No file is left half written.
 
 conventions:
   {", ".join(melfront.CONVENTIONS)}
 
 examples:
   python -m melfront
-  python -m melfront speech.flac -o speech.safetensors --plot speech.png
+  python -m melfront sample -o speech.safetensors --plot speech.png
   python -m melfront *.wav --n-mels 80 --convention openai-transcribe -o mels/
 """,
     )
@@ -78,7 +77,7 @@ examples:
         nargs="*",
         metavar="AUDIO",
         type=filled,
-        help="wav, flac, mp3, ogg ... of any sampling rate; default: the sample clip",
+        help="wav, flac, mp3, ogg ... of any sampling rate; default: sample, which is built in",
     )
     result.add_argument(
         "-o",
@@ -185,7 +184,7 @@ def save_features(path: Path, features: Features, about: dict[str, str]) -> None
         if path.suffix == ".npy":
             np.save(file, features.log_mel)
         elif path.suffix == ".npz":
-            np.savez(file, **features._asdict())
+            np.savez(file, metadata=np.array(json.dumps(about)), **features._asdict())
         else:
             from safetensors.numpy import save
 
@@ -205,7 +204,7 @@ def summary(clip: Path, audio: NDArray[np.float32], features: Features) -> str:
 
 
 def run(options: argparse.Namespace) -> None:
-    clips = [Path(name) for name in options.audio] or [SAMPLE]
+    clips = [clip_path(name) for name in options.audio] or [SAMPLE]
     for clip in clips:
         if not clip.exists():
             raise FileNotFoundError(f"{clip}: no such file; name an audio file")

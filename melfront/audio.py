@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 from .conventions import CHUNK_LENGTH, N_FFT, SAMPLE_RATE
 
+# The clip that every command takes when none is given. `sample` is its name wherever an audio file
+# is asked for, and in what the commands print and write; ./sample is a file of that name.
+SAMPLE = Path(__file__).resolve().parents[1] / "reference_data" / "sample.flac"
 # The extractor needs samples 1 .. 200 to mirror the left edge.
 MIN_SAMPLES = N_FFT // 2 + 1
 # Float audio lies in [-1, 1]. Loud masters overshoot a little; int16 that was cast to float but
@@ -55,9 +58,10 @@ def load_audio(file: str | os.PathLike[str] | bytes | BinaryIO) -> NDArray[np.fl
     """Read an audio file as 16 kHz mono.
 
     file: a path, the file's bytes, or an open binary file; wav, flac, mp3, ogg and whatever else
-    libsndfile reads. Channels are averaged, other sampling rates resampled with soxr (HQ), and what
-    overshoots full scale in doing so is clipped, as it would be in a 16-bit file. Of a wav whose
-    header was written before its length was known, as into a pipe, all that is there is taken.
+    libsndfile reads; or "sample", the clip of speech that comes with this project. Channels are
+    averaged, other sampling rates resampled with soxr (HQ), and what overshoots full scale in doing
+    so is clipped, as it would be in a 16-bit file. Of a wav whose header was written before its
+    length was known, as into a pipe, all that is there is taken.
 
     Returns (N,) float32 in [-1, 1]. Raises AudioError for what is not audio, is empty, ends before
     its header says, or holds NaN or infinity; FileNotFoundError for a path that is not there,
@@ -65,6 +69,8 @@ def load_audio(file: str | os.PathLike[str] | bytes | BinaryIO) -> NDArray[np.fl
     """
     import soundfile
 
+    if isinstance(file, str) and file == "sample":
+        file = SAMPLE
     name = str(file) if isinstance(file, (str, os.PathLike)) else "the data given"
     if isinstance(file, (str, os.PathLike)) and not os.path.exists(file):
         raise FileNotFoundError(f"{name}: no such file")
@@ -131,6 +137,9 @@ def riff_chunks(data: bytes, at: int) -> list[tuple[bytes, int, int]]:
         found.append((data[at : at + 4], at + 8, size))
         at += 8 + size + size % 2
     return found
+def clip_path(name: str) -> Path:
+    """The file that is meant by a name: the sample clip's own, or a path."""
+    return SAMPLE if name == "sample" else Path(name)
 
 
 def resample(mono: NDArray[np.float32], rate: int) -> NDArray[np.float32]:

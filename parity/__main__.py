@@ -46,7 +46,11 @@ def parser() -> argparse.ArgumentParser:
         "python -m parity dump clip.wav --model formula:tiny/128 -o truth.safetensors",
     )
     dump.add_argument(
-        "audio", nargs="?", type=filled, metavar="AUDIO", help="a file (default: the sample clip)"
+        "audio",
+        nargs="?",
+        type=filled,
+        metavar="AUDIO",
+        help="a file (default: sample, the built-in clip)",
     )
     subject_options(dump)
     dump.add_argument(
@@ -95,8 +99,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         type=filled,
         metavar="CLIP",
-        help="the clip that MINE was made from, or the clips of a batch "
-        "(default: what MINE says, or the sample clip)",
+        help="the clip that MINE was made from, or the clips of a batch; also sample, or "
+        "signal:NAME of reference_data (default: what MINE says, or sample)",
     )
     subject_options(compare)
     compare.add_argument(
@@ -147,7 +151,7 @@ def subject_options(command: argparse.ArgumentParser) -> None:
         "--model",
         type=filled,
         metavar="NAME_OR_PATH",
-        help="a local folder, a file, a Hub name, or formula:SIZE",
+        help="a local folder, a file, a Hub name, or formula:SIZE, which needs no download",
     )
     command.add_argument("--n-mels", type=int, metavar="N", help="mel bins (default: the model's)")
     command.add_argument(
@@ -192,7 +196,8 @@ def check_paths(options: argparse.Namespace) -> None:
     """Refuse at once what cannot end well, before seconds of imports and work."""
     audio = getattr(options, "audio", None)
     clips = audio if isinstance(audio, list) else [audio]
-    for path in [getattr(options, "mine", None), getattr(options, "reference", None), *clips]:
+    named = [clip for clip in clips if clip != "sample" and not str(clip).startswith("signal:")]
+    for path in [getattr(options, "mine", None), getattr(options, "reference", None), *named]:
         if path is not None and not Path(path).exists():
             raise ValueError(f"{path}: no such file or folder")
     for name, option in (("out", "-o"), ("plot", "--plot"), ("table", "--table")):

@@ -19,7 +19,7 @@ from .layout import fit
 from .measure import MISSING, PASS, SHAPE, WRONG
 from .report import Report, StageResult
 from .sampling import sample_positions
-from .subject import resolve
+from .subject import first_window, resolve
 from .tensors import Array, Dump, ParityError, Tensor, as_tensor, read
 from .truth import Subject
 
@@ -55,6 +55,7 @@ def compare(
     given = load(mine)
     held = load(reference) if reference is not None else None
     subject = resolve(given, held, audio, model, n_mels, convention, pad_to)
+    given, held = first_window(given, subject), held and first_window(held, subject)
     return compare_with(subject, given, held, forced)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,10 @@ from numpy.typing import NDArray
 
 import melfront
 from encoder import formula
+from melfront.audio import SAMPLE
 from melfront.conventions import CHUNK_LENGTH
 
 Clip = NDArray[np.float32]
-SAMPLE = Path(__file__).resolve().parents[1] / "reference_data" / "sample.flac"
 PREFIX = "signal:"  # `signal:speech` stands for the clip in a dump's metadata
 CUT = 40_001  # where in the sample clip the pieces begin: inside a vowel
 # sin(2 pi i / 16) times 2^14, rounded: one period of 1 kHz at 16 kHz.

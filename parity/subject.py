@@ -8,14 +8,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import melfront
 from encoder import WhisperEncoder
+from encoder.built_in import MAX_MELS, is_n_mels
+from melfront.audio import SAMPLE
 from melfront.conventions import CHUNK_LENGTH, named_convention
 
 from . import signals, stages
 from .sampling import N_SAMPLES
-from .tensors import Dump, ParityError
-from .truth import MAX_MELS, MAX_SECONDS, SAMPLE, Subject, is_n_mels, load_model, model_digest
+from .tensors import Dump, ParityError, Tensor
+from .truth import MAX_MELS, MAX_SECONDS, Subject, is_n_mels, load_model, model_digest
 
 DEFAULT = "default"
 MAX_LAYERS = 1000  # the largest Whisper has 32
@@ -119,6 +123,28 @@ def of_signal(
     )
 
 
+def first_window(dump: Dump, subject: Subject) -> Dump:
+    """Of tensors that hold every window of a long clip, (W, M, F), the first: what is compared.
+
+    So our own commands write a clip that is longer than a window.
+    """
+    samples = len(subject.audio) if isinstance(subject.audio, np.ndarray) else 0
+    if subject.pad_to is None or samples <= subject.length:
+        return dump
+    windows = -(-samples // subject.length)
+
+    def first(name: str, tensor: Tensor) -> Tensor:
+        axes = len(stages.find(names[name]).shape) if name in names else 0
+        several = tensor.values.ndim == axes + 1 and len(tensor.values) == windows
+        # An axis more in attention is that of the heads.
+        if not several or ".attn." in name:
+            return tensor
+        return tensor._replace(values=tensor.values[0])
+
+    names = stages.canonical(list(dump.tensors), subject.n_layer)
+    return dump._replace(tensors={name: first(name, x) for name, x in dump.tensors.items()})
+
+
 def named(metadata: dict[str, str], key: str) -> str:
     """What a dump says of this key of SAME; instead of a hash, the name and how it begins."""
     value = metadata[key]
@@ -153,15 +179,11 @@ def check_made_from(
 
 
 def load_clip(audio: Any, said: dict[str, str]) -> tuple[Any, str]:
-    """The clip and its name. audio: a path, an array, or a list of either."""
+    """The clip and its name. audio: a path, a name of `is_built_in`, an array, a list."""
     if audio is None:
         audio = said.get("clip", "sample")
-        if audio.startswith(signals.PREFIX):
-            return signals.load(audio.removeprefix(signals.PREFIX)), audio
-        if audio != "sample" and not os.path.isfile(audio):
+        if not is_built_in(audio) and not os.path.isfile(audio):
             raise ParityError(f"the dump is of the clip {audio!r}, which is not here: pass --audio")
-    if isinstance(audio, str) and audio == "sample":
-        audio = SAMPLE
     if isinstance(audio, (str, os.PathLike)):
         name = "sample" if Path(audio) == SAMPLE else str(audio)
         return read_clip(audio), name
@@ -170,10 +192,17 @@ def load_clip(audio: Any, said: dict[str, str]) -> tuple[Any, str]:
     return audio, "the array given"
 
 
+def is_built_in(name: str) -> bool:
+    """Is it the name of a clip that is no file of the reader's: `sample`, `signal:speech`?"""
+    return name == "sample" or name.startswith(signals.PREFIX)
+
+
 def read_clip(path: str | os.PathLike[str]) -> Any:
     try:
+        if isinstance(path, str) and path.startswith(signals.PREFIX):
+            return signals.load(path.removeprefix(signals.PREFIX))
         return melfront.load_audio(path)
-    except (melfront.AudioError, OSError) as error:
+    except (ValueError, OSError) as error:  # AudioError is one
         raise ParityError(str(error)) from error
 
 

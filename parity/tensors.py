@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melfront.command import lacks_memory, one_line
+from melfront.conventions import N_FRAMES
 
 Array = NDArray[Any]
 FORMAT = "2"
@@ -106,8 +107,8 @@ def read(path: str | os.PathLike[str]) -> Dump:
     elif path.suffix == ".safetensors":
         dump = read_safetensors(path)
     elif path.suffix == ".npy":
-        dump = Dump({path.stem: as_tensor(np_load(path), path.name)}, {})
-        check_name(path)
+        tensor = as_tensor(np_load(path), path.name)
+        dump = Dump({stage_of(path, tensor): tensor}, {})
     else:
         raise ParityError(f"{path}: expected .npz, .safetensors, .npy, or a folder of .npy files")
     if not dump.tensors:
@@ -122,17 +123,23 @@ def read(path: str | os.PathLike[str]) -> Dump:
     return dump
 
 
-def check_name(path: Path) -> None:
-    """Raises ParityError for a single .npy that is not called after a stage."""
+def stage_of(path: Path, tensor: Tensor) -> str:
+    """The name of a single .npy's tensor: the file's, or that of features if it looks like some.
+
+    Raises ParityError where it does not, and the file is not called after a stage.
+    """
     from .stages import canonical  # which imports this module
 
     try:
         canonical([path.stem], None)
     except ParityError as error:
+        if {80, 128} & {*tensor.values.shape[-2:]} or tensor.values.shape[-1:] == (N_FRAMES,):
+            return "log_mel"  # as `python -m melfront -o` writes it under any name
         raise ParityError(
             f"{path}: the file's name is taken for the stage's; rename it, such as to "
             f"log_mel.npy: {error}"
         ) from error
+    return path.stem
 
 
 def np_load(path: Path) -> Any:

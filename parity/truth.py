@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ import torch
 from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
 
 import melfront
-from encoder import SIZES, CheckpointError, WhisperEncoder
+from encoder import CheckpointError, WhisperEncoder
 from encoder import oracle as encoder_oracle
 from melfront import oracle
 from melfront.audio import Clips, as_clips, digest, fit_length
@@ -36,13 +35,10 @@ from melfront.conventions import (
     Convention,
 )
 
-from . import measure, stages, toy
+from . import measure, stages
 from .tensors import Array, ParityError
 
-SAMPLE = Path(__file__).resolve().parents[1] / "reference_data" / "sample.flac"
-MAX_MELS = 1000  # as in melfront's command: beyond what 201 frequencies can fill
 MAX_SECONDS = 3600  # that a clip is padded to: some GB in float64
-FORMULA = "formula:"  # --model formula:tiny is a published size with formula weights
 
 
 class Stop(Exception):
@@ -305,36 +301,15 @@ def transformers_stages(subject: Subject) -> dict[str, torch.Tensor]:
 
 
 def load_model(name: str, local_only: bool = False) -> WhisperEncoder:
-    """The model of a --model option: a folder, a file, a Hub name, or formula:SIZE.
+    """The model of a --model option: a folder, a file, a Hub name, or one of `encoder.built_in`.
 
-    formula:SIZE takes `formula:tiny` and the like; `formula:tiny/128` is the size with 128 bins;
-    `formula:toy` and `formula:toy-quiet` are those of reference_data.
     local_only: a Hub name is looked up in the local cache, and the Hub is not asked.
     Raises ParityError.
     """
-    if name.startswith(FORMULA):
-        size, _, n_mels = name.removeprefix(FORMULA).partition("/")
-        if name.removeprefix(FORMULA) in toy.NAMES:
-            return toy.load(size)
-        if size not in SIZES or (n_mels and not is_n_mels(n_mels)):
-            raise ParityError(
-                f"--model {name}: expected formula:SIZE or formula:SIZE/BINS, SIZE one of "
-                f"{', '.join(SIZES)}, up to {MAX_MELS} bins"
-            )
-        config = SIZES[size]
-        if n_mels:
-            from dataclasses import replace
-
-            config = replace(config, n_mels=int(n_mels))
-        return WhisperEncoder.from_formula(config)
     try:
         return WhisperEncoder.from_pretrained(name, local_files_only=local_only)
     except (CheckpointError, OSError) as error:
         raise ParityError(str(error)) from error
-
-
-def is_n_mels(text: str) -> bool:
-    return text.isdecimal() and 1 <= int(text) <= MAX_MELS
 
 
 def model_digest(model: WhisperEncoder) -> str:

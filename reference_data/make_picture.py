@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import melfront
-from encoder import SIZES, WhisperEncoder, trace
+from encoder import WhisperEncoder, trace
 from melfront.command import exit_status
 from melfront.plot import envelope
 from parity.__main__ import Parser
@@ -101,16 +101,17 @@ def main(arguments: list[str]) -> int:
     )
     add = parser.add_argument
     add("audio", nargs="?", default=HERE / "sample.flac", help="default: the sample clip")
-    add("--model", help="folder, file or Hub name; default: tiny with weights from a formula")
+    add(
+        "--model",
+        default="formula:tiny",
+        help="folder, file, Hub name; default: formula:tiny, no download",
+    )
     add("-o", dest="out", default="way.png", help="default: way.png")
     options = parser.parse_args(arguments)
     picture = io.BytesIO()
     try:
         audio = melfront.load_audio(options.audio)
-        if options.model:
-            model = WhisperEncoder.from_pretrained(options.model)
-        else:
-            model = WhisperEncoder.from_formula(SIZES["tiny"])
+        model = WhisperEncoder.from_pretrained(options.model)
         draw(audio, model).savefig(picture, transparent=True)
         # 64 colours are enough for the eye, and a quarter of the bytes.
         small = Image.open(picture).quantize(64, method=Image.Quantize.FASTOCTREE)

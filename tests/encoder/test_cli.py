@@ -137,7 +137,7 @@ def test_table_shows_the_first_window_as_the_trace_has_it(toy, clip, capsys):
 def test_help_and_refusals_take_a_moment(tmp_path, clip):
     done, seconds = process(tmp_path, "-m", "encoder", "--help")
     assert done.returncode == 0
-    assert "python -m encoder speech.flac --model" in done.stdout
+    assert "python -m encoder sample --model" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert seconds < 1
     (tmp_path / "text.wav").write_text("no audio")
