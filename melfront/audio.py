@@ -137,6 +137,8 @@ def riff_chunks(data: bytes, at: int) -> list[tuple[bytes, int, int]]:
         found.append((data[at : at + 4], at + 8, size))
         at += 8 + size + size % 2
     return found
+
+
 def clip_path(name: str) -> Path:
     """The file that is meant by a name: the sample clip's own, or a path."""
     return SAMPLE if name == "sample" else Path(name)

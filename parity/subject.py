@@ -19,7 +19,7 @@ from melfront.conventions import CHUNK_LENGTH, named_convention
 from . import signals, stages
 from .sampling import N_SAMPLES
 from .tensors import Dump, ParityError, Tensor
-from .truth import MAX_MELS, MAX_SECONDS, Subject, is_n_mels, load_model, model_digest
+from .truth import MAX_SECONDS, Subject, load_model, model_digest
 
 DEFAULT = "default"
 MAX_LAYERS = 1000  # the largest Whisper has 32
