@@ -11,7 +11,6 @@ whose head says why, block by block, in memory that it takes once.
 from __future__ import annotations
 
 import math
-import threading
 from functools import lru_cache
 from typing import Any
 
@@ -29,7 +28,16 @@ from .conventions import (
     named_convention,
 )
 from .filterbank import mel_filters
-from .numpy_backend import N_BANDS, Layout, bands, heard_by, least_feature, of_natural_log
+from .numpy_backend import (
+    N_BANDS,
+    Layout,
+    Workspace,
+    bands,
+    heard_by,
+    least_feature,
+    of_natural_log,
+    workspace_of_this_thread,
+)
 
 BLOCK = 1500  # frames: fewer leave torch's overhead in sight, more leave the cache
 N_WIDE_BANDS = 8  # 16 of 128 filters each, the width that MKL multiplies fastest
@@ -134,10 +142,11 @@ def features_in_place(
     shape = (len(clips), n_mels, length // HOP_LENGTH)
     # NumPy asks Linux for large pages where an array is large: an hour takes a tenth less time.
     features = torch.from_numpy(np.empty(shape, str(dtype).removeprefix("torch.")))  # (B, M, F)
-    loudest = [
-        before_clamp(clip, length, convention, out)
-        for clip, out in zip(clips, features, strict=True)
-    ]
+    with workspace_of_this_thread() as workspace:
+        loudest = [
+            before_clamp(clip, length, convention, out, workspace)
+            for clip, out in zip(clips, features, strict=True)
+        ]
     if convention.max_scope == "batch":
         loudest = [max(loudest)] * len(clips)
     for clip, top, out in zip(clips, loudest, features, strict=True):
@@ -149,8 +158,9 @@ def features_in_place(
     return features
 
 
-@np.errstate(divide="ignore")
-def before_clamp(clip: Tensor, length: int, convention: Convention, out: Tensor) -> float:
+def before_clamp(
+    clip: Tensor, length: int, convention: Convention, out: Tensor, workspace: Workspace
+) -> float:
     """As `numpy_backend.before_clamp`: clip (n,), out (M, F).
 
     Power is not held above the floor: the clamp lifts what the logarithm of 0 is, -inf.
@@ -161,29 +171,37 @@ def before_clamp(clip: Tensor, length: int, convention: Convention, out: Tensor)
     term = out.new_tensor(offset)
     loudest = -math.inf
     for block in Layout.of(len(clip), length, convention).blocks(BLOCK):
-        mel = mel_power(clip, total, n_mels, block, out.dtype)  # (M, G)
+        mel = mel_power(clip, total, n_mels, block, out.dtype, workspace)  # (M, G)
         log = mel.numpy()
-        np.log(log, out=log)  # on one thread faster than torch's on two
+        with np.errstate(divide="ignore"):  # as a decorator, NumPy 1.26 keeps one state for all
+            np.log(log, out=log)  # on one thread faster than torch's on two
         loudest = max(loudest, float(log.max()))
         n_kept = max(0, n_frames - block.start)
         torch.add(term, mel[:, :n_kept], alpha=scale, out=out[:, block])
     return loudest * scale + offset
 
 
-def mel_power(clip: Tensor, length: int, n_mels: int, block: slice, dtype: torch.dtype) -> Tensor:
-    """The mel power of these frames of a clip (n,), padded to `length`: (M, G), in a workspace."""
+def mel_power(
+    clip: Tensor,
+    length: int,
+    n_mels: int,
+    block: slice,
+    dtype: torch.dtype,
+    workspace: Workspace,
+) -> Tensor:
+    """The mel power of these frames of a clip (n,), padded to `length`: (M, G), in the workspace."""
     # Several threads share out the frames at every step, so that none reads what another has
     # written. In the product they do that where frames are its rows and bands are wide; one thread
     # is faster with filters as rows, in narrow bands.
     several = torch.get_num_threads() > 1
     n_bands = N_WIDE_BANDS if several else N_BANDS
     window, filters = constants(n_mels, dtype, clip.device, n_bands)
-    x = workspace("heard", (BLOCK * HOP_LENGTH + N_FFT,), dtype)
+    x = tensor_in(workspace, "heard", (BLOCK * HOP_LENGTH + N_FFT,), dtype)
     x = heard_by(block, clip, length, x)
     n_frames = block.stop - block.start
     frames = x.unfold(0, N_FFT, HOP_LENGTH)[:n_frames]  # (G, N)
-    windowed = workspace("windowed", (BLOCK, N_FFT), dtype)[:n_frames]  # (G, N)
-    mel = workspace("mel", (n_mels * BLOCK,), dtype)[: n_mels * n_frames]
+    windowed = tensor_in(workspace, "windowed", (BLOCK, N_FFT), dtype)[:n_frames]  # (G, N)
+    mel = tensor_in(workspace, "mel", (n_mels * BLOCK,), dtype)[: n_mels * n_frames]
     mel = mel.view(n_frames, n_mels).mT if several else mel.view(n_mels, n_frames)  # (M, G)
     torch.mul(frames, window, out=windowed)
     parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)  # (G, 2K)
@@ -194,16 +212,16 @@ def mel_power(clip: Tensor, length: int, n_mels: int, block: slice, dtype: torch
     return mel
 
 
-_of_this_thread = threading.local()
-
-
-def workspace(purpose: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory for what does not leave this module, as in `numpy_backend.py`."""
-    kept: dict[Any, Tensor] = vars(_of_this_thread)
-    if (purpose, shape, dtype) not in kept:
+def tensor_in(
+    workspace: Workspace, purpose: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    """As `numpy_backend.array_in`."""
+    key = purpose, shape, dtype
+    if key not in workspace:
         with torch.inference_mode(False):
-            kept[purpose, shape, dtype] = torch.empty(shape, dtype=dtype, device="cpu")
-    return kept[purpose, shape, dtype]
+            workspace[key] = torch.empty(shape, dtype=dtype, device="cpu")
+    tensor: Tensor = workspace[key]
+    return tensor
 
 
 class LogMel(nn.Module):
