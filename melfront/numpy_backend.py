@@ -150,7 +150,7 @@ def flip(x: Any) -> Any:
 def mel_power(
     clip: NDArray[Any], length: int, n_mels: int, block: slice, workspace: Workspace
 ) -> NDArray[np.float64]:
-    """The mel power of these frames of a clip (n,), padded to `length`: (G, M), in the workspace."""
+    """The mel power of these frames of a clip (n,), padded to `length`: (G, M), in a workspace."""
     x = array_in(workspace, "heard", (BLOCK * HOP_LENGTH + N_FFT,), "float64")
     x = heard_by(block, clip, length, x)
     n_frames, step = block.stop - block.start, HOP_LENGTH * x.itemsize
