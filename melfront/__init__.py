@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import oracle
-from .audio import AudioError, as_clips, chunks, fit_length, is_tensor, load_audio
+from .audio import (
+    AudioError,
+    as_clips,
+    check_rate,
+    chunks,
+    fit_length,
+    is_tensor,
+    is_traced,
+    load_audio,
+)
 from .conventions import (
     CHUNK_LENGTH,
     CONVENTIONS,
@@ -79,6 +88,11 @@ def log_mel(
     ValueError for an unknown convention. Reproduces transformers' WhisperFeatureExtractor.
     """
     convention = named_convention(convention)
+    if is_tensor(audio) and is_traced(audio):
+        from .torch_backend import log_mel_under_trace
+
+        check_rate(sampling_rate)
+        return log_mel_under_trace(audio, n_mels, convention, pad_to, truncate, return_mask)
     clips = as_clips(audio, sampling_rate)
     length = fit_length(clips, pad_to, truncate)
     clips = clips.cut(length)

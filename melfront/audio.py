@@ -174,10 +174,12 @@ def chunks(audio: Any, chunk_length: float = CHUNK_LENGTH) -> Iterator[Any]:
 
 def fit_length(clips: Clips, pad_to: float | None, truncate: bool) -> int:
     """How many samples the clips are padded to. Raises AudioError where that would cut one."""
-    if pad_to is not None and not math.isfinite(pad_to):
-        raise AudioError(f"pad_to={pad_to}; expected seconds, or None for the clip's own length")
-    longest = max(len(clip) for clip in clips.arrays)
-    length = longest if pad_to is None else round(pad_to * SAMPLE_RATE)
+    return padded_length(max(len(clip) for clip in clips.arrays), pad_to, truncate)
+
+
+def padded_length(longest: int, pad_to: float | None, truncate: bool) -> int:
+    """`fit_length` of clips of which the longest has so many samples."""
+    length = longest if pad_to is None else samples_of(pad_to)
     if longest > length and not truncate:
         raise AudioError(
             f"a clip of {longest} samples ({longest / SAMPLE_RATE:.2f} s) does not fit into "
@@ -192,6 +194,12 @@ def fit_length(clips: Clips, pad_to: float | None, truncate: bool) -> int:
     return length
 
 
+def samples_of(pad_to: float) -> int:
+    if not math.isfinite(pad_to):
+        raise AudioError(f"pad_to={pad_to}; expected seconds, or None for the clip's own length")
+    return round(pad_to * SAMPLE_RATE)
+
+
 def digest(*arrays: NDArray[Any]) -> str:
     """SHA-256 of arrays as float32, to tell clips and models apart."""
     sha = hashlib.sha256()
@@ -204,6 +212,23 @@ def is_tensor(x: object) -> bool:
     """Is x a torch tensor? Asked without importing torch: who has a tensor has imported it."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
+
+
+def is_traced(tensor: Any) -> bool:
+    """Is the tensor one whose values cannot be looked at, because a tool traces what is done to it?
+
+    torch.compile, torch.export, torch.jit.trace, vmap, torch.func: each gives a stand-in, or keeps
+    what was done to this clip for all others.
+    """
+    import torch
+
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return True
+    try:
+        tensor.data_ptr()
+    except RuntimeError:  # a stand-in has no memory
+        return True
+    return False
 
 
 def as_clips(audio: Any, sampling_rate: int | None = None) -> Clips:
@@ -222,7 +247,20 @@ def as_clips(audio: Any, sampling_rate: int | None = None) -> Clips:
         return Clips(clips, batched=True)
     if getattr(audio, "ndim", 1) != 2:
         return Clips([as_clip(audio, "audio")], batched=False)
-    n_clips, n_samples = audio.shape
+    check_shape(audio)
+    return Clips([as_clip(row, f"clip {i}") for i, row in enumerate(audio)], batched=True)
+
+
+def check_shape(audio: Any) -> None:
+    """Raise AudioError for an array that is neither a clip (N,) nor a batch of clips (B, N).
+
+    A size that is not known under a trace, and no int, is taken to be right.
+    """
+    if audio.ndim not in (1, 2):
+        raise no_clip(audio, "audio")
+    n_clips, n_samples = (1, *audio.shape)[-2:]
+    if not isinstance(n_clips, int) or not isinstance(n_samples, int):
+        return
     if n_samples <= MAX_CHANNELS < n_clips:
         raise AudioError(
             f"an array of shape {tuple(audio.shape)} looks like one clip of {n_samples} channels, "
@@ -230,7 +268,15 @@ def as_clips(audio: Any, sampling_rate: int | None = None) -> Clips:
         )
     if n_clips == 0:
         raise AudioError("a batch of no clips; expected at least one")
-    return Clips([as_clip(row, f"clip {i}") for i, row in enumerate(audio)], batched=True)
+    if n_samples == 0:
+        raise AudioError("audio: no samples")
+
+
+def no_clip(audio: Any, name: str) -> AudioError:
+    return AudioError(
+        f"{name}: shape {tuple(audio.shape)}; expected one clip (N,), or a batch (B, N) on its "
+        "own. Mix stereo down to one channel first"
+    )
 
 
 def as_clip(audio: Any, name: str) -> Any:
@@ -249,10 +295,7 @@ def as_clip(audio: Any, name: str) -> Any:
     if not is_tensor(audio):
         audio = np.asarray(audio)
     if audio.ndim != 1:
-        raise AudioError(
-            f"{name}: shape {tuple(audio.shape)}; expected one clip (N,), or a batch (B, N) on its "
-            "own. Mix stereo down to one channel first"
-        )
+        raise no_clip(audio, name)
     audio = to_float(audio, name)
     check_samples(audio, name)
     return audio
@@ -288,13 +331,13 @@ def check_rate(sampling_rate: int | None) -> None:
 def check_samples(clip: Any, name: str) -> None:
     """Raise AudioError for an empty clip, one with NaN or infinity, or one far outside [-1, 1].
 
-    A tensor on another device than the CPU is only checked for being empty: looking at its values
-    would make the device wait.
+    A tensor on another device than the CPU, or under a trace, is only checked for being empty:
+    looking at its values would make the device wait, and end the trace.
     """
     if len(clip) == 0:
         raise AudioError(f"{name}: no samples")
     if is_tensor(clip):
-        if clip.device.type != "cpu":
+        if clip.device.type != "cpu" or is_traced(clip):
             return
         least, most = (float(value) for value in clip.detach().aminmax())
         clip = clip.detach().numpy()

@@ -162,7 +162,8 @@ def get_convention(convention: str | Convention) -> Convention:
 def named_convention(convention: str | Convention) -> Convention:
     """`get_convention`, for the fast backends: ValueError for one that only the oracle computes."""
     convention = get_convention(convention)
-    if convention != CONVENTIONS.get(convention.name):
+    known = CONVENTIONS.get(convention.name)
+    if convention is not known and convention != known:
         raise ValueError(
             f"convention {convention.name!r} with {convention.changes()} is not one of "
             f"{', '.join(CONVENTIONS)}; only melfront.oracle.log_mel computes any convention"

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -88,18 +89,34 @@ class Layout(NamedTuple):
             yield slice(first, min(first + size, self.n_heard))
 
 
+Workspace = dict[Any, Any]
+
 _of_this_thread = threading.local()
 
 
-def workspace(purpose: str, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
-    """Memory for what does not leave this module, the same in each call of this thread.
+@contextmanager
+def workspace_of_this_thread() -> Iterator[Workspace]:
+    """Memory for what does not leave a backend, the same in each call of this thread.
 
-    Memory that is new has to be mapped page by page, which takes longer than the work in it.
+    Memory that is new has to be mapped page by page, which takes longer than the work in it. A call
+    takes it away while it runs: another call that interrupts it, from a signal handler or
+    `__del__`, finds none and makes its own. A call that an exception ends leaves none behind.
     """
-    kept: dict[Any, NDArray[Any]] = vars(_of_this_thread)
-    if (purpose, shape, dtype) not in kept:
-        kept[purpose, shape, dtype] = np.empty(shape, dtype)
-    return kept[purpose, shape, dtype]
+    spare: dict[str, Workspace] = vars(_of_this_thread)
+    workspace = spare.pop("workspace", {})
+    yield workspace
+    spare["workspace"] = workspace
+
+
+def array_in(
+    workspace: Workspace, purpose: str, shape: tuple[int, ...], dtype: str
+) -> NDArray[Any]:
+    """The array of the workspace for that purpose, which holds whatever was left in it."""
+    key = purpose, shape, dtype
+    if key not in workspace:
+        workspace[key] = np.empty(shape, dtype)
+    array: NDArray[Any] = workspace[key]
+    return array
 
 
 def heard_by(block: slice, clip: Any, length: int, x: Any) -> Any:
@@ -130,15 +147,19 @@ def flip(x: Any) -> Any:
     return x.flip(0) if is_tensor(x) else x[::-1]
 
 
-def mel_power(clip: NDArray[Any], length: int, n_mels: int, block: slice) -> NDArray[np.float64]:
+def mel_power(
+    clip: NDArray[Any], length: int, n_mels: int, block: slice, workspace: Workspace
+) -> NDArray[np.float64]:
     """The mel power of these frames of a clip (n,), padded to `length`: (G, M), in a workspace."""
-    x = workspace("heard", (BLOCK * HOP_LENGTH + N_FFT,), "float64")
+    x = array_in(workspace, "heard", (BLOCK * HOP_LENGTH + N_FFT,), "float64")
     x = heard_by(block, clip, length, x)
     n_frames, step = block.stop - block.start, HOP_LENGTH * x.itemsize
     frames = np.lib.stride_tricks.as_strided(x, (n_frames, N_FFT), (step, x.itemsize))  # (G, N)
-    windowed = workspace("windowed", (BLOCK, N_FFT), "float64")[:n_frames]  # (G, N)
-    spectrum = workspace("spectrum", (BLOCK, N_FFT // 2 + 1), "complex128")[:n_frames]  # (G, K)
-    mel = workspace("mel", (BLOCK, n_mels), "float64")[:n_frames]  # (G, M)
+    windowed = array_in(workspace, "windowed", (BLOCK, N_FFT), "float64")[:n_frames]  # (G, N)
+    spectrum = array_in(workspace, "spectrum", (BLOCK, N_FFT // 2 + 1), "complex128")[
+        :n_frames
+    ]  # (G, K)
+    mel = array_in(workspace, "mel", (BLOCK, n_mels), "float64")[:n_frames]  # (G, M)
     np.multiply(frames, windows()[:n_frames], out=windowed)
     np.fft.rfft(windowed, out=spectrum)
     parts = spectrum.view(np.float64)  # (G, 2K)
@@ -149,7 +170,11 @@ def mel_power(clip: NDArray[Any], length: int, n_mels: int, block: slice) -> NDA
 
 
 def before_clamp(
-    clip: NDArray[Any], length: int, convention: Convention, out: NDArray[np.float32]
+    clip: NDArray[Any],
+    length: int,
+    convention: Convention,
+    out: NDArray[np.float32],
+    workspace: Workspace,
 ) -> float:
     """Features of a clip (n,) into out (M, F), before the clamp. Returns the loudest of them.
 
@@ -161,13 +186,13 @@ def before_clamp(
     floor = np.full(n_mels, convention.log_floor)
     loudest = -math.inf
     for block in Layout.of(len(clip), length, convention).blocks(BLOCK):
-        mel = mel_power(clip, total, n_mels, block)  # (G, M)
+        mel = mel_power(clip, total, n_mels, block, workspace)  # (G, M)
         np.maximum(mel, floor, out=mel)
         np.log(mel, out=mel)  # three times as fast as log10
         mel *= scale
         mel += offset
         loudest = max(loudest, mel.max())
-        features = workspace("features", (BLOCK, n_mels), "float32")[: len(mel)]  # (G, M)
+        features = array_in(workspace, "features", (BLOCK, n_mels), "float32")[: len(mel)]  # (G, M)
         features[:] = mel
         # Frames that only the extra padding makes count for the maximum, and are no features.
         out[:, block] = features[: max(0, n_frames - block.start)].T
@@ -194,10 +219,11 @@ def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> N
     bands(n_mels, N_BANDS)  # raises for a number of bins that cannot be
     shape = (len(clips.arrays), n_mels, length // HOP_LENGTH)
     features = np.empty(shape, dtype=np.float32)  # (B, M, F)
-    loudest = [
-        before_clamp(clip, length, convention, out)
-        for clip, out in zip(clips.arrays, features, strict=True)
-    ]
+    with workspace_of_this_thread() as workspace:
+        loudest = [
+            before_clamp(clip, length, convention, out, workspace)
+            for clip, out in zip(clips.arrays, features, strict=True)
+        ]
     if convention.max_scope == "batch":
         loudest = [max(loudest)] * len(loudest)
     for clip, top, out in zip(clips.arrays, loudest, features, strict=True):

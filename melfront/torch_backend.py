@@ -1,8 +1,9 @@
 """The front end in torch: any device, batched, differentiable, the same numbers as `oracle.py`.
 
-Two ways lead to them. `features_by_autograd` is what torch users would write, for any device and
+Three ways lead to them. `features_by_autograd` is what torch users would write, for any device and
 under autograd. `features_in_place` is for inference on a CPU: it works as `numpy_backend.py` does,
-whose head says why, block by block, in memory that it takes once.
+whose head says why, block by block, in memory that it takes once. `log_mel_under_trace` is for
+torch.export, torch.compile, vmap and their like, which keep what it did for other clips.
 
     # B clips  L samples  N n_fft = 400  F frames, H that hear the clips, G in a block
     # K frequencies = 201  M mel bins
@@ -11,36 +12,63 @@ whose head says why, block by block, in memory that it takes once.
 from __future__ import annotations
 
 import math
-import threading
+import warnings
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional
 
-from .audio import Clips, as_clips, fit_length
+from .audio import (
+    Clips,
+    as_clips,
+    check_shape,
+    fit_length,
+    is_tensor,
+    is_traced,
+    padded_length,
+    samples_of,
+    to_float,
+)
 from .conventions import (
     CHUNK_LENGTH,
     HOP_LENGTH,
     N_FFT,
+    SAMPLE_RATE,
     Convention,
     named_convention,
 )
 from .filterbank import mel_filters
-from .numpy_backend import N_BANDS, Layout, bands, heard_by, least_feature, of_natural_log
+from .numpy_backend import (
+    N_BANDS,
+    Layout,
+    Workspace,
+    bands,
+    heard_by,
+    least_feature,
+    of_natural_log,
+    workspace_of_this_thread,
+)
 
 BLOCK = 1500  # frames: fewer leave torch's overhead in sight, more leave the cache
 N_WIDE_BANDS = 8  # 16 of 128 filters each, the width that MKL multiplies fastest
 LOG10_FLOOR = -10.0  # log10(LOG_FLOOR)
 
 
+Filters = list[tuple[slice, slice, Tensor]]
+
+
 @lru_cache(maxsize=16)
 def made_once(
-    n_mels: int, dtype: torch.dtype, device: torch.device, n_bands: int
-) -> tuple[Tensor, list[tuple[slice, slice, Tensor]]]:
-    with torch.inference_mode(False):  # what is made in inference mode could not be used outside
+    n_mels: int, dtype: torch.dtype, device: torch.device, n_bands: int = N_BANDS
+) -> tuple[Tensor, Filters]:
+    # What is made in inference mode could not be used outside, and torch.jit.trace need not warn
+    # that these are constants.
+    with torch.inference_mode(False), warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         # torch's float32 window is 2e-7 off, as much as the FFT's rounding; next to a loud tone
         # that moves a feature by 2e-4. It is transformers' window, so we move along with it.
         window = torch.hann_window(N_FFT, dtype=dtype, device=device)
@@ -51,15 +79,22 @@ def made_once(
     return window, filters
 
 
-def constants(
-    n_mels: int, dtype: torch.dtype, device: torch.device, n_bands: int = N_BANDS
-) -> tuple[Tensor, list[tuple[slice, slice, Tensor]]]:
-    """Window and bands of the filter bank, made once per device and kept there."""
-    return made_once(n_mels, dtype, device, n_bands)
+def constant(n_mels: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Filters]:
+    return made_once(n_mels, dtype, device, N_BANDS)
 
 
 # `torch.compiler.assume_constant_result` does this, and takes a second to be imported.
-vars(constants)["_dynamo_marked_constant"] = True
+vars(constant)["_dynamo_marked_constant"] = True
+
+
+def constants(x: Tensor, n_mels: int, dtype: torch.dtype) -> tuple[Tensor, Filters]:
+    """Window and bands of the filter bank, made once per device and kept there.
+
+    Under a trace they are made anew: what is made there is a part of it.
+    """
+    real = torch.compiler.is_dynamo_compiling() or not is_traced(x)
+    make = constant if real else made_once.__wrapped__
+    return make(n_mels, dtype, x.device)
 
 
 def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> Tensor:
@@ -69,8 +104,12 @@ def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> T
     Reproduces `oracle.run`.
     """
     given = clips.arrays[0]
+    if torch.jit.is_tracing():
+        raise TypeError("torch.jit.trace would keep the lengths of a list; give it a tensor (B, N)")
     recorded = torch.is_grad_enabled() and any(clip.requires_grad for clip in clips.arrays)
-    plain = given.device.type == "cpu" and not recorded and not torch.compiler.is_compiling()
+    # Forward mode says nothing in requires_grad.
+    recorded = recorded or any(unpack_dual(clip).tangent is not None for clip in clips.arrays)
+    plain = given.device.type == "cpu" and not recorded and not is_traced(given)
     way = features_in_place if plain else features_by_autograd
     features = way(clips.arrays, length, n_mels, convention)  # (B, M, F)
     if convention.fill is not None:
@@ -86,16 +125,13 @@ def features_by_autograd(
 ) -> Tensor:
     """Clips to features (B, M, F), in steps that autograd can follow."""
     dtype = torch.float64 if convention.precision == "float64" else clips[0].dtype
-    window, filters = constants(n_mels, dtype, clips[0].device)
+    window, filters = constants(clips[0], n_mels, dtype)
     total = length + convention.extra_padding
     heard = [Layout.of(len(clip), length, convention).n_heard for clip in clips]
     n_heard = max(heard)
     x = pad(clips, total, n_heard).to(dtype)
     frames = x.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
-    spectrum = torch.fft.rfft(frames * window)  # (B, H, K)
-    parts = torch.view_as_real(spectrum).flatten(-2).square()  # (B, H, 2K)
-    mel = torch.cat([weights @ parts[..., part].mT for _, part, weights in filters], dim=-2)
-    log = mel.clamp(min=convention.log_floor).log10()  # (B, M, H)
+    log = log_of_frames(frames, window, filters, convention)  # (B, M, H)
 
     counted = log
     if convention.max_frames == "clip":
@@ -112,6 +148,16 @@ def features_by_autograd(
     return (clamped + convention.offset) / convention.divisor
 
 
+def log_of_frames(
+    frames: Tensor, window: Tensor, filters: Filters, convention: Convention
+) -> Tensor:
+    """Frames (B, H, N) to the logarithm of their mel power, (B, M, H)."""
+    spectrum = torch.fft.rfft(frames * window)  # (B, H, K)
+    parts = torch.view_as_real(spectrum).flatten(-2).square()  # (B, H, 2K)
+    mel = torch.cat([weights @ parts[..., part].mT for _, part, weights in filters], dim=-2)
+    return mel.clamp(min=convention.log_floor).log10()  # (B, M, H)
+
+
 def pad(clips: list[Tensor], length: int, n_heard: int) -> Tensor:
     """`oracle.pad` of the clips, as far as the frames that hear one of them reach -> (B, P)."""
     half = N_FFT // 2
@@ -124,6 +170,63 @@ def pad(clips: list[Tensor], length: int, n_heard: int) -> Tensor:
     return torch.cat([left, x, right], dim=-1)
 
 
+def log_mel_under_trace(
+    audio: Tensor,
+    n_mels: int,
+    convention: Convention,
+    pad_to: float | None,
+    truncate: bool,
+    return_mask: bool = False,
+) -> Any:
+    """A tensor (n,) or (B, n) that a tool traces to features (M, F) or (B, M, F), and their mask.
+
+    What is kept of this call is run again for clips of other values, lengths and number. So no step
+    looks at a value or takes a batch apart, n is used as a symbol, and silence is computed too.
+    """
+    check_shape(audio)
+    n_clips, n = (1, *audio.shape)[-2:]
+    x = to_float(audio, "audio").reshape(n_clips, n)  # (B, n): an error, later, for other axes
+    # onnxruntime's Fourier transform errs by 5e-3 in float32.
+    double = convention.precision == "float64" or torch.onnx.is_in_onnx_export()
+    dtype = torch.float64 if double else x.dtype
+    window, filters = constants(x, n_mels, dtype)
+    known = isinstance(n, int)  # not under torch.export and torch.jit.trace
+    if pad_to is None and not known:
+        length = n
+    else:
+        length = padded_length(n if known else 0, pad_to, truncate)
+        if not known and not truncate:
+            # Of this one zero the index is 1 for a clip that is too long: an error, when it comes.
+            too_long = n // (length + 1) + torch.arange(1, device=x.device)
+            x = x + x.new_zeros(1).index_select(0, too_long)
+        x = functional.pad(x, (0, length))[:, :length]  # (B, L)
+    total = length + convention.extra_padding
+    x = functional.pad(x, (0, convention.extra_padding))
+    half = torch.arange(N_FFT // 2, device=x.device)
+    left = x.index_select(-1, N_FFT // 2 - half)
+    right = x.index_select(-1, total - 2 - half)
+    padded = torch.cat([left, x, right], dim=-1).to(dtype)
+    frames = padded.unfold(-1, N_FFT, HOP_LENGTH)[:, :-1]  # (B, F, N)
+    log = log_of_frames(frames, window, filters, convention)  # (B, M, F)
+
+    frame = torch.arange(log.shape[-1], device=x.device)  # (F,)
+    counted = log
+    if convention.max_frames == "clip":
+        own = (n + convention.extra_padding) // HOP_LENGTH
+        counted = log.masked_fill(frame >= own, -math.inf)
+    axes = (0, 1, 2) if convention.max_scope == "batch" else (1, 2)
+    clamped = torch.maximum(log, counted.amax(axes, keepdim=True) - convention.dynamic_range)
+    features = (clamped + convention.offset) / convention.divisor  # (B, M, F)
+    if convention.fill is not None:
+        features = features.masked_fill(frame >= n // HOP_LENGTH, convention.fill)
+    features = features[..., : length // HOP_LENGTH].to(x.dtype)
+    features = features if audio.ndim == 2 else features[0]
+    if not return_mask:
+        return features
+    holds_audio = frame[: length // HOP_LENGTH] * HOP_LENGTH < n
+    return features, torch.zeros_like(features[..., 0, :], dtype=torch.int32) + holds_audio
+
+
 @torch.no_grad()
 def features_in_place(
     clips: list[Tensor], length: int, n_mels: int, convention: Convention
@@ -134,10 +237,11 @@ def features_in_place(
     shape = (len(clips), n_mels, length // HOP_LENGTH)
     # NumPy asks Linux for large pages where an array is large: an hour takes a tenth less time.
     features = torch.from_numpy(np.empty(shape, str(dtype).removeprefix("torch.")))  # (B, M, F)
-    loudest = [
-        before_clamp(clip, length, convention, out)
-        for clip, out in zip(clips, features, strict=True)
-    ]
+    with workspace_of_this_thread() as workspace:
+        loudest = [
+            before_clamp(clip, length, convention, out, workspace)
+            for clip, out in zip(clips, features, strict=True)
+        ]
     if convention.max_scope == "batch":
         loudest = [max(loudest)] * len(clips)
     for clip, top, out in zip(clips, loudest, features, strict=True):
@@ -149,8 +253,9 @@ def features_in_place(
     return features
 
 
-@np.errstate(divide="ignore")
-def before_clamp(clip: Tensor, length: int, convention: Convention, out: Tensor) -> float:
+def before_clamp(
+    clip: Tensor, length: int, convention: Convention, out: Tensor, workspace: Workspace
+) -> float:
     """As `numpy_backend.before_clamp`: clip (n,), out (M, F).
 
     Power is not held above the floor: the clamp lifts what the logarithm of 0 is, -inf.
@@ -161,29 +266,37 @@ def before_clamp(clip: Tensor, length: int, convention: Convention, out: Tensor)
     term = out.new_tensor(offset)
     loudest = -math.inf
     for block in Layout.of(len(clip), length, convention).blocks(BLOCK):
-        mel = mel_power(clip, total, n_mels, block, out.dtype)  # (M, G)
+        mel = mel_power(clip, total, n_mels, block, out.dtype, workspace)  # (M, G)
         log = mel.numpy()
-        np.log(log, out=log)  # on one thread faster than torch's on two
+        with np.errstate(divide="ignore"):  # as a decorator, NumPy 1.26 keeps one state for all
+            np.log(log, out=log)  # on one thread faster than torch's on two
         loudest = max(loudest, float(log.max()))
         n_kept = max(0, n_frames - block.start)
         torch.add(term, mel[:, :n_kept], alpha=scale, out=out[:, block])
     return loudest * scale + offset
 
 
-def mel_power(clip: Tensor, length: int, n_mels: int, block: slice, dtype: torch.dtype) -> Tensor:
+def mel_power(
+    clip: Tensor,
+    length: int,
+    n_mels: int,
+    block: slice,
+    dtype: torch.dtype,
+    workspace: Workspace,
+) -> Tensor:
     """The mel power of these frames of a clip (n,), padded to `length`: (M, G), in a workspace."""
     # Several threads share out the frames at every step, so that none reads what another has
     # written. In the product they do that where frames are its rows and bands are wide; one thread
     # is faster with filters as rows, in narrow bands.
     several = torch.get_num_threads() > 1
     n_bands = N_WIDE_BANDS if several else N_BANDS
-    window, filters = constants(n_mels, dtype, clip.device, n_bands)
-    x = workspace("heard", (BLOCK * HOP_LENGTH + N_FFT,), dtype)
+    window, filters = made_once(n_mels, dtype, clip.device, n_bands)
+    x = tensor_in(workspace, "heard", (BLOCK * HOP_LENGTH + N_FFT,), dtype)
     x = heard_by(block, clip, length, x)
     n_frames = block.stop - block.start
     frames = x.unfold(0, N_FFT, HOP_LENGTH)[:n_frames]  # (G, N)
-    windowed = workspace("windowed", (BLOCK, N_FFT), dtype)[:n_frames]  # (G, N)
-    mel = workspace("mel", (n_mels * BLOCK,), dtype)[: n_mels * n_frames]
+    windowed = tensor_in(workspace, "windowed", (BLOCK, N_FFT), dtype)[:n_frames]  # (G, N)
+    mel = tensor_in(workspace, "mel", (n_mels * BLOCK,), dtype)[: n_mels * n_frames]
     mel = mel.view(n_frames, n_mels).mT if several else mel.view(n_mels, n_frames)  # (M, G)
     torch.mul(frames, window, out=windowed)
     parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)  # (G, 2K)
@@ -194,16 +307,32 @@ def mel_power(clip: Tensor, length: int, n_mels: int, block: slice, dtype: torch
     return mel
 
 
-_of_this_thread = threading.local()
-
-
-def workspace(purpose: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Memory for what does not leave this module, as in `numpy_backend.py`."""
-    kept: dict[Any, Tensor] = vars(_of_this_thread)
-    if (purpose, shape, dtype) not in kept:
+def tensor_in(
+    workspace: Workspace, purpose: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    """As `numpy_backend.array_in`."""
+    key = purpose, shape, dtype
+    if key not in workspace:
         with torch.inference_mode(False):
-            kept[purpose, shape, dtype] = torch.empty(shape, dtype=dtype, device="cpu")
-    return kept[purpose, shape, dtype]
+            workspace[key] = torch.empty(shape, dtype=dtype, device="cpu")
+    tensor: Tensor = workspace[key]
+    return tensor
+
+
+def of_module(
+    audio: Tensor, n_mels: int, convention: str, pad_to: float | None, truncate: bool
+) -> Tensor:
+    if not is_tensor(audio):
+        raise TypeError("LogMel takes tensors; melfront.log_mel takes NumPy arrays too")
+    named = named_convention(convention)
+    if is_traced(audio):
+        return log_mel_under_trace(audio, n_mels, named, pad_to, truncate)  # type: ignore[no-any-return]
+    clips = as_clips(audio)
+    length = fit_length(clips, pad_to, truncate)
+    return log_mel(clips.cut(length), length, n_mels, named)
+
+
+torch.fx.wrap("of_module")  # torch.fx.symbolic_trace takes it as one step
 
 
 class LogMel(nn.Module):
@@ -225,15 +354,16 @@ class LogMel(nn.Module):
         super().__init__()
         self.n_mels = n_mels
         self.convention = named_convention(convention)
-        self.pad_to = pad_to
+        # torch.compile(dynamic=True) keeps an int, and makes a float an input of the graph.
+        self.n_samples = None if pad_to is None else samples_of(pad_to)
         self.truncate = truncate
 
+    @property
+    def pad_to(self) -> float | None:
+        return None if self.n_samples is None else self.n_samples / SAMPLE_RATE
+
     def forward(self, audio: Tensor) -> Tensor:
-        clips = as_clips(audio)
-        if not isinstance(clips.arrays[0], Tensor):
-            raise TypeError("LogMel takes tensors; melfront.log_mel takes NumPy arrays too")
-        length = fit_length(clips, self.pad_to, self.truncate)
-        return log_mel(clips.cut(length), length, self.n_mels, self.convention)
+        return of_module(audio, self.n_mels, self.convention.name, self.pad_to, self.truncate)
 
     def extra_repr(self) -> str:
         return f"n_mels={self.n_mels}, convention={self.convention.name!r}, pad_to={self.pad_to}"

@@ -33,6 +33,8 @@ def test_every_shape_comment():
             melfront.log_mel(clips, **options)
             tensors = [torch.from_numpy(clip) for clip in clips]
             melfront.log_mel(tensors, **options)
+            same_length = torch.stack([tensor[:2003] for tensor in tensors])
+            torch.vmap(melfront.LogMel(31, convention, pad_to=7.0))(same_length)
             tensors = [tensor.requires_grad_() for tensor in tensors]
             melfront.log_mel(tensors, **options).sum().backward()
 
