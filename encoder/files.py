@@ -13,6 +13,7 @@ import difflib
 import itertools
 import json
 import math
+import os
 import re
 import warnings
 import zipfile
@@ -41,7 +42,7 @@ DTYPES = {  # by safetensors' names; what is stored in any other type is quantis
     "BF16": torch.bfloat16,
 }
 # Bytes of JSON that are parsed: in memory it takes up to 30 times that. Of large-v3 it is 150 kB.
-MAX_JSON = 16 << 20
+MAX_JSON = 4 << 20
 
 
 class CheckpointError(ValueError):
@@ -64,7 +65,7 @@ Get = Callable[[str], Path | None]  # a file of the same folder or repository, b
 
 def locate(name: str, revision: str | None, local_only: bool) -> tuple[Path, Get]:
     """The file that holds, or lists, the weights; and how to get at those beside it."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # Path's own raises where nobody is called so
     folder = path if path.is_dir() else path.parent
 
     def beside(filename: str) -> Path | None:

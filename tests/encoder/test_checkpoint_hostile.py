@@ -98,8 +98,8 @@ def test_what_is_said_twice(folder):
 
 
 def test_json_of_a_size_that_none_has(folder):
-    (folder / "config.json").write_text(json.dumps(NARROW.to_hf()) + " " * (1 << 24))
-    refuses(folder, "config.json is damaged: it has more than 16777216 bytes")
+    (folder / "config.json").write_text(json.dumps(NARROW.to_hf()) + " " * (1 << 22))
+    refuses(folder, "config.json is damaged: it has more than 4194304 bytes")
     (folder / "model.safetensors").write_bytes((1 << 62).to_bytes(8, "little") + b"{}")
     refuses(folder, "no safetensors file (10 bytes; a header of 4611686018427387904 bytes)")
 
@@ -291,6 +291,8 @@ def test_what_a_file_says_is_quoted_short_and_without_control_characters(tmp_pat
 
 def test_what_cannot_be_opened(tmp_path):
     refuses("x" * 5000, "cannot be read: File name too long")
+    refuses("~nobody-of-this-name/x", "is no file or folder here")
+    refuses("a\0b", "is no file or folder here")
     write_shards(tmp_path, renamed(make()), NARROW, ".safetensors")
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("part-1", "x" * 300))
