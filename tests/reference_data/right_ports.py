@@ -6,6 +6,7 @@ python -m tests.reference_data.right_ports    # under the variables of a setting
 import json
 
 import torch
+import whisper
 
 from parity import compare, signals, stages, toy
 from parity.measure import MISSING
@@ -13,7 +14,13 @@ from parity.subject import of_signal
 from reference_data import make
 from tests.parity import ports
 
-FEATURES = ("ours_numpy", "ours_torch", "transformers_torch", "transformers_numpy", "einsum")
+
+def openai(x, length, n_mels):
+    return whisper.log_mel_spectrogram(ports.padded(x, length), n_mels).numpy()
+
+
+NAMES = ("ours_numpy", "ours_torch", "transformers_torch", "transformers_numpy", "einsum")
+FEATURES = {name: ports.FRONT_ENDS[name] for name in NAMES} | {"openai": openai}
 
 
 def reports():
@@ -26,12 +33,12 @@ def reports():
                 features = subject.right_port(["features"], "float32")["features"]
                 yield path, "all stages", compare({"features": features[:, :816]}, path)
                 continue
-            port = subject.right_port(stages.front_end_names(), "float32")
-            yield path, "all stages", compare(port, path)
+            whole = subject.right_port(stages.front_end_names(), "float32")
+            yield path, "all stages", compare(whole, path)
             if name != "batch":
                 clip, length = signals.load(name), subject.length
-                for title in FEATURES:
-                    features = ports.FRONT_ENDS[title](clip, length, n_mels)
+                for title, port in FEATURES.items():
+                    features = port(clip, length, n_mels)
                     yield path, title, compare({"features": features}, path)
     for name in toy.NAMES:
         path = make.HERE / "encoder" / f"{name}.safetensors"
