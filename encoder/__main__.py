@@ -152,7 +152,7 @@ def row(stage: str, x: Any) -> str:
     """A line of the table, of an array or tensor without batch."""
     steps = STEPS.get(stage, f"{POSITION}, channel")
     if np.iscomplexobj(x):
-        stage, x = f"|{stage}|", np.abs(x)
+        steps, x = f"{steps}, |x|", np.abs(x)
     shape = str(tuple(x.shape))
     return f"{stage:22}{shape:13}{steps:17}{x.min():9.3g}{x.mean():10.3g}{x.max():9.3g}"
 

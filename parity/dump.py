@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,12 @@ def chosen(
         return shapes
     names = set()
     for want in wanted:
-        found = {n for n in shapes if n == want or (want.endswith(".") and n.startswith(want))}
+        # As `parity stages` lists them, with I for the number: of every block.
+        block = re.sub(r"^block\\.I\\.", r"block\\.\\d+\\.", re.escape(want))
+        found = {n for n in shapes if re.fullmatch(block + ".*" * want.endswith("."), n)}
+        if not found:  # another program's name, as in what `python -m encoder` writes
+            n_layer = sum(n.endswith(".mlp_residual") for n in shapes)
+            found = {*stages.canonical([want], n_layer).values()} & {*shapes}
         if not found:
             raise ParityError(stages.unknown(want, list(shapes)))
         names |= found

@@ -19,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -468,3 +469,19 @@ def test_versions_agree():
     (version,) = re.findall(r'^version = "(.*)"$', read("pyproject.toml"), flags=re.MULTILINE)
     assert version == melfront.__version__
     assert f"## [{version}]" in read("CHANGELOG.md")
+
+
+def pins(file: str) -> dict[str, str]:
+    return dict(re.findall(r"^([\w-]+)==(\S+)$", read(file), flags=re.MULTILINE))
+
+
+def test_lower_bounds_are_those_that_ci_runs():
+    """Every requirement has a bound, and constraints-lowest.txt pins just that."""
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras["test"], *extras["bench"]]
+    bounds = dict(requirement.split(">=") for requirement in wanted)
+    assert pins("constraints-lowest.txt") == bounds
+    others = pins("constraints-newest.txt")
+    assert set(bounds) - set(others) == {"mypy", "ruff"}, "which check the code, and read no tensor"
+    assert set(others) <= set(bounds)

@@ -93,7 +93,7 @@ def test_with_no_argument_in_an_empty_folder(tmp_path):
     assert "nothing was written" in lines[-1]
 
     rows = [line.split() for line in lines[lines.index("") + 2 : -3]]
-    front_end = ["padded", "frames", "windowed", "|spectrum|", "power"]
+    front_end = ["padded", "frames", "windowed", "spectrum", "power"]
     front_end += ["mel", "log", "clamped", "features"]
     stem = ["conv1", "gelu1", "conv2", "gelu2", "positions"]
     blocks = [f"block.{i}.mlp_residual" for i in range(4)]

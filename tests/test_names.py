@@ -1,0 +1,227 @@
+"""What one command prints or writes, the others take: every such name is tried as input."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import benchmarks.__main__
+import encoder.__main__
+import melfront.__main__
+import parity.__main__
+import reference_data.make_picture
+from benchmarks.kernel.cases import model as model_of_kernels
+from benchmarks.speed.cli import WORKS
+from encoder import SIZES
+from encoder.built_in import TOYS
+from melfront import CONVENTIONS
+from parity.signals import SIGNALS
+from parity.toy import load as toy
+from tests.signals import sample
+
+LONG = 480_000 + 100_003  # samples: two windows of 30 s
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(capsys):
+    """A command of ours: what it printed. Asks that it exits with 0."""
+
+    def run(module, *words: str) -> str:
+        try:
+            status = module.__main__.main(list(words))
+        except SystemExit as end:
+            status = end.code
+        out, err = capsys.readouterr()
+        assert not status, (words, out, err)
+        return out
+
+    return run
+
+
+def write_clip(name: str, samples: int) -> str:
+    soundfile.write(name, np.resize(sample(), samples), 16_000, subtype="FLOAT")
+    return name
+
+
+# Models
+
+
+@pytest.mark.parametrize("command", ["encoder", "dump"])
+def test_the_model_that_the_encoder_names(run, command):
+    (name,) = re.findall(r"^model (\S+),", run(encoder), flags=re.MULTILINE)
+    if command == "encoder":
+        assert run(encoder, "--model", name) == run(encoder)
+    else:
+        words = ("--model", name, "--stages", "block.0.attn_ln", "-o", "truth.safetensors")
+        assert f"model {name}" in run(parity, "dump", *words)
+
+
+@pytest.mark.parametrize("name", [f"formula:{name}" for name in ("tiny", "tiny/16", *TOYS)])
+def test_encoders_that_are_built_in(run, name):
+    """Written by one command, compared by the other without being told the model, and drawn."""
+    assert f"model {name}," in run(encoder, "--model", name, "-o", "mine.safetensors")
+    assert f"model {name}\n" in run(parity, "compare", "mine.safetensors")
+    assert model_of_kernels("tiny", name, toy("toy").conv1.weight.dtype, None).config.n_mels
+
+
+def test_the_picture_takes_a_built_in_encoder():
+    assert reference_data.make_picture.main(["--model", "formula:tiny/128", "-o", "a.png"]) == 0
+    assert Path("a.png").stat().st_size
+
+
+def test_sizes_that_a_refusal_lists(capsys):
+    for command in (encoder, parity):
+        words = ["dump", "-o", "a.npz"] if command is parity else []
+        assert command.__main__.main([*words, "--model", "formula:enormous"]) == 2
+        said = capsys.readouterr().err
+        for name in (*SIZES, *TOYS):
+            assert re.search(rf"[ ,]{re.escape(name)},", said), (name, said)
+
+
+# Clips
+
+
+@pytest.mark.parametrize("clip", ["sample", "signal:speech", "signal:silence"])
+def test_clips_that_a_comparison_names(run, clip):
+    run(parity, "dump", clip, "--stages", "features", "-o", "truth.safetensors")
+    out = run(parity, "compare", "truth.safetensors")
+    (name,) = re.findall(r"^clip (\S+),", out)
+    assert name == clip
+    assert run(parity, "compare", "truth.safetensors", "--audio", name) == out
+
+
+def test_every_signal_by_the_name_that_a_refusal_gives_it(capsys):
+    assert parity.__main__.main(["dump", "signal:nothing", "-o", "a.npz"]) == 2
+    said = capsys.readouterr().err
+    for name in SIGNALS:
+        assert re.search(rf"\b{name}\b", said), name
+
+
+def test_the_sample_by_name_and_by_the_path_that_is_printed(run):
+    out = run(melfront, "sample")
+    (path,) = re.findall(r"^(\S+): 8\.10 s", out)
+    assert run(melfront, path) == run(melfront) == out
+    (path,) = re.findall(r"^(\S+): 129600 samples", run(encoder, "sample"), flags=re.MULTILINE)
+    assert run(encoder, path) == run(encoder, "sample")
+    assert np.array_equal(melfront.load_audio("sample"), sample())
+
+
+def test_a_file_of_that_name_is_read_as_a_path(run):
+    write_clip("sample.wav", 5000)
+    Path("sample.wav").rename("sample")
+    assert ": 0.31 s" in run(melfront, "./sample")
+    assert ": 8.10 s" in run(melfront, "sample")
+
+
+# Files
+
+
+@pytest.mark.parametrize("samples", [5003, LONG])
+@pytest.mark.parametrize("ending", ["npy", "npz", "safetensors"])
+def test_features_that_are_written_are_compared(run, samples, ending):
+    """The clip, the convention and the windows are found again; a .npy can say none of them."""
+    clip = write_clip("clip.wav", samples)
+    for name in CONVENTIONS:
+        out = run(melfront, clip, "--convention", name, "-o", f"mine.{ending}")
+        (written,) = re.findall(r"written to (\S+)", out)
+        told = ("--audio", clip, "--convention", name) if ending == "npy" else ()
+        said = run(parity, "compare", written, *told)
+        assert said.startswith(f"clip {clip}, "), said
+        assert f"convention {name}\n" in said
+        assert ("its first 30 s" in said) == (samples == LONG)
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+def test_hidden_states_of_a_long_clip_are_compared(run, ending):
+    clip = write_clip("clip.wav", 8000)  # three windows of the toy
+    out = run(encoder, clip, "--model", "formula:toy", "-o", f"mine.{ending}")
+    (written,) = re.findall(r"written to (\S+):", out)
+    assert "its first 0.22 s" in run(parity, "compare", written)
+
+
+def test_windows_against_a_dump_of_the_first(run):
+    clip = write_clip("clip.wav", LONG)
+    run(melfront, clip, "-o", "mine.safetensors")
+    run(parity, "dump", clip, "--stages", "features", "-o", "truth.safetensors")
+    run(parity, "compare", "mine.safetensors", "truth.safetensors")
+    run(parity, "compare", "truth.safetensors", "mine.safetensors")
+
+
+def test_a_wrong_first_window_is_still_wrong(run):
+    clip = write_clip("clip.wav", LONG)
+    run(melfront, clip, "-o", "mine.npz")
+    with np.load("mine.npz") as file:
+        wrong = dict(file)
+    wrong["log_mel"][0, 3, 7] += 1
+    np.savez("mine.npz", **wrong)
+    assert parity.__main__.main(["compare", "mine.npz"]) == 1
+
+
+def test_a_single_array_that_is_no_features_needs_a_name(capsys):
+    np.save("mine.npy", np.zeros((1500, 384), np.float32))
+    assert parity.__main__.main(["compare", "mine.npy"]) == 2
+    assert "rename it" in capsys.readouterr().err
+
+
+# Stages
+
+
+def stages_of(text: str) -> list[str]:
+    return [line.split()[0] for line in text.splitlines() if re.search(r"\S +\(.*\)", line)]
+
+
+def test_stages_that_are_listed_can_be_dumped(run):
+    names = stages_of(run(parity, "stages"))
+    assert len(names) == 29, names
+    for name in names:
+        words = ("--model", "formula:toy", "--stages", name, "-o", "a.npz")
+        assert "written" in run(parity, "dump", *words)
+        with np.load("a.npz") as file:
+            kept = set(file) - {"__metadata__"}
+        assert kept == {name.replace("I", str(i)) for i in range(2)} or kept == {name}
+
+
+def test_names_in_the_encoder_s_table_and_file_can_be_dumped(run):
+    out = run(encoder, "--model", "formula:toy", "-o", "mine.safetensors")
+    table = [name for name in stages_of(out) if name != "stage" and not name.endswith(":")]
+    assert {"spectrum", "block.1.mlp_residual", "ln_post"} <= set(table)
+    (written,) = re.findall(r"written to \S+: (.*)", out)
+    tensors = set(written.split(", ")) - {"attention_mask"}  # which is no stage
+    for name in [*table, *sorted(tensors)]:
+        run(parity, "dump", "--model", "formula:toy", "--stages", name, "-o", "a.npz")
+
+
+# Benchmarks
+
+
+def test_slots_that_are_listed_have_a_template(run):
+    names = re.findall(r"^(\w+)\(", run(benchmarks, "kernel", "--list"), flags=re.MULTILINE)
+    assert len(names) == 13, names
+    for name in names:
+        assert f"def {name}(" in run(benchmarks, "kernel", "--template", name)
+
+
+def test_works_that_a_refusal_lists_are_taken(capsys):
+    from benchmarks.speed.cli import parse
+
+    for command, works in WORKS.items():
+        with pytest.raises(SystemExit):
+            parse(command, ["--work", "nothing"])
+        said = capsys.readouterr().err
+        for work in works:
+            assert work in said
+            assert parse(command, ["--work", work]).work == [work]
+
+
+@pytest.mark.parametrize("module", ["melfront", "encoder", "parity", "benchmarks"])
+def test_help_is_no_name(run, module):
+    assert "example" in run(globals()[module], "--help").lower()
