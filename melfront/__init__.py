@@ -68,11 +68,14 @@ def log_mel(
     truncate: bool = False,
     sampling_rate: int | None = None,
     return_mask: bool = False,
+    check_range: bool = True,
 ) -> Any:
     """Waveform to Whisper's log-mel features.
 
     audio: 16 kHz mono in [-1, 1]: (N,) for one clip; (B, N) or a list of (N,) for a batch; NumPy or
-        torch; integer PCM; or what a `datasets` audio column gives. See `audio.as_clips`.
+        torch; integer PCM; or what a `datasets` audio column gives, decoded or not. A column of
+        pandas, `datasets`, pyarrow or Ray and an object array are taken as a list. See
+        `audio.as_clips`.
     n_mels: 128 for large-v3 and turbo, 80 for every earlier size, or any other number.
     convention: whose features: a name in CONVENTIONS. Any other Convention is for `oracle.log_mel`.
     pad_to: seconds that every clip is padded to with silence, 100 frames each; None keeps the
@@ -80,6 +83,10 @@ def log_mel(
         truncate=True.
     sampling_rate: checked to be 16000 if given.
     return_mask: also return which frames hold audio, 1 or 0, int32.
+    check_range: False skips the check that refuses values beyond [-10, 10], which look like integer
+        PCM that was cast to float: for audio of unit variance (transformers' do_normalize). NaN and
+        infinity are refused all the same. Values of a tensor on a GPU, or under a trace, are never
+        checked, because that would make the device wait.
 
     Returns features (M, F) for one clip and (B, M, F) for a batch, F = 3000 for 30 s; with
     return_mask=True also the mask, (F,) or (B, F), which sums to ceil(N / 160). NumPy in gives
@@ -88,12 +95,12 @@ def log_mel(
     ValueError for an unknown convention. Reproduces transformers' WhisperFeatureExtractor.
     """
     convention = named_convention(convention)
-    if is_tensor(audio) and is_traced(audio):
+    if is_tensor(audio) and not audio.is_nested and is_traced(audio):
         from .torch_backend import log_mel_under_trace
 
         check_rate(sampling_rate)
         return log_mel_under_trace(audio, n_mels, convention, pad_to, truncate, return_mask)
-    clips = as_clips(audio, sampling_rate)
+    clips = as_clips(audio, sampling_rate, check_range)
     length = fit_length(clips, pad_to, truncate)
     clips = clips.cut(length)
     if is_tensor(clips.arrays[0]):

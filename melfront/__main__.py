@@ -101,6 +101,12 @@ examples:
         help="whose features; default: transformers",
     )
     result.add_argument(
+        "--no-check-range",
+        dest="check_range",
+        action="store_false",
+        help="take a file of floats beyond [-1, 1], such as unit variance, as it is",
+    )
+    result.add_argument(
         "--plot",
         metavar="OUT.png",
         type=filled,
@@ -145,11 +151,14 @@ def write(path: Path, save: Callable[[BinaryIO], Any]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def compute(audio: NDArray[np.float32], n_mels: int, convention: str) -> Features:
+def compute(
+    audio: NDArray[np.float32], n_mels: int, convention: str, check_range: bool = True
+) -> Features:
     """Features and mask of a clip of any length, beyond 30 s window by window."""
+    options: Any = {"n_mels": n_mels, "convention": convention, "check_range": check_range}
     windows = [
-        Features(*melfront.log_mel(chunk, n_mels=n_mels, convention=convention, return_mask=True))
-        for chunk in melfront.chunks(audio)
+        Features(*melfront.log_mel(chunk, return_mask=True, **options))
+        for chunk in melfront.chunks(audio, check_range=check_range)
     ]
     if len(windows) == 1:
         return windows[0]
@@ -211,8 +220,11 @@ def run(options: argparse.Namespace) -> None:
     outs = options.out and targets(options.out, clips, OUTPUTS, ".safetensors")
     plots = options.plot and targets(options.plot, clips, PLOTS, ".png")
     for i, clip in enumerate(clips):
-        audio = melfront.load_audio(clip)
-        features = compute(audio, options.n_mels, options.convention)
+        try:
+            audio = melfront.load_audio(clip, options.check_range)
+        except melfront.AudioError as error:
+            raise ValueError(str(error).replace("check_range=False", "--no-check-range")) from error
+        features = compute(audio, options.n_mels, options.convention, options.check_range)
         written = []
         if outs:
             about = metadata(clip, audio, options.n_mels, options.convention)

@@ -8,7 +8,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -54,18 +54,21 @@ class Clips(NamedTuple):
         return Clips(arrays, self.batched)
 
 
-def load_audio(file: str | os.PathLike[str] | bytes | BinaryIO) -> NDArray[np.float32]:
+def load_audio(
+    file: str | os.PathLike[str] | bytes | BinaryIO, check_range: bool = True
+) -> NDArray[np.float32]:
     """Read an audio file as 16 kHz mono.
 
     file: a path, the file's bytes, or an open binary file; wav, flac, mp3, ogg and whatever else
     libsndfile reads; or "sample", the clip of speech that comes with this project. Channels are
     averaged, other sampling rates resampled with soxr (HQ), and what overshoots full scale in doing
     so is clipped, as it would be in a 16-bit file. Of a wav whose header was written before its
-    length was known, as into a pipe, all that is there is taken.
+    length was known, as into a pipe, all that is there is taken. check_range=False is for a file of
+    floats of another scale, such as unit variance, and neither refuses nor clips.
 
-    Returns (N,) float32 in [-1, 1]. Raises AudioError for what is not audio, is empty, ends before
-    its header says, or holds NaN or infinity; FileNotFoundError for a path that is not there,
-    PermissionError for one not yours.
+    Returns (N,) float32, in [-1, 1] unless check_range=False. Raises AudioError for what is not
+    audio, is empty, ends before its header says, or holds NaN or infinity; FileNotFoundError for a
+    path that is not there, PermissionError for one not yours.
     """
     import soundfile
 
@@ -91,8 +94,9 @@ def load_audio(file: str | os.PathLike[str] | bytes | BinaryIO) -> NDArray[np.fl
             f"{name} is cut short: it has {len(mono)} samples, {missing} fewer than its header "
             "says. Copy it again, or keep what is there: ffmpeg -i IN OUT.wav"
         )
-    check_samples(mono, name)
-    return np.clip(resample(mono, rate), -1.0, 1.0)
+    check_samples(mono, name, check_range)
+    audio = resample(mono, rate)
+    return np.clip(audio, -1.0, 1.0) if check_range else audio
 
 
 def read_mono(source: Any) -> tuple[NDArray[np.float32], int, int]:
@@ -156,12 +160,15 @@ def resample(mono: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     return resampled
 
 
-def chunks(audio: Any, chunk_length: float = CHUNK_LENGTH) -> Iterator[Any]:
+def chunks(
+    audio: Any, chunk_length: float = CHUNK_LENGTH, check_range: bool = True
+) -> Iterator[Any]:
     """The windows of `chunk_length` seconds of a clip (N,) in turn, the last one shorter.
 
-    Views of the array or tensor given. Raises AudioError for anything but one clip.
+    Views of the array or tensor given. check_range: as of `log_mel`, which needs it again. Raises
+    AudioError for anything but one clip.
     """
-    clips = as_clips(audio)
+    clips = as_clips(audio, check_range=check_range)
     if clips.batched:
         raise AudioError("chunks takes one clip, a 1-D array; given a batch")
     (clip,) = clips.arrays
@@ -222,7 +229,7 @@ def is_traced(tensor: Any) -> bool:
     """
     import torch
 
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return True
     try:
         tensor.data_ptr()
@@ -231,24 +238,49 @@ def is_traced(tensor: Any) -> bool:
     return False
 
 
-def as_clips(audio: Any, sampling_rate: int | None = None) -> Clips:
+def as_clips(audio: Any, sampling_rate: int | None = None, check_range: bool = True) -> Clips:
     """One clip or a batch, from whatever people hold audio in, checked.
 
-    audio: (N,) array or tensor, one clip; (B, N), or a list of (N,), a batch; a list of numbers; a
-    dict with `array` and `sampling_rate` or a torchcodec decoder, as a `datasets` audio column
-    gives them, or a list of those. Floats are taken as they are, integer PCM is scaled by its type.
+    audio: (N,) array or tensor, one clip; (B, N), or (N,) each of a list, a batch; a list of
+    numbers. A dict with `array` and `sampling_rate`, one of file `bytes` or a `path`, which is read
+    as `load_audio` does, or a torchcodec decoder, as a `datasets` audio column gives them, or a
+    list of those. Columns of pandas, `datasets`, pyarrow and Ray, object arrays and other sequences
+    are what the list of their items is. Floats are taken as they are, integer PCM is scaled by its
+    type. check_range=False lets values beyond [-10, 10] through; NaN and infinity never are.
     Raises AudioError, TypeError for what is none of these.
     """
     check_rate(sampling_rate)
+    audio = as_list(audio)
     if isinstance(audio, (list, tuple)) and not all(isinstance(item, Real) for item in audio):
-        clips = [as_clip(item, f"clip {i}") for i, item in enumerate(audio)]
+        clips = [as_clip(item, f"clip {i}", check_range) for i, item in enumerate(audio)]
         if len({is_tensor(clip) for clip in clips}) > 1:
             raise AudioError("a batch of both NumPy arrays and torch tensors; give one kind")
         return Clips(clips, batched=True)
     if getattr(audio, "ndim", 1) != 2:
-        return Clips([as_clip(audio, "audio")], batched=False)
+        return Clips([as_clip(audio, "audio", check_range)], batched=False)
     check_shape(audio)
-    return Clips([as_clip(row, f"clip {i}") for i, row in enumerate(audio)], batched=True)
+    clips = [as_clip(row, f"clip {i}", check_range) for i, row in enumerate(audio)]
+    return Clips(clips, batched=True)
+
+
+def as_list(audio: Any) -> Any:
+    """A column, an object array or another sequence as a list or an array; all else as it is."""
+    if is_tensor(audio):
+        return audio.unbind() if audio.is_nested else audio
+    if hasattr(audio, "as_py"):  # a pyarrow scalar
+        return audio.as_py()
+    kept = (list, tuple, str, bytes, bytearray, os.PathLike, Mapping)
+    if isinstance(audio, kept) or hasattr(audio, "get_all_samples"):
+        return audio
+    if not hasattr(audio, "__array__"):
+        try:
+            audio = memoryview(audio)
+        except TypeError:  # no memory of numbers
+            return list(audio) if isinstance(audio, Iterable) else audio
+        if audio.format == "B":
+            return audio.tobytes()  # of a file, and refused as that
+    audio = np.asarray(audio)
+    return audio.tolist() if audio.dtype == object and audio.ndim else audio
 
 
 def check_shape(audio: Any) -> None:
@@ -279,26 +311,44 @@ def no_clip(audio: Any, name: str) -> AudioError:
     )
 
 
-def as_clip(audio: Any, name: str) -> Any:
+def as_clip(audio: Any, name: str, check_range: bool) -> Any:
     """One clip as a checked 1-D floating-point array or tensor."""
-    if isinstance(audio, dict):
-        if "array" not in audio:
-            raise AudioError(f"{name}: a dict without 'array'; its keys are {sorted(audio)}")
-        check_rate(audio.get("sampling_rate"))
-        audio = audio["array"]
+    audio = as_list(audio)
+    if isinstance(audio, Mapping):
+        audio = of_dict(audio, name)
     elif hasattr(audio, "get_all_samples"):  # torchcodec.decoders.AudioDecoder
         samples = audio.get_all_samples()
         check_rate(samples.sample_rate)
         audio = samples.data.mean(dim=0)  # (channels, N) -> (N,)
-    if isinstance(audio, (str, bytes, os.PathLike)):
+    if isinstance(audio, (str, bytes, bytearray, os.PathLike)):
         raise TypeError(f"{name}: expected a waveform; read a file with melfront.load_audio(...)")
     if not is_tensor(audio):
-        audio = np.asarray(audio)
+        try:
+            audio = np.asarray(audio)
+        except ValueError as error:  # a list of lists of unlike lengths
+            raise AudioError(f"{name}: expected one clip (N,), not a list of several") from error
     if audio.ndim != 1:
         raise no_clip(audio, name)
     audio = to_float(audio, name)
-    check_samples(audio, name)
+    check_samples(audio, name, check_range)
     return audio
+
+
+def of_dict(audio: Mapping[str, Any], name: str) -> Any:
+    """The waveform of a row of a `datasets` audio column; one that is not decoded is read."""
+    if "array" in audio:
+        check_rate(audio.get("sampling_rate"))
+        return as_list(audio["array"])
+    file = audio.get("bytes") or audio.get("path")
+    if not file:
+        raise AudioError(
+            f"{name}: a dict without 'array', and without bytes or a path to read; its keys are "
+            f"{sorted(audio)}"
+        )
+    try:
+        return load_audio(file)
+    except AudioError as error:
+        raise AudioError(f"{name}: {error}") from error
 
 
 def to_float(audio: Any, name: str) -> Any:
@@ -328,8 +378,10 @@ def check_rate(sampling_rate: int | None) -> None:
         )
 
 
-def check_samples(clip: Any, name: str) -> None:
+def check_samples(clip: Any, name: str, check_range: bool = True) -> None:
     """Raise AudioError for an empty clip, one with NaN or infinity, or one far outside [-1, 1].
+
+    check_range=False skips the last of these.
 
     A tensor on another device than the CPU, or under a trace, is only checked for being empty:
     looking at its values would make the device wait, and end the trace.
@@ -344,7 +396,7 @@ def check_samples(clip: Any, name: str) -> None:
     else:
         least, most = clip.min(), clip.max()
     peak = max(most, -least)  # NaN and infinity both come through max and min
-    if peak <= MAX_AMPLITUDE:
+    if peak <= MAX_AMPLITUDE if check_range else math.isfinite(peak):
         return
     bad = np.flatnonzero(~np.isfinite(clip))
     if len(bad):
@@ -354,5 +406,5 @@ def check_samples(clip: Any, name: str) -> None:
     raise AudioError(
         f"{name}: values up to {peak:.6g}, far outside [-1, 1]; this looks like integer PCM that "
         "was cast to float. Divide by its full scale (32768 for int16), or leave it in integers, "
-        "which are scaled by their type"
+        "which are scaled by their type; check_range=False takes audio of unit variance as it is"
     )

@@ -285,6 +285,7 @@ def log_mel(
     pad_to: float | None = CHUNK_LENGTH,
     truncate: bool = False,
     sampling_rate: int | None = None,
+    check_range: bool = True,
     tap: Tap = no_tap,
 ) -> NDArray[np.float64]:
     """Waveform to log-mel features in float64: the definition that everything else is held to.
@@ -295,7 +296,7 @@ def log_mel(
     Reproduces transformers' WhisperFeatureExtractor, openai-whisper's log_mel_spectrogram.
     """
     convention = get_convention(convention)
-    clips = as_clips(audio, sampling_rate).numpy()
+    clips = as_clips(audio, sampling_rate, check_range).numpy()
     length = fit_length(clips, pad_to, truncate)
     return run(clips.cut(length), length, n_mels, convention, tap)
 

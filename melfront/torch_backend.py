@@ -68,7 +68,7 @@ def made_once(
     # What is made in inference mode could not be used outside, and torch.jit.trace need not warn
     # that these are constants.
     with torch.inference_mode(False), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         # torch's float32 window is 2e-7 off, as much as the FFT's rounding; next to a loud tone
         # that moves a feature by 2e-4. It is transformers' window, so we move along with it.
         window = torch.hann_window(N_FFT, dtype=dtype, device=device)
@@ -104,7 +104,7 @@ def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> T
     Reproduces `oracle.run`.
     """
     given = clips.arrays[0]
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]
         raise TypeError("torch.jit.trace would keep the lengths of a list; give it a tensor (B, N)")
     recorded = torch.is_grad_enabled() and any(clip.requires_grad for clip in clips.arrays)
     # Forward mode says nothing in requires_grad.
@@ -320,14 +320,19 @@ def tensor_in(
 
 
 def of_module(
-    audio: Tensor, n_mels: int, convention: str, pad_to: float | None, truncate: bool
-) -> Tensor:
+    audio: Tensor,
+    n_mels: int,
+    convention: str,
+    pad_to: float | None,
+    truncate: bool,
+    check_range: bool,
+) -> Any:
     if not is_tensor(audio):
         raise TypeError("LogMel takes tensors; melfront.log_mel takes NumPy arrays too")
     named = named_convention(convention)
-    if is_traced(audio):
-        return log_mel_under_trace(audio, n_mels, named, pad_to, truncate)  # type: ignore[no-any-return]
-    clips = as_clips(audio)
+    if not audio.is_nested and is_traced(audio):
+        return log_mel_under_trace(audio, n_mels, named, pad_to, truncate)
+    clips = as_clips(audio, check_range=check_range)
     length = fit_length(clips, pad_to, truncate)
     return log_mel(clips.cut(length), length, n_mels, named)
 
@@ -340,8 +345,13 @@ class LogMel(nn.Module):
 
     Works on the device of the waveform it is given, keeps no state, has no parameters, and is
     differentiable with respect to the waveform. float64 gives float64, other types float32.
-    Takes n_mels, convention, pad_to and truncate as `melfront.log_mel` does, and raises what it
-    raises, and TypeError for what is no tensor. Reproduces transformers' WhisperFeatureExtractor.
+    Takes n_mels, convention, pad_to, truncate and check_range as `melfront.log_mel` does, and
+    raises what it raises, and TypeError for what is no tensor.
+
+    torch.export, torch.onnx.export(dynamo=True), torch.compile, torch.func and torch.jit.trace keep
+    batch and length dynamic. Values are not checked then; a clip longer than pad_to, or too short,
+    is an IndexError of what was exported. torch.jit.script refuses it: it reads no Python of ours.
+    Reproduces transformers' WhisperFeatureExtractor.
     """
 
     def __init__(
@@ -350,6 +360,7 @@ class LogMel(nn.Module):
         convention: str | Convention = "transformers",
         pad_to: float | None = CHUNK_LENGTH,
         truncate: bool = False,
+        check_range: bool = True,
     ) -> None:
         super().__init__()
         self.n_mels = n_mels
@@ -357,13 +368,17 @@ class LogMel(nn.Module):
         # torch.compile(dynamic=True) keeps an int, and makes a float an input of the graph.
         self.n_samples = None if pad_to is None else samples_of(pad_to)
         self.truncate = truncate
+        self.check_range = check_range
 
     @property
     def pad_to(self) -> float | None:
         return None if self.n_samples is None else self.n_samples / SAMPLE_RATE
 
     def forward(self, audio: Tensor) -> Tensor:
-        return of_module(audio, self.n_mels, self.convention.name, self.pad_to, self.truncate)
+        name = self.convention.name
+        options = self.pad_to, self.truncate, self.check_range
+        features: Tensor = of_module(audio, self.n_mels, name, *options)
+        return features
 
     def extra_repr(self) -> str:
         return f"n_mels={self.n_mels}, convention={self.convention.name!r}, pad_to={self.pad_to}"

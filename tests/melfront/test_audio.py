@@ -224,7 +224,7 @@ def test_full_scale(dtype):
     assert clip[1] == pytest.approx(1, abs=1 / PCM[dtype] + 1e-7)
 
 
-@pytest.mark.parametrize("dtype", ["int64", "uint16", "bool", "complex64", "object"])
+@pytest.mark.parametrize("dtype", ["int64", "uint16", "bool", "complex64"])
 def test_a_type_that_says_nothing(dtype):
     with pytest.raises(AudioError, match=f"dtype {dtype} .*convert it to float32"):
         melfront.log_mel(np.zeros(401, dtype=dtype))
