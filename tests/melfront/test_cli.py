@@ -127,6 +127,7 @@ def test_npz(clip, out):
     )
     with np.load(out / "a.npz") as file:
         assert sorted(file) == ["attention_mask", "log_mel", "metadata"]
+        assert json.loads(str(file["metadata"]))["convention"] == "openai-transcribe"
         assert np.array_equal(file["log_mel"], expected)
         assert file["attention_mask"].shape == (3_000,)
         assert file["attention_mask"].sum() == 57
