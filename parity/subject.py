@@ -128,10 +128,10 @@ def first_window(dump: Dump, subject: Subject) -> Dump:
 
     So our own commands write a clip that is longer than a window.
     """
-    samples = len(subject.audio) if isinstance(subject.audio, np.ndarray) else 0
-    if subject.pad_to is None or samples <= subject.length:
+    clip = subject.audio
+    if not isinstance(clip, np.ndarray) or clip.ndim != 1 or len(clip) <= subject.length:
         return dump
-    windows = -(-samples // subject.length)
+    windows = -(-len(clip) // subject.length)
 
     def first(name: str, tensor: Tensor) -> Tensor:
         axes = len(stages.find(names[name]).shape) if name in names else 0
