@@ -173,6 +173,7 @@ def test_log_mel_and_its_mask_within_a_model(convention):
             options = {"n_mels": 80, "convention": convention, "pad_to": 3.0, "truncate": True}
             return melfront.log_mel(audio, return_mask=True, **options)
 
+    torch.compiler.reset()
     model = Model()
     programs = [
         exported(model).module(),
