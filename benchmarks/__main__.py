@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from melfront.command import exit_status
+
 COMMANDS = {
     "kernel": ("benchmarks.kernel.cli:main", "prove a kernel right, then time it"),
     "frontend": ("benchmarks.speed.cli:frontend", "log-mel features, beside other libraries"),
@@ -36,11 +38,10 @@ def main(arguments: list[str]) -> int:
         print(f"{name!r} is no benchmark; expected {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     module, _, function = COMMANDS[name][0].partition(":")
-    try:
-        return int(getattr(importlib.import_module(module), function)(rest))
-    except KeyboardInterrupt:
-        print("python -m benchmarks: interrupted", file=sys.stderr)
-        return 130  # 128 + SIGINT, as a shell has it
+    return exit_status(
+        "python -m benchmarks",
+        lambda: int(getattr(importlib.import_module(module), function)(rest)),
+    )
 
 
 if __name__ == "__main__":

@@ -359,7 +359,7 @@ def make(part: str) -> None:
         (small | {"libraries": make_libraries})[part]()
 
 
-def main(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> None:
     parser = Parser(
         prog=COMMAND,
         description="Make the golden tensors of reference_data, and MANIFEST.json.",
@@ -381,8 +381,11 @@ def main(arguments: list[str]) -> int:
         print(part, flush=True)
         make(part)
     (HERE / "MANIFEST.json").write_text(text_of(manifest()) + "\n", encoding="utf-8")
-    return 0
+
+
+def main(arguments: list[str]) -> int:
+    return exit_status(COMMAND, lambda: run(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status(COMMAND, lambda: main(sys.argv[1:])))
+    sys.exit(main(sys.argv[1:]))

@@ -24,6 +24,7 @@ from melfront.plot import envelope
 from parity.__main__ import Parser
 
 HERE = Path(__file__).parent
+COMMAND = "python -m reference_data.make_picture"
 INK = "#737b84"  # readable on GitHub's white and on its black; the background is transparent
 BLUE = "#4c8dd6"
 PADDING = 0.9  # seconds of it that show
@@ -92,11 +93,11 @@ def draw(audio: NDArray[np.float32], model: WhisperEncoder) -> Figure:
     return figure
 
 
-def main(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> None:
     parser = Parser(
-        prog="python -m reference_data.make_picture",
+        prog=COMMAND,
         description="Draw a clip's way through the front end and the encoder.",
-        epilog="example:\n  python -m reference_data.make_picture --model openai/whisper-tiny.en",
+        epilog=f"example:\n  {COMMAND} --model openai/whisper-tiny.en",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
@@ -109,19 +110,18 @@ def main(arguments: list[str]) -> int:
     add("-o", dest="out", default="way.png", help="default: way.png")
     options = parser.parse_args(arguments)
     picture = io.BytesIO()
-    try:
-        audio = melfront.load_audio(options.audio)
-        model = WhisperEncoder.from_pretrained(options.model)
-        draw(audio, model).savefig(picture, transparent=True)
-        # 64 colours are enough for the eye, and a quarter of the bytes.
-        small = Image.open(picture).quantize(64, method=Image.Quantize.FASTOCTREE)
-        small.save(options.out, optimize=True)
-    except (ValueError, OSError) as error:
-        print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    audio = melfront.load_audio(options.audio)
+    model = WhisperEncoder.from_pretrained(options.model)
+    draw(audio, model).savefig(picture, transparent=True)
+    # 64 colours are enough for the eye, and a quarter of the bytes.
+    small = Image.open(picture).quantize(64, method=Image.Quantize.FASTOCTREE)
+    small.save(options.out, optimize=True)
     print(f"written to {options.out}")
-    return 0
+
+
+def main(arguments: list[str]) -> int:
+    return exit_status(COMMAND, lambda: run(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(exit_status("python -m reference_data.make_picture", lambda: main(sys.argv[1:])))
+    sys.exit(main(sys.argv[1:]))
