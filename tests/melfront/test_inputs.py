@@ -144,7 +144,7 @@ def test_rows_that_are_not_decoded(tmp_path):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ([{"bytes": b"notes", "path": None}], AudioError, r"clip 0: .*no audio file"),
+        ([{"bytes": b"notes", "path": None}], AudioError, r"clip 0: .*no whole audio file"),
         ({"bytes": None, "path": "none.wav"}, FileNotFoundError, r"none\.wav: no such file"),
         (
             {"bytes": None, "path": None},

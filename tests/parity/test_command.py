@@ -137,10 +137,11 @@ def test_a_file_that_may_not_be_read(compare, tmp_path, suffix, monkeypatch):
 def test_names_that_numpy_or_the_file_system_gave(compare, tmp_path):
     np.savez(tmp_path / "mine.npz", FEATURES)
     assert_one_line(compare(tmp_path / "mine.npz"), "arr_0", "np.savez(path, log_mel=...)")
-    np.save(tmp_path / "mine.npy", FEATURES)
+    np.save(tmp_path / "mine.npy", FEATURES[0])
     assert_one_line(compare(tmp_path / "mine.npy"), "mine.npy", "file's name", "log_mel.npy")
-    (tmp_path / "mine.npy").rename(tmp_path / "log_mel.npy")
-    assert compare(tmp_path / "log_mel.npy")[0] == 0
+    for name in ("mine.npy", "log_mel.npy"):  # what looks like features is taken for them
+        np.save(tmp_path / name, FEATURES)
+        assert compare(tmp_path / name)[0] == 0
 
 
 def test_nothing_runs_together(compare, tmp_path):

@@ -80,22 +80,16 @@ def test_metadata_with_control_characters(run, tmp_path, key):
     assert len(result[2]) < 1100
 
 
-@pytest.mark.parametrize("key", ["floors", "sampled"])
-def test_metadata_nested_without_end(run, tmp_path, key):
-    path = tmp_path / "mine.safetensors"
-    path.write_bytes(safetensors({"features": FEATURES}, {key: "[" * 50_000}))
-    assert_one_line(run("compare", path, path), key, "no JSON object")
+def test_metadata_nested_without_end(run, tmp_path):
     np.savez(tmp_path / "mine.npz", features=FEATURES, __metadata__=np.array("[" * 50_000))
     assert_one_line(run("compare", tmp_path / "mine.npz"), "metadata", "no JSON object")
 
 
-@pytest.mark.parametrize("shape", [[10**9, 10**9], [80, 38], [-1], []])
+@pytest.mark.parametrize("shape", ["1000000000 1000000000", "80 38", "-1", "1" * 5000, ""])
 def test_a_sample_that_is_none(run, tmp_path, shape):
     path = tmp_path / "mine.safetensors"
-    path.write_bytes(
-        safetensors({"features": FEATURES}, {"sampled": json.dumps({"features": shape})})
-    )
-    assert_one_line(run("compare", path), "features: shape (80, 37), but the metadata 'sampled'")
+    path.write_bytes(safetensors({"features": FEATURES}, {"sampled.features": shape}))
+    assert_one_line(run("compare", path), "the metadata 'sampled")
 
 
 def test_bins_are_told_where_they_matter(run, tmp_path):
