@@ -11,10 +11,12 @@ implementation can fill:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -127,34 +129,52 @@ class Using:
 
     functions: dict[str, Callable[..., object]]
     table: Ops = OURS
+    name: str = ""
 
 
 _blocks: ContextVar[tuple[Using, ...]] = ContextVar("blocks", default=())
+_numbers = itertools.count(1)
 
 
-def _table(_name: str) -> Ops:
-    """Ours, with the functions of the blocks that this thread or task is in."""
+@lru_cache(maxsize=64)
+def _known(_table: Ops) -> str:
+    return str(next(_numbers))
+
+
+def name_of(table: Ops) -> str:
+    """A text that no other table has or has had."""
+    try:
+        return _known(table)
+    except TypeError:  # with a function that has no hash it counts as a new table each time
+        return str(next(_numbers))
+
+
+def _innermost(attribute: str) -> Any:
+    """The `table` or its `name`: ours, with the functions of the blocks that the caller is in."""
     blocks = _blocks.get()
     if not blocks:
-        return OURS
+        return getattr(Using, attribute)
     functions: dict[str, Any] = {}
     for block in blocks:
         functions |= block.functions
     table = replace(OURS, **functions)
     if table != blocks[-1].table:  # a block around it may have been left in the meantime
-        blocks[-1].table = table
-    return blocks[-1].table
+        blocks[-1].table, blocks[-1].name = table, name_of(table)
+    return getattr(blocks[-1], attribute)
 
 
 # torch.compile cannot read a ContextVar. Of a module it reads what its `__getattr__` returns, and
 # reads it again before each call, in the caller's thread and task, to see if what it made still
-# holds: with other functions it compiles anew.
+# holds: with other functions it compiles anew. It compares a table's name, since of two functions
+# made of the same code it may think that they are one.
 _in_use = ModuleType("_in_use")
-vars(_in_use)["__getattr__"] = _table
+vars(_in_use)["__getattr__"] = _innermost
 
 
 def current() -> Ops:
     """The functions in use, in this thread and asyncio task, for a compiled model too."""
+    if not _in_use.name:
+        return OURS
     table: Ops = _in_use.table
     return table
 

@@ -5,7 +5,8 @@ import contextvars
 import functools
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import FunctionType
 
 import pytest
 import torch
@@ -242,6 +243,15 @@ class Scaled:
         return self.factor * ops.gelu(x)
 
 
+def of_a_global(x):
+    return factor * ops.gelu(x)  # noqa: F821  # the test gives it
+
+
+@dataclass
+class Unhashable(Scaled):
+    factor: float
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -252,8 +262,20 @@ class Scaled:
         lambda c: times(torch.tensor(c)),
         Scaled,
         lambda c: Scaled(c).method,
+        lambda c: FunctionType(of_a_global.__code__, {"factor": c, "ops": ops, "__builtins__": {}}),
+        Unhashable,
     ],
-    ids=["closure", "default", "keyword", "partial", "tensor", "instance", "method"],
+    ids=[
+        "closure",
+        "default",
+        "keyword",
+        "partial",
+        "tensor",
+        "instance",
+        "method",
+        "globals",
+        "unhashable",
+    ],
 )
 def test_functions_of_the_same_code(make):
     torch.compiler.reset()
