@@ -60,11 +60,12 @@ def load_audio(
     """Read an audio file as 16 kHz mono.
 
     file: a path, the file's bytes, or an open binary file; wav, flac, mp3, ogg and whatever else
-    libsndfile reads; or "sample", the clip of speech that comes with this project. Channels are
-    averaged, other sampling rates resampled with soxr (HQ), and what overshoots full scale in doing
-    so is clipped, as it would be in a 16-bit file. Of a wav whose header was written before its
-    length was known, as into a pipe, all that is there is taken. check_range=False is for a file of
-    floats of another scale, such as unit variance, and neither refuses nor clips.
+    libsndfile reads; or "sample", the clip of speech that comes with this project, or
+    "signal:NAME", a clip of `reference_data/signals`. Channels are averaged, other sampling rates
+    resampled with soxr (HQ), and what overshoots full scale in doing so is clipped, as it would be
+    in a 16-bit file. Of a wav whose header was written before its length was known, as into a pipe,
+    all that is there is taken. check_range=False is for a file of floats of another scale, such as
+    unit variance, and neither refuses nor clips.
 
     Returns (N,) float32, in [-1, 1] unless check_range=False. Raises AudioError for what is not
     audio, is empty, ends before its header says, or holds NaN or infinity; FileNotFoundError for a
@@ -72,8 +73,8 @@ def load_audio(
     """
     import soundfile
 
-    if isinstance(file, str) and file == "sample":
-        file = SAMPLE
+    if isinstance(file, str) and file:
+        file = clip_path(file)
     name = str(file) if isinstance(file, (str, os.PathLike)) else "the data given"
     if isinstance(file, (str, os.PathLike)) and not os.path.exists(file):
         raise FileNotFoundError(f"{name}: no such file")
@@ -144,7 +145,9 @@ def riff_chunks(data: bytes, at: int) -> list[tuple[bytes, int, int]]:
 
 
 def clip_path(name: str) -> Path:
-    """The file that is meant by a name: the sample clip's own, or a path."""
+    """The file that is meant: of the sample clip, of a signal of `reference_data`, or a path."""
+    if name.startswith("signal:"):
+        return SAMPLE.parent / "signals" / f"{name.removeprefix('signal:')}.wav"
     return SAMPLE if name == "sample" else Path(name)
 
 

@@ -106,6 +106,12 @@ def test_every_signal_by_the_name_that_a_refusal_gives_it(capsys):
         assert re.search(rf"\b{name}\b", said), name
 
 
+@pytest.mark.parametrize("name", sorted(set(SIGNALS) - {"batch", "sample"}))  # two clips; its own
+def test_signals_by_the_name_that_a_comparison_gives_them(run, name):
+    run(melfront, f"signal:{name}", "-o", "mel.npz")
+    assert run(parity, "compare", "mel.npz", "--audio", f"signal:{name}", "--pad-to", "30")
+
+
 def test_the_sample_by_name_and_by_the_path_that_is_printed(run):
     out = run(melfront, "sample")
     (path,) = re.findall(r"^(\S+): 8\.10 s", out)

@@ -1,7 +1,6 @@
 """Dumps and arrays that somebody made to do harm, or that a disk spoiled: one line, at once."""
 
 import io
-import json
 import random
 
 import numpy as np
