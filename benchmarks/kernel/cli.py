@@ -37,8 +37,9 @@ examples:
   python -m benchmarks kernel attention a.py b.py --size base --json runs.jsonl
   python -m benchmarks kernel --show runs.jsonl --plot roof.png
 
-The file defines a function of the slot's name. It gets torch tensors, or NumPy arrays if it says
-ARRAYS = "numpy", and returns new memory, or fills a parameter named `out` if it has one.
+The file defines a function of the slot's name. It gets torch tensors, or NumPy
+arrays if it says ARRAYS = "numpy", and returns new memory, or fills a parameter
+named `out` if it has one.
 Exit status: 0 proved, 1 not, 2 bad input.
 """
 

@@ -31,7 +31,7 @@ def spread(race: Race, who: str) -> str:
 
 def versus(race: Race, rival: str) -> str:
     ratio, counts = race.ratio(rival)
-    return f"{ratio:.3g}x" if counts else f"no difference ({ratio:.2f})"
+    return f"{ratio:.3g}x" if counts else f"{ratio:.2f}x ="
 
 
 def table(rows: list[list[str]]) -> list[str]:
@@ -53,39 +53,27 @@ def text(outcome: Outcome) -> str:
     timed = bool(races)
     rivals = [n for n in races[0].times if n not in ("", TWIN)] if timed else []
     ratios = timed and o.verdict == measure.PASS
-    rows = [
-        [
-            "case",
-            "shape",
-            "x noise",
-            "",
-            *(["time, median [p20 p80]"] if timed else []),
-            *([f"vs {n}" for n in rivals] if ratios else []),
-            *(["roof"] if timed else []),
-        ]
-    ]
+    rows = [["case", "shape", "x noise", ""]]
+    times = [["time", "median [p20 p80]", *(f"vs {n}" for n in rivals if ratios), "roof"]]
     for i, f in enumerate(o.findings):
         noise = f"{f.noise:.3g}" if f.noise == f.noise else "-"
-        row = [f.case.label, f.case.shape(), noise, f.verdict]
-        race = o.races.get(i)
-        if race and race.unclear():
-            row += [TOO_BUSY]
+        said = f"{f.code}: {f.text}" if f.code else f.verdict
+        rows.append([f.case.label, f.case.shape(), noise, said])
+        if (race := o.races.get(i)) and race.unclear():
+            times.append([f.case.label, TOO_BUSY, *[""] * (len(times[0]) - 2)])
         elif race:
-            row += [spread(race, "")]
-            row += [versus(race, n) for n in rivals] if ratios else []
-            row += [f"{race.of_roof():.0%}" if race.roof.bandwidth else "-"]
-        row += [""] * (len(rows[0]) - len(row))
-        if f.code:
-            row[-1] = f"  {f.code}: {f.text}"  # in the place of the verdict
-        rows.append(row)
+            roof = f"{race.of_roof():.0%}" if race.roof.bandwidth else "-"
+            vs = [versus(race, n) for n in rivals if ratios]
+            times.append([f.case.label, spread(race, ""), *vs, roof])
     lines = [head, *table(rows)]
     if timed:
+        lines += table(times)
         if clear := [r for r in races if not r.unclear()]:
             band = max(np.expm1(r.band()) for r in clear)
             copies = ", ".join(f"{r.median(REFERENCE) / r.median(TWIN):.2f}" for r in clear)
             lines.append(
                 f"second copy of the reference, in a process of its own: {copies} x; "
-                f"ratios within {band:.0%} are no difference"
+                f"ratios within {band:.0%} are no difference (=)"
             )
         if reasons := sorted({r.unclear() for r in races} - {""}):
             lines.append(

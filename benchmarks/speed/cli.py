@@ -48,10 +48,10 @@ PEERS = {
 }
 EXTRA = "pip install 'melfront[bench]'"
 NOTES = """\
-Every contestant is called in turn, so that all meet the same machine. Times are medians, beside
-them the 20th and 80th percentile. `ours / it` below 1 means that ours takes less time; `=` marks
-what is no difference, being no more than a second copy of one contestant shows. Errors are against
-float64."""
+Every contestant is called in turn, so that all meet the same machine. Times are
+medians, beside them the 20th and 80th percentile. `ours / it` below 1 means
+that ours takes less time; `=` marks what is no difference, being no more than a
+second copy of one contestant shows. Errors are against float64."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -41,6 +41,11 @@ def far_apart():
     return race
 
 
+def times(printed: str) -> list[str]:
+    """The lines of the table of times."""
+    return printed.partition("\ntime ")[2].partition("\nsecond copy")[0].splitlines()[1:]
+
+
 UNCLEAR = {"no longer than an empty call": below_nothing, "differ by more than 2 x": far_apart}
 
 
@@ -48,7 +53,7 @@ UNCLEAR = {"no longer than an empty call": below_nothing, "differ by more than 2
 def test_a_machine_that_is_too_busy_is_given_no_number(reason):
     race = UNCLEAR[reason]()
     printed = report.text(outcome(race))
-    assert "too busy to say" in printed.splitlines()[2]
+    assert "too busy to say" in times(printed)[0]
     assert reason in printed
     assert "--seconds 8" in printed
     assert "%" not in printed
@@ -59,10 +64,12 @@ def test_a_machine_that_is_too_busy_is_given_no_number(reason):
 
 
 def test_a_clear_case_keeps_its_numbers_beside_one_that_is_not():
-    printed = report.text(outcome(made_up(), far_apart())).splitlines()
-    assert "no difference" in printed[2]
-    assert "too busy" not in printed[2]
-    assert "too busy to say" in printed[3]
+    text = report.text(outcome(made_up(), far_apart()))
+    printed = text.splitlines()
+    clear, unclear = times(text)
+    assert "s [" in clear
+    assert "x =" in clear
+    assert "too busy to say" in unclear
     band = next(line for line in printed if line.startswith("second copy"))
     assert int(band.partition("within ")[2].partition("%")[0]) < 100
     assert run.unclear({0: made_up()}) == ""
