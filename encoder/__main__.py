@@ -19,7 +19,14 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # huggingface_hub needs i
 
 import melfront
 from melfront.audio import SAMPLE, clip_path, digest
-from melfront.command import PROGRESS, UsageError, check_folder, exit_status, filled
+from melfront.command import (
+    NO_CHECK_RANGE,
+    PROGRESS,
+    UsageError,
+    check_folder,
+    exit_status,
+    filled,
+)
 
 from .config import SIZES
 
@@ -92,6 +99,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--device", default="cpu", help="such as cpu, cuda, cuda:1, mps; default: cpu")
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     add("-o", dest="out", metavar="OUT", type=path, help="a .safetensors or .npz file, or a folder")
+    add("--no-check-range", **NO_CHECK_RANGE)
     add("--report", metavar="OUT.html", type=path, help="a page that shows the clip's way through")
     return parser.parse_args(argv)
 
@@ -168,7 +176,7 @@ def stem_rows(model: WhisperEncoder, mel: np.ndarray[Any, Any]) -> list[str]:
 
 
 def process(
-    model: WhisperEncoder, audio: np.ndarray[Any, Any], keep: bool, name: str
+    model: WhisperEncoder, audio: np.ndarray[Any, Any], keep: bool, name: str, check_range: bool
 ) -> tuple[list[str], dict[str, Tensor]]:
     """A clip to the table of its first window, and its tensors; keep: every hidden state of it."""
     import torch
@@ -178,8 +186,9 @@ def process(
 
     n_layer = model.config.n_audio_layer
     seconds = model.config.n_frames * melfront.HOP_LENGTH / melfront.SAMPLE_RATE
-    windows = list(melfront.chunks(audio, seconds))
+    windows = list(melfront.chunks(audio, seconds, check_range))
     options: dict[str, Any] = {"n_mels": model.config.n_mels, "pad_to": seconds}
+    options["check_range"] = check_range
     mel, mask = melfront.log_mel(windows, return_mask=True, **options)  # mel (W, M, F)
     front_end = melfront.oracle.trace(windows[0], **options)
     rows = [HEADING, *(row(stage, x) for stage, x in front_end.items()), *stem_rows(model, mel[0])]
@@ -238,7 +247,7 @@ def run(args: argparse.Namespace) -> None:
     files = output_files(clips, args.out, args.dtype) if args.out else []
     if args.report:
         check_report(clips, args.report)
-    audios = [melfront.load_audio(clip) for clip in clips]
+    audios = [melfront.load_audio(clip, args.check_range) for clip in clips]
     model = load_model(name, args.device, args.dtype)
     import torch  # by now it is imported
 
@@ -246,7 +255,7 @@ def run(args: argparse.Namespace) -> None:
     about |= {"melfront": melfront.__version__, "torch": torch.__version__, "numpy": np.__version__}
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     for i, (clip, audio) in enumerate(zip(clips, audios, strict=True)):
-        rows, tensors = process(model, audio, bool(files), clip.name)
+        rows, tensors = process(model, audio, bool(files), clip.name, args.check_range)
         frames, shape = int(tensors["attention_mask"].sum()), tensors["last_hidden_state"].shape
         print(f"{clip}: {len(audio)} samples, {frames} frames; hidden states {tuple(shape)}")
         if len(clips) == 1:
@@ -258,6 +267,7 @@ def run(args: argparse.Namespace) -> None:
                 "clip_sha256": digest(window),
                 "samples": str(len(audio)),
             }
+            origin |= {} if args.check_range else {"check_range": "False"}
             save(files[i], tensors, origin | about)
             print(f"written to {files[i]}: {', '.join(tensors)}")
     if args.report:

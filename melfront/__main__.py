@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import melfront
 
 from .audio import SAMPLE, clip_path, digest
-from .command import exit_status, filled
+from .command import NO_CHECK_RANGE, exit_status, filled
 
 OUTPUTS = (".npy", ".npz", ".safetensors")
 PLOTS = (".png",)
@@ -100,12 +100,7 @@ examples:
         metavar="NAME",
         help="whose features; default: transformers",
     )
-    result.add_argument(
-        "--no-check-range",
-        dest="check_range",
-        action="store_false",
-        help="take a file of floats beyond [-1, 1], such as unit variance, as it is",
-    )
+    result.add_argument("--no-check-range", **NO_CHECK_RANGE)
     result.add_argument(
         "--plot",
         metavar="OUT.png",
@@ -220,14 +215,12 @@ def run(options: argparse.Namespace) -> None:
     outs = options.out and targets(options.out, clips, OUTPUTS, ".safetensors")
     plots = options.plot and targets(options.plot, clips, PLOTS, ".png")
     for i, clip in enumerate(clips):
-        try:
-            audio = melfront.load_audio(clip, options.check_range)
-        except melfront.AudioError as error:
-            raise ValueError(str(error).replace("check_range=False", "--no-check-range")) from error
+        audio = melfront.load_audio(clip, options.check_range)
         features = compute(audio, options.n_mels, options.convention, options.check_range)
         written = []
         if outs:
             about = metadata(clip, audio, options.n_mels, options.convention)
+            about |= {} if options.check_range else {"check_range": "False"}
             save_features(outs[i], features, about)
             written.append(str(outs[i]))
         if plots:

@@ -16,6 +16,12 @@ from typing import Any, TextIO
 
 # For tqdm: from the third second on, gone in the end, and none where stderr is no terminal.
 PROGRESS: dict[str, Any] = {"delay": 2, "disable": None, "leave": False}
+# For argparse: the switch for what a function calls check_range=False.
+NO_CHECK_RANGE: dict[str, Any] = {
+    "dest": "check_range",
+    "action": "store_false",
+    "help": "take a file of floats beyond [-1, 1], such as unit variance, as it is",
+}
 INDENT = 4  # of what did not fit into a line
 
 # torch has no type of its own for this on a CPU, and the loader of shared libraries none at all.
@@ -71,6 +77,7 @@ def ending(prog: str, work: Callable[[], int | None]) -> int:
         status = 2
     if not discard_output():
         message = f"standard output: {message}"
+    message = message.replace("check_range=False", "--no-check-range")
     print(f"{prog}: {one_line(message)}", file=sys.stderr)
     return status
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from melfront.command import check_folder, exit_status, filled
+from melfront.command import NO_CHECK_RANGE, check_folder, exit_status, filled
 
 EPILOG = """examples:
   python -m parity stages
@@ -167,6 +167,7 @@ def subject_options(command: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="length that the clip is padded to; 'none' keeps its own (default: 30)",
     )
+    command.add_argument("--no-check-range", **NO_CHECK_RANGE)
 
 
 def seconds(text: str) -> float | str | None:
@@ -255,6 +256,7 @@ def run(options: argparse.Namespace) -> int:
             n_mels=options.n_mels,
             convention=options.convention,
             pad_to=options.pad_to,
+            check_range=options.check_range,
             tell=print,
         )
         print(f"{len(written)} stage{'s' * (len(written) != 1)} written to {options.out}")
@@ -271,6 +273,7 @@ def run(options: argparse.Namespace) -> int:
         n_mels=options.n_mels,
         convention=options.convention,
         pad_to=options.pad_to,
+        check_range=options.check_range,
         forced=options.forced,
     )
     print(result.to_json() if options.json else result)

@@ -18,7 +18,8 @@ def assert_parity(mine: Any, stage: str, **options: Any) -> None:
 
     mine: array or tensor of the stage of this name (`python -m parity stages`, or an alias such as
     `input_features` or `last_hidden_state`). Options are those of `parity.compare`: audio, model,
-    n_mels, convention, pad_to. Raises AssertionError with the whole report, mistake and all.
+    n_mels, convention, pad_to, check_range. Raises AssertionError with the whole report, mistake
+    and all.
     """
     report = compare({stage: mine}, **options)
     if not report.ok:
@@ -38,6 +39,7 @@ def resume(
     n_mels: int | None = None,
     convention: Any = None,
     pad_to: Any = "default",
+    check_range: bool = True,
 ) -> dict[str, Array]:
     """Put somebody's tensors in at their stages and run the rest in float64 from there.
 
@@ -46,7 +48,7 @@ def resume(
     Returns every stage, name to float64 array. Raises ParityError.
     """
     given = Dump({name: as_tensor(values, name) for name, values in tensors.items()}, {})
-    subject: Subject = resolve(given, None, audio, model, n_mels, convention, pad_to)
+    subject: Subject = resolve(given, None, audio, model, n_mels, convention, pad_to, check_range)
     names = stages.canonical(list(given.tensors), subject.n_layer)
     wanted = {stage: given.tensors[name].values for name, stage in names.items()}
     result: dict[str, Array] = {}

@@ -39,6 +39,7 @@ def compare(
     n_mels: int | None = None,
     convention: Any = None,
     pad_to: Any = "default",
+    check_range: bool = True,
     forced: bool = False,
 ) -> Report:
     """Judge stage tensors by the noise of their type, and name the mistake in the first wrong one.
@@ -47,6 +48,7 @@ def compare(
     reference: the same, as truth; without it the truth is computed by the float64 oracle for the
         clip and model given here or named in the file's metadata (default: the sample clip).
     audio: a file, an array, or a batch. model: a WhisperEncoder, or what `--model` takes.
+    check_range: as of `melfront.log_mel`.
     forced: each stage's truth is computed from the candidate's own stages before it, which tells
         an op that is wrong from one that inherits an error.
 
@@ -54,7 +56,7 @@ def compare(
     """
     given = load(mine)
     held = load(reference) if reference is not None else None
-    subject = resolve(given, held, audio, model, n_mels, convention, pad_to)
+    subject = resolve(given, held, audio, model, n_mels, convention, pad_to, check_range)
     given, held = first_window(given, subject), held and first_window(held, subject)
     return compare_with(subject, given, held, forced)
 

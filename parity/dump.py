@@ -34,6 +34,7 @@ def dump(
     n_mels: int | None = None,
     convention: Any = None,
     pad_to: Any = DEFAULT,
+    check_range: bool = True,
     tell: Callable[[str], object] = lambda _: None,
 ) -> dict[str, tuple[int, ...]]:
     """Write the stages of one clip to an .npz or .safetensors file, each as it is made.
@@ -53,7 +54,7 @@ def dump(
         raise ParityError(f"{path}: expected a name that ends in .npz or .safetensors")
     if dtype not in ("float64", "float32"):
         raise ParityError(f"dtype {dtype!r}; expected float64 or float32")
-    subject = resolve(Dump({}, {}), None, audio, model, n_mels, convention, pad_to)
+    subject = resolve(Dump({}, {}), None, audio, model, n_mels, convention, pad_to, check_range)
     if subject.clips.batched:
         raise ParityError("a dump is of one clip; given several")
     shapes = chosen(stage_shapes(subject), wanted)
@@ -191,6 +192,8 @@ def describe(subject: Subject, dtype: str, floors: dict[str, float]) -> dict[str
         "numpy": np.__version__,
         "torch": torch.__version__,
     }
+    if not subject.check_range:
+        metadata["check_range"] = "False"
     if subject.model:
         metadata |= {"model": subject.model_name, "model_sha256": model_digest(subject.model)}
     return metadata | {FLOOR + name: repr(floor) for name, floor in floors.items()}

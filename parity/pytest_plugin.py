@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Reference:
     """The truth of one clip, computed when it is asked for and kept.
 
-    Takes the options of `parity.compare`: audio, model, n_mels, convention, pad_to.
+    Takes the options of `parity.compare`: audio, model, n_mels, convention, pad_to, check_range.
     """
 
     def __init__(self, **options: Any) -> None:

@@ -40,6 +40,7 @@ def resolve(
     n_mels: int | None = None,
     convention: Any = None,
     pad_to: Any = DEFAULT,
+    check_range: bool = True,
 ) -> Subject:
     """The subject of a comparison: options first, then the files' metadata, then the sample clip.
 
@@ -56,8 +57,9 @@ def resolve(
         check_sampled(dump or Dump({}, {}))
     said = {**theirs, **ours}
     bins_told = n_mels is not None or "n_mels" in said
+    check_range = check_range and said.get("check_range") != "False"
     try:
-        clip, clip_name = load_clip(audio, said)
+        clip, clip_name = load_clip(audio, said, check_range)
     except ParityError:
         if held is None or audio is not None:
             raise
@@ -86,6 +88,7 @@ def resolve(
     except ValueError as error:
         raise ParityError(str(error)) from error
     subject = Subject(clip, encoder, n_mels, chosen, pad_to, clip_name, model_name)
+    subject.check_range = check_range
     if clip is not None:
         check_made_from("clip", ours, theirs, clip_name, subject.clip_digest, audio is not None)
     if encoder:
@@ -178,7 +181,7 @@ def check_made_from(
         )
 
 
-def load_clip(audio: Any, said: dict[str, str]) -> tuple[Any, str]:
+def load_clip(audio: Any, said: dict[str, str], check_range: bool) -> tuple[Any, str]:
     """The clip and its name. audio: a path, a name of `is_built_in`, an array, a list."""
     if audio is None:
         audio = said.get("clip", "sample")
@@ -186,9 +189,11 @@ def load_clip(audio: Any, said: dict[str, str]) -> tuple[Any, str]:
             raise ParityError(f"the dump is of the clip {audio!r}, which is not here: pass --audio")
     if isinstance(audio, (str, os.PathLike)):
         name = "sample" if Path(audio) == SAMPLE else str(audio)
-        return read_clip(audio), name
+        return read_clip(audio, check_range), name
     if isinstance(audio, (list, tuple)) and all(isinstance(a, (str, os.PathLike)) for a in audio):
-        return [read_clip(path) for path in audio], ", ".join(str(path) for path in audio)
+        return [read_clip(path, check_range) for path in audio], ", ".join(
+            str(path) for path in audio
+        )
     return audio, "the array given"
 
 
@@ -197,11 +202,11 @@ def is_built_in(name: str) -> bool:
     return name == "sample" or name.startswith(signals.PREFIX)
 
 
-def read_clip(path: str | os.PathLike[str]) -> Any:
+def read_clip(path: str | os.PathLike[str], check_range: bool) -> Any:
     try:
         if isinstance(path, str) and path.startswith(signals.PREFIX):
             return signals.load(path.removeprefix(signals.PREFIX))
-        return melfront.load_audio(path)
+        return melfront.load_audio(path, check_range)
     except (ValueError, OSError) as error:  # AudioError is one
         raise ParityError(str(error)) from error
 

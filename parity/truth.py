@@ -60,13 +60,17 @@ class Subject:
     clip_name: str = "sample"
     model_name: str = ""
     layers: int | None = None  # how many blocks a model has that is not here
+    check_range: bool = True  # as of `melfront.log_mel`
     bins_told: bool = True  # or is n_mels the default, of no use for the stages compared?
     _floors: dict[tuple[str, str], float] = field(default_factory=dict, repr=False)
 
     @cached_property
+    def given(self) -> Clips:
+        return as_clips(self.audio, check_range=self.check_range).numpy()
+
+    @cached_property
     def clips(self) -> Clips:
-        clips = as_clips(self.audio).numpy()
-        return clips.cut(fit_length(clips, self.pad_to, truncate=True))
+        return self.given.cut(fit_length(self.given, self.pad_to, truncate=True))
 
     @cached_property
     def length(self) -> int:
@@ -154,7 +158,7 @@ class Subject:
     def describe(self) -> str:
         model = f", model {self.model_name}" if self.model else ""
         clip = f"clip {self.clip_name}"
-        if self.audio is not None and max(map(len, as_clips(self.audio).arrays)) > self.length:
+        if self.audio is not None and max(map(len, self.given.arrays)) > self.length:
             seconds = f"{self.length / SAMPLE_RATE:g} s"
             batched = self.clips.batched
             clip += f", the first {seconds} of each" if batched else f", its first {seconds}"
@@ -296,6 +300,7 @@ def transformers_stages(subject: Subject) -> dict[str, torch.Tensor]:
         n_mels=subject.n_mels,
         convention=subject.convention,
         pad_to=subject.pad_to,
+        check_range=subject.check_range,
     )
     return out if subject.clips.batched else {name: tensor[0] for name, tensor in out.items()}
 

@@ -231,3 +231,28 @@ def test_works_that_a_refusal_lists_are_taken(capsys):
 @pytest.mark.parametrize("module", ["melfront", "encoder", "parity", "benchmarks"])
 def test_help_is_no_name(run, module):
     assert "example" in run(globals()[module], "--help").lower()
+
+
+# Audio of another scale
+
+
+def test_a_clip_of_unit_variance_goes_all_the_way(run, capsys):
+    """What is refused names a switch that every command has; what they write says it was used."""
+    loud = sample() / sample().std() * 3
+    assert abs(loud).max() > 10
+    soundfile.write("loud.wav", loud, 16_000, subtype="FLOAT")
+    for module, *words in (
+        (melfront, "loud.wav"),
+        (encoder, "loud.wav"),
+        (parity, "dump", "loud.wav", "-o", "a.npz"),
+    ):
+        assert module.__main__.main(words) == 2
+        assert "--no-check-range" in capsys.readouterr().err
+    switch = "--no-check-range"
+    run(melfront, "loud.wav", "-o", "mel.npz", switch)
+    run(encoder, "loud.wav", "-o", "hidden.safetensors", "--model", "formula:toy", switch)
+    run(parity, "dump", "loud.wav", "-o", "truth.npz", "--stages", "features", switch)
+    for file in ("mel.npz", "hidden.safetensors", "truth.npz"):
+        assert "PASS" in run(parity, "compare", file)
+    np.savez("bare.npz", features=melfront.log_mel(loud, check_range=False))
+    assert "PASS" in run(parity, "compare", "bare.npz", "--audio", "loud.wav", switch)

@@ -85,7 +85,8 @@ def look(audio: Array, model: WhisperEncoder) -> Seen:
     config, weight = model.config, model.conv1.weight
     seconds = config.n_frames / FRAMES_PER_SECOND
     audio = audio[: round(seconds * melfront.SAMPLE_RATE)]
-    front = melfront.oracle.trace(audio, n_mels=config.n_mels, pad_to=seconds)
+    options: dict[str, Any] = {"n_mels": config.n_mels, "pad_to": seconds}
+    front = melfront.oracle.trace(audio, check_range=False, **options)  # it was, when loaded
     n_clip = -(-len(audio) // POSITION)  # positions with a sample of the clip in their 20 ms
     in_view = min(n_clip + PADDING_IN_VIEW, config.n_audio_ctx)
     n_pictures = config.n_audio_layer * config.n_audio_head
