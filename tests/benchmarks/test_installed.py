@@ -152,10 +152,6 @@ def test_loading_needs_a_peer(bare):
     ("command", "work"),
     [
         ("frontend", "8.1 s padded to 30 s"),
-        pytest.param("frontend", "32 clips of 30 s", marks=pytest.mark.slow),
-        pytest.param("frontend", "growth", marks=pytest.mark.slow),
-        pytest.param("frontend", "process", marks=pytest.mark.slow),
-        pytest.param("encoder", "tiny", marks=pytest.mark.slow),
         pytest.param("encoder", "memory", marks=pytest.mark.slow),
     ],
 )
