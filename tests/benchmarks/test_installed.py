@@ -72,7 +72,7 @@ def copy(folder):
     shutil.copy(CHECKOUT / "reference_data" / "sample.flac", folder / "reference_data")
 
 
-@pytest.fixture(params=["site-packages", "PYTHONPATH", "a line of a .pth", "the current folder"])
+@pytest.fixture(params=["site-packages", "PYTHONPATH", "the current folder"])
 def started(request, python, checkout, tmp_path):
     """Runs a command where the project is found in this way; gives status, output and complaint."""
     site = next(python.parents[1].glob("lib/python*/site-packages"))
@@ -82,11 +82,8 @@ def started(request, python, checkout, tmp_path):
         put = [site / name for name in (*OURS, "reference_data")]
     elif request.param == "PYTHONPATH":
         path = str(checkout)
-    elif request.param == "the current folder":
-        cwd = checkout
     else:
-        put = [site / "checkout.pth"]
-        put[0].write_text(f"{checkout}\n")
+        cwd = checkout
 
     def run(*arguments):
         environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
@@ -100,7 +97,7 @@ def started(request, python, checkout, tmp_path):
 
     yield run
     for entry in put:
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        shutil.rmtree(entry)
 
 
 def test_a_kernel_is_proved_and_the_fence_holds(started):
