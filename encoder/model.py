@@ -124,7 +124,7 @@ class Block(nn.Module):
 
 
 # By these `fast.py` knows our own classes.
-# What these compute as they are written here, so that another `forward` is told from it.
+# The `forward` that each was written with, to tell when somebody has replaced it.
 parts.FORWARD |= {kind: kind.forward for kind in (Attention, MLP, Block)}
 
 

@@ -175,8 +175,10 @@ class Terminal:
 
 @contextmanager
 def to_the_width() -> Iterator[None]:
-    """Within the block, or in the function decorated with it, no word that is printed on a terminal
-    is cut by its edge. What goes into a file or a pipe stays as it is, a record a line."""
+    """Within the block, a terminal's edge cuts no word that is printed.
+
+    What goes into a file or a pipe stays as it is, a record a line.
+    """
     with ExitStack() as streams:
         for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
             if stream is not None and stream.isatty():
