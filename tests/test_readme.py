@@ -79,10 +79,17 @@ def blocks(page: str) -> list[Block]:
     return result
 
 
+def plain(commands: str) -> list[str]:
+    """One a line, without what is said of it."""
+    return [re.sub(r"\s+#.*", "", line) for line in commands.strip().splitlines()]
+
+
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
 def params(*languages):
+    """The blocks that are run; of two with the same commands the first."""
+    once = {(b.language, *plain(b.text)): b for b in reversed(BLOCKS)}.values()
     return [
         pytest.param(
             block,
@@ -90,7 +97,9 @@ def params(*languages):
             marks=[pytest.mark.slow] if any(word in block.text for word in SLOW) else [],
         )
         for block in BLOCKS
-        if block.language in languages and not any(word in block.text for word in NOT_HERE)
+        if block.language in languages
+        and not any(word in block.text for word in NOT_HERE)
+        and block in once
     ]
 
 
@@ -201,7 +210,6 @@ def run(command: str) -> tuple[int, str]:
     Where the packages are not the checkout's but installed from a wheel, it runs as a reader would.
     A race is cut short: that its table is printed shows as well after a tenth of a second.
     """
-    command = re.sub(r"\s+#.*", "", command)
     command = re.sub(r"-m benchmarks (frontend|encoder|load)\b", r"\g<0> --seconds 0.1", command)
     words, _, target = command.partition(" > ")
     words = shlex.split(words)
@@ -244,7 +252,7 @@ def test_every_block_has_its_test():
 def test_commands(block):
     prepare(block.text)
     printed = ""
-    for command in block.text.strip().splitlines():
+    for command in plain(block.text):
         status, out = run(command)
         assert status == 0, (command, out)
         printed += out
