@@ -76,7 +76,12 @@ def parse(command: str, arguments: list[str]) -> Any:
     )
     if command in GPU_WORKS:
         add("--device", default="cpu", help="such as cuda (not verified on a GPU); default: cpu")
-    add("--seconds", type=float, default=10.0, help="for each table, at least; default: 10")
+    add(
+        "--seconds",
+        type=float,
+        default=10.0,
+        help="for each table, at least; below 0.2 only to see that it runs; default: 10",
+    )
     add("--json", type=Path, metavar="OUT.json", help="every time of every round")
     add("--plot", type=Path, metavar="OUT.png", help="the tables as a picture")
     add("--markdown", type=Path, metavar="RESULTS.md", help="put the tables into this file")

@@ -26,7 +26,7 @@ from encoder.model import Block
 
 from .child import peak
 from .frontend import SAMPLE, installed
-from .race import AGAIN, Row, Table, cores, errors, in_process, race
+from .race import AGAIN, Row, Table, cores, errors, in_process, least, race
 
 OURS = "melfront"
 SDPA = "transformers, sdpa"
@@ -231,15 +231,15 @@ def forward_memory(size: str, name: str) -> int:
         return peak() - before
 
 
-def memory(threads: int) -> list[Table]:
+def memory(seconds: float, threads: int) -> list[Table]:
     """Peak memory of a forward pass, the first in a new process, the median of three."""
-    lines = []
+    lines, rounds = [], range(least(3, seconds))
     for size in ("base", "large-v3"):
         held = {}
         for name in (OURS, SDPA) if installed(*HF) else (OURS,):
             options = {"size": size, "name": name}
             where = "benchmarks.speed.encoder:forward_memory"
-            held[name] = [in_process(where, options, threads) / 1e6 for _ in range(3)]
+            held[name] = [in_process(where, options, threads) / 1e6 for _ in rounds]
         a, *others = (float(np.median(x)) for x in held.values())
         theirs = "".join(f", {SDPA} {b:.0f} MB, ratio {a / b:.2f}" for b in others)
         lines.append(f"{size}: {a:.0f} MB{theirs}")
@@ -253,7 +253,7 @@ def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
 
     warnings.simplefilter("ignore")
     if work == "memory":
-        return to_json(memory(threads))
+        return to_json(memory(seconds, threads))
     if work == "batch":
         return to_json([one_size("tiny", seconds, threads, batch) for batch in (1, 2, 4, 8)])
     return to_json([one_size(work, seconds, threads)])

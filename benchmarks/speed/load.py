@@ -15,7 +15,7 @@ import numpy as np
 
 from .child import peak
 from .frontend import installed
-from .race import AGAIN, Row, Table, cores, in_process, to_json
+from .race import AGAIN, Row, Table, cores, in_process, least, to_json
 
 OURS, THEIRS = "WhisperEncoder.from_pretrained", "transformers WhisperModel.from_pretrained"
 
@@ -74,7 +74,7 @@ def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
         in_process("benchmarks.speed.load:write", {"size": work, "folder": folder}, threads)
         size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
         end = time.perf_counter() + seconds
-        while len(times[OURS]) < 5 or time.perf_counter() < end:
+        while len(times[OURS]) < least(5, seconds) or time.perf_counter() < end:
             for name in names:
                 options = {"name": name.removesuffix(AGAIN), "folder": folder}
                 got = in_process("benchmarks.speed.load:load", options, threads)

@@ -160,6 +160,7 @@ def reference_runs(seeds):
         options = Options(threads=1, seed=seed, seconds=0.2, whole=False)
         outcome = judge_file(str(KERNELS / "reference.py"), "layer_norm", options)
         assert outcome.verdict == measure.PASS, f"seed {seed}: {outcome.code}: {outcome.text}"
+        assert outcome.races
         for race in outcome.races.values():
             ratio, counts = race.ratio(timing.REFERENCE)
             assert race.unclear() or not counts, f"seed {seed}: {ratio:.3f}, band {race.band():.3f}"
@@ -180,18 +181,14 @@ def test_both_encoders_of_the_whole_go_step_by_step(monkeypatch):
     assert taken == [1]
 
 
-def test_the_reference_is_no_different_from_itself(monkeypatch):
+@pytest.mark.parametrize("runs", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_the_reference_is_no_different_from_itself(runs, monkeypatch):
     def few(slot, options, dice, interpreted):
         return [*chosen(slot, options, dice, interpreted)][:1]
 
     chosen = run.chosen_cases
     monkeypatch.setattr(run, "chosen_cases", few)
-    reference_runs(range(2))
-
-
-@pytest.mark.slow
-def test_the_reference_is_no_different_from_itself_in_20_runs():
-    reference_runs(range(20))
+    reference_runs(range(runs))
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def visible_alone(pair, clip) -> bool:
     return all(x.shape != two.shape or np.abs(x - two).max() > 1e-3 for x in ones)
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_two_mistakes_at_once_are_named_both(count):
     """Of the pairs in which both mistakes can be seen."""
     clip = SIGNALS["padded"]
