@@ -155,15 +155,24 @@ def test_a_file_is_found_from_any_folder(tmp_path, monkeypatch, edges_only):
 IN_PLACE = ("conv1d_gelu", "block", "log_scale")  # each put into the model in its own way
 
 
+def differences(seed):
+    """The races in which the reference is said to differ from itself."""
+    options = Options(threads=1, seed=seed, seconds=0.2, whole=False)
+    outcome = judge_file(str(KERNELS / "reference.py"), "layer_norm", options)
+    assert outcome.verdict == measure.PASS, f"seed {seed}: {outcome.code}: {outcome.text}"
+    assert outcome.races
+    clear = [race for race in outcome.races.values() if not race.unclear()]
+    return [
+        f"seed {seed}: {race.ratio(timing.REFERENCE)[0]:.3f}, band {race.band():.3f}"
+        for race in clear
+        if race.ratio(timing.REFERENCE)[1]
+    ]
+
+
 def reference_runs(seeds):
+    """A difference has to come twice: an interval of 99 % is wrong once in a hundred races."""
     for seed in seeds:
-        options = Options(threads=1, seed=seed, seconds=0.2, whole=False)
-        outcome = judge_file(str(KERNELS / "reference.py"), "layer_norm", options)
-        assert outcome.verdict == measure.PASS, f"seed {seed}: {outcome.code}: {outcome.text}"
-        assert outcome.races
-        for race in outcome.races.values():
-            ratio, counts = race.ratio(timing.REFERENCE)
-            assert race.unclear() or not counts, f"seed {seed}: {ratio:.3f}, band {race.band():.3f}"
+        assert not (differences(seed) and (again := differences(seed))), again
 
 
 def test_both_encoders_of_the_whole_go_step_by_step(monkeypatch):
