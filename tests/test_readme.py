@@ -3,8 +3,8 @@
 A block of `python` runs in an empty folder that holds the files it names; `text` after it is what
 it prints. `sh` is commands, `console` a command with what it prints. Published checkpoints are
 stood in for by folders of that name with formula weights: they are the only files that a reader
-would not have who installs a wheel and stands in an empty folder, where `.ci/run` runs this again.
-The two commands that make a virtual environment are run by `.ci/run`, word for word.
+would not have who installs a wheel and stands in an empty folder, where `.ci/run` runs the
+commands again. The two that make a virtual environment it runs word for word.
 """
 
 from __future__ import annotations
