@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-import soundfile
-
 from melfront.audio import resample
 from melfront.conventions import SAMPLE_RATE
 
@@ -43,6 +41,8 @@ def misread(subject: Subject) -> Iterator[tuple[FrontEndMistake, Array]]:
     """Each mistake that can be made with the subject's file, and the clip (N,) that it gives."""
     if subject.clips.batched or not os.path.isfile(subject.clip_name):
         return
+    import soundfile
+
     samples, rate = soundfile.read(subject.clip_name, dtype="float32", always_2d=True)
     if rate != SAMPLE_RATE:
         yield NOT_RESAMPLED, samples.mean(axis=1)

@@ -14,7 +14,6 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-import whisper
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper import feature_extraction_whisper, modeling_whisper
 
@@ -26,6 +25,11 @@ from tests.signals import Signal
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
 SILENCE = -1.5
+
+
+@pytest.fixture
+def whisper():
+    return pytest.importorskip("whisper")
 
 
 def extract(audio, n_mels=80, sampling_rate=16_000, **options):
@@ -43,6 +47,7 @@ def extract_without_torch(audio, n_mels=80):
 
 def openai_encoder(model):
     """openai-whisper's encoder with the weights of ours."""
+    whisper = pytest.importorskip("whisper")
     config = model.config
     encoder = whisper.model.AudioEncoder(
         config.n_mels,
@@ -111,7 +116,7 @@ def test_the_seed_experiment(sample):
 # Frames
 
 
-def test_16000_samples_are_100_frames():
+def test_16000_samples_are_100_frames(whisper):
     clip = Signal("noise", 16_000).array()
     assert extract(clip, padding="do_not_pad").shape == (1, 80, 100)
     with patch.object(feature_extraction_whisper, "is_torch_available", lambda: False):
@@ -203,7 +208,7 @@ def test_transformers_has_two_answers(sample):
     assert rms(without - truth) < rms(with_torch - truth) / 3
 
 
-def test_a_loud_neighbour_changes_a_clip_in_openai_whisper(sample):
+def test_a_loud_neighbour_changes_a_clip_in_openai_whisper(whisper, sample):
     quiet = whisper.pad_or_trim(torch.tensor(1e-3 * sample))
     loud = whisper.pad_or_trim(torch.tensor(sample))
     alone = whisper.log_mel_spectrogram(quiet)
@@ -213,7 +218,7 @@ def test_a_loud_neighbour_changes_a_clip_in_openai_whisper(sample):
     assert np.array_equal(extract([1e-3 * sample, sample])[0], extract(1e-3 * sample)[0])
 
 
-def test_transcribe_pads_with_zeros_after_the_features(sample):
+def test_transcribe_pads_with_zeros_after_the_features(whisper, sample):
     """openai-whisper's two functions differ: `transcribe` is asked for what its encoder gets."""
     seen = []
 

@@ -15,7 +15,6 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-import soundfile
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
@@ -246,6 +245,8 @@ def ticks(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
 
 def wav(audio: Array) -> str:
     """The clip as 16-bit WAV, a data: URI."""
+    import soundfile
+
     file = io.BytesIO()
     integers = np.clip(np.round(audio * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
     soundfile.write(file, integers, melfront.SAMPLE_RATE, subtype="PCM_16", format="WAV")

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -51,6 +50,7 @@ def out(tmp_path) -> Path:
 
 
 def write(path: Path, audio: np.ndarray) -> Path:
+    soundfile = pytest.importorskip("soundfile")
     soundfile.write(path, audio, melfront.SAMPLE_RATE, subtype="FLOAT")
     return path
 

@@ -3,8 +3,6 @@
 import copy
 import pickle
 
-import accelerate
-import peft
 import pytest
 import torch
 from torch import nn
@@ -204,6 +202,7 @@ def test_a_part_that_is_compiled_by_itself(model, mel):
 
 @pytest.mark.parametrize("names", [["q", "v"], ["q", "k", "v", "out", "fc1", "fc2"]], ids=len)
 def test_adapters_of_peft(model, mel, names):
+    peft = pytest.importorskip("peft")
     torch.manual_seed(1)
     other, before = peer(model), model(mel)[0]
 
@@ -242,6 +241,7 @@ def test_adapters_of_peft(model, mel, names):
 
 def test_adapters_of_convolutions(model, mel):
     """transformers' encoder cannot have these: it reads `conv1.stride`, and an adapter has none."""
+    peft = pytest.importorskip("peft")
     before = model(mel)[0]
     config = peft.LoraConfig(r=3, target_modules=["conv1", "conv2"], init_lora_weights=False)
     ours = peft.get_peft_model(model, config).double()
@@ -266,6 +266,7 @@ def test_dynamic_quantisation(model, mel):
 
 @pytest.mark.parametrize("where", ["cpu", "disk"])
 def test_offloaded_by_accelerate(model, mel, where, tmp_path):
+    accelerate = pytest.importorskip("accelerate")
     model, mel = model.float(), mel.float()
     expected = model(mel)[0]
     if where == "cpu":

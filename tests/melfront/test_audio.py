@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 import melfront
@@ -17,6 +16,7 @@ CLIP = Signal("speech", 9_001, seed=3)
 
 
 def write(path: Path, samples: np.ndarray, rate: int = 16_000, **options) -> Path:
+    soundfile = pytest.importorskip("soundfile")
     soundfile.write(path, samples, rate, **options)
     return path
 

@@ -5,7 +5,6 @@ import struct
 
 import numpy as np
 import pytest
-import soundfile
 
 import melfront
 from melfront import AudioError
@@ -15,6 +14,7 @@ WHOLE = CLIP.astype(np.float32) / 2**15
 
 
 def file_of(kind="WAV", samples=CLIP, rate=16_000, **options):
+    soundfile = pytest.importorskip("soundfile")
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format=kind, **options)
     return file.getvalue()

@@ -3,18 +3,18 @@
 import array
 import io
 
-import datasets
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import pytest
-import soundfile
 import torch
 
 import melfront
 from melfront import AudioError
 from melfront.__main__ import main
 from tests.signals import Signal
+
+datasets = pytest.importorskip("datasets")
+pd = pytest.importorskip("pandas")
+pa = pytest.importorskip("pyarrow")
 
 CLIPS = [Signal("speech", n, seed=n).array() for n in (9_001, 7_777, 401)]
 SAME = [clip[:401] for clip in CLIPS]  # what is no longer ragged, NumPy and pyarrow make 2-D
@@ -116,6 +116,7 @@ def test_integers_keep_their_type(hold):
 
 def encoded(clip, rate=16_000) -> bytes:
     file = io.BytesIO()
+    soundfile = pytest.importorskip("soundfile")
     soundfile.write(file, clip, rate, format="wav", subtype="FLOAT")
     return file.getvalue()
 

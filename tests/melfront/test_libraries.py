@@ -268,7 +268,7 @@ def within_noise(ours, theirs, truth, backend):
 @settings(max_examples=5)
 def test_openai(backend, clips, n_mels):
     """log_mel_spectrogram(pad_or_trim(audio)): one maximum for all that is passed."""
-    import whisper
+    whisper = pytest.importorskip("whisper")
 
     audio = [clip.array() for clip in clips]
     padded = torch.stack([whisper.pad_or_trim(torch.tensor(clip)) for clip in audio])
@@ -283,7 +283,7 @@ def test_openai(backend, clips, n_mels):
 @settings(max_examples=4)
 def test_openai_transcribe(backend, signal, n_mels):
     """As whisper.transcribe does: 30 s of zeros more, content frames only, tail filled with 0.0."""
-    import whisper
+    whisper = pytest.importorskip("whisper")
 
     audio = signal.array()
     mel = whisper.log_mel_spectrogram(torch.tensor(audio), n_mels, padding=whisper.audio.N_SAMPLES)
@@ -349,7 +349,7 @@ def test_faster_whisper_does_not_count_the_frame_that_it_does_not_have(backend, 
 @settings(max_examples=10)
 def test_librosa(backend, signal, n_mels):
     """librosa's documented way to a mel spectrogram, with reflection, and then Whisper's log."""
-    import librosa
+    librosa = pytest.importorskip("librosa")
 
     audio = signal.array()
     stft = librosa.stft(

@@ -4,7 +4,6 @@ import io
 import warnings
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch.autograd import forward_ad
@@ -64,6 +63,8 @@ def exported(module, pad_to=30.0, **options):
 
 
 def onnx_session(module, pad_to=30.0):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
     shapes = (dynamic(pad_to),)
     program = torch.onnx.export(
         module.eval(), (TRACED,), dynamo=True, dynamic_shapes=shapes, verbose=False
