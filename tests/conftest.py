@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 CHECKOUT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("MELFRONT_SHARED") or CHECKOUT.parent / "shared")
+STAND_IN = "cpu:0"  # to torch the CPU, to a test another device: see other_fft.py
 
 # No deadline: the first example of a test pays for imports and for filling the caches. No
 # shrinking: it takes minutes, and what fails is described in one line as it is.
@@ -105,7 +106,8 @@ def pytest_generate_tests(metafunc):
     if "device" in metafunc.fixturenames:
         metafunc.parametrize("device", device_params(metafunc.config), scope="session")
     if "backend" in metafunc.fixturenames:  # of the front end: NumPy, or torch on a device
-        params = ["numpy", *device_params(metafunc.config)]
+        stand_in = pytest.param(STAND_IN, id="other_fft", marks=pytest.mark.slow)
+        params = ["numpy", *device_params(metafunc.config), stand_in]
         metafunc.parametrize("backend", params, scope="session")
 
 
@@ -143,7 +145,8 @@ def shared_path(name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def jfk_path() -> Path:
-    """11 s of real speech, 16 kHz mono."""
+    """11 s of real speech, 16 kHz mono, a file that soundfile reads."""
+    pytest.importorskip("soundfile")
     return shared_path("audio/jfk-16k.wav")
 
 

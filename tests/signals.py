@@ -94,8 +94,12 @@ def compute(audio, backend: str, **options) -> np.ndarray:
         return melfront.log_mel(audio, **options)
     import torch
 
-    def tensor(clip):
-        return torch.tensor(clip, device=backend)
+    from tests.other_fft import device_of
 
-    clips = [tensor(c) for c in audio] if isinstance(audio, list) else tensor(audio)
-    return melfront.log_mel(clips, **options).cpu().numpy()
+    with device_of(backend) as device:
+
+        def tensor(clip):
+            return torch.tensor(clip, device=device)
+
+        clips = [tensor(c) for c in audio] if isinstance(audio, list) else tensor(audio)
+        return melfront.log_mel(clips, **options).cpu().numpy()

@@ -8,11 +8,23 @@ import pytest
 from hypothesis import given, settings
 
 import melfront
+from tests.other_fft import device_of
 from tests.signals import Signal, compute, signals
 
 PER_ITEM = ["transformers", "transformers-numpy", "openai-transcribe", "faster-whisper"]
 # A few roundings of numbers up to 1.5.
 ULPS = 1e-6
+
+
+def from_another_batch(backend, features, clip, options) -> float:
+    """How far a clip's features may be from those of a batch of another size, which is computed.
+
+    A GPU's FFT may go another way for it, each as far from the truth as the other: from_torch_path.
+    """
+    if backend in ("numpy", "cpu"):
+        return ULPS
+    error = np.abs(features - melfront.oracle.log_mel(clip, **options)).max()
+    return max(3e-5, 2.1 * error)
 
 
 @given(seed=st.integers(0, 2**32 - 1), hops=st.integers(1, 7))
@@ -56,14 +68,17 @@ def test_a_batch_is_its_clips_one_by_one(backend, convention, clips, pad_to):
         alone = compute(clip, backend, **options)
         if backend == "numpy":
             assert np.array_equal(features, alone)
-        assert np.abs(features - alone).max() <= (ULPS if backend in ("numpy", "cpu") else 3e-5)
+        bound = from_another_batch(backend, alone, clip, options)
+        assert np.abs(features - alone).max() <= bound
 
 
 def test_in_openai_a_batch_is_one(backend):
     loud, quiet = Signal("speech", 16_001, 5).array(), 1e-3 * Signal("noise", 12_007).array()
     options = {"n_mels": 37, "convention": "openai", "pad_to": 1.5}
     batch = compute([loud, quiet], backend, **options)
-    assert np.abs(batch[0] - compute(loud, backend, **options)).max() <= ULPS
+    alone = compute(loud, backend, **options)
+    bound = from_another_batch(backend, alone, loud, options)
+    assert np.abs(batch[0] - alone).max() <= bound
     assert np.abs(batch[1] - compute(quiet, backend, **options)).max() > 0.5
 
 
@@ -84,7 +99,8 @@ def test_skipping_the_silent_tail_is_computing_it(backend, convention, signal):
     whole = np.pad(clip, (0, 64_000 - len(clip)))
     options = {"n_mels": 37, "convention": convention, "pad_to": 4.0}
     skipped, computed = compute(clip, backend, **options), compute(whole, backend, **options)
-    assert np.abs(skipped - computed).max() <= (ULPS if backend in ("numpy", "cpu") else 3e-5)
+    bound = from_another_batch(backend, skipped, clip, options)
+    assert np.abs(skipped - computed).max() <= bound
 
 
 @pytest.mark.parametrize("convention", ["transformers", "transformers-numpy"])
@@ -150,7 +166,9 @@ def test_strided_and_big_endian_input(backend):
         assert np.array_equal(melfront.log_mel(clip.astype(np.float64)), expected)
     else:
         strided = torch.tensor(twice, device=backend)[::2]
-        assert np.array_equal(melfront.log_mel(strided).cpu().numpy(), expected)
+        with device_of(backend):
+            ours = melfront.log_mel(strided)
+        assert np.array_equal(ours.cpu().numpy(), expected)
 
 
 def test_the_same_bits_again_and_from_many_threads(backend):

@@ -136,7 +136,10 @@ def test_gradcheck(device):
     def features(x):
         return melfront.log_mel(x, n_mels=3, pad_to=0.02)  # 320 samples, the last ones silent
 
-    assert torch.autograd.gradcheck(features, (clips,), eps=1e-7, atol=1e-5, fast_mode=True)
+    options = {"eps": 1e-7, "atol": 1e-5, "fast_mode": True}
+    # A GPU may add up what windows share in another order each time: a few roundings.
+    options["nondet_tol"] = 0.0 if device == "cpu" else 1e-12
+    assert torch.autograd.gradcheck(features, (clips,), **options)
 
 
 def test_gradients_in_float32_and_where_it_is_silent(device):

@@ -1,0 +1,67 @@
+"""A stand-in for a GPU: the CPU as a device whose FFT is another right one, in float32.
+
+A bound that only one FFT meets, or a library held to our results from another device, fails with it
+as it would on a GPU.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from melfront import torch_backend
+from tests.conftest import STAND_IN
+
+N = 20  # 400 samples are 20 columns of 20: Cooley-Tukey, with factors rounded to float32
+real_rfft = torch.fft.rfft
+ONE_AT_A_TIME = RLock()  # what is patched, all threads see
+
+
+def turns(fraction: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.exp(-2j * np.pi * fraction).astype(np.complex64))
+
+
+PRODUCTS = np.outer(np.arange(N), np.arange(N))
+DFT, TWIDDLES = turns(PRODUCTS / N), turns(PRODUCTS / N**2)  # (20, 20) each
+
+
+def rfft(x: Tensor) -> Tensor:
+    """(..., 400) float32 -> (..., 201) complex64, in sums of 20: rougher than cuFFT."""
+    if x.dtype != torch.float32:
+        return real_rfft(x)
+    columns = x.unflatten(-1, (N, N)).to(torch.complex64)  # sample 20 i + j
+    spectrum = (DFT @ columns * TWIDDLES) @ DFT  # frequency k + 20 l
+    return spectrum.mT.flatten(-2)[..., : N**2 // 2 + 1]
+
+
+def stft(
+    x: Tensor, n_fft: int, hop_length: int, window: Tensor, return_complex: bool = True
+) -> Tensor:
+    """torch.stft as transformers and openai-whisper call it: (..., L) -> (..., 201, F)."""
+    clips = torch.atleast_2d(x)
+    padded = torch.nn.functional.pad(clips, (n_fft // 2, n_fft // 2), mode="reflect")
+    spectrum = rfft(padded.unfold(-1, n_fft, hop_length) * window).mT
+    return spectrum.view(*x.shape[:-1], *spectrum.shape[1:])
+
+
+@contextmanager
+def device_of(backend: str) -> Iterator[str]:
+    """Where a library has to run that is held against this backend: on the CPU for NumPy's.
+
+    Within the block of the stand-in, the CPU goes a GPU's way through the front end, with this FFT.
+    """
+    if backend != STAND_IN:
+        yield "cpu" if backend == "numpy" else backend
+        return
+    by_autograd = torch_backend.features_by_autograd
+    with (
+        ONE_AT_A_TIME,
+        patch.object(torch.fft, "rfft", rfft),
+        patch.object(torch, "stft", stft),
+        patch.object(torch_backend, "features_in_place", by_autograd),
+    ):
+        yield "cpu"
