@@ -12,6 +12,7 @@ COMMANDS = {
     "frontend": ("benchmarks.speed.cli:frontend", "log-mel features, beside other libraries"),
     "encoder": ("benchmarks.speed.cli:encoder", "hidden states, beside other libraries"),
     "load": ("benchmarks.speed.cli:load", "loading a checkpoint, beside transformers"),
+    "gpu": ("benchmarks.gpu.cli:main", "numbers and times that only a GPU can give"),
 }
 USAGE = (
     "usage: python -m benchmarks COMMAND ...\n\n"

@@ -19,7 +19,6 @@ from .audio import (
     chunks,
     fit_length,
     is_tensor,
-    is_traced,
     load_audio,
 )
 from .conventions import (
@@ -95,11 +94,12 @@ def log_mel(
     ValueError for an unknown convention. Reproduces transformers' WhisperFeatureExtractor.
     """
     convention = named_convention(convention)
-    if is_tensor(audio) and not audio.is_nested and is_traced(audio):
-        from .torch_backend import log_mel_under_trace
+    if is_tensor(audio):
+        from .torch_backend import log_mel_of_tensor, taken_whole
 
-        check_rate(sampling_rate)
-        return log_mel_under_trace(audio, n_mels, convention, pad_to, truncate, return_mask)
+        if taken_whole(audio):
+            check_rate(sampling_rate)
+            return log_mel_of_tensor(audio, n_mels, convention, pad_to, truncate, return_mask)
     clips = as_clips(audio, sampling_rate, check_range)
     length = fit_length(clips, pad_to, truncate)
     clips = clips.cut(length)

@@ -1,9 +1,12 @@
 """The front end in torch: any device, batched, differentiable, the same numbers as `oracle.py`.
 
-Three ways lead to them. `features_by_autograd` is what torch users would write, for any device and
-under autograd. `features_in_place` is for inference on a CPU: it works as `numpy_backend.py` does,
-whose head says why, block by block, in memory that it takes once. `log_mel_under_trace` is for
-torch.export, torch.compile, vmap and their like, which keep what it did for other clips.
+Three functions compute them. `features_by_autograd` is what a torch user would write; it takes a
+list of clips, on any device, under autograd. `features_in_place` is inference on a CPU: it works as
+`numpy_backend.py` does, whose head says why, block by block, in memory that it allocates once.
+`log_mel_of_tensor` never looks at a value and never takes a batch apart. It serves the tools that
+record it and replay it on other clips (torch.export, torch.compile, vmap), and every device but the
+CPU, where launching a kernel costs more than the arithmetic in it: some 15 kernels for any batch,
+no copy from the host, nothing that a CUDA graph could not capture.
 
     # B clips  L samples  N n_fft = 400  F frames, H that hear the clips, G in a block
     # K frequencies = 201  M mel bins
@@ -61,6 +64,10 @@ LOG10_FLOOR = -10.0  # log10(LOG_FLOOR)
 Filters = list[tuple[slice, slice, Tensor]]
 
 
+def on_cpu(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
 @lru_cache(maxsize=16)
 def made_once(
     n_mels: int, dtype: torch.dtype, device: torch.device, n_bands: int = N_BANDS
@@ -72,10 +79,14 @@ def made_once(
         # torch's float32 window is 2e-7 off, as much as the FFT's rounding; next to a loud tone
         # that moves a feature by 2e-4. It is transformers' window, so we move along with it.
         window = torch.hann_window(N_FFT, dtype=dtype, device=device)
-        filters = [
-            (mels, part, torch.from_numpy(weights.T.copy()).to(device, dtype))
-            for mels, part, weights in bands(n_mels, n_bands)
-        ]
+        if on_cpu(device):
+            filters = [
+                (mels, part, torch.from_numpy(weights.T.copy()).to(dtype))
+                for mels, part, weights in bands(n_mels, n_bands)
+            ]
+        else:  # one product: bands would save arithmetic, and cost a launch each
+            bank = torch.from_numpy(mel_filters(n_mels).copy()).to(device, dtype)  # (M, K)
+            filters = [(slice(0, len(bank)), slice(0, bank.shape[1]), bank)]
     return window, filters
 
 
@@ -109,7 +120,7 @@ def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> T
     recorded = torch.is_grad_enabled() and any(clip.requires_grad for clip in clips.arrays)
     # Forward mode says nothing in requires_grad.
     recorded = recorded or any(unpack_dual(clip).tangent is not None for clip in clips.arrays)
-    plain = given.device.type == "cpu" and not recorded and not is_traced(given)
+    plain = on_cpu(given.device) and not recorded and not is_traced(given)
     way = features_in_place if plain else features_by_autograd
     features = way(clips.arrays, length, n_mels, convention)  # (B, M, F)
     if convention.fill is not None:
@@ -129,23 +140,16 @@ def features_by_autograd(
     total = length + convention.extra_padding
     heard = [Layout.of(len(clip), length, convention).n_heard for clip in clips]
     n_heard = max(heard)
-    x = pad(clips, total, n_heard).to(dtype)
+    x = pad(stack(clips), total, n_heard)
     frames = x.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
     log = log_of_frames(frames, window, filters, convention)  # (B, M, H)
 
     counted = log
-    if convention.max_frames == "clip":
+    if convention.max_frames == "clip" and min(heard) < n_heard:
         others = torch.arange(n_heard) >= torch.tensor(heard)[:, None, None]  # (B, 1, H)
         counted = log.masked_fill(others.to(log.device), -math.inf)
-    together = convention.max_scope == "batch"
-    loudest = counted.amax() if together else counted.amax((1, 2), keepdim=True)
-    least = loudest - convention.dynamic_range
-    silence = torch.clamp(least, min=LOG10_FLOOR)
-    wanted = length // HOP_LENGTH
-    log = torch.maximum(log, least)[..., :wanted]
-    tail = silence.expand(len(log), n_mels, wanted - log.shape[-1])
-    clamped = torch.cat([log, tail], dim=-1)  # (B, M, F)
-    return (clamped + convention.offset) / convention.divisor
+    n_frames = length // HOP_LENGTH
+    return clamp_and_scale(log, counted, n_frames, n_frames - n_heard, convention)
 
 
 def log_of_frames(
@@ -153,24 +157,64 @@ def log_of_frames(
 ) -> Tensor:
     """Frames (B, H, N) to the logarithm of their mel power, (B, M, H)."""
     spectrum = torch.fft.rfft(frames * window)  # (B, H, K)
-    parts = torch.view_as_real(spectrum).flatten(-2).square()  # (B, H, 2K)
-    mel = torch.cat([weights @ parts[..., part].mT for _, part, weights in filters], dim=-2)
+    parts = torch.view_as_real(spectrum).square()  # (B, H, K, 2)
+    if on_cpu(frames.device):
+        parts = parts.flatten(-2)  # (B, H, 2K)
+        mel = torch.cat([weights @ parts[..., part].mT for _, part, weights in filters], dim=-2)
+    else:
+        bank = filters[0][2].expand(len(parts), -1, -1)  # (B, M, K)
+        mel = torch.bmm(bank, parts.sum(-1).mT)  # (B, M, H), contiguous, which @ would not be
     return mel.clamp(min=convention.log_floor).log10()  # (B, M, H)
 
 
-def pad(clips: list[Tensor], length: int, n_heard: int) -> Tensor:
-    """`oracle.pad` of the clips, as far as the frames that hear one of them reach -> (B, P)."""
+def clamp_and_scale(
+    log: Tensor, counted: Tensor, n_frames: int, n_silent: int, convention: Convention
+) -> Tensor:
+    """Logarithms (B, M, H), and those that count for the maximum, to features (B, M, F).
+
+    Of the n_frames = F wanted, the last n_silent hear only silence and are not in `log`.
+    """
+    axes = (0, 1, 2) if convention.max_scope == "batch" else (1, 2)
+    least = counted.amax(axes, keepdim=True) - convention.dynamic_range
+    clamped = torch.maximum(log, least)[..., :n_frames]
+    if n_silent > 0:
+        tail = least.clamp(min=LOG10_FLOOR).expand(*clamped.shape[:2], n_silent)
+        clamped = torch.cat([clamped, tail], dim=-1)  # (B, M, F)
+    return (clamped + convention.offset) / convention.divisor
+
+
+def stack(clips: list[Tensor]) -> Tensor:
+    """Clips (n,) as a batch, zeros after the shorter ones -> (B, longest)."""
+    longest = max(len(clip) for clip in clips)
+    return torch.stack(
+        [
+            clip if len(clip) == longest else functional.pad(clip, (0, longest - len(clip)))
+            for clip in clips
+        ]
+    )
+
+
+def pad(x: Tensor, length: int, n_heard: int) -> Tensor:
+    """`oracle.pad` of a batch (B, n), as far as the frames that hear it reach -> (B, P)."""
     half = N_FFT // 2
     reach = (n_heard - 1) * HOP_LENGTH + half  # first sample that no such frame hears
     end = min(max(reach, half + 1), length)
-    x = torch.stack([functional.pad(clip[:end], (0, max(0, end - len(clip)))) for clip in clips])
-    left = x[:, 1 : half + 1].flip(-1)
     beyond = max(0, reach - length)  # the right edge is heard only if a clip fills the length
-    right = x[:, length - 1 - beyond : length - 1].flip(-1)
-    return torch.cat([left, x, right], dim=-1)
+    x = x[:, :end]
+    if x.shape[-1] < end and (x.shape[-1] <= half or beyond):  # zeros are mirrored too
+        x = functional.pad(x, (0, end - x.shape[-1]))
+    zeros = x.new_zeros(()).expand(len(x), end - x.shape[-1]) if x.shape[-1] < end else x[:, :0]
+    left = x[:, 1 : half + 1].flip(-1)
+    right = x[:, length - 1 - beyond : length - 1].flip(-1) if beyond else x[:, :0]
+    return torch.cat([left, x, zeros, right], dim=-1)
 
 
-def log_mel_under_trace(
+def taken_whole(audio: Tensor) -> bool:
+    """Does `log_mel_of_tensor` compute the features of this tensor?"""
+    return not audio.is_nested and (not on_cpu(audio.device) or is_traced(audio))
+
+
+def log_mel_of_tensor(
     audio: Tensor,
     n_mels: int,
     convention: Convention,
@@ -178,10 +222,10 @@ def log_mel_under_trace(
     truncate: bool,
     return_mask: bool = False,
 ) -> Any:
-    """A tensor (n,) or (B, n) that a tool traces to features (M, F) or (B, M, F), and their mask.
+    """A tensor (n,) or (B, n) to features (M, F) or (B, M, F), and their mask if asked for.
 
-    What is kept of this call is run again for clips of other values, lengths and number. So no step
-    looks at a value or takes a batch apart, n is used as a symbol, and silence is computed too.
+    A tool that traces this call runs it again on clips of other values, lengths and number, so n
+    is used as a symbol then, and frames that hear only silence are computed too.
     """
     check_shape(audio)
     n_clips, n = (1, *audio.shape)[-2:]
@@ -190,6 +234,42 @@ def log_mel_under_trace(
     double = convention.precision == "float64" or torch.onnx.is_in_onnx_export()
     dtype = torch.float64 if double else x.dtype
     window, filters = constants(x, n_mels, dtype)
+    if is_traced(x):
+        padded, length = pad_traced(x, pad_to, truncate, convention)
+        n_heard, n_silent = (length + convention.extra_padding) // HOP_LENGTH, 0
+    else:
+        length = padded_length(n, pad_to, truncate)
+        n_heard = Layout.of(min(n, length), length, convention).n_heard
+        n_silent = length // HOP_LENGTH - n_heard
+        padded = pad(x[:, :length], length + convention.extra_padding, n_heard)
+    frames = padded.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
+    log = log_of_frames(frames, window, filters, convention)  # (B, M, H)
+
+    counted = log
+    if convention.max_frames == "clip" and is_traced(x):
+        own = (n + convention.extra_padding) // HOP_LENGTH
+        heard = torch.arange(log.shape[-1], device=x.device)
+        counted = log.masked_fill(heard >= own, -math.inf)
+    features = clamp_and_scale(log, counted, length // HOP_LENGTH, n_silent, convention)
+    if convention.fill is not None and is_traced(x):
+        frame = torch.arange(features.shape[-1], device=x.device)  # (F,)
+        features = features.masked_fill(frame >= n // HOP_LENGTH, convention.fill)
+    elif convention.fill is not None:
+        features[..., n // HOP_LENGTH :].fill_(convention.fill)
+    features = features.to(x.dtype)
+    features = features if audio.ndim == 2 else features[0]
+    if not return_mask:
+        return features
+    frame = torch.arange(features.shape[-1], device=x.device)
+    mask = torch.zeros_like(features[..., 0, :], dtype=torch.int32) + (frame * HOP_LENGTH < n)
+    return features, mask
+
+
+def pad_traced(
+    x: Tensor, pad_to: float | None, truncate: bool, convention: Convention
+) -> tuple[Tensor, int]:
+    """`oracle.pad` of a traced batch (B, n) -> (B, L + 400), and L, a symbol where n is one."""
+    n = x.shape[-1]
     known = isinstance(n, int)  # not under torch.export and torch.jit.trace
     if pad_to is None and not known:
         length = n
@@ -205,26 +285,7 @@ def log_mel_under_trace(
     half = torch.arange(N_FFT // 2, device=x.device)
     left = x.index_select(-1, N_FFT // 2 - half)
     right = x.index_select(-1, total - 2 - half)
-    padded = torch.cat([left, x, right], dim=-1).to(dtype)
-    frames = padded.unfold(-1, N_FFT, HOP_LENGTH)[:, :-1]  # (B, F, N)
-    log = log_of_frames(frames, window, filters, convention)  # (B, M, F)
-
-    frame = torch.arange(log.shape[-1], device=x.device)  # (F,)
-    counted = log
-    if convention.max_frames == "clip":
-        own = (n + convention.extra_padding) // HOP_LENGTH
-        counted = log.masked_fill(frame >= own, -math.inf)
-    axes = (0, 1, 2) if convention.max_scope == "batch" else (1, 2)
-    clamped = torch.maximum(log, counted.amax(axes, keepdim=True) - convention.dynamic_range)
-    features = (clamped + convention.offset) / convention.divisor  # (B, M, F)
-    if convention.fill is not None:
-        features = features.masked_fill(frame >= n // HOP_LENGTH, convention.fill)
-    features = features[..., : length // HOP_LENGTH].to(x.dtype)
-    features = features if audio.ndim == 2 else features[0]
-    if not return_mask:
-        return features
-    holds_audio = frame[: length // HOP_LENGTH] * HOP_LENGTH < n
-    return features, torch.zeros_like(features[..., 0, :], dtype=torch.int32) + holds_audio
+    return torch.cat([left, x, right], dim=-1), length
 
 
 @torch.no_grad()
@@ -330,8 +391,8 @@ def of_module(
     if not is_tensor(audio):
         raise TypeError("LogMel takes tensors; melfront.log_mel takes NumPy arrays too")
     named = named_convention(convention)
-    if not audio.is_nested and is_traced(audio):
-        return log_mel_under_trace(audio, n_mels, named, pad_to, truncate)
+    if taken_whole(audio):
+        return log_mel_of_tensor(audio, n_mels, named, pad_to, truncate)
     clips = as_clips(audio, check_range=check_range)
     length = fit_length(clips, pad_to, truncate)
     return log_mel(clips.cut(length), length, n_mels, named)

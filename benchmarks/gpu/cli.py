@@ -1,0 +1,156 @@
+"""python -m benchmarks gpu: everything that only a GPU can say, in one run of a few minutes.
+
+Numbers first, then times, the dearest last. Each row is printed and written to gpu.json as soon as
+it is measured, and each part has its own try: a run that is killed, or a part that fails, costs no
+row of another. `--device cpu --size tiny` runs the same code without a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+import time
+import warnings
+from datetime import date
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import encoder
+
+from .numbers import (
+    KINDS,
+    against_the_oracle,
+    features,
+    formula_encoder,
+    hidden_states,
+    trained_states,
+)
+from .rows import Rows, tf32
+from .times import TF32, encoders, frontend, kernels, roofs
+
+CHECKOUT = Path(__file__).parents[2]
+BATCHES = {"frontend": (1, 16, 64, 256), "encoder": (1, 8, 32)}
+
+
+def machine(r: Rows) -> None:
+    packages = ("torch", "transformers", "triton", "numpy")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    name = torch.cuda.get_device_name(r.device) if r.on_gpu else "no GPU"
+    r.add("machine", gpu=name, cores=os.cpu_count(), date=str(date.today()), **versions)
+
+
+def start_tests(r: Rows) -> subprocess.Popen[bytes] | None:
+    """The tests that are marked gpu, several at a time, beside what needs no clock."""
+    if not r.on_gpu or not (CHECKOUT / "tests").is_dir():
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu and not slow", "tests"]
+    try:
+        metadata.version("pytest-xdist")
+        command += ["-n", "8"]
+    except metadata.PackageNotFoundError:
+        pass
+    log = r.file.with_name("pytest.log").open("wb")
+    return subprocess.Popen(command, cwd=CHECKOUT, stdout=log, stderr=subprocess.STDOUT)
+
+
+def finish_tests(r: Rows, tests: subprocess.Popen[bytes] | None) -> None:
+    if tests is None:
+        return
+    try:
+        tests.wait(timeout=max(10.0, 60 * r.minutes / 2 - (time.perf_counter() - r.start)))
+    finally:
+        tests.kill()
+    lines = r.file.with_name("pytest.log").read_text(encoding="utf-8").strip().splitlines()
+    r.add("tests", status=tests.returncode, last=lines[-1] if lines else "")
+    for line in lines:
+        if line.startswith(("FAILED", "ERROR")):
+            r.add("tests", failed_test=line[:200])
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks gpu", description="Everything that only a GPU can say."
+    )
+    add = parser.add_argument
+    add("--device", default="cuda", help="default: cuda; cpu runs the same code without a GPU")
+    add("--size", choices=sorted(encoder.SIZES), default="large-v3", help="default: large-v3")
+    add("--trained", metavar="PATH", help="a checkpoint whose hidden states are checked as well")
+    add("--minutes", type=float, default=8.0, help="no part starts that would end later; default 8")
+    add("-o", "--output", metavar="DIR", type=Path, default=Path(), help="where gpu.json goes")
+    add("--markdown", metavar="FILE", type=Path, help="write the table there too")
+    return parser.parse_args(arguments)
+
+
+@torch.inference_mode()
+def main(arguments: list[str]) -> int:
+    """Measure. Returns 0, 1 if a part failed, 2 for a device that is not there."""
+    args = parse(arguments)
+    try:
+        device = torch.zeros(1, device=args.device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        print(f"python -m benchmarks gpu: --device {args.device}: {reason}", file=sys.stderr)
+        return 2
+    warnings.simplefilter("ignore")
+    tf32(False)
+    args.output.mkdir(parents=True, exist_ok=True)
+    r = Rows(device, args.output / "gpu.json", args.minutes)
+    machine(r)
+    tests = start_tests(r)
+    config = encoder.SIZES[args.size]
+    model = formula_encoder(config, device)
+    r.add("weights", size=args.size, blocks=config.n_audio_layer)
+    r.part("features", lambda: features(r))
+    r.part("oracle", lambda: against_the_oracle(r, model))
+    r.part("states", lambda: hidden_states(r, args.size, model))
+    if args.trained:
+        r.part("states", lambda: trained_states(r, args.trained))
+    r.part("tests", lambda: finish_tests(r, tests))
+    rates: dict[str, float] = {}
+    r.part("roofs", lambda: rates.update(roofs(r)))
+    for batch in BATCHES["frontend"] if r.on_gpu else (1,):
+        r.part("frontend", partial(frontend, r, batch))
+    if r.on_gpu:
+        kernels(r)
+    kinds = ("bfloat16", "float16", "float32", TF32) if r.on_gpu else ("float32",)
+    for kind, batch in itertools.product(kinds, BATCHES["encoder"] if r.on_gpu else (1,)):
+        if batch == 32 and KINDS.get(kind, torch.float32) == torch.float32:
+            continue  # seconds a round, and nothing that a batch of 8 does not say
+        roof = rates.get(kind, float("nan"))
+        r.part("encoder", partial(encoders, r, model, kind, batch, roof), 20)
+    lines = table(r.rows, ["$ python -m benchmarks gpu " + " ".join(arguments)])
+    print("", *lines, sep="\n")
+    if args.markdown:
+        args.markdown.write_text("\n".join(["# On a GPU", "", "```", *lines, "```", ""]), "utf-8")
+    return int(any("failed" in row or row.get("status") for row in r.rows))
+
+
+def table(rows: list[dict[str, Any]], head: list[str]) -> list[str]:
+    """The rows, part by part, in columns."""
+    lines = list(head)
+    for part, group in itertools.groupby(rows, key=lambda row: row["part"]):
+        values = [{k: v for k, v in row.items() if k not in ("part", "at")} for row in group]
+        lines += ["", part]
+        for names, same in itertools.groupby(values, key=tuple):
+            cells = [list(names)]
+            for row in same:
+                cells.append([f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()])
+            widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+            lines += [
+                "  "
+                + "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+                for line in cells
+            ]
+    return lines

@@ -1,0 +1,110 @@
+"""Rows, written as they are measured, and how a call on a GPU is timed."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from melfront.cuda_graph import N_WARM_UP
+
+Calls = dict[str, Callable[[], Tensor]]
+
+
+@dataclass
+class Rows:
+    """What was measured so far: printed, and written to gpu.json, row by row."""
+
+    device: torch.device
+    file: Path
+    minutes: float
+    start: float = field(default_factory=time.perf_counter)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def add(self, part: str, **row: Any) -> None:
+        at = round(time.perf_counter() - self.start, 1)
+        self.rows.append({"part": part, "at": at, **row})
+        temporary = self.file.with_suffix(".part")
+        temporary.write_text(json.dumps(self.rows, indent=1), encoding="utf-8")
+        temporary.replace(self.file)
+        values = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items())
+        print(f"{at:6.1f} s  {part:9}", *values, flush=True)
+
+    def part(self, name: str, work: Callable[[], object], seconds: float = 10.0) -> None:
+        """Do work that is thought to take this long. What it raises becomes a row."""
+        if time.perf_counter() - self.start + seconds > 60 * self.minutes:
+            self.add(name, skipped=f"no {seconds:g} s left of --minutes {self.minutes:g}")
+            return
+        try:
+            work()
+        except Exception as error:
+            traceback.print_exc()
+            self.add(name, failed=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
+
+    def wait(self) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize()
+
+    def times(self, calls: Calls, seconds: float) -> dict[str, tuple[float, float]]:
+        """Milliseconds of one call with its wait, and of a call among many; medians of rounds.
+
+        The contestants take turns, so that a clock that drifts drifts for all.
+        """
+        count: dict[str, int] = {}
+        waited: dict[str, list[float]] = {}
+        among: dict[str, list[float]] = {}
+        for name, call in calls.items():
+            for _ in range(N_WARM_UP if self.on_gpu else 1):
+                call()
+            self.wait()
+            one = self.clock(call, 1)
+            count[name] = max(2, min(200, int(0.02 / one)))
+            waited[name], among[name] = [], []
+        end = time.perf_counter() + seconds
+        while len(waited[name]) < (5 if self.on_gpu else 1) or time.perf_counter() < end:
+            for name, call in calls.items():
+                waited[name].append(self.clock(call, 1))
+                among[name].append(self.clock(call, count[name]))
+        median = statistics.median
+        return {n: (1e3 * median(waited[n]), 1e3 * median(among[n])) for n in calls}
+
+    def clock(self, call: Callable[[], Tensor], n: int) -> float:
+        """Seconds a call, of n calls in a row and one wait."""
+        self.wait()
+        start = time.perf_counter()
+        for _ in range(n):
+            call()
+        self.wait()
+        return (time.perf_counter() - start) / n
+
+    def memory(self, call: Callable[[], Tensor]) -> float:
+        """GB that a call allocates at its peak, on a GPU."""
+        if not self.on_gpu:
+            return 0.0
+        self.wait()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        self.wait()
+        return (torch.cuda.max_memory_allocated() - before) / 1e9
+
+
+def rms(x: Tensor) -> float:
+    return float(x.double().square().mean().sqrt())
+
+
+def tf32(on: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = on

@@ -1,0 +1,84 @@
+"""`python -m benchmarks gpu`, on a CPU: the same code but for graphs and compilers."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.gpu import cli
+from encoder import SIZES, WhisperEncoder
+from encoder.graphed import graphed
+from melfront.cuda_graph import Graphed
+
+
+def rows(folder):
+    return json.loads((folder / "gpu.json").read_text())
+
+
+def test_every_part_gives_rows(tmp_path, capsys):
+    page = tmp_path / "GPU.md"
+    options = ["--device", "cpu", "--size", "tiny", "--markdown", str(page), "-o", str(tmp_path)]
+    assert cli.main(options) == 0
+    found = rows(tmp_path)
+    parts = dict.fromkeys(row["part"] for row in found)
+    expected = "machine weights features oracle states roofs frontend encoder"
+    assert list(parts) == expected.split()
+    by_part = {part: [row for row in found if row["part"] == part] for part in parts}
+    assert all(row["float64_max"] <= 1e-10 for row in by_part["features"] + by_part["oracle"])
+    # Noise is in units of transformers' own error; the issue of rounding is the same for both.
+    assert all(row["noise"] <= 2 for row in by_part["features"])
+    assert all(row["worst_noise"] <= 3 for row in by_part["states"])
+    assert {row["who"] for row in by_part["encoder"]} > {"melfront", "transformers"}
+    printed = capsys.readouterr().out
+    table = page.read_text().split("```")[1]
+    assert table.strip() in printed
+    assert len(table.splitlines()) <= 60
+
+
+def test_a_part_that_fails_costs_no_other_and_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "frontend", lambda *_: 1 / 0)
+    monkeypatch.setattr(cli, "hidden_states", lambda *_: None)
+    options = ["--device", "cpu", "--size", "tiny", "-o", str(tmp_path)]
+    assert cli.main(options) == 1
+    found = {row["part"]: row for row in rows(tmp_path)}
+    assert found["frontend"]["failed"] == "ZeroDivisionError: division by zero"
+    assert "ms_a_clip" in found["encoder"]
+
+
+def test_what_no_time_is_left_for_is_said(tmp_path):
+    options = ["--device", "cpu", "--size", "tiny", "--minutes", "0", "-o", str(tmp_path)]
+    assert cli.main(options) == 0
+    skipped = [row["part"] for row in rows(tmp_path) if "skipped" in row]
+    assert {"features", "states", "frontend", "encoder"} <= set(skipped)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_one_line_says_so(tmp_path, capsys):
+    assert cli.main(["-o", str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "--device cuda" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_needs_a_cuda_device():
+    model = WhisperEncoder.from_formula(SIZES["tiny"])
+    with pytest.raises(ValueError, match="needs a CUDA device; given a tensor on cpu"):
+        graphed(model)
+    with pytest.raises(ValueError, match="needs a CUDA device"):
+        Graphed(torch.square, torch.zeros(3))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_graph_gives_what_the_model_gives():
+    model = WhisperEncoder.from_formula(SIZES["tiny"], device="cuda")
+    run = graphed(model, 2)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        mel = torch.randn(2, 80, 3_000, device="cuda")
+        with torch.no_grad():
+            assert torch.equal(run(mel), model(mel).last_hidden_state)
+    with pytest.raises(ValueError, match="this graph takes"):
+        run(mel[:1])

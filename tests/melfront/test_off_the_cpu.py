@@ -1,0 +1,113 @@
+"""What every device but the CPU computes: the batch at once, in few kernels."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import melfront
+from melfront import torch_backend
+from tests.signals import Signal, signals
+
+CONVENTIONS = list(melfront.CONVENTIONS)
+# Of the operations that a call consists of, those that launch no kernel.
+VIEWS = {
+    "alias",
+    "as_strided",
+    "detach",
+    "empty",
+    "expand",
+    "permute",
+    "select",
+    "slice",
+    "transpose",
+    "unfold",
+    "unsqueeze",
+    "view",
+    "_unsafe_view",
+    "view_as_real",
+    "view_as_complex",
+}
+MOST = 18  # kernels: one each to pad, cut, window and transform, and those of the arithmetic
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the kernels that a device would be asked to run, and the copies to it."""
+
+    def __init__(self):
+        super().__init__()
+        self.launched, self.devices = [], set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        result = function(*args, **(kwargs or {}))
+        if name not in VIEWS:
+            self.launched += [name] * (2 if name == "constant_pad_nd" else 1)  # fills, then copies
+        tensors = [x for x in (*tree_leaves(args), result) if isinstance(x, torch.Tensor)]
+        self.devices |= {x.device.type for x in tensors}
+        return result
+
+
+@pytest.mark.parametrize("seconds", [8.1, 30.0])
+@pytest.mark.parametrize("n_clips", [1, 16, 256])
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_the_number_of_kernels_does_not_grow_with_the_batch(convention, n_clips, seconds):
+    batch = torch.empty(n_clips, round(16_000 * seconds), device="meta")
+    log_mel = melfront.LogMel(convention=convention)
+    log_mel(batch)  # makes the constants
+    with Kernels() as kernels:
+        log_mel(batch)
+    assert len(kernels.launched) <= MOST, kernels.launched
+    # A tensor that comes from the host makes the device wait, and cannot be captured in a graph.
+    assert kernels.devices == {"meta"}
+
+
+@pytest.fixture(scope="module")
+def as_off_the_cpu():
+    """Compute on the CPU what other devices compute."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_backend, "on_cpu", lambda device: False)
+        torch_backend.made_once.cache_clear()
+        yield
+    torch_backend.made_once.cache_clear()
+
+
+@given(signal=signals(3.0), n_clips=st.integers(1, 3), n_mels=st.sampled_from([128, 80, 37]))
+@settings(max_examples=10)
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_a_batch_is_the_oracle(as_off_the_cpu, convention, n_mels, n_clips, signal):
+    """float64 in all: only the order of sums differs, so 1e-10 is far above rounding."""
+    clip = signal.array().astype(np.float64)
+    batch = np.stack([clip * 0.5**i for i in range(n_clips)])
+    for pad_to in (3.1, None) if clip.size >= 201 else (3.1,):
+        options = {"n_mels": n_mels, "pad_to": pad_to, "convention": convention}
+        ours = melfront.log_mel(torch.tensor(batch), **options)
+        truth = melfront.oracle.log_mel(batch, **options)
+        assert ours.is_contiguous()
+        assert np.abs(ours.numpy() - truth).max() <= 1e-10
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_a_list_of_clips_is_the_oracle(as_off_the_cpu, convention):
+    clips = [Signal("speech", n, seed=n).array().astype(np.float64) for n in (9_001, 777, 9_001)]
+    ours, mask = melfront.log_mel(
+        [torch.tensor(clip) for clip in clips], convention=convention, return_mask=True
+    )
+    truth = melfront.oracle.log_mel(clips, convention=convention)
+    assert np.abs(ours.numpy() - truth).max() <= 1e-10
+    assert mask.sum(1).tolist() == [57, 5, 57]
+
+
+def test_gradients_are_those_on_the_cpu(as_off_the_cpu):
+    clip = torch.tensor(Signal("speech", 9_001, seed=5).array().astype(np.float64))
+    along = torch.randn(2, 128, 56, generator=torch.Generator().manual_seed(1)).double()
+    gradients = []
+    for batch in (clip.expand(2, -1).clone(), [clip.clone(), clip.clone()]):
+        leaves = [x.requires_grad_() for x in ([batch] if torch.is_tensor(batch) else batch)]
+        (melfront.log_mel(batch, pad_to=None) * along).sum().backward()
+        gradients.append(torch.stack([x.grad for x in leaves]).reshape(2, -1))
+    scale = gradients[1].abs().max()
+    assert (gradients[0] - gradients[1]).abs().max() <= 1e-12 * scale
