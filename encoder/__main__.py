@@ -159,7 +159,7 @@ def load_model(name: str, device: str, dtype: str) -> WhisperEncoder:
 def row(stage: str, x: Any) -> str:
     """A line of the table, of an array or tensor without batch."""
     steps = STEPS.get(stage, f"{POSITION}, channel")
-    if np.iscomplexobj(x):
+    if isinstance(x, np.ndarray) and np.iscomplexobj(x):  # a tensor may be on a GPU
         steps, x = f"{steps}, |x|", np.abs(x)
     shape = str(tuple(x.shape))
     return f"{stage:22}{shape:13}{steps:17}{x.min():9.3g}{x.mean():10.3g}{x.max():9.3g}"

@@ -223,6 +223,17 @@ def test_written_tensors(device, toy, clip, out, suffix, dtype):
     assert (about["melfront"], about["torch"], about["numpy"]) == versions
 
 
+def test_no_tensor_is_taken_for_an_array(toy, clip, out, monkeypatch, capsys):
+    """NumPy reads a tensor through `__array__`, which raises for one on a GPU."""
+
+    def on_a_gpu(*_args):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    monkeypatch.setattr(torch.Tensor, "__array__", on_a_gpu)
+    report = out / "report.html"
+    assert run(clip, "--model", toy, "--report", report) == 0, capsys.readouterr().err
+
+
 def read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if file.suffix == ".safetensors":
         with safe_open(file, "pt") as opened:
