@@ -22,14 +22,10 @@ from encoder import SIZES, WhisperEncoder, formula
 from tests.encoder.peers import TOY, features, hidden_states, rms, theirs
 from tests.signals import Signal
 
+whisper = pytest.importorskip("whisper")
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
 SILENCE = -1.5
-
-
-@pytest.fixture
-def whisper():
-    return pytest.importorskip("whisper")
 
 
 def extract(audio, n_mels=80, sampling_rate=16_000, **options):
@@ -47,7 +43,6 @@ def extract_without_torch(audio, n_mels=80):
 
 def openai_encoder(model):
     """openai-whisper's encoder with the weights of ours."""
-    whisper = pytest.importorskip("whisper")
     config = model.config
     encoder = whisper.model.AudioEncoder(
         config.n_mels,
@@ -116,7 +111,7 @@ def test_the_seed_experiment(sample):
 # Frames
 
 
-def test_16000_samples_are_100_frames(whisper):
+def test_16000_samples_are_100_frames():
     clip = Signal("noise", 16_000).array()
     assert extract(clip, padding="do_not_pad").shape == (1, 80, 100)
     with patch.object(feature_extraction_whisper, "is_torch_available", lambda: False):
@@ -208,7 +203,7 @@ def test_transformers_has_two_answers(sample):
     assert rms(without - truth) < rms(with_torch - truth) / 3
 
 
-def test_a_loud_neighbour_changes_a_clip_in_openai_whisper(whisper, sample):
+def test_a_loud_neighbour_changes_a_clip_in_openai_whisper(sample):
     quiet = whisper.pad_or_trim(torch.tensor(1e-3 * sample))
     loud = whisper.pad_or_trim(torch.tensor(sample))
     alone = whisper.log_mel_spectrogram(quiet)
@@ -218,7 +213,7 @@ def test_a_loud_neighbour_changes_a_clip_in_openai_whisper(whisper, sample):
     assert np.array_equal(extract([1e-3 * sample, sample])[0], extract(1e-3 * sample)[0])
 
 
-def test_transcribe_pads_with_zeros_after_the_features(whisper, sample):
+def test_transcribe_pads_with_zeros_after_the_features(sample):
     """openai-whisper's two functions differ: `transcribe` is asked for what its encoder gets."""
     seen = []
 

@@ -82,6 +82,7 @@ def process(folder: Path, *args, timeout=120) -> tuple[subprocess.CompletedProce
 
 
 def test_with_no_argument_in_an_empty_folder(tmp_path):
+    pytest.importorskip("soundfile")
     done, seconds = process(tmp_path, "-m", "encoder")
     assert done.returncode == 0
     assert done.stderr == "", "no progress where stderr is no terminal"

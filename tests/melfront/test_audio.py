@@ -12,11 +12,12 @@ import melfront
 from melfront import AudioError, audio
 from tests.signals import SAMPLE, Signal
 
+soundfile = pytest.importorskip("soundfile")
+
 CLIP = Signal("speech", 9_001, seed=3)
 
 
 def write(path: Path, samples: np.ndarray, rate: int = 16_000, **options) -> Path:
-    soundfile = pytest.importorskip("soundfile")
     soundfile.write(path, samples, rate, **options)
     return path
 
