@@ -2,7 +2,8 @@
 
     mel = melfront.log_mel(melfront.load_audio("sample"))   # (128, 3000) float32
 
-`oracle` is the pipeline to read; `log_mel` gives the same numbers fast, for NumPy and for torch.
+`oracle` is the pipeline to read, `variants` what others do differently; `log_mel` gives the same
+numbers fast, for NumPy and for torch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import oracle
+from . import oracle, variants
 from .audio import (
     AudioError,
     as_clips,
@@ -56,6 +57,7 @@ __all__ = [
     "log_mel",
     "mel_filters",
     "oracle",
+    "variants",
 ]
 
 
@@ -77,7 +79,7 @@ def log_mel(
         pandas, `datasets`, pyarrow or Ray and an object array are taken as a list. See
         `audio.as_clips`.
     n_mels: 128 for large-v3 and turbo, 80 for every earlier size, or any other number.
-    convention: whose features: a name in CONVENTIONS. Any other Convention is for `oracle.log_mel`.
+    convention: whose features: a name in CONVENTIONS. `variants.log_mel` takes any Convention.
     pad_to: seconds that every clip is padded to with silence, 100 frames each; None keeps the
         length of the clip, or of the longest in the batch. A longer clip is an error unless
         truncate=True.

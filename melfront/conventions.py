@@ -166,6 +166,6 @@ def named_convention(convention: str | Convention) -> Convention:
     if convention is not known and convention != known:
         raise ValueError(
             f"convention {convention.name!r} with {convention.changes()} is not one of "
-            f"{', '.join(CONVENTIONS)}; only melfront.oracle.log_mel computes any convention"
+            f"{', '.join(CONVENTIONS)}; only melfront.variants.log_mel computes any convention"
         )
     return convention

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from . import oracle
 from .audio import Clips, is_tensor
 from .conventions import HOP_LENGTH, N_FFT, TRANSFORMERS, Convention
+from .filterbank import mel_filters
 
 BLOCK = 256  # frames: 256 x 402 doubles are 0.8 MB
 N_BANDS = 16
@@ -50,7 +51,7 @@ class Band(NamedTuple):
 @lru_cache(maxsize=16)
 def bands(n_mels: int, n_bands: int) -> list[Band]:
     """The filter bank in at most n_bands bands, which hold every weight that is not zero."""
-    doubled = np.repeat(oracle.filters(TRANSFORMERS, n_mels), 2, axis=1)  # (M, 2K)
+    doubled = np.repeat(mel_filters(n_mels), 2, axis=1)  # (M, 2K)
     result = []
     for mels in np.array_split(np.arange(n_mels), min(n_bands, n_mels)):
         rows = doubled[mels[0] : mels[-1] + 1]
@@ -65,7 +66,7 @@ def bands(n_mels: int, n_bands: int) -> list[Band]:
 @lru_cache(maxsize=1)
 def windows() -> NDArray[np.float64]:
     """The window once for every frame of a block: NumPy multiplies faster than it broadcasts."""
-    return np.tile(oracle.window(TRANSFORMERS), (BLOCK, 1))  # (G, N)
+    return np.tile(oracle.window(), (BLOCK, 1))  # (G, N)
 
 
 class Layout(NamedTuple):
@@ -214,7 +215,7 @@ def least_feature(convention: Convention, loudest: float) -> float:
 def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> NDArray[np.float32]:
     """Checked clips of up to `length` samples to features, (M, F) or (B, M, F), float32.
 
-    `convention` is one of the named ones. Reproduces `oracle.run`.
+    `convention` is one of the named ones. Reproduces `variants.run`.
     """
     bands(n_mels, N_BANDS)  # raises for a number of bins that cannot be
     shape = (len(clips.arrays), n_mels, length // HOP_LENGTH)

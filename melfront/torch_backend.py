@@ -101,7 +101,7 @@ def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> T
     """Checked clips of up to `length` samples to features, (M, F) or (B, M, F), on their device.
 
     `convention` is one of the named ones. float64 clips give float64, all others float32.
-    Reproduces `oracle.run`.
+    Reproduces `variants.run`.
     """
     given = clips.arrays[0]
     if torch.jit.is_tracing():  # type: ignore[attr-defined]

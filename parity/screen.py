@@ -13,7 +13,7 @@ from operator import attrgetter
 
 import numpy as np
 
-from melfront import oracle
+from melfront import variants
 from melfront.conventions import HOP_LENGTH, Convention
 
 from . import measure
@@ -102,24 +102,24 @@ class Screen:
     def compute(self, name: str, c: Convention) -> Array:
         if name == "frames":
             clips, total = self.subject.clips, self.subject.length + c.extra_padding
-            padded = [oracle.pad(oracle.condition(clip, c), total, c) for clip in clips.arrays]
-            every = oracle.frames(np.stack(padded) if clips.batched else padded[0], c)
+            padded = [variants.pad(variants.condition(clip, c), total, c) for clip in clips.arrays]
+            every = variants.frames(np.stack(padded) if clips.batched else padded[0], c)
             # A frame too many comes last: it may hold the maximum.
             return every[..., [*self.frames, *range(self.n_frames, every.shape[-2])], :]
         x = self.stage(ORDER[ORDER.index(name) - 1], c)
         if name == "power":
-            return oracle.power(oracle.spectrum(x * oracle.window(c), c), c)  # (B, n, K)
+            return variants.power(variants.spectrum(x * variants.window(c), c), c)  # (B, n, K)
         if name == "mel":
-            return oracle.mel(x, c, self.subject.n_mels)  # (B, M, n)
+            return variants.mel(x, c, self.subject.n_mels)  # (B, M, n)
         if name == "log":
-            return oracle.log(x, c)
+            return variants.log(x, c)
         if name == "clamped":
             n_frames = self.n_frames + x.shape[-1] - len(self.frames)
-            counts = oracle.counted(self.subject.clips, n_frames, c)
+            counts = variants.counted(self.subject.clips, n_frames, c)
             if counts is not True:
                 counts = counts[..., [*self.frames, *range(self.n_frames, n_frames)]]
-            return oracle.clamp(x, c, counts)[..., : len(self.frames)]
-        x = oracle.scale(x, replace(c, output_mean=None) if c.output_mean else c)
+            return variants.clamp(x, c, counts)[..., : len(self.frames)]
+        x = variants.scale(x, replace(c, output_mean=None) if c.output_mean else c)
         if c.fill is None:
             return x
         after = self.frames >= self.ends[:, None, None]  # (B, 1, n)

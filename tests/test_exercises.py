@@ -1,4 +1,4 @@
-"""The answers to the exercises in `melfront.oracle.trace` and `encoder.oracle.trace`.
+"""The answers to the exercises in `melfront.variants.trace` and `encoder.oracle.trace`.
 
 Each exercise is run as its text tells: the recipe and the change are taken out of the docstring.
 """
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from encoder import oracle as encoder_oracle
-from melfront import oracle
+from melfront import oracle, variants
 from tests.conftest import CHECKOUT
 
-TEXTS = [inspect.getdoc(module.trace) for module in (oracle, encoder_oracle)]
+TEXTS = [inspect.getdoc(module.trace) for module in (variants, encoder_oracle)]
 
 
 def recipe(text):

@@ -21,7 +21,7 @@ from torch import Tensor
 import melfront
 from encoder import SIZES, EncoderConfig, WhisperEncoder, ops
 from melfront import oracle as front
-from melfront.conventions import HOP_LENGTH, N_FFT, TRANSFORMERS
+from melfront.conventions import HOP_LENGTH, N_FFT
 
 from .functions import BLOCK_WEIGHTS
 from .slots import SLOTS
@@ -216,7 +216,7 @@ def captured_front_end(slot: str, n_mels: int, dtype: torch.dtype) -> list[Case]
 
 def constants(n_mels: int) -> tuple[Tensor, Tensor]:
     """The window (N,) and the filters (M, K), float32."""
-    window, bank = front.window(TRANSFORMERS), front.filters(TRANSFORMERS, n_mels)
+    window, bank = front.window(), melfront.mel_filters(n_mels)
     return torch.tensor(window, dtype=torch.float32), torch.tensor(bank, dtype=torch.float32)
 
 

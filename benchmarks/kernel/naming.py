@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from encoder import ops
-from melfront import oracle as front
+from melfront import variants as front
 from parity import measure
 
 from .functions import f64
