@@ -7,7 +7,7 @@ understands every field; the fast backends understand the named conventions at t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -30,68 +30,86 @@ LOG_FLOOR = 1e-10  # a mel power below this counts as this: log10 of silence is 
 DYNAMIC_RANGE = 8.0  # log10 units below the loudest value that are kept: 80 dB
 
 
+# Those of `oracle.trace`, in order.
+STAGES = ("padded", "frames", "windowed", "spectrum", "power", "mel", "log", "clamped", "features")
+
+
+def at(stage: str | None, default: Any) -> Any:
+    """A field of `Convention`: the first stage that another choice changes, and Whisper's choice.
+
+    Stage None is for what changes no value in float64.
+    """
+    return field(default=default, metadata={"stage": stage})
+
+
 @dataclass(frozen=True)
 class Convention:
     """One front end, decision by decision, in the order in which the signal meets them.
 
-    The value of each field's default is transformers' choice. Lengths are in samples, frequencies
-    in Hz, logarithms to base 10. Immutable and hashable; change it with `dataclasses.replace`.
-    Raises ValueError for a word that a field does not know.
+    The default of each field is transformers' choice. Lengths are in samples, frequencies in Hz,
+    logarithms to base 10. Immutable and hashable; change it with `dataclasses.replace`. Raises
+    ValueError for a word that a field does not know.
     """
 
-    name: str = "transformers"
+    name: str = at(None, "transformers")
+    # of the arithmetic in the fast backends
+    precision: Literal["float32", "float64"] = at(None, "float32")
 
-    # waveform
-    gain: float = 1.0  # what the waveform is multiplied by; 32768 is "int16 taken as it is"
-    preemphasis: float = 0.0  # x[n] - preemphasis * x[n - 1]; Kaldi has 0.97, Whisper none
-    normalize: Literal[None, "mean", "variance", "peak"] = None  # of the clip, before padding
-    pad_side: Literal["right", "left"] = "right"  # where the zeros up to 30 s go
-    extra_padding: int = 0  # zeros beyond that; openai-whisper's transcribe adds another 30 s
+    gain: float = at("padded", 1.0)  # the waveform is multiplied by it: 32768 for unscaled int16
+    preemphasis: float = at("padded", 0.0)  # x[n] - preemphasis * x[n - 1]; Kaldi's is 0.97
+    # of the clip, before padding
+    normalize: Literal[None, "mean", "variance", "peak"] = at("padded", None)
+    pad_side: Literal["right", "left"] = at("padded", "right")  # where the zeros up to 30 s go
+    extra_padding: int = at("padded", 0)  # zeros beyond 30 s; openai-whisper's transcribe adds 30 s
+    n_fft: int = at("padded", N_FFT)
+    frame_start: int | None = at("padded", None)  # first sample of frame 0; None: -(n_fft // 2)
+    # beyond the edges
+    pad_mode: Literal["reflect", "constant", "edge", "symmetric"] = at("padded", "reflect")
+    edges_first: bool = at("padded", False)  # reflect the clip's own ends, only then pad to 30 s
 
-    # frames
-    hop_length: int = HOP_LENGTH
-    n_fft: int = N_FFT
-    win_length: int = N_FFT  # a window shorter than n_fft is centred in it
-    frame_start: int | None = None  # first sample of frame 0; None: -(n_fft // 2), which centres it
-    pad_mode: Literal["reflect", "constant", "edge", "symmetric"] = "reflect"  # beyond the edges
-    edges_first: bool = False  # reflect the clip's own ends, and only then pad to 30 s
-    drop: Literal["last", "first", "last_after_max", None] = "last"  # of the L // 160 + 1 frames
+    hop_length: int = at("frames", HOP_LENGTH)
+    # of the L // 160 + 1 frames
+    drop: Literal["last", "first", "last_after_max", None] = at("frames", "last")
 
-    # spectrum
-    window: Literal["hann", "hamming", "blackman", "povey", "sqrt_hann", None] = "hann"
-    periodic: bool = True  # a period of win_length; False: symmetric, of win_length - 1
-    power: float = 2.0  # |X| ** power
-    spectrum_scale: float = 1.0  # what X is multiplied by; 1/20 is stft(normalized=True)
-    spectrum_part: Literal["complex", "real"] = "complex"  # "real" squares the real part alone
-    folded: bool = False  # add the mirrored negative frequencies: doubles bins 1 .. n_fft/2 - 1
+    win_length: int = at("windowed", N_FFT)  # a window shorter than n_fft is centred in it
+    window: Literal["hann", "hamming", "blackman", "povey", "sqrt_hann", None] = at(
+        "windowed", "hann"
+    )
+    periodic: bool = at("windowed", True)  # a period of win_length; False: of win_length - 1
 
-    # mel
-    f_min: float = 0.0
-    f_max: float = 8_000.0
-    filter_rate: int = SAMPLE_RATE  # the sampling rate that the filters are made for
-    mel_scale: Literal["slaney", "htk"] = "slaney"
-    mel_norm: Literal["slaney", None] = "slaney"
-    bin_shift: int = 0  # filters are applied this many frequency bins too high
-    flip_mels: bool = False  # highest bin first
-    mel_mantissa: int | None = None  # bits kept of each factor of the product: 10 is TF32, 7 bf16
+    spectrum_scale: float = at("spectrum", 1.0)  # X times this; 1/20 is stft(normalized=True)
 
-    # log
-    log_base: float = 10.0
-    log_factor: float = 1.0  # 10 gives decibels
-    log_floor: float = LOG_FLOOR
-    floor_added: bool = False  # log(x + floor) instead of log(max(x, floor))
-    max_scope: Literal["item", "batch", "frame", "bin", None] = "item"  # None: nothing is clamped
+    # "real" squares the real part alone
+    spectrum_part: Literal["complex", "real"] = at("power", "complex")
+    folded: bool = at("power", False)  # negative frequencies added: doubles bins 1 .. n_fft/2 - 1
+    power: float = at("power", 2.0)  # |X| ** power
+
+    f_min: float = at("mel", 0.0)
+    f_max: float = at("mel", 8_000.0)
+    filter_rate: int = at("mel", SAMPLE_RATE)  # the sampling rate that the filters are made for
+    mel_scale: Literal["slaney", "htk"] = at("mel", "slaney")
+    mel_norm: Literal["slaney", None] = at("mel", "slaney")
+    bin_shift: int = at("mel", 0)  # filters are applied this many frequency bins too high
+    flip_mels: bool = at("mel", False)  # highest bin first
+    mel_mantissa: int | None = at("mel", None)  # bits kept of each factor: 10 is TF32, 7 bfloat16
+
+    log_base: float = at("log", 10.0)
+    log_factor: float = at("log", 1.0)  # 10 gives decibels
+    log_floor: float = at("log", LOG_FLOOR)
+    floor_added: bool = at("log", False)  # log(x + floor) instead of log(max(x, floor))
+
+    # None: nothing is clamped
+    max_scope: Literal["item", "batch", "frame", "bin", None] = at("clamped", "item")
     # "clip": only the frames that the clip has with extra_padding alone, not up to 30 s
-    max_frames: Literal["all", "clip"] = "all"
-    fixed_max: float | None = None  # a constant in place of the maximum
-    dynamic_range: float = DYNAMIC_RANGE
-    offset: float = 4.0  # (x + offset) / divisor
-    divisor: float = 4.0
-    output_mean: Literal[None, "bin", "item"] = None  # mean and variance taken off the features
-    fill: float | None = None  # value of the frames after the clip; None: what silence gives
+    max_frames: Literal["all", "clip"] = at("clamped", "all")
+    fixed_max: float | None = at("clamped", None)  # a constant in place of the maximum
+    dynamic_range: float = at("clamped", DYNAMIC_RANGE)
 
-    # rounding
-    precision: Literal["float32", "float64"] = "float32"  # of the arithmetic in the fast backends
+    offset: float = at("features", 4.0)  # (x + offset) / divisor
+    divisor: float = at("features", 4.0)
+    # subtract the mean and divide by the standard deviation, of each bin or of the whole item
+    output_mean: Literal[None, "bin", "item"] = at("features", None)
+    fill: float | None = at("features", None)  # of the frames after the clip; None: as silence
 
     def __post_init__(self) -> None:
         for name, words in choices().items():
@@ -109,6 +127,11 @@ class Convention:
             if f.name != "name" and getattr(self, f.name) != f.default
         }
 
+    def upto(self, stage: str) -> tuple[Any, ...]:
+        """What decides a stage's tensor: two conventions that agree in this have the same there."""
+        early = STAGES[: STAGES.index(stage) + 1]
+        return tuple(getattr(self, f.name) for f in fields(self) if f.metadata["stage"] in early)
+
     @property
     def start(self) -> int:
         """First sample of frame 0, relative to the clip; -200: half a window before it."""
@@ -123,7 +146,18 @@ def choices() -> dict[str, tuple[Any, ...]]:
     return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
+def check_stages(convention: Convention) -> None:
+    """Raise TypeError if a field names no stage: `upto` would take two front ends for one."""
+    for f in fields(convention):
+        if f.metadata.get("stage", "") not in (*STAGES, None):
+            raise TypeError(
+                f"Convention.{f.name} names no stage; write {f.name}: TYPE = at(STAGE, DEFAULT), "
+                f"where STAGE is None or one of {', '.join(STAGES)}"
+            )
+
+
 TRANSFORMERS = Convention()
+check_stages(TRANSFORMERS)
 
 # WhisperFeatureExtractor without torch installed: NumPy, float64 inside.
 TRANSFORMERS_NUMPY = replace(TRANSFORMERS, name="transformers-numpy", precision="float64")

@@ -9,7 +9,6 @@ pairs that agree as far as a stage share it; only the nearest are then computed 
 from __future__ import annotations
 
 from dataclasses import replace
-from operator import attrgetter
 
 import numpy as np
 
@@ -20,50 +19,8 @@ from . import measure
 from .tensors import Array
 from .truth import Subject
 
-# The decisions that each stage adds to those before it: conventions that agree in them share it.
-DECISIONS = {
-    "frames": (
-        "gain",
-        "preemphasis",
-        "normalize",
-        "pad_side",
-        "extra_padding",
-        "n_fft",
-        "frame_start",
-        "pad_mode",
-        "edges_first",
-        "hop_length",
-        "drop",
-    ),
-    "power": (
-        "win_length",
-        "window",
-        "periodic",
-        "power",
-        "spectrum_scale",
-        "spectrum_part",
-        "folded",
-    ),
-    "mel": (
-        "f_min",
-        "f_max",
-        "filter_rate",
-        "mel_scale",
-        "mel_norm",
-        "bin_shift",
-        "flip_mels",
-        "mel_mantissa",
-    ),
-    "log": ("log_base", "log_factor", "log_floor", "floor_added"),
-    "clamped": ("max_scope", "max_frames", "fixed_max", "dynamic_range"),
-    "features": ("offset", "divisor", "fill"),
-}
-ORDER = list(DECISIONS)
-SERVES = ORDER[1:]  # the stages that it can be asked about
-UPTO = {
-    stage: attrgetter(*(field for name in ORDER[: i + 1] for field in DECISIONS[name]))
-    for i, stage in enumerate(ORDER)
-}
+ORDER = ["frames", "power", "mel", "log", "clamped", "features"]  # the stages that are computed
+SERVES = ORDER[1:]  # and that it can be asked about
 LOUDEST = 8  # frames
 MEAN = 0.01  # that normalised features may have: in bfloat16 a value is off by up to 0.4 %
 
@@ -94,7 +51,8 @@ class Screen:
 
     def stage(self, name: str, c: Convention) -> Array:
         """A stage of the chosen frames under a convention."""
-        key = (name, *UPTO[name](c))
+        # Conventions that agree as far as a stage share it.
+        key = (name, *c.upto(name))
         if key not in self.done:
             self.done[key] = self.compute(name, c)
         return self.done[key]

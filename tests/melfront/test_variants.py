@@ -12,7 +12,7 @@ from hypothesis import given
 
 import melfront
 from melfront import oracle, variants
-from melfront.conventions import CONVENTIONS, TRANSFORMERS, Convention
+from melfront.conventions import CONVENTIONS, STAGES, TRANSFORMERS, Convention, check_stages
 from tests.signals import Signal, signals
 
 
@@ -160,6 +160,30 @@ def test_every_value_of_a_field_counts(name):
         for other, what in zip(seen, ["the default", *OTHER[name]], strict=False):
             assert differ(result, other), f"{name}={value!r} computes what {what!r} does"
         seen.append(result)
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_field_names_the_first_stage_that_it_changes(name):
+    (stage,) = (f.metadata["stage"] for f in fields(Convention) if f.name == name)
+    for value in OTHER[name]:
+        found = set()
+        for probe in probes():
+            before = variants.trace(**probe, n_mels=41)
+            after = variants.trace(
+                **probe, n_mels=41, convention=replace(TRANSFORMERS, **{name: value})
+            )
+            same = [np.array_equal(before[stage], after[stage]) for stage in STAGES]
+            found |= {STAGES[same.index(False)]} if not all(same) else set()
+        assert min(found, key=STAGES.index) == stage, f"{name}={value!r}"
+
+
+def test_a_field_without_a_stage_is_an_error():
+    @dataclasses.dataclass(frozen=True)
+    class More(Convention):
+        mel_gain: float = 1.0
+
+    with pytest.raises(TypeError, match=r"Convention\.mel_gain names no stage; .* padded, fr"):
+        check_stages(More())
 
 
 def test_precision_is_that_of_the_fast_backends():
