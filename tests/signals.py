@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
 
 import melfront
+from melfront.audio import SAMPLE
 
-SAMPLE = Path(__file__).parents[1] / "reference_data" / "sample.flac"
 KINDS = ("silence", "dc", "clicks", "tone", "chord", "noise", "faint", "speech")
 
 
