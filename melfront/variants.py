@@ -10,13 +10,14 @@ by running this with a field changed. float64 NumPy, as the oracle.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .audio import Clips, as_clips, fit_length
+from .audio import Clips, as_clips, fit_length, is_tensor
 from .conventions import CHUNK_LENGTH, Convention, get_convention
 from .filterbank import mel_filters
 
@@ -95,10 +96,15 @@ def power(spectrum: Array, convention: Convention) -> Array:
     return squared if convention.power == 2 else squared ** (convention.power / 2)
 
 
-def round_mantissa(x: Array, bits: int) -> Array:
-    """x with only this many bits behind the leading one kept, to nearest; any shape, float64."""
-    mantissa, exponent = np.frexp(x)
-    return np.ldexp(np.round(mantissa * 2.0 ** (bits + 1)), exponent - bits - 1)
+def round_mantissa(x: Any, bits: int) -> Any:
+    """x with this many bits kept after the leading one, to nearest even: 10 is TF32, 7 bfloat16.
+
+    An array or a tensor, any shape, any float dtype, which the result has too.
+    """
+    xp: Any = sys.modules["torch"] if is_tensor(x) else np
+    mantissa, exponent = xp.frexp(xp.asarray(x, dtype=xp.float64))
+    rounded = xp.ldexp(xp.round(mantissa * 2.0 ** (bits + 1)), exponent - bits - 1)
+    return xp.asarray(rounded, dtype=x.dtype)
 
 
 def filters(convention: Convention, n_mels: int) -> Array:

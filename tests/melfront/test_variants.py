@@ -252,3 +252,10 @@ def test_a_convention_without_a_name_is_for_comparing():
     # One that is named, given as itself
     named = CONVENTIONS["openai"]
     assert melfront.log_mel(np.zeros(401), convention=named).shape == (128, 3_000)
+
+
+def test_seven_bits_of_the_mantissa_are_bfloat16():
+    x = torch.from_numpy(Signal("noise", 9_001).array()) * torch.logspace(-30, 30, 9_001)
+    assert torch.equal(variants.round_mantissa(x, 7), x.bfloat16().float())
+    assert np.array_equal(variants.round_mantissa(x.numpy(), 7), x.bfloat16().float())
+    assert variants.round_mantissa(x.bfloat16(), 3).dtype == torch.bfloat16
