@@ -123,7 +123,7 @@ def trace(
     sampling_rate: int | None = None,
     check_range: bool = True,
 ) -> dict[str, Array]:
-    """Every stage of `log_mel(audio)`, name to tensor, in order. Takes and raises what it does."""
+    """Every stage of `log_mel(audio)`, name to tensor, in order; the shapes are in the table."""
     clips = as_clips(audio, sampling_rate, check_range).numpy()
     length = fit_length(clips, pad_to, truncate)
     padded = [pad(clip, length) for clip in clips.cut(length).arrays]
