@@ -1,8 +1,9 @@
-"""Every decision of the front end as one field of a dataclass, and the libraries as its values.
+"""Every decision of the front end as a field of a dataclass, and libraries as its values.
 
-The defaults are what transformers' `WhisperFeatureExtractor` does. Another library, or a bug, is
-the same pipeline with a field changed: `replace(TRANSFORMERS, periodic=False)`. `oracle.py`
-understands every field; the fast backends understand the named conventions at the end.
+The defaults are what transformers' `WhisperFeatureExtractor` does, and what `oracle.py` spells out.
+Another library, or a bug, is the same pipeline with a field changed, such as
+`replace(TRANSFORMERS, periodic=False)`. `variants.py` computes any of them; the fast backends
+compute the named conventions at the end of this file.
 """
 
 from __future__ import annotations
@@ -13,31 +14,30 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def exact_div(a: int, b: int) -> int:
-    """a // b, for constants that must divide without a remainder."""
+    """a // b; ValueError if that leaves a remainder."""
     if a % b:
         raise ValueError(f"{a} is not a multiple of {b}")
     return a // b
 
 
-SAMPLE_RATE = 16_000  # Hz: keeps everything up to 8 kHz, where nearly all of speech is
-N_FFT = exact_div(SAMPLE_RATE * 25, 1000)  # 400 samples = 25 ms: some pitch periods, one sound
-HOP_LENGTH = exact_div(SAMPLE_RATE * 10, 1000)  # 160 samples = 10 ms: sounds change this fast
+SAMPLE_RATE = 16_000  # Hz: keeps frequencies up to 8 kHz, nearly all of speech
+N_FFT = exact_div(SAMPLE_RATE * 25, 1000)  # 400 samples = 25 ms: a few pitch periods of one sound
+HOP_LENGTH = exact_div(SAMPLE_RATE * 10, 1000)  # 160 samples = 10 ms: as fast as sounds change
 FRAMES_PER_SECOND = exact_div(SAMPLE_RATE, HOP_LENGTH)  # 100
-CHUNK_LENGTH = 30.0  # seconds: Whisper was trained on windows of this length and no other
+CHUNK_LENGTH = 30.0  # seconds: Whisper was trained on windows of this length only
 N_SAMPLES = exact_div(SAMPLE_RATE * 30, 1)  # 480,000
 N_FRAMES = exact_div(N_SAMPLES, HOP_LENGTH)  # 3000
-LOG_FLOOR = 1e-10  # a mel power below this counts as this: log10 of silence is -10, not -inf
-DYNAMIC_RANGE = 8.0  # log10 units below the loudest value that are kept: 80 dB
+LOG_FLOOR = 1e-10  # the least mel power: the log10 of silence is -10, not -inf
+DYNAMIC_RANGE = 8.0  # how far below the loudest value the log10 may go: 80 dB
 
-
-# Those of `oracle.trace`, in order.
+# The stages of `oracle.trace`, in order.
 STAGES = ("padded", "frames", "windowed", "spectrum", "power", "mel", "log", "clamped", "features")
 
 
 def at(stage: str | None, default: Any) -> Any:
-    """A field of `Convention`: the first stage that another choice changes, and Whisper's choice.
+    """A field of `Convention`: Whisper's choice, and the first stage that another choice changes.
 
-    Stage None is for what changes no value in float64.
+    The stage is None if no choice changes a value in float64.
     """
     return field(default=default, metadata={"stage": stage})
 
@@ -52,7 +52,7 @@ class Convention:
     """
 
     name: str = at(None, "transformers")
-    # of the arithmetic in the fast backends
+    # of the fast backends' arithmetic
     precision: Literal["float32", "float64"] = at(None, "float32")
 
     gain: float = at("padded", 1.0)  # the waveform is multiplied by it: 32768 for unscaled int16
@@ -120,7 +120,7 @@ class Convention:
                 )
 
     def changes(self) -> dict[str, object]:
-        """The fields that differ from transformers' choice, by name, without the name itself."""
+        """The fields that differ from transformers' choice, apart from the name."""
         return {
             f.name: getattr(self, f.name)
             for f in fields(self)
@@ -128,26 +128,26 @@ class Convention:
         }
 
     def upto(self, stage: str) -> tuple[Any, ...]:
-        """What decides a stage's tensor: two conventions that agree in this have the same there."""
+        """Every choice made up to this stage: equal choices give equal tensors there."""
         early = STAGES[: STAGES.index(stage) + 1]
         return tuple(getattr(self, f.name) for f in fields(self) if f.metadata["stage"] in early)
 
     @property
     def start(self) -> int:
-        """First sample of frame 0, relative to the clip; -200: half a window before it."""
+        """The first sample of frame 0, counted from the clip's first; by default -200."""
         # torch.stft(center=True) and librosa put sample 160 f in the *middle* of frame f.
         return -(self.n_fft // 2) if self.frame_start is None else self.frame_start
 
 
 @lru_cache(maxsize=1)
 def choices() -> dict[str, tuple[Any, ...]]:
-    """The words that each field takes which takes words."""
+    """The words allowed in each field that takes words."""
     hints = get_type_hints(Convention)
     return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
 def check_stages(convention: Convention) -> None:
-    """Raise TypeError if a field names no stage: `upto` would take two front ends for one."""
+    """Raise TypeError if a field names no stage: `upto` would mistake two front ends for one."""
     for f in fields(convention):
         if f.metadata.get("stage", "") not in (*STAGES, None):
             raise TypeError(
@@ -162,17 +162,17 @@ check_stages(TRANSFORMERS)
 # WhisperFeatureExtractor without torch installed: NumPy, float64 inside.
 TRANSFORMERS_NUMPY = replace(TRANSFORMERS, name="transformers-numpy", precision="float64")
 
-# whisper.log_mel_spectrogram(pad_or_trim(audio)): one maximum for everything that is passed.
+# whisper.log_mel_spectrogram(pad_or_trim(audio)): one maximum for the whole batch.
 OPENAI = replace(TRANSFORMERS, name="openai", max_scope="batch")
 
-# whisper.transcribe: 30 s of zeros after the clip instead of up to 30 s; then the mel is cut to
-# the clip's frames and filled with 0.0 - not with what silence gives.
+# whisper.transcribe: adds 30 s of zeros to the clip, cuts the mel to the clip's own frames and
+# fills it up to 30 s with 0.0, not with the value of silence.
 OPENAI_TRANSCRIBE = replace(
     OPENAI, name="openai-transcribe", max_scope="item", extra_padding=N_SAMPLES, fill=0.0
 )
 
-# faster_whisper's FeatureExtractor adds one hop of zeros to the clip, thus one frame, and pads no
-# further; its transcribe drops that frame again and fills the mel with 0.0.
+# faster_whisper: FeatureExtractor adds one hop of zeros, so one frame, and pads no further;
+# transcribe drops that frame again and fills the mel up to 30 s with 0.0.
 FASTER_WHISPER = replace(
     TRANSFORMERS, name="faster-whisper", extra_padding=HOP_LENGTH, max_frames="clip", fill=0.0
 )
@@ -183,7 +183,7 @@ CONVENTIONS = {
 
 
 def get_convention(convention: str | Convention) -> Convention:
-    """The convention of that name, or the one given. Raises ValueError, listing the names."""
+    """A convention by name, or the one given. Raises ValueError for an unknown name."""
     if isinstance(convention, Convention):
         return convention
     if convention not in CONVENTIONS:
@@ -194,7 +194,7 @@ def get_convention(convention: str | Convention) -> Convention:
 
 
 def named_convention(convention: str | Convention) -> Convention:
-    """`get_convention`, for the fast backends: ValueError for one that only the oracle computes."""
+    """`get_convention` for the fast backends, which raises ValueError for an unnamed one."""
     convention = get_convention(convention)
     known = CONVENTIONS.get(convention.name)
     if convention is not known and convention != known:

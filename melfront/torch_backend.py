@@ -44,7 +44,7 @@ from .conventions import (
 from .filterbank import mel_filters
 from .numpy_backend import (
     N_BANDS,
-    Layout,
+    FrameCount,
     Workspace,
     bands,
     heard_by,
@@ -127,7 +127,7 @@ def features_by_autograd(
     dtype = torch.float64 if convention.precision == "float64" else clips[0].dtype
     window, filters = constants(clips[0], n_mels, dtype)
     total = length + convention.extra_padding
-    heard = [Layout.of(len(clip), length, convention).n_heard for clip in clips]
+    heard = [FrameCount.of(len(clip), length, convention).n_heard for clip in clips]
     n_heard = max(heard)
     x = pad(clips, total, n_heard).to(dtype)
     frames = x.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
@@ -247,7 +247,7 @@ def features_in_place(
     for clip, top, out in zip(clips, loudest, features, strict=True):
         # Rounding keeps the order, so the clamp can come after it.
         least = least_feature(convention, top)
-        n_heard = Layout.of(len(clip), length, convention).n_heard
+        n_heard = FrameCount.of(len(clip), length, convention).n_heard
         out[:, :n_heard].clamp_(min=least)
         out[:, n_heard:] = least
     return features
@@ -265,7 +265,7 @@ def before_clamp(
     scale, offset = of_natural_log(convention)
     term = out.new_tensor(offset)
     loudest = -math.inf
-    for block in Layout.of(len(clip), length, convention).blocks(BLOCK):
+    for block in FrameCount.of(len(clip), length, convention).blocks(BLOCK):
         mel = mel_power(clip, total, n_mels, block, out.dtype, workspace)  # (M, G)
         log = mel.numpy()
         with np.errstate(divide="ignore"):  # as a decorator, NumPy 1.26 keeps one state for all

@@ -30,7 +30,7 @@ import torch
 from hypothesis import assume, example, given, settings
 
 import melfront
-from melfront.numpy_backend import Layout
+from melfront.numpy_backend import FrameCount
 from tests.signals import Signal, compute, floor, rms, signals
 
 FROM_TORCH_PATH = 3e-5
@@ -106,7 +106,7 @@ def check_against_transformers(backend, signal, n_mels, pad_to):
     exact, _ = transformers(audio, n_mels, pad_to, path="numpy")
     assert np.abs(ours - theirs).max() <= from_torch_path(backend, theirs, exact)
 
-    heard = Layout.of(signal.n, 160 * truth.shape[1]).n_heard
+    heard = FrameCount.of(signal.n, 160 * truth.shape[1]).n_heard
     our_error = rms((ours - truth)[:, :heard])
     their_error = rms((theirs - truth)[:, :heard])
     assert our_error <= MORE_THAN_THEIRS * max(their_error, floor(truth))
