@@ -81,7 +81,9 @@ NOT_NUMERIC = {
     "benchmarks": "all",
     "encoder": "checkpoint checkpoint_hostile checkpoint_refusals cli cli_ends config hub report "
     "report_axes report_browser using",
-    "melfront": "audio audio_cut_short cli import inputs reentrance traced",  # traced: compilers
+    "melfront": "cli import plot",
+    "audio": "all",
+    "backends": "reentrance traced",  # traced: compilers
     "parity": "bad_input command dump hints hostile_files layouts metadata plot pytest_plugin "
     "timing",
     "reference_data": "floors follow make",  # which choose the kernels themselves, or have none
