@@ -124,7 +124,9 @@ def targets(out: str, clips: list[Path], endings: tuple[str, ...], default: str)
         if into.suffix not in endings:
             raise ValueError(f"{out}: unknown ending; expected {', '.join(endings)}, or a folder")
         if len(clips) > 1:
-            raise ValueError(f"{out}: one file for {len(clips)} clips; name a folder that exists")
+            raise ValueError(
+                f"{out}: one file cannot hold {len(clips)} clips; name a folder that exists"
+            )
     if not folder.is_dir():
         raise ValueError(f"{out}: there is no folder {folder}; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):

@@ -1,7 +1,7 @@
 """Whisper's front end in float64 NumPy, one function per stage: read this file first.
 
 A microphone gives 16,000 numbers a second. Whisper's encoder wants a picture: time across, pitch
-upwards, loudness as brightness. The picture is made in nine stages:
+upwards, loudness as brightness. Nine stages make it:
 
     padded    the waveform with zeros up to 30 s, and mirrored at both edges      (L + 400,)
     frames    overlapping pieces of 25 ms, one every 10 ms                         (F, N)
@@ -13,8 +13,7 @@ upwards, loudness as brightness. The picture is made in nine stages:
     clamped   nothing quieter than 80 dB below the loudest place                   (M, F)
     features  moved to about -1 .. 1                                               (M, F)
 
-    # L samples  N n_fft = 400  F frames  K frequencies = 201  M mel bins
-    # B clips: one more axis in front, where the comments say `...`
+    # L samples  N n_fft = 400  F frames  K frequencies = 201  M mel bins  B clips, or none: ...
 """
 
 from __future__ import annotations
@@ -34,10 +33,9 @@ Array = NDArray[Any]
 def pad(clip: Array, n_samples: int) -> Array:
     """Zeros after the clip up to n_samples, then half a window more at each edge.
 
-    Frame 0 is centred on sample 0, so its first half lies before the clip. There is nothing there;
+    Frame 0 is centred on sample 0, so its first half is before the clip, where there is nothing:
     the waveform is *mirrored* at its edge, so that x[-1] is x[1]. The zeros come first: what is
     mirrored on the right is silence, unless the clip fills all of the 30 s.
-
     (n,) -> (L + 400,) float64. Reproduces transformers' pad followed by torch.stft(center=True).
     """
     clip = np.pad(clip.astype(np.float64), (0, n_samples - len(clip)))  # (L,)
@@ -49,7 +47,6 @@ def frames(padded: Array) -> Array:
 
     Frame f covers samples 160 f - 200 .. 160 f + 199 of the clip. A clip of L samples gives
     L // 160 + 1 frames, and Whisper drops the last: 30 s are exactly 3000 frames.
-
     (..., L + 400) -> (..., F, N), a view. Reproduces the framing of torch.stft.
     """
     every = np.lib.stride_tricks.sliding_window_view(padded, N_FFT, axis=-1)[..., ::HOP_LENGTH, :]
@@ -62,7 +59,6 @@ def window() -> Array:
     A piece cut out of a wave begins and ends with a jump, and a jump holds every frequency. Fading
     both ends to zero leaves the frequencies of the sound itself. *Periodic*: the hill is 400
     samples wide and the 401st, which would be 0 again, belongs to the next period.
-
     Returns (N,) float64. Reproduces torch.hann_window(400, periodic=True).
     """
     return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT)  # (N,)
@@ -71,16 +67,15 @@ def window() -> Array:
 def spectrum(windowed: Array) -> Array:
     """How much each frame resembles each of 201 waves: its discrete Fourier transform.
 
-    X[k] = sum over n of x[n] exp(-2 pi i k n / N), for k = 0 .. N/2. Bin k is a wave of k periods
-    in N samples, that is of 40 k Hz. The complex number holds its size and its phase.
-
-    (..., F, N) -> (..., F, K) complex128
+    X[k] = sum over n of x[n] exp(-2 pi i k n / N), for k = 0 .. N/2. Wave k has k periods in N
+    samples, which is 40 k Hz. The complex number holds its size and its phase.
+    (..., F, N) -> (..., F, K) complex128.
     """
     return np.fft.rfft(windowed)  # (..., F, K)
 
 
 def power(spectrum: Array) -> Array:
-    """The energy at each frequency; the phase is thrown away. (..., F, K), now real."""
+    """The energy at each frequency; the phase is dropped. (..., F, K) -> (..., F, K), real."""
     return spectrum.real**2 + spectrum.imag**2
 
 
@@ -101,16 +96,20 @@ def log(mel: Array) -> Array:
 
 
 def clamp(log: Array) -> Array:
-    """Raise everything that is more than 8 below the loudest value to just that. (..., M, F).
+    """Raise everything more than 8 below the loudest value to exactly 8 below it.
 
-    8 steps of log10 are 80 dB, and what is so much quieter than the speech is noise. The loudest
-    value is the clip's own, over all bins and frames; in a batch, each clip has its own.
+    8 in log10 is 80 dB: anything that much quieter than the speech is noise. The loudest value is
+    that of the clip, over all bins and frames; in a batch, each clip has its own.
+    (..., M, F) -> (..., M, F).
     """
     return np.maximum(log, log.max(axis=(-2, -1), keepdims=True) - DYNAMIC_RANGE)
 
 
 def scale(clamped: Array) -> Array:
-    """Bring speech to about -1 .. 1; pure silence, -10 until here, is -1.5. (..., M, F)."""
+    """Bring speech to about -1 .. 1, where a clip whose loudest value is 0 had -8 .. 0.
+
+    (..., M, F) -> (..., M, F). Pure silence, -10, gives -1.5.
+    """
     return (clamped + 4) / 4
 
 
@@ -128,11 +127,11 @@ def trace(
     length = fit_length(clips, pad_to, truncate)
     padded = [pad(clip, length) for clip in clips.cut(length).arrays]
     x = {"padded": np.stack(padded) if clips.batched else padded[0]}
-    x["frames"] = frames(x["padded"])
+    x["frames"] = frames(x["padded"])  # (..., F, N)
     x["windowed"] = x["frames"] * window()
-    x["spectrum"] = spectrum(x["windowed"])
+    x["spectrum"] = spectrum(x["windowed"])  # (..., F, K)
     x["power"] = power(x["spectrum"])
-    x["mel"] = mel(x["power"], n_mels)
+    x["mel"] = mel(x["power"], n_mels)  # (..., M, F)
     x["log"] = log(x["mel"])
     x["clamped"] = clamp(x["log"])
     x["features"] = scale(x["clamped"])
@@ -142,8 +141,8 @@ def trace(
 def log_mel(audio: object, **options: Any) -> NDArray[np.float64]:
     """Waveform to log-mel features in float64: the definition that everything else is held to.
 
-    Takes the audio and options of `melfront.log_mel` but convention and return_mask; raises what it
-    raises. Returns NumPy, for tensors too: (M, F) for one clip, (B, M, F) for a batch; F = 3000 for
-    pad_to=30.0. Reproduces transformers' WhisperFeatureExtractor and, for one clip, openai-whisper.
+    Takes what `melfront.log_mel` takes, except convention and return_mask, and raises the same.
+    Returns NumPy, for tensors too: (M, F) for one clip, (B, M, F) for a batch, F = 3000 for 30 s.
+    Reproduces transformers' WhisperFeatureExtractor and, for one clip, openai-whisper.
     """
     return trace(audio, **options)["features"]

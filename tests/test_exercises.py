@@ -23,7 +23,7 @@ def recipe(text):
 
 
 def exercise(number, **before):
-    """The report of an exercise; `before` is what its text says to change first, as code."""
+    """The report of an exercise; `before` holds lines that its text says to replace first."""
     text = next(text for text in TEXTS if re.search(rf"^{number}\. ", text, flags=re.MULTILINE))
     change = re.search(rf"^{number}\. CHANGE is `([^`]+)`", text, flags=re.MULTILINE)[1]
     code = recipe(text).replace("CHANGE", change)
@@ -105,7 +105,7 @@ def test_5_a_bias_for_the_keys():
 
 
 def test_6_a_causal_mask():
-    """`context` is first: the trace makes scores and weights beside the attention, from q and k.
+    """`context` is first: the trace computes scores and weights from q and k, apart from attention.
 
     The last position may look at all others, so it is right; in the second block the others, which
     it looks at, are wrong, and it with them.

@@ -55,7 +55,7 @@ def as_clips(audio: Any, sampling_rate: int | None = None, check_range: bool = T
     if isinstance(audio, (list, tuple)) and not all(isinstance(item, Real) for item in audio):
         clips = [as_clip(item, f"clip {i}", check_range) for i, item in enumerate(audio)]
         if len({is_tensor(clip) for clip in clips}) > 1:
-            raise AudioError("a batch of both NumPy arrays and torch tensors; give one kind")
+            raise AudioError("a batch with both NumPy arrays and torch tensors; give one kind")
         return Clips(clips, batched=True)
     if getattr(audio, "ndim", 1) != 2:
         return Clips([as_clip(audio, "audio", check_range)], batched=False)
@@ -140,7 +140,7 @@ def check_shape(audio: Any) -> None:
             "samples first; a 2-D array is a batch of clips (B, N). Mix it down: audio.mean(axis=1)"
         )
     if n_clips == 0:
-        raise AudioError("a batch of no clips; expected at least one")
+        raise AudioError("an empty batch; expected at least one clip")
     if n_samples == 0:
         raise AudioError("audio: no samples")
 
@@ -187,7 +187,7 @@ def padded_length(longest: int, pad_to: float | None, truncate: bool) -> int:
         )
     if length < MIN_SAMPLES:
         raise AudioError(
-            f"{length} samples are too few to mirror the edge of; expected at least {MIN_SAMPLES}, "
+            f"{length} samples are too few to mirror at an edge; expected at least {MIN_SAMPLES}, "
             "or a longer pad_to"
         )
     return length

@@ -52,7 +52,7 @@ def load_audio(
     if isinstance(file, (str, os.PathLike)) and not os.path.exists(file):
         raise FileNotFoundError(f"{name}: no such file")
     if isinstance(file, (str, os.PathLike)) and not os.access(file, os.R_OK):
-        raise PermissionError(f"{name}: you may not read this file")
+        raise PermissionError(f"{name}: no permission to read it")
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         mono, rate, missing = read_mono(source)
@@ -60,7 +60,7 @@ def load_audio(
             mono, rate, missing = read_mono(without_length(source))
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise AudioError(
-            f"{name}: no whole audio file that libsndfile can read ({error}); convert it to wav or "
+            f"{name}: not an audio file that libsndfile can read ({error}); convert it to wav or "
             "flac"
         ) from error
     if missing:

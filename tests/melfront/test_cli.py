@@ -54,7 +54,7 @@ def out(tmp_path):
 
 
 def fails(capsys, out, *args: object) -> str:
-    """Run with arguments that cannot work; the one line on stderr. Nothing is left behind."""
+    """Run with bad arguments: one line on stderr, which is returned, and no file left behind."""
     try:
         status = main([str(arg) for arg in args])
     except SystemExit as stop:  # argparse
@@ -95,7 +95,7 @@ def test_it_imports_no_torch_and_no_matplotlib():
 
 def test_help_and_usage_errors_are_quick():
     def seconds(*args: str, status: int) -> float:
-        # Processor time: a busy machine does not stretch it, and nothing here waits.
+        # Processor time, which does not grow on a busy machine.
         before = os.times()
         assert command(*args).returncode == status
         after = os.times()
@@ -304,7 +304,7 @@ def test_an_empty_value(capsys, out, arguments):
 
 def test_one_file_for_several_clips(capsys, out, clip):
     message = fails(capsys, out, clip, SAMPLE, "-o", out / "a.npz")
-    assert "one file for 2 clips; name a folder" in message
+    assert "one file cannot hold 2 clips; name a folder" in message
 
 
 def test_two_clips_of_one_name(capsys, out, clip, tmp_path):

@@ -1,4 +1,4 @@
-"""`import melfront` is quick and leaves torch alone, and so does a clip as NumPy."""
+"""`import melfront` is quick, imports no torch, and shows what is public."""
 
 import inspect
 import json
@@ -22,7 +22,7 @@ def python(code: str) -> str:
 
 
 def test_import_takes_at_most_a_fifth_of_a_second():
-    # Processor time: a busy machine does not stretch it, and an import waits for the disk only.
+    # Processor time, which does not grow on a busy machine.
     code = "from time import process_time as t; a = t(); import melfront; print(t() - a)"
     python(code)  # writes the byte code
     best = min(float(python(code)) for _ in range(5))

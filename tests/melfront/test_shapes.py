@@ -1,4 +1,4 @@
-"""Every shape comment in the package holds, and the checker that says so can say no."""
+"""Every shape comment in the package holds, and the checker finds those that do not."""
 
 import importlib.util
 
@@ -23,7 +23,7 @@ def test_every_shape_comment():
     ):
         cached.cache_clear()
     rng = np.random.default_rng(1)
-    # All different: 3 clips, 31 bins, 700 frames, of which 125, less than a block, hear a clip.
+    # All sizes differ: 3 clips, 31 bins, 700 frames, of which 125, less than a block, hear a clip.
     clips = [rng.uniform(-1, 1, n).astype(np.float32) for n in (2003, 19_789, 17_011)]
 
     def everything():

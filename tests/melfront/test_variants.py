@@ -65,7 +65,7 @@ def test_the_edges_of_the_sample_tell_reflection_from_zeros(sample):
     assert np.abs(right - wrong)[:, -1].max() > 0.01
 
 
-# For every field, the other values that must make a difference; of a Literal, all there are.
+# For every field, other values that must make a difference; for a Literal, all of them.
 OTHER: dict[str, list[Any]] = {
     "gain": [32_768.0, 0.5],
     "preemphasis": [0.97],
@@ -106,15 +106,15 @@ OTHER: dict[str, list[Any]] = {
     "output_mean": ["bin", "item"],
     "fill": [0.0, -1.5],
 }
-# What changes no value in float64.
+# These change no value in float64.
 ELSEWHERE = {"name", "precision"}
 
 
 def probes() -> list[dict[str, Any]]:
-    """Inputs that between them meet every decision."""
+    """Inputs that together depend on every decision."""
     speech = Signal("speech", 12_007, seed=3).array()
     noise = 1e-3 * Signal("noise", 7_001).array()
-    # Near-silence, then a click so late that only the frame that is dropped hears all of it.
+    # Near-silence, then a click so late that only the dropped frame hears all of it.
     late = Signal("noise", 16_000, scale=1e-4).array()
     late[-1] = 5.0
     full = Signal("speech", 16_000, seed=11).array()
@@ -249,7 +249,7 @@ def test_a_convention_without_a_name_is_for_comparing():
     assert variants.log_mel(np.zeros(401), convention=odd).shape == (128, 3_000)
     with pytest.raises(ValueError, match=r"periodic.*False.*only melfront\.variants\.log_mel"):
         melfront.log_mel(np.zeros(401), convention=odd)
-    # One that is named, given as itself
+    # A named one, passed as an object
     named = CONVENTIONS["openai"]
     assert melfront.log_mel(np.zeros(401), convention=named).shape == (128, 3_000)
 

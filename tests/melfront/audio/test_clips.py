@@ -14,7 +14,7 @@ from tests.signals import Signal
 CLIP = Signal("speech", 9_001, seed=3)
 
 
-# What `datasets` hands out
+# Rows of a `datasets` column
 
 
 class Decoder:
@@ -101,7 +101,7 @@ def test_a_list_of_numbers_is_a_clip():
     assert np.array_equal(melfront.log_mel(tuple(clip.tolist())), melfront.log_mel(clip))
 
 
-# What cannot be meant. Each through both pipelines, as NumPy and as torch.
+# Errors, from both pipelines, with NumPy and with torch.
 
 
 def kinds(array: np.ndarray):
@@ -119,7 +119,7 @@ def kinds(array: np.ndarray):
         (np.zeros((2, 3, 401), np.float32), r"shape \(2, 3, 401\).*expected one clip"),
         (np.float32(0.5), r"shape \(\).*expected one clip"),
         (np.zeros((401, 2), np.float32), r"\(401, 2\) looks like one clip of 2 channels.*mean"),
-        (np.zeros((0, 401), np.float32), "a batch of no clips"),
+        (np.zeros((0, 401), np.float32), "an empty batch"),
     ],
 )
 def test_shapes(array, message):
@@ -137,7 +137,7 @@ def test_not_finite(value, name):
             compute()
     with pytest.raises(AudioError, match=f"clip 1: sample 1234 is {name}"):
         melfront.log_mel([CLIP.array(), clip])
-    # Among values that are themselves too large
+    # Next to values that are too large as well
     clip[0] = 1e5
     with pytest.raises(AudioError, match=f"sample 1234 is {name}"):
         melfront.log_mel(clip)

@@ -38,7 +38,7 @@ def test_formats(tmp_path, name):
     assert read.dtype == np.float32
     assert read.ndim == 1
     lossy = name.endswith(("ogg", "mp3"))
-    if lossy:  # and mp3 pads, so only loudness can be told
+    if lossy:  # and mp3 pads, so only the loudness can be compared
         assert len(read) == pytest.approx(len(clip), abs=2_400)
         assert np.sqrt(np.mean(read**2)) == pytest.approx(np.sqrt(np.mean(clip**2)), rel=0.1)
     else:
@@ -81,7 +81,7 @@ def test_resampling_keeps_a_tone(tmp_path, rate):
 
 @pytest.mark.parametrize("rate", [44_100, 48_000])
 def test_resampling_lets_nothing_fold_back(tmp_path, rate):
-    """A tone of 10 kHz is beyond what 16 kHz can hold; picking samples would make it 6 kHz."""
+    """16 kHz cannot hold a tone of 10 kHz; dropping samples would alias it to 6 kHz."""
     path = write(tmp_path / "tone.wav", tone(10_000, rate), rate, subtype="FLOAT")
     assert np.abs(melfront.load_audio(path))[2_000:-2_000].max() <= 1e-4
 
@@ -97,7 +97,7 @@ def test_the_same_recording_in_two_files(jfk_path, jfk_stereo_path):
     assert mono.shape == (176_000,)
     assert len(stereo) == pytest.approx(176_000, abs=2)
     n = min(len(mono), len(stereo))
-    # Another resampler made the one from the other, and 16 bits rounded it.
+    # One was made from the other by another resampler and rounded to 16 bits.
     assert np.corrcoef(mono[:n], stereo[:n])[0, 1] > 0.999
     mels = [melfront.log_mel(x, n_mels=80) for x in (mono, stereo)]
     assert np.abs(mels[0] - mels[1])[:, :1_100].mean() < 0.05
@@ -112,7 +112,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     file = tmp_path / "locked.wav"
     file.write_bytes(b"RIFF")
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read anything
-    with pytest.raises(PermissionError, match=r"locked\.wav: you may not read this file"):
+    with pytest.raises(PermissionError, match=r"locked\.wav: no permission to read it"):
         melfront.load_audio(file)
 
 
