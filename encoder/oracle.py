@@ -166,7 +166,7 @@ def trace(mel: Any, weights: Weights, config: EncoderConfig) -> dict[str, Array]
 
         config = replace(encoder.SIZES["tiny"], n_audio_layer=2, n_audio_ctx=50)
         model = encoder.WhisperEncoder.from_formula(config)
-        audio = melfront.load_audio("reference_data/sample.flac")[:16_000]
+        audio = melfront.load_audio("sample")[:16_000]
         mel = melfront.log_mel(audio, n_mels=80, pad_to=1.0)
 
         def biased(*inputs):

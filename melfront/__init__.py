@@ -2,7 +2,13 @@
 
     mel = melfront.log_mel(melfront.load_audio("sample"))   # (128, 3000) float32
 
-`oracle` is the pipeline to read; `log_mel` gives the same numbers fast, for NumPy and for torch.
+`oracle` is the pipeline to read, in float64; `variants` is the same under any `Convention`, so with
+what other libraries and mistakes do; `log_mel` gives the numbers fast, for NumPy and for torch.
+
+    SAMPLE_RATE    16,000 Hz      N_FFT        400 samples, the 25 ms of a frame
+    CHUNK_LENGTH   30.0 s         HOP_LENGTH   160 samples, 10 ms from frame to frame
+    N_SAMPLES      480,000, 30 s  N_FRAMES     3000, 30 s
+    CONVENTIONS    name to Convention: whose features `log_mel` computes
 """
 
 from __future__ import annotations
@@ -11,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import oracle
+from . import oracle, variants
 from .audio import (
     AudioError,
+    Clips,
     as_clips,
     check_rate,
     chunks,
@@ -55,6 +62,7 @@ __all__ = [
     "log_mel",
     "mel_filters",
     "oracle",
+    "variants",
 ]
 
 
@@ -72,26 +80,23 @@ def log_mel(
     """Waveform to Whisper's log-mel features.
 
     audio: 16 kHz mono in [-1, 1]: (N,) for one clip; (B, N) or a list of (N,) for a batch; NumPy or
-        torch; integer PCM; or what a `datasets` audio column gives, decoded or not. A column of
-        pandas, `datasets`, pyarrow or Ray and an object array are taken as a list. See
-        `audio.as_clips`.
+        torch; integer PCM; a row or column of `datasets` or pandas. See `audio.as_clips`.
     n_mels: 128 for large-v3 and turbo, 80 for every earlier size, or any other number.
-    convention: whose features: a name in CONVENTIONS. Any other Convention is for `oracle.log_mel`.
+    convention: whose features: a name in CONVENTIONS. `variants.log_mel` takes any Convention.
     pad_to: seconds that every clip is padded to with silence, 100 frames each; None keeps the
         length of the clip, or of the longest in the batch. A longer clip is an error unless
         truncate=True.
     sampling_rate: checked to be 16000 if given.
     return_mask: also return which frames hold audio, 1 or 0, int32.
-    check_range: False skips the check that refuses values beyond [-10, 10], which look like integer
-        PCM that was cast to float: for audio of unit variance (transformers' do_normalize). NaN and
-        infinity are refused all the same. Values of a tensor on a GPU, or under a trace, are never
-        checked, because that would make the device wait.
+    check_range: False accepts values beyond [-10, 10], such as audio of unit variance; otherwise
+        they are taken for unscaled PCM and refused. NaN and infinity always are. Values on a GPU,
+        or under a trace, are never checked: that would make the host wait for the device.
 
     Returns features (M, F) for one clip and (B, M, F) for a batch, F = 3000 for 30 s; with
     return_mask=True also the mask, (F,) or (B, F), which sums to ceil(N / 160). NumPy in gives
     float32 NumPy, torch in gives torch on the same device, differentiable.
-    Raises AudioError (a ValueError) for audio that cannot be meant, TypeError for what is no audio,
-    ValueError for an unknown convention. Reproduces transformers' WhisperFeatureExtractor.
+    Raises AudioError (a ValueError) for audio that cannot be meant, TypeError for anything but
+    audio, ValueError for an unknown convention. Reproduces transformers' WhisperFeatureExtractor.
     """
     convention = named_convention(convention)
     if is_tensor(audio):
@@ -108,15 +113,18 @@ def log_mel(
     else:
         from . import numpy_backend as backend  # type: ignore[no-redef]  # by kind
     features = backend.log_mel(clips, length, n_mels, convention)
-    if not return_mask:
-        return features
-    mask = np.stack([frame_mask(len(clip), length) for clip in clips.arrays])
-    mask = mask if clips.batched else mask[0]
-    if is_tensor(features):
-        import torch
+    return (features, mask_of(clips, length)) if return_mask else features
 
-        return features, torch.from_numpy(mask).to(features.device)
-    return features, mask
+
+def mask_of(clips: Clips, length: int) -> Any:
+    """`frame_mask` of each clip: (F,) or (B, F), of the same kind and on the same device."""
+    mask = np.stack([frame_mask(len(clip), length) for clip in clips.arrays])  # (B, F)
+    mask = mask if clips.batched else mask[0]
+    if not is_tensor(clips.arrays[0]):
+        return mask
+    import torch
+
+    return torch.from_numpy(mask).to(clips.arrays[0].device)
 
 
 def frame_mask(n_samples: int, length: int = N_SAMPLES) -> np.ndarray[Any, np.dtype[np.int32]]:
@@ -131,9 +139,13 @@ def frame_mask(n_samples: int, length: int = N_SAMPLES) -> np.ndarray[Any, np.dt
 
 
 def __getattr__(name: str) -> Any:
-    # LogMel needs torch, which takes seconds to import: only for those who ask for it.
+    # LogMel needs torch, which takes seconds to import: only when it is asked for.
     if name == "LogMel":
         from .torch_backend import LogMel
 
         return LogMel
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -24,12 +24,11 @@ from .command import NO_CHECK_RANGE, exit_status, filled
 
 OUTPUTS = (".npy", ".npz", ".safetensors")
 PLOTS = (".png",)
-# A spectrum of 201 frequencies fills no more bins than that; this leaves room for a trial.
-MAX_MELS = 1000
+MAX_MELS = 1000  # a spectrum of 201 frequencies cannot fill more
 
 
 class Features(NamedTuple):
-    """What one clip gives: (M, 3000) and (3000,), or (n, M, 3000) and (n, 3000) beyond 30 s."""
+    """Of one clip: (M, 3000) and (3000,), or beyond 30 s (n, M, 3000) and (n, 3000)."""
 
     log_mel: NDArray[np.float32]
     attention_mask: NDArray[np.int32]
@@ -72,6 +71,11 @@ examples:
   python -m melfront *.wav --n-mels 80 --convention openai-transcribe -o mels/
 """,
     )
+    add_arguments(result)
+    return result
+
+
+def add_arguments(result: Parser) -> None:
     result.add_argument(
         "audio",
         nargs="*",
@@ -107,11 +111,10 @@ examples:
         type=filled,
         help="draw the waveform over the features; or a folder",
     )
-    return result
 
 
 def targets(out: str, clips: list[Path], endings: tuple[str, ...], default: str) -> list[Path]:
-    """The file for each clip's result. Raises ValueError where none can be written."""
+    """The file to write for each clip. Raises ValueError if one cannot be written."""
     into = Path(out)
     if into.is_dir() or out.endswith(("/", os.sep)):
         paths = [into / f"{clip.stem}{default}" for clip in clips]
@@ -121,7 +124,9 @@ def targets(out: str, clips: list[Path], endings: tuple[str, ...], default: str)
         if into.suffix not in endings:
             raise ValueError(f"{out}: unknown ending; expected {', '.join(endings)}, or a folder")
         if len(clips) > 1:
-            raise ValueError(f"{out}: one file for {len(clips)} clips; name a folder that exists")
+            raise ValueError(
+                f"{out}: one file cannot hold {len(clips)} clips; name a folder that exists"
+            )
     if not folder.is_dir():
         raise ValueError(f"{out}: there is no folder {folder}; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -149,7 +154,7 @@ def write(path: Path, save: Callable[[BinaryIO], Any]) -> None:
 def compute(
     audio: NDArray[np.float32], n_mels: int, convention: str, check_range: bool = True
 ) -> Features:
-    """Features and mask of a clip of any length, beyond 30 s window by window."""
+    """Features and mask of a clip of any length; beyond 30 s, of each window of 30 s on its own."""
     options: Any = {"n_mels": n_mels, "convention": convention, "check_range": check_range}
     windows = [
         Features(*melfront.log_mel(chunk, return_mask=True, **options))
@@ -165,7 +170,7 @@ def compute(
 def metadata(
     clip: Path, audio: NDArray[np.float32], n_mels: int, convention: str
 ) -> dict[str, str]:
-    """Where a file's features come from; safetensors takes strings only."""
+    """What the features were made from and by: strings only, as safetensors has them."""
     packages = ("numpy", "soundfile", "soxr")
     versions = {"melfront": melfront.__version__, "python": sys.version.split()[0]}
     for name in packages:
@@ -173,7 +178,7 @@ def metadata(
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "unknown"
-    return {  # the first two are what parity looks for, and what it knows again
+    return {  # parity finds the clip by the first and recognises it by the second
         "clip": "sample" if clip == SAMPLE else str(clip),
         "clip_sha256": digest(audio[: melfront.N_SAMPLES]),
         "samples": str(len(audio)),

@@ -1,97 +1,115 @@
-"""Every decision of the front end as one field of a dataclass, and the libraries as its values.
+"""Every decision of the front end as a field of a dataclass, and libraries as its values.
 
-The defaults are what transformers' `WhisperFeatureExtractor` does. Another library, or a bug, is
-the same pipeline with a field changed: `replace(TRANSFORMERS, periodic=False)`. `oracle.py`
-understands every field; the fast backends understand the named conventions at the end.
+The defaults are what transformers' `WhisperFeatureExtractor` does, and what `oracle.py` spells out.
+Another library, or a bug, is the same pipeline with a field changed, such as
+`replace(TRANSFORMERS, periodic=False)`. `variants.py` computes any of them; the fast backends
+compute the named conventions at the end of this file.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def exact_div(a: int, b: int) -> int:
-    """a // b, for constants that must divide without a remainder."""
+    """a // b; ValueError if that leaves a remainder."""
     if a % b:
         raise ValueError(f"{a} is not a multiple of {b}")
     return a // b
 
 
-SAMPLE_RATE = 16_000  # Hz: keeps everything up to 8 kHz, where nearly all of speech is
-N_FFT = exact_div(SAMPLE_RATE * 25, 1000)  # 400 samples = 25 ms: some pitch periods, one sound
-HOP_LENGTH = exact_div(SAMPLE_RATE * 10, 1000)  # 160 samples = 10 ms: sounds change this fast
+SAMPLE_RATE = 16_000  # Hz: keeps frequencies up to 8 kHz, nearly all of speech
+N_FFT = exact_div(SAMPLE_RATE * 25, 1000)  # 400 samples = 25 ms: a few pitch periods of one sound
+HOP_LENGTH = exact_div(SAMPLE_RATE * 10, 1000)  # 160 samples = 10 ms: as fast as sounds change
 FRAMES_PER_SECOND = exact_div(SAMPLE_RATE, HOP_LENGTH)  # 100
-CHUNK_LENGTH = 30.0  # seconds: Whisper was trained on windows of this length and no other
+CHUNK_LENGTH = 30.0  # seconds: Whisper was trained on windows of this length only
 N_SAMPLES = exact_div(SAMPLE_RATE * 30, 1)  # 480,000
 N_FRAMES = exact_div(N_SAMPLES, HOP_LENGTH)  # 3000
-LOG_FLOOR = 1e-10  # a mel power below this counts as this: log10 of silence is -10, not -inf
-DYNAMIC_RANGE = 8.0  # log10 units below the loudest value that are kept: 80 dB
+LOG_FLOOR = 1e-10  # the least mel power: the log10 of silence is -10, not -inf
+DYNAMIC_RANGE = 8.0  # how far below the loudest value the log10 may go: 80 dB
+
+# The stages of `oracle.trace`, in order.
+STAGES = ("padded", "frames", "windowed", "spectrum", "power", "mel", "log", "clamped", "features")
+
+
+def at(stage: str | None, default: Any) -> Any:
+    """A field of `Convention`: Whisper's choice, and the first stage that another choice changes.
+
+    The stage is None if no choice changes a value in float64.
+    """
+    return field(default=default, metadata={"stage": stage})
 
 
 @dataclass(frozen=True)
 class Convention:
     """One front end, decision by decision, in the order in which the signal meets them.
 
-    The value of each field's default is transformers' choice. Lengths are in samples, frequencies
-    in Hz, logarithms to base 10. Immutable and hashable; change it with `dataclasses.replace`.
-    Raises ValueError for a word that a field does not know.
+    The default of each field is transformers' choice. Lengths are in samples, frequencies in Hz,
+    logarithms to base 10. Immutable and hashable; change it with `dataclasses.replace`. Raises
+    ValueError for a word that a field does not know.
     """
 
-    name: str = "transformers"
+    name: str = at(None, "transformers")
+    # of the fast backends' arithmetic
+    precision: Literal["float32", "float64"] = at(None, "float32")
 
-    # waveform
-    gain: float = 1.0  # what the waveform is multiplied by; 32768 is "int16 taken as it is"
-    preemphasis: float = 0.0  # x[n] - preemphasis * x[n - 1]; Kaldi has 0.97, Whisper none
-    normalize: Literal[None, "mean", "variance", "peak"] = None  # of the clip, before padding
-    pad_side: Literal["right", "left"] = "right"  # where the zeros up to 30 s go
-    extra_padding: int = 0  # zeros beyond that; openai-whisper's transcribe adds another 30 s
+    gain: float = at("padded", 1.0)  # the waveform is multiplied by it: 32768 for unscaled int16
+    preemphasis: float = at("padded", 0.0)  # x[n] - preemphasis * x[n - 1]; Kaldi's is 0.97
+    # of the clip, before padding
+    normalize: Literal[None, "mean", "variance", "peak"] = at("padded", None)
+    pad_side: Literal["right", "left"] = at("padded", "right")  # where the zeros up to 30 s go
+    extra_padding: int = at("padded", 0)  # zeros beyond 30 s; openai-whisper's transcribe adds 30 s
+    n_fft: int = at("padded", N_FFT)
+    frame_start: int | None = at("padded", None)  # first sample of frame 0; None: -(n_fft // 2)
+    # beyond the edges
+    pad_mode: Literal["reflect", "constant", "edge", "symmetric"] = at("padded", "reflect")
+    edges_first: bool = at("padded", False)  # reflect the clip's own ends, only then pad to 30 s
 
-    # frames
-    hop_length: int = HOP_LENGTH
-    n_fft: int = N_FFT
-    win_length: int = N_FFT  # a window shorter than n_fft is centred in it
-    frame_start: int | None = None  # first sample of frame 0; None: -(n_fft // 2), which centres it
-    pad_mode: Literal["reflect", "constant", "edge", "symmetric"] = "reflect"  # beyond the edges
-    edges_first: bool = False  # reflect the clip's own ends, and only then pad to 30 s
-    drop: Literal["last", "first", "last_after_max", None] = "last"  # of the L // 160 + 1 frames
+    hop_length: int = at("frames", HOP_LENGTH)
+    # of the L // 160 + 1 frames
+    drop: Literal["last", "first", "last_after_max", None] = at("frames", "last")
 
-    # spectrum
-    window: Literal["hann", "hamming", "blackman", "povey", "sqrt_hann", None] = "hann"
-    periodic: bool = True  # a period of win_length; False: symmetric, of win_length - 1
-    power: float = 2.0  # |X| ** power
-    spectrum_scale: float = 1.0  # what X is multiplied by; 1/20 is stft(normalized=True)
-    spectrum_part: Literal["complex", "real"] = "complex"  # "real" squares the real part alone
-    folded: bool = False  # add the mirrored negative frequencies: doubles bins 1 .. n_fft/2 - 1
+    win_length: int = at("windowed", N_FFT)  # a window shorter than n_fft is centred in it
+    window: Literal["hann", "hamming", "blackman", "povey", "sqrt_hann", None] = at(
+        "windowed", "hann"
+    )
+    periodic: bool = at("windowed", True)  # a period of win_length; False: of win_length - 1
 
-    # mel
-    f_min: float = 0.0
-    f_max: float = 8_000.0
-    filter_rate: int = SAMPLE_RATE  # the sampling rate that the filters are made for
-    mel_scale: Literal["slaney", "htk"] = "slaney"
-    mel_norm: Literal["slaney", None] = "slaney"
-    bin_shift: int = 0  # filters are applied this many frequency bins too high
-    flip_mels: bool = False  # highest bin first
-    mel_mantissa: int | None = None  # bits kept of each factor of the product: 10 is TF32, 7 bf16
+    spectrum_scale: float = at("spectrum", 1.0)  # X times this; 1/20 is stft(normalized=True)
 
-    # log
-    log_base: float = 10.0
-    log_factor: float = 1.0  # 10 gives decibels
-    log_floor: float = LOG_FLOOR
-    floor_added: bool = False  # log(x + floor) instead of log(max(x, floor))
-    max_scope: Literal["item", "batch", "frame", "bin", None] = "item"  # None: nothing is clamped
+    # "real" squares the real part alone
+    spectrum_part: Literal["complex", "real"] = at("power", "complex")
+    folded: bool = at("power", False)  # negative frequencies added: doubles bins 1 .. n_fft/2 - 1
+    power: float = at("power", 2.0)  # |X| ** power
+
+    f_min: float = at("mel", 0.0)
+    f_max: float = at("mel", 8_000.0)
+    filter_rate: int = at("mel", SAMPLE_RATE)  # the sampling rate that the filters are made for
+    mel_scale: Literal["slaney", "htk"] = at("mel", "slaney")
+    mel_norm: Literal["slaney", None] = at("mel", "slaney")
+    bin_shift: int = at("mel", 0)  # filters are applied this many frequency bins too high
+    flip_mels: bool = at("mel", False)  # highest bin first
+    mel_mantissa: int | None = at("mel", None)  # bits kept of each factor: 10 is TF32, 7 bfloat16
+
+    log_base: float = at("log", 10.0)
+    log_factor: float = at("log", 1.0)  # 10 gives decibels
+    log_floor: float = at("log", LOG_FLOOR)
+    floor_added: bool = at("log", False)  # log(x + floor) instead of log(max(x, floor))
+
+    # None: nothing is clamped
+    max_scope: Literal["item", "batch", "frame", "bin", None] = at("clamped", "item")
     # "clip": only the frames that the clip has with extra_padding alone, not up to 30 s
-    max_frames: Literal["all", "clip"] = "all"
-    fixed_max: float | None = None  # a constant in place of the maximum
-    dynamic_range: float = DYNAMIC_RANGE
-    offset: float = 4.0  # (x + offset) / divisor
-    divisor: float = 4.0
-    output_mean: Literal[None, "bin", "item"] = None  # mean and variance taken off the features
-    fill: float | None = None  # value of the frames after the clip; None: what silence gives
+    max_frames: Literal["all", "clip"] = at("clamped", "all")
+    fixed_max: float | None = at("clamped", None)  # a constant in place of the maximum
+    dynamic_range: float = at("clamped", DYNAMIC_RANGE)
 
-    # rounding
-    precision: Literal["float32", "float64"] = "float32"  # of the arithmetic in the fast backends
+    offset: float = at("features", 4.0)  # (x + offset) / divisor
+    divisor: float = at("features", 4.0)
+    # subtract the mean and divide by the standard deviation, of each bin or of the whole item
+    output_mean: Literal[None, "bin", "item"] = at("features", None)
+    fill: float | None = at("features", None)  # of the frames after the clip; None: as silence
 
     def __post_init__(self) -> None:
         for name, words in choices().items():
@@ -102,43 +120,59 @@ class Convention:
                 )
 
     def changes(self) -> dict[str, object]:
-        """The fields that differ from transformers' choice, by name, without the name itself."""
+        """The fields that differ from transformers' choice, apart from the name."""
         return {
             f.name: getattr(self, f.name)
             for f in fields(self)
             if f.name != "name" and getattr(self, f.name) != f.default
         }
 
+    def upto(self, stage: str) -> tuple[Any, ...]:
+        """Every choice made up to this stage: equal choices give equal tensors there."""
+        early = STAGES[: STAGES.index(stage) + 1]
+        return tuple(getattr(self, f.name) for f in fields(self) if f.metadata["stage"] in early)
+
     @property
     def start(self) -> int:
-        """First sample of frame 0, relative to the clip; -200: half a window before it."""
+        """The first sample of frame 0, counted from the clip's first; by default -200."""
         # torch.stft(center=True) and librosa put sample 160 f in the *middle* of frame f.
         return -(self.n_fft // 2) if self.frame_start is None else self.frame_start
 
 
 @lru_cache(maxsize=1)
 def choices() -> dict[str, tuple[Any, ...]]:
-    """The words that each field takes which takes words."""
+    """The words allowed in each field that takes words."""
     hints = get_type_hints(Convention)
     return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
+def check_stages(convention: Convention) -> None:
+    """Raise TypeError if a field names no stage: `upto` would mistake two front ends for one."""
+    for f in fields(convention):
+        if f.metadata.get("stage", "") not in (*STAGES, None):
+            raise TypeError(
+                f"Convention.{f.name} names no stage; write {f.name}: TYPE = at(STAGE, DEFAULT), "
+                f"where STAGE is None or one of {', '.join(STAGES)}"
+            )
+
+
 TRANSFORMERS = Convention()
+check_stages(TRANSFORMERS)
 
 # WhisperFeatureExtractor without torch installed: NumPy, float64 inside.
 TRANSFORMERS_NUMPY = replace(TRANSFORMERS, name="transformers-numpy", precision="float64")
 
-# whisper.log_mel_spectrogram(pad_or_trim(audio)): one maximum for everything that is passed.
+# whisper.log_mel_spectrogram(pad_or_trim(audio)): one maximum for the whole batch.
 OPENAI = replace(TRANSFORMERS, name="openai", max_scope="batch")
 
-# whisper.transcribe: 30 s of zeros after the clip instead of up to 30 s; then the mel is cut to
-# the clip's frames and filled with 0.0 - not with what silence gives.
+# whisper.transcribe: adds 30 s of zeros to the clip, cuts the mel to the clip's own frames and
+# fills it up to 30 s with 0.0, not with the value of silence.
 OPENAI_TRANSCRIBE = replace(
     OPENAI, name="openai-transcribe", max_scope="item", extra_padding=N_SAMPLES, fill=0.0
 )
 
-# faster_whisper's FeatureExtractor adds one hop of zeros to the clip, thus one frame, and pads no
-# further; its transcribe drops that frame again and fills the mel with 0.0.
+# faster_whisper: FeatureExtractor adds one hop of zeros, so one frame, and pads no further;
+# transcribe drops that frame again and fills the mel up to 30 s with 0.0.
 FASTER_WHISPER = replace(
     TRANSFORMERS, name="faster-whisper", extra_padding=HOP_LENGTH, max_frames="clip", fill=0.0
 )
@@ -149,7 +183,7 @@ CONVENTIONS = {
 
 
 def get_convention(convention: str | Convention) -> Convention:
-    """The convention of that name, or the one given. Raises ValueError, listing the names."""
+    """A convention by name, or the one given. Raises ValueError for an unknown name."""
     if isinstance(convention, Convention):
         return convention
     if convention not in CONVENTIONS:
@@ -160,12 +194,12 @@ def get_convention(convention: str | Convention) -> Convention:
 
 
 def named_convention(convention: str | Convention) -> Convention:
-    """`get_convention`, for the fast backends: ValueError for one that only the oracle computes."""
+    """`get_convention` for the fast backends, which raises ValueError for an unnamed one."""
     convention = get_convention(convention)
     known = CONVENTIONS.get(convention.name)
     if convention is not known and convention != known:
         raise ValueError(
             f"convention {convention.name!r} with {convention.changes()} is not one of "
-            f"{', '.join(CONVENTIONS)}; only melfront.oracle.log_mel computes any convention"
+            f"{', '.join(CONVENTIONS)}; only melfront.variants.log_mel computes any convention"
         )
     return convention

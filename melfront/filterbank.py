@@ -49,14 +49,16 @@ def mel_filters(
     scale: str = "slaney",
     norm: str | None = "slaney",
 ) -> NDArray[np.float64]:
-    """The filter bank: row m holds the weight of every frequency bin in mel bin m.
+    """The filter bank: row m holds the weight that each frequency bin has in mel bin m.
 
     Each filter is a triangle that rises from the centre of the filter before it to its own and
     falls to the centre of the one after it. `norm="slaney"` divides it by half its width in Hz,
     so that a flat spectrum gives every bin the same value however wide its filter is.
 
-    Returns (M, K) float64, read-only, K = n_fft // 2 + 1. Of Whisper's 128 x 201 weights 394 are
-    not zero, at most two in a column; the columns of 0 Hz and of 8000 Hz are all zero.
+    f_min, f_max in Hz; scale "slaney" or "htk"; norm "slaney" or None.
+
+    Returns (M, K) float64, read-only, K = n_fft // 2 + 1. Of Whisper's 128 x 201 weights only 394
+    are not zero, at most two per column; the columns of 0 Hz and of 8000 Hz are all zero.
     Raises ValueError for fewer than 1 bin, an empty frequency range, another scale or norm.
     Reproduces `librosa.filters.mel(sr=16000, n_fft=400, n_mels=n_mels, dtype=numpy.float64)`.
     """

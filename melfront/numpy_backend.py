@@ -1,21 +1,21 @@
-"""The front end in NumPy, fast: the same numbers as `oracle.py` to a float32's rounding, no torch.
+"""The front end in NumPy, fast: the same numbers as `oracle.py`, rounded to float32. No torch.
 
-What is done differently, and why:
+How it differs from the oracle, and why:
 
-- Frames that hear nothing but padding are not computed: silence is known to give -10.
-- |X|^2 is the sum of two squares, so the real and the imaginary parts are squared where they lie,
-  side by side, and each filter weight is given twice. No pass adds them up.
-- A filter is zero nearly everywhere (394 of 25,728 weights are not), and neighbours overlap: the
-  product is done in bands of neighbouring filters, each over the frequencies that they cover.
-- Frames are taken in blocks that stay in the cache, and are cut out of the clip block by block, so
-  that an hour needs no more memory than 30 s beside its features.
-- All of it is float64 up to the features. NumPy's Fourier transform takes as long in float32, and
-  would spread its rounding over all frequencies: next to a loud tone that moves a feature by 1e-4.
-- The larger of an array and a number is taken row by row, of two arrays: NumPy has no vector
-  instructions for the other, which takes four times as long.
-- The features become float32 before they are transposed: half the memory to go through askew.
+- Frames that hold only padding are not computed: silence is known to give -10.
+- |X|^2 is a sum of two squares. The real and imaginary parts, interleaved in memory, are squared in
+  place, and each filter weight is stored twice, so the matrix product does the addition.
+- Of 25,728 filter weights 394 are not zero, and those of neighbouring filters overlap. The product
+  runs over bands of neighbouring filters, each only over the frequencies that they cover.
+- Frames are cut out of the clip and computed in blocks that fit the cache. Apart from its features,
+  an hour of audio needs no more memory than 30 s.
+- Everything before the features is float64. NumPy's FFT is no faster in float32, and its rounding
+  would spread over all frequencies: next to a loud tone that moves a feature by 1e-4.
+- np.maximum gets two arrays, row by row. For an array and a scalar NumPy has no vector
+  instructions, which takes four times as long.
+- The features become float32 before the transpose, which then moves half the memory.
 
-    # L samples  N n_fft = 400  F frames, H that hear the clip, G in a block
+    # L samples  N n_fft = 400  F frames, of which H hear the clip, G in a block
     # K frequencies = 201  M mel bins
 """
 
@@ -34,13 +34,14 @@ from numpy.typing import NDArray
 from . import oracle
 from .audio import Clips, is_tensor
 from .conventions import HOP_LENGTH, N_FFT, TRANSFORMERS, Convention
+from .filterbank import mel_filters
 
 BLOCK = 256  # frames: 256 x 402 doubles are 0.8 MB
 N_BANDS = 16
 
 
 class Band(NamedTuple):
-    """Neighbouring filters, and the stretch of real and imaginary parts that they cover."""
+    """Neighbouring filters, and the slice of real and imaginary parts that they cover."""
 
     mels: slice
     parts: slice
@@ -49,13 +50,13 @@ class Band(NamedTuple):
 
 @lru_cache(maxsize=16)
 def bands(n_mels: int, n_bands: int) -> list[Band]:
-    """The filter bank in at most n_bands bands, which hold every weight that is not zero."""
-    doubled = np.repeat(oracle.filters(TRANSFORMERS, n_mels), 2, axis=1)  # (M, 2K)
+    """The filter bank in at most n_bands bands, with every weight that is not zero."""
+    doubled = np.repeat(mel_filters(n_mels), 2, axis=1)  # (M, 2K)
     result = []
     for mels in np.array_split(np.arange(n_mels), min(n_bands, n_mels)):
         rows = doubled[mels[0] : mels[-1] + 1]
         used = np.flatnonzero(rows.any(axis=0))
-        # More bins than the spectrum can tell apart leave filters with no frequency in them.
+        # With very many bins some filters are narrower than a frequency bin, and empty.
         parts = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
         here = slice(int(mels[0]), int(mels[-1]) + 1)
         result.append(Band(here, parts, rows[:, parts].T.copy()))
@@ -64,22 +65,22 @@ def bands(n_mels: int, n_bands: int) -> list[Band]:
 
 @lru_cache(maxsize=1)
 def windows() -> NDArray[np.float64]:
-    """The window once for every frame of a block: NumPy multiplies faster than it broadcasts."""
-    return np.tile(oracle.window(TRANSFORMERS), (BLOCK, 1))  # (G, N)
+    """The window repeated for every frame of a block: NumPy is faster than with a broadcast."""
+    return np.tile(oracle.window(), (BLOCK, 1))  # (G, N)
 
 
-class Layout(NamedTuple):
-    """How many frames a clip of n samples, padded to L, has, and how many are to be computed."""
+class FrameCount(NamedTuple):
+    """How many frames a clip of n samples has once padded to L, and how many must be computed."""
 
     n_frames: int
     n_heard: int
 
     @classmethod
-    def of(cls, n: int, length: int, convention: Convention = TRANSFORMERS) -> Layout:
+    def of(cls, n: int, length: int, convention: Convention = TRANSFORMERS) -> FrameCount:
         n_frames = (length + convention.extra_padding) // HOP_LENGTH
         # Frame f starts at 160 f - 200: it hears the clip while that is below n.
         n_heard = min(n_frames, -(-(n + N_FFT // 2) // HOP_LENGTH))
-        if convention.max_frames == "clip":  # what does not count for the maximum is filled later
+        if convention.max_frames == "clip":  # later frames do not count, and are filled in the end
             n_heard = min(n_heard, max(1, (n + convention.extra_padding) // HOP_LENGTH))
         return cls(n_frames, n_heard)
 
@@ -96,11 +97,11 @@ _of_this_thread = threading.local()
 
 @contextmanager
 def workspace_of_this_thread() -> Iterator[Workspace]:
-    """Memory for what does not leave a backend, the same in each call of this thread.
+    """Scratch memory that every call of this thread uses again.
 
-    Memory that is new has to be mapped page by page, which takes longer than the work in it. A call
-    takes it away while it runs: another call that interrupts it, from a signal handler or
-    `__del__`, finds none and makes its own. A call that an exception ends leaves none behind.
+    The system maps new memory page by page, which takes longer than the work done in it. A call
+    takes the workspace away while it runs, so a nested call, from a signal handler or `__del__`,
+    makes its own. After an exception it is not put back.
     """
     spare: dict[str, Workspace] = vars(_of_this_thread)
     workspace = spare.pop("workspace", {})
@@ -111,7 +112,7 @@ def workspace_of_this_thread() -> Iterator[Workspace]:
 def array_in(
     workspace: Workspace, purpose: str, shape: tuple[int, ...], dtype: str
 ) -> NDArray[Any]:
-    """The array of the workspace for that purpose, which holds whatever was left in it."""
+    """The workspace's array for that purpose, with whatever the last call left in it."""
     key = purpose, shape, dtype
     if key not in workspace:
         workspace[key] = np.empty(shape, dtype)
@@ -120,23 +121,23 @@ def array_in(
 
 
 def heard_by(block: slice, clip: Any, length: int, x: Any) -> Any:
-    """The samples of `oracle.pad` of the clip that these frames hear: (n,) -> (P,).
+    """The samples of `oracle.pad(clip, length)` that a block of frames covers: (n,) -> (P,).
 
-    Arrays or tensors. Amid the clip they are a part of it, at its edges they are written to x.
+    Arrays or tensors. Inside the clip this is a view of it; at an edge they are written to x.
     """
     half = N_FFT // 2
     start = block.start * HOP_LENGTH - half
     stop = (block.stop - 1) * HOP_LENGTH + half
     if start >= 0 and stop <= len(clip) and clip.dtype == x.dtype:
         return clip[start:stop]
-    # The left edge mirrors sample 200, which the first frame on its own does not hear.
+    # The left edge mirrors sample 200, which the first frame itself does not reach.
     x = x[: max(stop, half + 1) - start]
     first, last = max(start, 0), min(start + len(x), len(clip))
     x[first - start : last - start] = clip[first:last]
     x[last - start :] = 0
     if start < 0:
         x[:half] = flip(x[half + 1 : 2 * half + 1])
-    beyond = stop - length  # the right edge is heard only if the clip fills the whole length
+    beyond = stop - length  # positive only if the clip fills the whole length
     if beyond > 0:
         edge = length - start
         x[edge : edge + beyond] = flip(x[edge - 1 - beyond : edge - 1])
@@ -150,15 +151,14 @@ def flip(x: Any) -> Any:
 def mel_power(
     clip: NDArray[Any], length: int, n_mels: int, block: slice, workspace: Workspace
 ) -> NDArray[np.float64]:
-    """The mel power of these frames of a clip (n,), padded to `length`: (G, M), in a workspace."""
+    """The mel power of a block of frames of a clip (n,) padded to `length`: (G, M)."""
     x = array_in(workspace, "heard", (BLOCK * HOP_LENGTH + N_FFT,), "float64")
     x = heard_by(block, clip, length, x)
     n_frames, step = block.stop - block.start, HOP_LENGTH * x.itemsize
     frames = np.lib.stride_tricks.as_strided(x, (n_frames, N_FFT), (step, x.itemsize))  # (G, N)
     windowed = array_in(workspace, "windowed", (BLOCK, N_FFT), "float64")[:n_frames]  # (G, N)
-    spectrum = array_in(workspace, "spectrum", (BLOCK, N_FFT // 2 + 1), "complex128")[
-        :n_frames
-    ]  # (G, K)
+    spectrum = array_in(workspace, "spectrum", (BLOCK, N_FFT // 2 + 1), "complex128")
+    spectrum = spectrum[:n_frames]  # (G, K)
     mel = array_in(workspace, "mel", (BLOCK, n_mels), "float64")[:n_frames]  # (G, M)
     np.multiply(frames, windows()[:n_frames], out=windowed)
     np.fft.rfft(windowed, out=spectrum)
@@ -176,16 +176,16 @@ def before_clamp(
     out: NDArray[np.float32],
     workspace: Workspace,
 ) -> float:
-    """Features of a clip (n,) into out (M, F), before the clamp. Returns the loudest of them.
+    """Write the features of a clip (n,) to out (M, F), before the clamp; return the loudest.
 
-    What the frames that hear nothing would be stays as it was in out.
+    Frames that hold only padding are left untouched in `out`.
     """
     n_mels, n_frames = out.shape
     total = length + convention.extra_padding
     scale, offset = of_natural_log(convention)
     floor = np.full(n_mels, convention.log_floor)
     loudest = -math.inf
-    for block in Layout.of(len(clip), length, convention).blocks(BLOCK):
+    for block in FrameCount.of(len(clip), length, convention).blocks(BLOCK):
         mel = mel_power(clip, total, n_mels, block, workspace)  # (G, M)
         np.maximum(mel, floor, out=mel)
         np.log(mel, out=mel)  # three times as fast as log10
@@ -194,18 +194,18 @@ def before_clamp(
         loudest = max(loudest, mel.max())
         features = array_in(workspace, "features", (BLOCK, n_mels), "float32")[: len(mel)]  # (G, M)
         features[:] = mel
-        # Frames that only the extra padding makes count for the maximum, and are no features.
+        # Frames of the extra padding count for the maximum, but are not part of the result.
         out[:, block] = features[: max(0, n_frames - block.start)].T
     return float(loudest)
 
 
 def of_natural_log(convention: Convention) -> tuple[float, float]:
-    """What turns ln(power) into a feature: a factor, and a term to add then."""
+    """The factor and the term that turn ln(power) into a feature."""
     return 1 / (math.log(10) * convention.divisor), convention.offset / convention.divisor
 
 
 def least_feature(convention: Convention, loudest: float) -> float:
-    """What features are clamped to: the lowest in reach of the loudest, or what the floor gives."""
+    """The least value of a feature: 8 below the loudest in log10, but not below silence."""
     scale, offset = of_natural_log(convention)
     silence = math.log(convention.log_floor) * scale + offset
     return max(silence, loudest - convention.dynamic_range / convention.divisor)
@@ -214,9 +214,9 @@ def least_feature(convention: Convention, loudest: float) -> float:
 def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> NDArray[np.float32]:
     """Checked clips of up to `length` samples to features, (M, F) or (B, M, F), float32.
 
-    `convention` is one of the named ones. Reproduces `oracle.run`.
+    `convention` is one of the named ones. Reproduces `variants.run`.
     """
-    bands(n_mels, N_BANDS)  # raises for a number of bins that cannot be
+    bands(n_mels, N_BANDS)  # raises ValueError for fewer than one bin
     shape = (len(clips.arrays), n_mels, length // HOP_LENGTH)
     features = np.empty(shape, dtype=np.float32)  # (B, M, F)
     with workspace_of_this_thread() as workspace:
@@ -229,7 +229,7 @@ def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> N
     for clip, top, out in zip(clips.arrays, loudest, features, strict=True):
         # Rounding keeps the order, so the clamp can come after it.
         least = least_feature(convention, top)
-        n_heard = Layout.of(len(clip), length, convention).n_heard
+        n_heard = FrameCount.of(len(clip), length, convention).n_heard
         heard = out[:, :n_heard]
         np.maximum(heard, np.full(heard.shape[-1], least, dtype=np.float32), out=heard)
         out[:, n_heard:] = least

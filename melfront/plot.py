@@ -1,4 +1,4 @@
-"""The picture of `python -m melfront --plot`: the waveform over what Whisper sees of it."""
+"""The picture of `python -m melfront --plot`: the waveform, and below it the features."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LABELLED_HZ = (100, 500, 1000, 2000, 4000, 7000)
-PIXELS = 2000  # across the waveform: more than the picture has
+PIXELS = 2000  # columns of the waveform, more than the picture is wide
 
 
 def envelope(audio: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Time in s, lowest and highest sample of each stretch: every peak of a long clip shows."""
+    """Time in s, minimum and maximum of each column, so that every peak of a long clip shows."""
     step = -(-len(audio) // PIXELS)
     starts = np.arange(0, len(audio), step)
     return (
@@ -31,7 +31,7 @@ def envelope(audio: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[A
 
 
 def label_frequencies(axes: Axes, n_mels: int) -> None:
-    """Ticks on the bins whose centres are nearest to round frequencies, with their own centres."""
+    """Label the bins nearest to round frequencies with the frequency of their centre."""
     corners = np.linspace(float(hz_to_mel(0.0)), float(hz_to_mel(8_000.0)), n_mels + 2)
     centres = mel_to_hz(corners[1:-1].astype(np.float64))
     bins = sorted({int(np.abs(centres - hz).argmin()) for hz in LABELLED_HZ})
@@ -39,7 +39,7 @@ def label_frequencies(axes: Axes, n_mels: int) -> None:
 
 
 def figure(audio: NDArray[Any], log_mel: NDArray[Any], name: str) -> Figure:
-    """audio (N,) at 16 kHz over its features (M, 3000), or (n, M, 3000) for n windows of 30 s."""
+    """audio (N,) at 16 kHz above its features: (M, 3000), or (n, M, 3000) for n windows of 30 s."""
     seconds = len(audio) / SAMPLE_RATE
     windows = log_mel[None] if log_mel.ndim == 2 else log_mel
     n_mels = windows.shape[1]
@@ -53,11 +53,11 @@ def figure(audio: NDArray[Any], log_mel: NDArray[Any], name: str) -> Figure:
     above.fill_between(time, lowest, highest, step="post", linewidth=0.5, color="C0")
     loudest = max(float(np.abs(audio).max()), 1e-3)
     above.set(ylim=(-1.05 * loudest, 1.05 * loudest), ylabel="amplitude")
-    # A file name may hold dollar signs, which would be read as mathematics.
+    # A dollar sign in a file name would start a formula.
     title = f"{name}: {seconds:.2f} s, {n_mels} mel bins"
     above.set_title(title, loc="left", parse_math=False)
 
-    # Frame f is centred on f / 100 s, bin m on the whole number m.
+    # Frame f is centred on f / 100 s, bin m on m.
     half = 0.5 / FRAMES_PER_SECOND
     image = below.imshow(
         shown,

@@ -47,7 +47,7 @@ from .conventions import (
 from .filterbank import mel_filters
 from .numpy_backend import (
     N_BANDS,
-    Layout,
+    FrameCount,
     Workspace,
     bands,
     heard_by,
@@ -112,7 +112,7 @@ def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> T
     """Checked clips of up to `length` samples to features, (M, F) or (B, M, F), on their device.
 
     `convention` is one of the named ones. float64 clips give float64, all others float32.
-    Reproduces `oracle.run`.
+    Reproduces `variants.run`.
     """
     given = clips.arrays[0]
     if torch.jit.is_tracing():  # type: ignore[attr-defined]
@@ -138,7 +138,7 @@ def features_by_autograd(
     dtype = torch.float64 if convention.precision == "float64" else clips[0].dtype
     window, filters = constants(clips[0], n_mels, dtype)
     total = length + convention.extra_padding
-    heard = [Layout.of(len(clip), length, convention).n_heard for clip in clips]
+    heard = [FrameCount.of(len(clip), length, convention).n_heard for clip in clips]
     n_heard = max(heard)
     x = pad(stack(clips), total, n_heard)
     frames = x.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
@@ -239,7 +239,7 @@ def log_mel_of_tensor(
         n_heard, n_silent = (length + convention.extra_padding) // HOP_LENGTH, 0
     else:
         length = padded_length(n, pad_to, truncate)
-        n_heard = Layout.of(min(n, length), length, convention).n_heard
+        n_heard = FrameCount.of(min(n, length), length, convention).n_heard
         n_silent = length // HOP_LENGTH - n_heard
         padded = pad(x[:, :length], length + convention.extra_padding, n_heard)
     frames = padded.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
@@ -308,7 +308,7 @@ def features_in_place(
     for clip, top, out in zip(clips, loudest, features, strict=True):
         # Rounding keeps the order, so the clamp can come after it.
         least = least_feature(convention, top)
-        n_heard = Layout.of(len(clip), length, convention).n_heard
+        n_heard = FrameCount.of(len(clip), length, convention).n_heard
         out[:, :n_heard].clamp_(min=least)
         out[:, n_heard:] = least
     return features
@@ -326,7 +326,7 @@ def before_clamp(
     scale, offset = of_natural_log(convention)
     term = out.new_tensor(offset)
     loudest = -math.inf
-    for block in Layout.of(len(clip), length, convention).blocks(BLOCK):
+    for block in FrameCount.of(len(clip), length, convention).blocks(BLOCK):
         mel = mel_power(clip, total, n_mels, block, out.dtype, workspace)  # (M, G)
         log = mel.numpy()
         with np.errstate(divide="ignore"):  # as a decorator, NumPy 1.26 keeps one state for all

@@ -9,61 +9,18 @@ pairs that agree as far as a stage share it; only the nearest are then computed 
 from __future__ import annotations
 
 from dataclasses import replace
-from operator import attrgetter
 
 import numpy as np
 
-from melfront import oracle
+from melfront import variants
 from melfront.conventions import HOP_LENGTH, Convention
 
 from . import measure
 from .tensors import Array
 from .truth import Subject
 
-# The decisions that each stage adds to those before it: conventions that agree in them share it.
-DECISIONS = {
-    "frames": (
-        "gain",
-        "preemphasis",
-        "normalize",
-        "pad_side",
-        "extra_padding",
-        "n_fft",
-        "frame_start",
-        "pad_mode",
-        "edges_first",
-        "hop_length",
-        "drop",
-    ),
-    "power": (
-        "win_length",
-        "window",
-        "periodic",
-        "power",
-        "spectrum_scale",
-        "spectrum_part",
-        "folded",
-    ),
-    "mel": (
-        "f_min",
-        "f_max",
-        "filter_rate",
-        "mel_scale",
-        "mel_norm",
-        "bin_shift",
-        "flip_mels",
-        "mel_mantissa",
-    ),
-    "log": ("log_base", "log_factor", "log_floor", "floor_added"),
-    "clamped": ("max_scope", "max_frames", "fixed_max", "dynamic_range"),
-    "features": ("offset", "divisor", "fill"),
-}
-ORDER = list(DECISIONS)
-SERVES = ORDER[1:]  # the stages that it can be asked about
-UPTO = {
-    stage: attrgetter(*(field for name in ORDER[: i + 1] for field in DECISIONS[name]))
-    for i, stage in enumerate(ORDER)
-}
+ORDER = ["frames", "power", "mel", "log", "clamped", "features"]  # the stages that are computed
+SERVES = ORDER[1:]  # and that it can be asked about
 LOUDEST = 8  # frames
 MEAN = 0.01  # that normalised features may have: in bfloat16 a value is off by up to 0.4 %
 
@@ -94,7 +51,8 @@ class Screen:
 
     def stage(self, name: str, c: Convention) -> Array:
         """A stage of the chosen frames under a convention."""
-        key = (name, *UPTO[name](c))
+        # Conventions that agree as far as a stage share it.
+        key = (name, *c.upto(name))
         if key not in self.done:
             self.done[key] = self.compute(name, c)
         return self.done[key]
@@ -102,24 +60,24 @@ class Screen:
     def compute(self, name: str, c: Convention) -> Array:
         if name == "frames":
             clips, total = self.subject.clips, self.subject.length + c.extra_padding
-            padded = [oracle.pad(oracle.condition(clip, c), total, c) for clip in clips.arrays]
-            every = oracle.frames(np.stack(padded) if clips.batched else padded[0], c)
+            padded = [variants.pad(variants.condition(clip, c), total, c) for clip in clips.arrays]
+            every = variants.frames(np.stack(padded) if clips.batched else padded[0], c)
             # A frame too many comes last: it may hold the maximum.
             return every[..., [*self.frames, *range(self.n_frames, every.shape[-2])], :]
         x = self.stage(ORDER[ORDER.index(name) - 1], c)
         if name == "power":
-            return oracle.power(oracle.spectrum(x * oracle.window(c), c), c)  # (B, n, K)
+            return variants.power(variants.spectrum(x * variants.window(c), c), c)  # (B, n, K)
         if name == "mel":
-            return oracle.mel(x, c, self.subject.n_mels)  # (B, M, n)
+            return variants.mel(x, c, self.subject.n_mels)  # (B, M, n)
         if name == "log":
-            return oracle.log(x, c)
+            return variants.log(x, c)
         if name == "clamped":
             n_frames = self.n_frames + x.shape[-1] - len(self.frames)
-            counts = oracle.counted(self.subject.clips, n_frames, c)
+            counts = variants.counted(self.subject.clips, n_frames, c)
             if counts is not True:
                 counts = counts[..., [*self.frames, *range(self.n_frames, n_frames)]]
-            return oracle.clamp(x, c, counts)[..., : len(self.frames)]
-        x = oracle.scale(x, replace(c, output_mean=None) if c.output_mean else c)
+            return variants.clamp(x, c, counts)[..., : len(self.frames)]
+        x = variants.scale(x, replace(c, output_mean=None) if c.output_mean else c)
         if c.fill is None:
             return x
         after = self.frames >= self.ends[:, None, None]  # (B, 1, n)

@@ -23,7 +23,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.
 import melfront
 from encoder import CheckpointError, WhisperEncoder
 from encoder import oracle as encoder_oracle
-from melfront import oracle
+from melfront import variants
 from melfront.audio import Clips, as_clips, digest, fit_length
 from melfront.command import PROGRESS
 from melfront.conventions import (
@@ -103,7 +103,7 @@ class Subject:
             return tensor
 
         with suppress(Stop):
-            oracle.run(self.clips, self.length, self.n_mels, convention or self.convention, keep)
+            variants.run(self.clips, self.length, self.n_mels, convention or self.convention, keep)
         return seen
 
     @cached_property
@@ -149,7 +149,7 @@ class Subject:
 
     def run(self, tap: Any, encoder: bool) -> None:
         """The whole float64 pipeline of one clip, with a tap that may put in other tensors."""
-        features = oracle.run(self.clips, self.length, self.n_mels, self.convention, tap)
+        features = variants.run(self.clips, self.length, self.n_mels, self.convention, tap)
         if encoder:
             model = self.needed_model()
             with self.progress("float64", tap) as seeing:
@@ -290,7 +290,7 @@ def transformers_stages(subject: Subject) -> dict[str, torch.Tensor]:
     x = out["mel"] = filters @ x.mT  # (B, M, F)
     x = out["log"] = x.clamp(min=1e-10).log10()
     together = subject.convention.max_scope == "batch"
-    counts = oracle.counted(subject.clips, x.shape[-1], subject.convention)
+    counts = variants.counted(subject.clips, x.shape[-1], subject.convention)
     counting = x.masked_fill(~torch.as_tensor(counts), -math.inf)
     loudest = counting.amax() if together else counting.amax((1, 2), keepdim=True)
     out["clamped"] = torch.maximum(x, loudest - 8.0)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from encoder import ops
+from melfront.variants import round_mantissa
 
 Weights = dict[str, Tensor]
 
@@ -91,16 +92,8 @@ def naive_softmax(scores: Tensor) -> Tensor:
     return shares / shares.sum(-1, keepdim=True)
 
 
-def keep_bits(x: Tensor, bits: int) -> Tensor:
-    """x (any shape, float32) with this many mantissa bits kept, to nearest even."""
-    drop = 23 - bits
-    raw = x.float().contiguous().view(torch.int32)
-    raw = (raw + ((1 << (drop - 1)) - 1 + ((raw >> drop) & 1))) & ~((1 << drop) - 1)
-    return raw.view(torch.float32).to(x.dtype)
-
-
 def tf32_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return ops.linear(keep_bits(x, 10), keep_bits(weight, 10), bias)
+    return ops.linear(round_mantissa(x, 10), round_mantissa(weight, 10), bias)
 
 
 def scores_times(factor: Callable[[int, int], float]) -> dict[str, Callable[..., Any]]:

@@ -27,7 +27,7 @@ import numpy as np
 from scipy.io import wavfile
 
 import melfront
-from melfront.audio import as_clips
+from melfront.audio import SAMPLE, as_clips
 from melfront.command import exit_status
 from parity import libraries, signals, stages, tensors, toy
 from parity.__main__ import Parser
@@ -306,7 +306,7 @@ def manifest() -> dict[str, Any]:
             },
             "tiny.en": "openai/whisper-tiny.en, trained weights",
         },
-        "sample.flac": sha256((HERE / "sample.flac").read_bytes()),
+        "sample.flac": sha256(SAMPLE.read_bytes()),
         "wav": {p.name: sha256(p.read_bytes()) for p in sorted(HERE.glob("signals/*.wav"))},
         "files": {str(path.relative_to(HERE).as_posix()): listing(path) for path in files},
     }

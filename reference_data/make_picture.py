@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from melfront.command import exit_status
 from melfront.plot import envelope
 from parity.__main__ import Parser
 
-HERE = Path(__file__).parent
 COMMAND = "python -m reference_data.make_picture"
 INK = "#737b84"  # readable on GitHub's white and on its black; the background is transparent
 BLUE = "#4c8dd6"
@@ -101,7 +99,7 @@ def run(arguments: list[str]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("audio", nargs="?", default=HERE / "sample.flac", help="default: the sample clip")
+    add("audio", nargs="?", default="sample", help="default: the sample clip")
     add(
         "--model",
         default="formula:tiny",

@@ -23,9 +23,10 @@ import numpy as np
 import soundfile
 import soxr
 
+from melfront.audio import SAMPLE
+from melfront.conventions import SAMPLE_RATE
 from parity.__main__ import Parser
 
-SAMPLE_RATE = 16_000
 N_SAMPLES = 129_600
 START = 19_475  # samples: both ends fall on a loud period of a vowel
 PEAK = 0.7
@@ -58,8 +59,7 @@ def main(arguments: list[str]) -> int:
     for edge in (clip[:400], clip[-400:]):
         assert np.sqrt(np.mean(edge**2)) > 0.05, "an edge is quiet: choose another START"
 
-    target = Path(__file__).with_name("sample.flac")
-    soundfile.write(target, clip, SAMPLE_RATE, subtype="PCM_16")
+    soundfile.write(SAMPLE, clip, SAMPLE_RATE, subtype="PCM_16")
     return 0
 
 

@@ -11,8 +11,8 @@ CHECKOUT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("MELFRONT_SHARED") or CHECKOUT.parent / "shared")
 STAND_IN = "cpu:0"  # to torch the CPU, to a test another device: see other_fft.py
 
-# No deadline: the first example of a test pays for imports and for filling the caches. No
-# shrinking: it takes minutes, and what fails is described in one line as it is.
+# No deadline, because the first example of a test pays for imports and cold caches. No shrinking,
+# because it takes minutes and a failing example is described in one line anyway.
 settings.register_profile(
     "default",
     deadline=None,
@@ -62,7 +62,7 @@ def pytest_configure(config):
 
 
 def device_params(config) -> list:
-    """cpu and cuda always, so that what is not run is reported; and what else was asked for."""
+    """cpu and cuda always, so that skipped tests are reported, and whatever else was asked for."""
     asked = asked_devices(config)
     params = []
     for device in dict.fromkeys(["cpu", "cuda", *asked]):
@@ -75,17 +75,19 @@ def device_params(config) -> list:
     return params
 
 
-# Numbers: what .ci/cpus runs again with the kernels of other CPUs. Every test is of that kind but
-# for those of these files, which are of files, words, pages and processes, or take long and put the
-# same numbers another way. One in them that holds a number to a bound says so by `numeric`.
+# .ci/cpus runs the numeric tests again with the kernels of other CPUs. Every test is numeric except
+# those in these files, which check files, words, pages and processes, or take long and repeat the
+# same numbers in another form. A test in them that holds a number to a bound is marked `numeric`.
 NOT_NUMERIC = {
     "benchmarks": "all",
     "encoder": "checkpoint checkpoint_hostile checkpoint_refusals cli cli_ends config hub report "
     "report_axes report_browser using",
-    "melfront": "audio audio_cut_short cli import inputs reentrance traced",  # traced: compilers
+    "melfront": "cli import plot",
+    "audio": "all",
+    "backends": "reentrance traced",  # traced: compilers
     "parity": "bad_input command dump hints hostile_files layouts metadata plot pytest_plugin "
     "timing",
-    "reference_data": "floors follow make",  # which choose the kernels themselves, or have none
+    "reference_data": "floors follow make",  # they choose the kernels themselves, or use none
     "tests": "commands_end names readme terminal",
 }
 
@@ -113,7 +115,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_tf32():
-    """TF32 keeps 10 bits of each factor and alone costs 1e-3: off wherever float32 is stated."""
+    """TF32 keeps 10 bits of each factor and alone costs 1e-3: off wherever float32 is claimed."""
     if "torch" in sys.modules:
         import torch
 
@@ -133,7 +135,7 @@ def sample():
 
 
 def shared_path(name: str) -> Path:
-    """A file or folder of the shared folder; skips the test where it is missing."""
+    """A file or folder of the shared folder; skips the test if it is missing."""
     path = SHARED / name
     if not path.exists():
         pytest.skip(

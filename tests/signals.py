@@ -1,16 +1,15 @@
-"""Signals that tell a right front end from a wrong one, and what float32 may err on them."""
+"""Signals that tell a right front end from a wrong one, and the noise of float32 on them."""
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
 from safetensors.numpy import load_file
 
 import melfront
+from melfront.audio import SAMPLE
 
-SAMPLE = Path(__file__).parents[1] / "reference_data" / "sample.flac"
 KINDS = ("silence", "dc", "clicks", "tone", "chord", "noise", "faint", "speech")
 
 
@@ -50,7 +49,7 @@ class Signal:
         elif self.kind == "faint":
             x = 1e-6 * rng.standard_normal(self.n)
         elif self.kind == "speech":
-            # Cut anywhere: both ends at full voice. What is longer than the sample repeats it.
+            # Starts anywhere in the sample, so both ends are loud; longer signals repeat it.
             x = np.resize(np.roll(sample(), -int(rng.integers(len(sample())))), self.n)
         else:
             raise ValueError(f"no signal of kind {self.kind!r}")

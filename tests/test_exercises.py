@@ -1,4 +1,4 @@
-"""The answers to the exercises in `melfront.oracle.trace` and `encoder.oracle.trace`.
+"""The answers to the exercises in `melfront.variants.trace` and `encoder.oracle.trace`.
 
 Each exercise is run as its text tells: the recipe and the change are taken out of the docstring.
 """
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from encoder import oracle as encoder_oracle
-from melfront import oracle
+from melfront import oracle, variants
 from tests.conftest import CHECKOUT
 
-TEXTS = [inspect.getdoc(module.trace) for module in (oracle, encoder_oracle)]
+TEXTS = [inspect.getdoc(module.trace) for module in (variants, encoder_oracle)]
 
 
 def recipe(text):
@@ -23,7 +23,7 @@ def recipe(text):
 
 
 def exercise(number, **before):
-    """The report of an exercise; `before` is what its text says to change first, as code."""
+    """The report of an exercise; `before` holds lines that its text says to replace first."""
     text = next(text for text in TEXTS if re.search(rf"^{number}\. ", text, flags=re.MULTILINE))
     change = re.search(rf"^{number}\. CHANGE is `([^`]+)`", text, flags=re.MULTILINE)[1]
     code = recipe(text).replace("CHANGE", change)
@@ -105,7 +105,7 @@ def test_5_a_bias_for_the_keys():
 
 
 def test_6_a_causal_mask():
-    """`context` is first: the trace makes scores and weights beside the attention, from q and k.
+    """`context` is first: the trace computes scores and weights from q and k, apart from attention.
 
     The last position may look at all others, so it is right; in the second block the others, which
     it looks at, are wrong, and it with them.

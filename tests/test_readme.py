@@ -132,7 +132,7 @@ import melfront
 
 def my_log_mel(audio, n_mels=128):
     wrong = replace(melfront.CONVENTIONS["transformers"], periodic=False)
-    return melfront.oracle.log_mel(audio, n_mels=n_mels, convention=wrong).astype("float32")
+    return melfront.variants.log_mel(audio, n_mels=n_mels, convention=wrong).astype("float32")
 """
 
 

@@ -114,7 +114,7 @@ def folder(tmp_path_factory):
     """With a port whose mistake has a long sentence."""
     folder = tmp_path_factory.mktemp("terminal")
     (entry,) = (e for e in FRONT_END if e.name == "zero padding")
-    port = melfront.oracle.log_mel(sample(), n_mels=80, convention=entry.convention())
+    port = melfront.variants.log_mel(sample(), n_mels=80, convention=entry.convention())
     np.savez(folder / "port.npz", features=port.astype(np.float32))
     return folder
 

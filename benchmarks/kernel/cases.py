@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,12 +20,11 @@ from torch import Tensor
 import melfront
 from encoder import SIZES, EncoderConfig, WhisperEncoder, ops
 from melfront import oracle as front
-from melfront.conventions import HOP_LENGTH, N_FFT, TRANSFORMERS
+from melfront.conventions import HOP_LENGTH, N_FFT
 
 from .functions import BLOCK_WEIGHTS
 from .slots import SLOTS
 
-SAMPLE = Path(__file__).resolve().parents[2] / "reference_data" / "sample.flac"
 DEPTH = 2  # blocks that are run to capture: the first and one that has another before it
 POOL = 1 << 23  # numbers that varied contents are made from
 LARGE = 1 << 24  # elements: a batch of two is left out where it would be larger
@@ -108,7 +106,7 @@ class Dice:
 @lru_cache(maxsize=1)
 def clips() -> list[Tensor]:
     """Two clips: the sample, and it again from its middle, a tenth as loud."""
-    sample = torch.from_numpy(melfront.load_audio(SAMPLE))
+    sample = torch.from_numpy(melfront.load_audio("sample"))
     return [sample, 0.1 * sample.roll(len(sample) // 2)]
 
 
@@ -216,7 +214,7 @@ def captured_front_end(slot: str, n_mels: int, dtype: torch.dtype) -> list[Case]
 
 def constants(n_mels: int) -> tuple[Tensor, Tensor]:
     """The window (N,) and the filters (M, K), float32."""
-    window, bank = front.window(TRANSFORMERS), front.filters(TRANSFORMERS, n_mels)
+    window, bank = front.window(), melfront.mel_filters(n_mels)
     return torch.tensor(window, dtype=torch.float32), torch.tensor(bank, dtype=torch.float32)
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 import melfront
 from encoder import ops, oracle
-from melfront.conventions import DYNAMIC_RANGE, LOG_FLOOR, TRANSFORMERS
+from melfront.conventions import DYNAMIC_RANGE, LOG_FLOOR
 
 Array = np.ndarray[Any, Any]
 f64 = oracle.as_float64
@@ -32,8 +32,8 @@ def stft(frames: Tensor, window: Tensor) -> Tensor:
 
 
 def stft_truth(frames: Tensor, window: Tensor) -> Array:
-    spectrum = melfront.oracle.spectrum(f64(frames) * f64(window), TRANSFORMERS)
-    return melfront.oracle.power(spectrum, TRANSFORMERS)
+    spectrum = melfront.oracle.spectrum(f64(frames) * f64(window))
+    return melfront.oracle.power(spectrum)
 
 
 def numpy_stft(frames: Array, window: Array) -> Array:
@@ -55,8 +55,8 @@ def log_scale(mel: Tensor) -> Tensor:
 
 
 def log_scale_truth(mel: Tensor) -> Array:
-    log = melfront.oracle.clamp(melfront.oracle.log(f64(mel), TRANSFORMERS), TRANSFORMERS)
-    return melfront.oracle.scale(log, TRANSFORMERS)
+    log = melfront.oracle.clamp(melfront.oracle.log(f64(mel)))
+    return melfront.oracle.scale(log)
 
 
 def numpy_log_scale(mel: Array) -> Array:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from encoder import ops
-from melfront import oracle as front
+from melfront import variants as front
 from parity import measure
 
 from .functions import f64
@@ -111,7 +111,7 @@ def fewer_bits(slot: Slot) -> Iterator[Suspect]:
         return lambda a: a.to(dtype)
 
     def bits(n: int) -> Callable[[Tensor], Tensor]:
-        return lambda a: keep_bits(a, n)
+        return lambda a: front.round_mantissa(a, n)
 
     for dtype in (torch.float16, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
@@ -120,13 +120,6 @@ def fewer_bits(slot: Slot) -> Iterator[Suspect]:
     for name, n in (("TF32", 10), ("bfloat16 factors", 7)):
         text = f"the arguments keep {n} bits, as tensor cores take them"
         yield Suspect(name, text, "PRECISION", rounded(bits(n), False))
-
-
-def keep_bits(x: Tensor, bits: int) -> Tensor:
-    """x with this many bits behind the leading one, to nearest; any shape and float type."""
-    mantissa, exponent = torch.frexp(x.double())
-    scale = 2.0 ** (bits + 1)
-    return torch.ldexp((mantissa * scale).round() / scale, exponent).to(x.dtype)
 
 
 def name(slot: Slot, findings: list[Finding]) -> Suspect | None:

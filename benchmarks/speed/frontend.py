@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -19,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import melfront
+from melfront.audio import SAMPLE
 
 from .child import peak
 from .race import AGAIN, Row, Table, cores, errors, race
 
 N_MELS = 128
-SAMPLE = Path(__file__).parents[2] / "reference_data" / "sample.flac"
 TORCH, NUMPY = "melfront, torch", "melfront, NumPy"
 ROOF = "its FFT alone"
 Array = NDArray[Any]

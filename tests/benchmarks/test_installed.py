@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy
 import pytest
 
+from melfront.audio import SAMPLE
 from tests.conftest import CHECKOUT
 
 KERNELS = Path(__file__).parent / "kernels"
@@ -69,7 +70,7 @@ def copy(folder):
             CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
         )
     (folder / "reference_data").mkdir()
-    shutil.copy(CHECKOUT / "reference_data" / "sample.flac", folder / "reference_data")
+    shutil.copy(SAMPLE, folder / "reference_data")
 
 
 @pytest.fixture(params=["site-packages", "PYTHONPATH", "the current folder"])

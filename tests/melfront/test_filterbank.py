@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 
 from melfront import filterbank, oracle
-from melfront.conventions import TRANSFORMERS
 
 
 @pytest.mark.parametrize("n_mels", [1, 2, 7, 40, 80, 128, 201, 257])
@@ -96,4 +95,4 @@ def test_bad_options(options):
 
 
 def test_the_oracle_uses_them():
-    assert np.array_equal(oracle.filters(TRANSFORMERS, 80), filterbank.mel_filters(80))
+    assert np.array_equal(oracle.mel(np.eye(201), 80), filterbank.mel_filters(80))

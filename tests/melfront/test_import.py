@@ -1,11 +1,15 @@
-"""`import melfront` is quick and leaves torch alone, and so does a clip as NumPy."""
+"""`import melfront` is quick, imports no torch, and shows what is public."""
 
+import inspect
 import json
+import pydoc
+import re
 import subprocess
 import sys
 
 import pytest
 
+import melfront
 from tests.conftest import CHECKOUT
 from tests.signals import SAMPLE
 
@@ -18,7 +22,7 @@ def python(code: str) -> str:
 
 
 def test_import_takes_at_most_a_fifth_of_a_second():
-    # Processor time: a busy machine does not stretch it, and an import waits for the disk only.
+    # Processor time, which does not grow on a busy machine.
     code = "from time import process_time as t; a = t(); import melfront; print(t() - a)"
     python(code)  # writes the byte code
     best = min(float(python(code)) for _ in range(5))
@@ -44,8 +48,30 @@ print(json.dumps([after_import, loaded()]))
 def test_public_names():
     code = "import melfront; print([n for n in melfront.__all__ if not hasattr(melfront, n)])"
     assert python(code).strip() == "[]"
+    code = "import melfront; print(set(dir(melfront)) ^ {*melfront.__all__, '__version__'})"
+    assert python(code).strip() == "set()"
     code = "import melfront; melfront.nonsense"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT
     )
     assert "module 'melfront' has no attribute 'nonsense'" in result.stderr
+
+
+def test_help_shows_what_is_public_and_no_more():
+    text = pydoc.plain(pydoc.render_doc(melfront))
+    assert all(name in text for name in melfront.__all__)
+    assert "as_clips(" not in text
+    assert "fit_length(" not in text
+
+
+def public():
+    functions = dict(inspect.getmembers(melfront, inspect.isfunction))
+    functions |= {m.__name__: m.log_mel for m in (melfront.oracle, melfront.variants)}
+    return functions
+
+
+@pytest.mark.parametrize("name", public())
+def test_a_public_function_states_its_shapes_and_its_errors(name):
+    text = inspect.getdoc(public()[name])
+    assert re.search(r"\(([A-Z],? ?)+(, [0-9]+)?\)", text), text
+    assert "aises " in text or name == "frame_mask", text

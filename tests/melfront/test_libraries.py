@@ -1,20 +1,20 @@
-"""Our features next to those of the libraries that people use, installed and run here.
+"""Our features compared with those of installed libraries, run here.
 
-What the bounds are, and why. Truth is the oracle, in float64.
+The bounds, and why. The truth is the oracle, in float64.
 
-- A float32 FFT errs, in every frequency, by about 1e-7 of the loudest one. In a bin that is 80 dB
-  below a loud tone, as quiet as features get, that is 1e-3 of its amplitude and 2e-4 in the
-  feature: so far is transformers' torch path from the truth on chords; on speech 1e-5 to 4e-5.
-  How far exactly is the FFT's choice, and so the CPU's: MKL has one for AVX2, one for AVX-512 and
-  others, all of them right. So it is measured, here and now, against transformers' own NumPy path.
-- Our torch backend uses the same FFT and the same float32 window. It lies within 2 or 3 ulp of
-  transformers (2.4e-7 at most in all our fuzzing), so the 3e-5 asked for hold on every signal.
+- A float32 FFT errs at every frequency by about 1e-7 of the loudest one. In a bin 80 dB below a
+  loud tone, the quietest that features can be, that is 1e-3 of the amplitude and 2e-4 of the
+  feature: transformers' torch path is that far from the truth on chords, and 1e-5 to 4e-5 on
+  speech. The exact figure depends on the FFT and so on the CPU: MKL has one for AVX2, one for
+  AVX-512 and others, all right. So it is measured here against transformers' own NumPy path.
+- Our torch backend uses the same FFT and the same float32 window. It is within 2 or 3 ulp of
+  transformers (at most 2.4e-7 in all our fuzzing), so a bound of 3e-5 holds for every signal.
 - Our NumPy backend computes in float64 and rounds its features once: half a unit in the last place
-  of a float32 below 4 is 1.2e-7. From the torch path it is as far as transformers' own NumPy path
-  is, from which it is within 1e-6: nobody who is right can be nearer.
-- Root mean square errors are taken over the frames that hear the clip; the rest are one constant.
-  At most 1.1 times the library's own error, or 4 ulp where the library's is less: below that, one
-  rounding more or less decides.
+  of a float32 below 4 is 1.2e-7. It is within 1e-6 of transformers' NumPy path, and as far from the
+  torch path as that one is, which no right implementation can improve on.
+- Root mean square errors are taken over the frames that hear the clip; the others are constant. The
+  bound is 1.1 times the library's own error, but at least 4 ulp: below that a single rounding
+  decides.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import torch
 from hypothesis import assume, example, given, settings
 
 import melfront
-from melfront.numpy_backend import Layout
+from melfront.numpy_backend import FrameCount
 from tests.other_fft import device_of
 from tests.signals import Signal, compute, floor, rms, signals
 
@@ -40,7 +40,7 @@ FROM_TRUTH = 1.3e-7
 MORE_THAN_THEIRS = 1.1
 
 N_MELS = st.sampled_from([80, 128])
-# Seconds. 2.903 s are not a multiple of a frame; None keeps the clip's own length.
+# Seconds. 2.903 s is not a multiple of a frame; None keeps the clip's own length.
 PAD_TO = st.sampled_from([None, 2.903, 5.03])
 LONGEST = 6.0
 
@@ -112,7 +112,7 @@ def check_against_transformers(backend, signal, n_mels, pad_to):
     exact, _ = transformers(audio, n_mels, pad_to, path="numpy")
     assert np.abs(ours - theirs).max() <= from_torch_path(backend, theirs, exact)
 
-    heard = Layout.of(signal.n, 160 * truth.shape[1]).n_heard
+    heard = FrameCount.of(signal.n, 160 * truth.shape[1]).n_heard
     our_error = rms((ours - truth)[:, :heard])
     their_error = rms((theirs - truth)[:, :heard])
     assert our_error <= MORE_THAN_THEIRS * max(their_error, floor(truth))
@@ -168,7 +168,7 @@ def test_transformers_numpy_path_long(backend, signal, n_mels, pad_to):
 
 @pytest.mark.parametrize("n_mels", [80, 128])
 def test_real_and_sample_speech(backend, n_mels, sample):
-    """The clip of every command at its full 30 s, by both measures and without the 4 ulp."""
+    """Speech padded to 30 s, by both measures, without the allowance of 4 ulp."""
     check_speech(backend, n_mels, sample)
 
 
@@ -208,56 +208,8 @@ def test_transformers_batch(backend, clips, n_mels, pad_to):
     assert np.abs(ours - exact).max() <= FROM_NUMPY_PATH
 
 
-# Attention masks
-
-
-def masks(audio, **options):
-    """By both backends: NumPy's and torch's."""
-    _, ours = melfront.log_mel(audio, return_mask=True, **options)
-    clips = [torch.tensor(c) for c in audio] if isinstance(audio, list) else torch.tensor(audio)
-    _, tensor = melfront.log_mel(clips, return_mask=True, **options)
-    assert tensor.dtype == torch.int32
-    assert np.array_equal(ours, tensor.numpy())
-    return ours
-
-
-def test_mask_of_the_sample(sample):
-    _, theirs = transformers(sample, 80)
-    ours = masks(sample, n_mels=80)
-    assert ours.dtype == theirs.dtype
-    assert np.array_equal(ours, theirs)
-    assert ours.shape == (3000,)
-    assert ours.sum() == 810
-    assert ours[809] == 1
-    assert ours[810] == 0
-
-
-@pytest.mark.parametrize("n", [799, 800, 801])
-def test_mask_of_a_clip_of_its_own_length(n):
-    audio = Signal("noise", n).array()
-    features, theirs = transformers(audio, 80, pad_to=None)
-    ours = masks(audio, n_mels=80, pad_to=None)
-    assert np.array_equal(ours, theirs)
-    assert ours.sum() == features.shape[-1] == {799: 4, 800: 5, 801: 5}[n]
-
-
-@given(lengths=st.lists(st.integers(1, 4_001), min_size=1, max_size=4), pad_to=PAD_TO)
-@example([1], 2.903)
-@example([160, 161], 2.903)
-@settings(max_examples=12)
-def test_masks(lengths, pad_to):
-    assume(fits(max(lengths), pad_to))
-    audio = [Signal("noise", n).array() for n in lengths]
-    _, theirs = transformers(audio, 80, pad_to)
-    ours = masks(audio, n_mels=80, pad_to=pad_to)
-    assert np.array_equal(ours, theirs)
-    whole = pad_to is not None  # then no clip's last, incomplete hop is cut off
-    for n, row in zip(lengths, ours, strict=True):
-        assert not whole or row.sum() == -(-n // 160)
-
-
-# openai-whisper. torch, so as near to our torch backend as transformers is; and from the NumPy
-# backend within its own float32 noise, taken here from the difference to the oracle.
+# openai-whisper computes in torch, so it is as near to our torch backend as transformers is. From
+# our NumPy backend it is within its own float32 noise, its difference from the oracle.
 
 
 def within_noise(ours, theirs, truth, backend):
@@ -274,7 +226,7 @@ def within_noise(ours, theirs, truth, backend):
 @example([Signal("chord", 14_400, seed=139_006)], 128)
 @settings(max_examples=5)
 def test_openai(backend, clips, n_mels):
-    """log_mel_spectrogram(pad_or_trim(audio)): one maximum for all that is passed."""
+    """log_mel_spectrogram(pad_or_trim(audio)): one maximum for the whole batch."""
     whisper = pytest.importorskip("whisper")
 
     audio = [clip.array() for clip in clips]
@@ -282,7 +234,7 @@ def test_openai(backend, clips, n_mels):
     with device_of(backend) as device:
         theirs = whisper.log_mel_spectrogram(padded, n_mels, device=device).cpu().numpy()
     ours = compute(audio, backend, n_mels=n_mels, convention="openai")
-    truth = melfront.oracle.log_mel(audio, n_mels=n_mels, convention="openai")
+    truth = melfront.variants.log_mel(audio, n_mels=n_mels, convention="openai")
     within_noise(ours, theirs, truth, backend)
 
 
@@ -290,7 +242,7 @@ def test_openai(backend, clips, n_mels):
 @example(Signal("speech", 480_000), 80)
 @settings(max_examples=4)
 def test_openai_transcribe(backend, signal, n_mels):
-    """As whisper.transcribe does: 30 s of zeros more, content frames only, tail filled with 0.0."""
+    """As whisper.transcribe does: 30 s more of zeros, content frames only, tail filled with 0.0."""
     whisper = pytest.importorskip("whisper")
 
     audio = signal.array()
@@ -300,7 +252,7 @@ def test_openai_transcribe(backend, signal, n_mels):
     content_frames = mel.shape[-1] - whisper.audio.N_FRAMES
     theirs = whisper.pad_or_trim(mel[:, :content_frames], whisper.audio.N_FRAMES).numpy()
     options = {"n_mels": n_mels, "convention": "openai-transcribe"}
-    truth = melfront.oracle.log_mel(audio, **options)
+    truth = melfront.variants.log_mel(audio, **options)
     within_noise(compute(audio, backend, **options), theirs, truth, backend)
 
     if fits(signal.n, None):
@@ -324,20 +276,20 @@ def test_faster_whisper(backend, signal, n_mels):
     content_frames = features.shape[-1] - 1
     theirs = pad_or_trim(features[:, :content_frames])
     options = {"n_mels": n_mels, "convention": "faster-whisper"}
-    truth = melfront.oracle.log_mel(audio, **options)
+    truth = melfront.variants.log_mel(audio, **options)
     ours = compute(audio, backend, **options)
     assert ours.shape == theirs.shape
     # Its own FFT differs from torch's: two float32 results, each as far from the truth as it is.
     their_max, our_max = np.abs(theirs - truth).max(), np.abs(ours - truth).max()
     assert np.abs(ours - theirs).max() <= max(FROM_TORCH_PATH, their_max + our_max)
-    assert np.abs(theirs - truth).max() <= 1e-3  # and it is the same thing that both compute
+    assert np.abs(theirs - truth).max() <= 1e-3  # and both compute the same thing
     assert backend != "numpy" or our_max <= FROM_TRUTH
 
 
 @pytest.mark.parametrize("beyond", [0, 39, 40, 120, 159])
 @pytest.mark.parametrize("batched", [False, True])
 def test_faster_whisper_does_not_count_the_frame_that_it_does_not_have(backend, beyond, batched):
-    """A clip that ends loudly: the frame after the extra hop, were there one, would be loudest."""
+    """A clip that ends loudly: a frame after the extra hop, if there were one, would be loudest."""
     pytest.importorskip("faster_whisper")
     from faster_whisper.feature_extractor import FeatureExtractor
 
@@ -348,11 +300,11 @@ def test_faster_whisper_does_not_count_the_frame_that_it_does_not_have(backend, 
     options = {"n_mels": 80, "convention": "faster-whisper"}
     recorded = [torch.from_numpy(clip).requires_grad_() for clip in clips]
     for features in (
-        melfront.oracle.log_mel(clips, **options),
+        melfront.variants.log_mel(clips, **options),
         compute(clips, backend, **options),
         melfront.log_mel(recorded, **options).detach().numpy(),
     ):
-        # Two right ones are 3e-7 apart here; the frame, were it counted, would cost 0.06.
+        # Two right results are 3e-7 apart here; counting that frame would cost 0.06.
         assert np.abs(features[0, :, :100] - theirs).max() <= FROM_TORCH_PATH
         assert (features[0, :, 100:] == 0).all()
 
@@ -360,7 +312,7 @@ def test_faster_whisper_does_not_count_the_frame_that_it_does_not_have(backend, 
 @given(signal=signals(LONGEST, min_samples=401), n_mels=N_MELS)
 @settings(max_examples=10)
 def test_librosa(backend, signal, n_mels):
-    """librosa's documented way to a mel spectrogram, with reflection, and then Whisper's log."""
+    """librosa's documented mel spectrogram with reflected edges, then Whisper's logarithm."""
     librosa = pytest.importorskip("librosa")
 
     audio = signal.array()

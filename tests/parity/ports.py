@@ -13,7 +13,7 @@ from torch.nn import functional
 
 import melfront
 from encoder import WhisperEncoder, ops
-from melfront import oracle
+from melfront import variants
 from melfront.conventions import Convention
 from tests.encoder.peers import theirs
 
@@ -218,4 +218,4 @@ def front_end_dump(
     audio: object, convention: Convention, n_mels: int = 80, pad_to: float | None = None
 ) -> dict[str, np.ndarray]:
     """Every stage of a front end with this convention, as float32."""
-    return as_float32(oracle.trace(audio, n_mels=n_mels, convention=convention, pad_to=pad_to))
+    return as_float32(variants.trace(audio, n_mels=n_mels, convention=convention, pad_to=pad_to))

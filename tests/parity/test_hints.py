@@ -11,7 +11,7 @@ import soundfile
 import encoder
 import melfront
 import parity
-from melfront import oracle
+from melfront import variants
 from melfront.conventions import TRANSFORMERS, Convention
 from parity import mistakes, toy
 from parity.diagnose import both
@@ -21,7 +21,7 @@ from tests.parity.ports import ours_numpy
 
 PADDED = SIGNALS["padded"]  # a clip of 0.3 s in half a second
 AUDIO, PAD_TO = PADDED.make(), PADDED.pad_to
-TRUTH = oracle.trace(AUDIO, n_mels=80, pad_to=PAD_TO)
+TRUTH = variants.trace(AUDIO, n_mels=80, pad_to=PAD_TO)
 
 
 def compare(**stages):
@@ -30,7 +30,7 @@ def compare(**stages):
 
 def features(convention, **options):
     options = {"n_mels": 80, "pad_to": PAD_TO, **options}
-    return oracle.log_mel(AUDIO, convention=convention, **options).astype(np.float32)
+    return variants.log_mel(AUDIO, convention=convention, **options).astype(np.float32)
 
 
 def names(report):
@@ -48,7 +48,7 @@ def test_mel_alone_is_features_or_the_power():
 
 
 def test_wrong_power_and_features_that_are_never_below_0():
-    window = oracle.trace(
+    window = variants.trace(
         AUDIO, n_mels=80, pad_to=PAD_TO, convention=mistakes.NO_WINDOW.convention()
     )
     report = compare(mel=window["mel"])
@@ -78,14 +78,14 @@ def uncentred(window, dropped):
     x = np.pad(AUDIO, (0, n - len(AUDIO)))
     frames = np.lib.stride_tricks.sliding_window_view(x, 400)[::160]
     frames = frames[: len(frames) - dropped] * window
-    mel = oracle.mel(np.abs(np.fft.rfft(frames)) ** 2, TRANSFORMERS, 80)
+    mel = variants.mel(np.abs(np.fft.rfft(frames)) ** 2, TRANSFORMERS, 80)
     log = np.log10(np.maximum(mel, 1e-10))
     return ((np.maximum(log, log.max() - 8) + 4) / 4).astype(np.float32)
 
 
 @pytest.mark.parametrize("dropped", [0, 1])
 def test_frames_that_are_not_centred_are_fewer(dropped):
-    mine = uncentred(oracle.window(TRANSFORMERS), dropped)
+    mine = uncentred(variants.window(TRANSFORMERS), dropped)
     assert mine.shape == (80, 48 - dropped)
     report = compare(features=mine)
     assert report.first_wrong.verdict == "SHAPE"
@@ -268,7 +268,7 @@ def test_a_file_misread(stereo, name, pad_to):
     report = parity.compare({"log_mel": mine}, audio=path, n_mels=80, pad_to=pad_to)
     assert names(report) == [name], report
     # And from a stage in the middle.
-    power = oracle.trace(clip, n_mels=80, pad_to=pad_to)["power"]
+    power = variants.trace(clip, n_mels=80, pad_to=pad_to)["power"]
     report = parity.compare({"power": power}, audio=path, n_mels=80, pad_to=pad_to)
     assert names(report) == [name], report
 

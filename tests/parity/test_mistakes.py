@@ -12,7 +12,7 @@ import torch
 import melfront
 import parity
 from encoder import ops
-from melfront import oracle
+from melfront import variants
 from melfront.conventions import TRANSFORMERS
 from parity import mistakes, toy
 from parity.diagnose import both
@@ -95,7 +95,7 @@ def visible_alone(pair, clip) -> bool:
     """Does each of the two change the features that the other one leaves?"""
 
     def features(convention):
-        return oracle.log_mel(clip.make(), n_mels=80, convention=convention, pad_to=clip.pad_to)
+        return variants.log_mel(clip.make(), n_mels=80, convention=convention, pad_to=clip.pad_to)
 
     two = features(both(TRANSFORMERS, pair))
     ones = [features(entry.convention()) for entry in pair]
@@ -234,7 +234,7 @@ def test_front_end_mistake_is_named_from_the_hidden_state(entry):
 
 def stretched(convention) -> np.ndarray:
     clip = SIGNALS["padded"]
-    return oracle.log_mel(clip.make(), n_mels=80, convention=convention, pad_to=clip.pad_to)
+    return variants.log_mel(clip.make(), n_mels=80, convention=convention, pad_to=clip.pad_to)
 
 
 UNKNOWN = {

@@ -75,7 +75,7 @@ def test_hashes(path):
 
 
 def test_clip_is_the_hashed_one():
-    data = (make.HERE / "sample.flac").read_bytes()
+    data = make.SAMPLE.read_bytes()
     assert hashlib.sha256(data).hexdigest() == MANIFEST["sample.flac"]
     paths = (make.HERE / "signals").glob("*.wav")
     assert MANIFEST["wav"] == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}

@@ -1,4 +1,4 @@
-"""What people hold clips in gives what plain arrays give, and audio of another scale is let in."""
+"""Every container of clips gives what plain arrays give; audio of another scale is accepted."""
 
 import array
 import io
@@ -17,7 +17,7 @@ pd = pytest.importorskip("pandas")
 pa = pytest.importorskip("pyarrow")
 
 CLIPS = [Signal("speech", n, seed=n).array() for n in (9_001, 7_777, 401)]
-SAME = [clip[:401] for clip in CLIPS]  # what is no longer ragged, NumPy and pyarrow make 2-D
+SAME = [clip[:401] for clip in CLIPS]  # of one length, so that NumPy and pyarrow make them 2-D
 OPTIONS = {"n_mels": 37, "pad_to": 1.0}
 
 
@@ -75,7 +75,7 @@ def test_a_batch(holder, clips):
         expected = melfront.log_mel([torch.tensor(clip) for clip in clips], **OPTIONS)
     assert result.shape == expected.shape
     assert np.array_equal(result, expected)
-    if holder not in ("generator",):  # which is used up
+    if holder not in ("generator",):  # it is exhausted
         truth = melfront.oracle.log_mel(clips, **OPTIONS)
         assert np.array_equal(melfront.oracle.log_mel(held, **OPTIONS), truth)
 
@@ -145,7 +145,7 @@ def test_rows_that_are_not_decoded(tmp_path):
 @pytest.mark.parametrize(
     ("given", "error", "message"),
     [
-        ([{"bytes": b"notes", "path": None}], AudioError, r"clip 0: .*no whole audio file"),
+        ([{"bytes": b"notes", "path": None}], AudioError, r"clip 0: .*not an audio file"),
         ({"bytes": None, "path": "none.wav"}, FileNotFoundError, r"none\.wav: no such file"),
         (
             {"bytes": None, "path": None},
@@ -171,7 +171,7 @@ def test_what_is_no_clip(given, error, message):
 
 
 def unit_variance(n: int = 9_001) -> np.ndarray:
-    """As transformers' do_normalize leaves a clip, with a click that is over 10 times the rest."""
+    """A clip after transformers' do_normalize, with a click beyond 10 times the rest."""
     clip = Signal("speech", n, seed=3, scale=0.1).array()
     clip[n // 2] = 1
     return ((clip - clip.mean()) / np.sqrt(clip.var() + 1e-7)).astype(np.float32)

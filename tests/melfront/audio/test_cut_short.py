@@ -1,4 +1,4 @@
-"""Audio files whose header says another length than they have: cut short, or from a pipe."""
+"""Audio files whose header gives the wrong length: cut short, or written into a pipe."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ def file_of(kind="WAV", samples=CLIP, rate=16_000, **options):
 
 
 def with_size(wav, data, riff=None):
-    """A wav of 44 bytes of header that says that so many bytes of samples follow."""
+    """A wav whose 44-byte header announces this many bytes of samples."""
     assert wav[36:40] == b"data"
     riff = wav[4:8] if riff is None else struct.pack("<I", riff)
     return wav[:4] + riff + wav[8:40] + struct.pack("<I", data) + wav[44:]
@@ -56,7 +56,7 @@ def test_an_mp3_and_a_flac_cut_short():
     mp3, flac = file_of("MP3"), file_of("FLAC")
     with pytest.raises(AudioError, match="is cut short: it has"):
         melfront.load_audio(mp3[: len(mp3) // 2])
-    with pytest.raises(AudioError, match="no whole audio file"):
+    with pytest.raises(AudioError, match="not an audio file"):
         melfront.load_audio(flac[: len(flac) // 2])
 
 
@@ -98,7 +98,7 @@ def test_a_wav_without_samples_has_none():
 
 
 def test_what_follows_the_samples_is_no_loss():
-    """A header whose size of the whole is wrong, and a file with a tail: all samples are there."""
+    """A header with a wrong total size, and a file with a tail: all samples are read."""
     wav = file_of()
     for other in (with_size(wav, 100_000, 7), with_size(wav, 100_000, 0), wav + b"tail of rubbish"):
         assert np.array_equal(melfront.load_audio(other), WHOLE)

@@ -11,7 +11,7 @@ import torch
 import melfront
 from tests.signals import Signal
 
-# Of unlike lengths and bins, so that neither could use what the other has left in memory.
+# Lengths and bins differ, so that neither call can use what the other left in memory.
 OUTER = Signal("speech", 60_001, seed=3).array()
 INNER = Signal("noise", 30_011, seed=5).array()
 AS = {"numpy": np.asarray, "torch": torch.from_numpy}
@@ -23,7 +23,7 @@ def features(kind: str, clip: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def back():
-    """Puts back what a test hooks into the interpreter."""
+    """Removes the hooks that a test sets in the interpreter."""
     profile, handler = sys.getprofile(), signal.getsignal(signal.SIGALRM)
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -35,7 +35,7 @@ def at_every_step(kind: str, act) -> np.ndarray:
     """The features of OUTER, with act() before and after every function that the call runs."""
 
     def step(frame, event, arg):
-        sys.setprofile(None)  # not within itself
+        sys.setprofile(None)  # not recursively
         try:
             act()
         finally:
@@ -81,7 +81,7 @@ def test_a_call_from_a_signal_handler(kind, back):
 
 @pytest.mark.parametrize("kind", AS)
 def test_a_call_from_del(kind, monkeypatch):
-    """Something is deleted while a block of the outer call lies in memory, half done."""
+    """An object is deleted while a block of the outer call is half computed."""
     expected = features(kind, OUTER), features(kind, INNER)
     results = []
 
@@ -107,7 +107,7 @@ def test_a_call_from_del(kind, monkeypatch):
 
 @pytest.mark.parametrize("kind", AS)
 def test_an_interrupt_at_any_moment_spoils_nothing(kind, back):
-    """Whichever step of a call KeyboardInterrupt ends, the next call is right."""
+    """Whichever step of a call a KeyboardInterrupt ends, the next call is right."""
     expected = features(kind, OUTER)
     steps = []
     at_every_step(kind, lambda: steps.append(None))
@@ -125,7 +125,7 @@ def test_an_interrupt_at_any_moment_spoils_nothing(kind, back):
 
 @pytest.mark.parametrize("kind", AS)
 def test_calls_in_turn_take_no_new_memory(kind):
-    """What makes a second call faster than the first: it computes where the first one did."""
+    """A second call is faster than the first because it computes in the same memory."""
     from melfront.numpy_backend import workspace_of_this_thread
 
     addresses = []
@@ -136,7 +136,7 @@ def test_calls_in_turn_take_no_new_memory(kind):
             with workspace_of_this_thread() as workspace:
                 addresses.append({key: id(value) for key, value in workspace.items()})
 
-    thread = threading.Thread(target=work)  # which has no workspace yet
+    thread = threading.Thread(target=work)  # it has no workspace yet
     thread.start()
     thread.join()
     assert len(addresses) == 3

@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 
 import melfront
-from melfront import torch_backend
-from melfront.oracle import log_mel as oracle_log_mel
+from melfront import torch_backend, variants
 from tests.melfront.test_oracle import stft_formula
 from tests.signals import Signal, signals
 
@@ -30,7 +29,7 @@ def test_float64_is_the_oracle(device, convention, signal):
     options = {"n_mels": 37, "pad_to": 3.1, "convention": convention}
     ours = melfront.log_mel(torch.tensor(clip, device=device), **options)
     assert ours.dtype == torch.float64
-    assert np.abs(ours.cpu().numpy() - oracle_log_mel(clip, **options)).max() <= 1e-10
+    assert np.abs(ours.cpu().numpy() - variants.log_mel(clip, **options)).max() <= 1e-10
 
 
 @pytest.fixture(params=[1, 2])
@@ -43,11 +42,11 @@ def threads(request):
 
 @pytest.mark.parametrize("n_mels", [128, 80, 37, 3])
 def test_any_number_of_threads(threads, n_mels):
-    """One thread takes the frames in another order than several do; two blocks of them."""
+    """One thread lays the frames out in another order than several do; two blocks of frames."""
     clip = Signal("speech", 270_017, seed=4).array().astype(np.float64)
-    clip[100_000:150_000] = 0  # nothing at all, whose logarithm is not to be seen
+    clip[100_000:150_000] = 0  # zeros, whose logarithm must not show
     ours = melfront.log_mel(torch.tensor(clip), n_mels=n_mels)
-    assert np.abs(ours.numpy() - oracle_log_mel(clip, n_mels=n_mels)).max() <= 1e-10
+    assert np.abs(ours.numpy() - melfront.oracle.log_mel(clip, n_mels=n_mels)).max() <= 1e-10
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -67,7 +66,7 @@ def test_it_stays_on_the_device(device):
     assert mask.sum(1).tolist() == [57, 5]
 
 
-# Meta: shapes without numbers. A constant left behind on the CPU would be an error.
+# The meta device has shapes without values. A constant left on the CPU would be an error.
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
@@ -156,7 +155,7 @@ def test_gradients_in_float32_and_where_it_is_silent(device):
 
 
 def test_recorded_and_not_recorded_agree(device):
-    """With and without autograd the CPU takes two ways."""
+    """With and without autograd the CPU runs different code."""
     clips = torch.tensor(np.stack([Signal("speech", 98_017, seed=s).array() for s in (3, 5)]))
     clips = clips.to(device)
     plain = melfront.log_mel(clips)
@@ -170,7 +169,7 @@ def test_recorded_and_not_recorded_agree(device):
 
 @pytest.mark.parametrize("convention", ["transformers", "openai-transcribe"])
 def test_compiled_it_gives_the_same_features_and_gradients(convention):
-    """By torch's own tracing of both passes; code for a machine is made of these in `slow`."""
+    """Traced by torch, forward and backward; the slow tests compile it to machine code too."""
     compare_compiled("aot_eager", convention)
 
 
@@ -228,7 +227,7 @@ def test_module_and_long_clips(device):
 
 
 def test_inference_mode_first_then_gradients(device):
-    """Constants are made on the first call; from inference mode they would be of no use after."""
+    """The first call makes constants; made in inference mode, autograd could not use them."""
     torch_backend.made_once.cache_clear()
     frontend = melfront.LogMel(n_mels=37).to(device)
     clip = torch.tensor(Signal("speech", 9_001, seed=3).array(), device=device)

@@ -1,4 +1,4 @@
-"""LogMel under the tools that trace: traced with one clip, right for all others, or an error."""
+"""LogMel under tracing tools: traced with one clip, it is right for all others or an error."""
 
 import io
 import warnings
@@ -15,7 +15,7 @@ from melfront.audio import AudioError
 from tests.signals import Signal
 
 CONVENTIONS = list(melfront.CONVENTIONS)
-# Of each convention one of the two sizes that Whisper has, and one of the two ways to pad.
+# Each convention with one of Whisper's two numbers of bins and one of the two ways to pad.
 CASES = [
     ("transformers", 80, 30.0),
     ("transformers", 128, None),
@@ -34,7 +34,7 @@ OTHER_FFT = 1e-4
 
 
 def clips(n_clips: int, n_samples: int) -> torch.Tensor:
-    """(B, N), each of another loudness, so that a maximum of the wrong scope shows."""
+    """(B, N), each clip of another loudness, so that a maximum of the wrong scope shows."""
     of_each = [Signal("speech", n_samples, seed=i, scale=0.1 * (i + 1)) for i in range(n_clips)]
     return torch.tensor(np.stack([signal.array() for signal in of_each]))
 
@@ -44,7 +44,7 @@ OTHERS = [clips(3, 77_777), clips(1, 20_011), clips(5, 400)]
 
 
 def dynamic(pad_to: float | None) -> dict[int, Dim]:
-    """As a user would write it. Of one frame torch cannot tell whether it is an axis to expand."""
+    """As a user would write it. torch cannot tell whether an axis of size 1 is to be expanded."""
     return {0: Dim("batch"), 1: Dim("samples") if pad_to else Dim("samples", min=320)}
 
 
@@ -128,7 +128,7 @@ def test_compile(convention, n_mels, pad_to):
 
 @pytest.mark.parametrize(("convention", "n_mels", "pad_to"), ALL_CASES)
 def test_vmap(convention, n_mels, pad_to):
-    """Every clip on its own, also where the maximum of a batch is taken."""
+    """Every clip on its own, even if the convention takes the maximum of the batch."""
     frontend = melfront.LogMel(n_mels, convention, pad_to)
     agree(torch.vmap(frontend), lambda given: torch.stack([frontend(clip) for clip in given]))
 
@@ -190,7 +190,7 @@ def test_log_mel_and_its_mask_within_a_model(convention):
             assert torch.equal(its_mask, mask)
 
 
-# What eager mode refuses is not taken
+# What eager mode refuses
 
 
 @pytest.mark.parametrize("tool", ["export", "jit", "onnx"])
@@ -283,7 +283,7 @@ def test_jacrev():
     assert (jacobian - expected).abs().max() <= 1e-10 * expected.abs().max()
 
 
-# Nothing that a trace has made is left for other calls
+# A trace leaves nothing behind for other calls
 
 
 @pytest.mark.parametrize(

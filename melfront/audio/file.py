@@ -1,0 +1,136 @@
+"""Read an audio file as 16 kHz mono, in any format that libsndfile knows and at any rate."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..conventions import SAMPLE_RATE
+from .waveform import AudioError, check_samples
+
+# The clip that every command takes when none is given. Wherever a command or a function takes an
+# audio file, and in what they print and write, its name is `sample`; ./sample is a file.
+SAMPLE = Path(__file__).resolve().parents[2] / "reference_data" / "sample.flac"
+# What libsndfile notes about a file that ends before its header says. A program that writes into a
+# pipe cannot go back to the header, and writes a size from UNKNOWN_SIZE on: 0xFFFFFFFF, 0x7FFFF000.
+CUT_SHORT = re.compile(
+    r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
+)
+UNKNOWN_SIZE = 0x7FFFF000
+
+
+def load_audio(
+    file: str | os.PathLike[str] | bytes | BinaryIO, check_range: bool = True
+) -> NDArray[np.float32]:
+    """Read an audio file as 16 kHz mono.
+
+    file: a path, the file's bytes, or an open binary file; wav, flac, mp3, ogg and whatever else
+        libsndfile reads. "sample" is the clip of speech that comes with this project, "signal:NAME"
+        a clip of `reference_data/signals`. A wav written into a pipe, whose header does not know
+        its length, is read to its end.
+    check_range: False takes floats of another scale, such as unit variance, as they are.
+
+    Channels are averaged, other sampling rates resampled with soxr (HQ), and samples that overshoot
+    full scale by that are clipped, as they would be in a 16-bit file.
+
+    Returns (N,) float32, in [-1, 1] unless check_range=False. Raises AudioError for a file that is
+    not audio, is empty, ends before its header says, or holds NaN or infinity; FileNotFoundError,
+    PermissionError.
+    """
+    import soundfile
+
+    if isinstance(file, str) and file:
+        file = clip_path(file)
+    name = str(file) if isinstance(file, (str, os.PathLike)) else "the data given"
+    if isinstance(file, (str, os.PathLike)) and not os.path.exists(file):
+        raise FileNotFoundError(f"{name}: no such file")
+    if isinstance(file, (str, os.PathLike)) and not os.access(file, os.R_OK):
+        raise PermissionError(f"{name}: no permission to read it")
+    source = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        mono, rate, missing = read_mono(source)
+        if not len(mono):
+            mono, rate, missing = read_mono(without_length(source))
+    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
+        raise AudioError(
+            f"{name}: not an audio file that libsndfile can read ({error}); convert it to wav or "
+            "flac"
+        ) from error
+    if missing:
+        raise AudioError(
+            f"{name} is cut short: it has {len(mono)} samples, {missing} fewer than its header "
+            "says. Copy it again, or keep what is there: ffmpeg -i IN OUT.wav"
+        )
+    check_samples(mono, name, check_range)
+    audio = resample(mono, rate)
+    return np.clip(audio, -1.0, 1.0) if check_range else audio
+
+
+def clip_path(name: str) -> Path:
+    """The path of a clip given by name: "sample", "signal:NAME", or a path itself."""
+    if name.startswith("signal:"):
+        return SAMPLE.parent / "signals" / f"{name.removeprefix('signal:')}.wav"
+    return SAMPLE if name == "sample" else Path(name)
+
+
+def read_mono(source: Any) -> tuple[NDArray[np.float32], int, int]:
+    """The mean of the channels (N,), the sampling rate, and how many samples are missing."""
+    import soundfile
+
+    with soundfile.SoundFile(source) as sound:
+        if sound.frames > 1 << 40:
+            raise ValueError("its header does not say how many samples it has")
+        promised, rate, notes = sound.frames, sound.samplerate, sound.extra_info
+        mono = sound.read(dtype="float32", always_2d=True).mean(axis=1)  # (N,)
+    missing = max(0, promised - len(mono))
+    if len(mono) and (cut := CUT_SHORT.search(notes)) and int(cut[1]) < UNKNOWN_SIZE:
+        size, there = int(cut[1]), int(cut[2])
+        missing = math.ceil((size - there) / (round(there / len(mono)) or there / len(mono)))
+    return mono, rate, missing
+
+
+def without_length(source: Any) -> Any:
+    """The file, with a length of 0 in a wav's header replaced by "unknown" if samples follow.
+
+    A program that was stopped before it went back to the header leaves such a file.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        data = Path(source).read_bytes()
+    else:
+        source.seek(0)
+        data = source.read()
+    chunks = riff_chunks(data, 12) if data[:4] == b"RIFF" else []
+    start = next((at for name, at, size in chunks if (name, size) == (b"data", 0)), len(data))
+    after = riff_chunks(data, start)
+    if start == len(data) or (after and after[-1][1] + after[-1][2] == len(data)):
+        return source if isinstance(source, (str, os.PathLike)) else io.BytesIO(data)
+    return io.BytesIO(data[: start - 4] + b"\xff\xff\xff\xff" + data[start:])
+
+
+def riff_chunks(data: bytes, at: int) -> list[tuple[bytes, int, int]]:
+    """Name, start and size of consecutive chunks, from offset `at` on."""
+    found = []
+    while at + 8 <= len(data) and all(32 <= c < 127 for c in data[at : at + 4]):  # such as "fmt "
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        found.append((data[at : at + 4], at + 8, size))
+        at += 8 + size + size % 2
+    return found
+
+
+def resample(mono: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """(N,) float32 at `rate` Hz -> (N * 16000 / rate,) float32 at 16 kHz, by soxr's HQ."""
+    if rate == SAMPLE_RATE:
+        return mono
+    import soxr
+
+    resampled: NDArray[np.float32] = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
+    if not len(resampled):
+        raise AudioError(f"{len(mono)} samples at {rate} Hz are less than one sample at 16 kHz")
+    return resampled

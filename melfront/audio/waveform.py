@@ -1,0 +1,100 @@
+"""What a waveform must be: its dtype, its sampling rate, its values. Arrays and tensors alike."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+
+from ..conventions import SAMPLE_RATE
+
+# Float audio is in [-1, 1]. Loud masters overshoot a little; int16 that was cast to float but not
+# divided by 32768 overshoots by thousands. Ten (20 dB too loud) tells the two apart.
+MAX_AMPLITUDE = 10.0
+
+
+class AudioError(ValueError):
+    """The audio cannot be what the caller means; the message says what to do about it."""
+
+
+def is_tensor(x: object) -> bool:
+    """Is x a torch tensor? Does not import torch: whoever passes a tensor has imported it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def is_traced(tensor: Any) -> bool:
+    """Is a tool recording what is done to the tensor, so that its values must not be read?
+
+    torch.compile, torch.export, torch.jit.trace, vmap and torch.func pass a stand-in without
+    values, or replay for every later clip what was done to this one.
+    """
+    import torch
+
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return True
+    try:
+        tensor.data_ptr()
+    except RuntimeError:  # a stand-in has no storage
+        return True
+    return False
+
+
+def to_float(audio: Any, name: str) -> Any:
+    """Integer PCM to [-1, 1) by the range of its type; floats as they are, float16 as float32."""
+    # NumPy's name is the same for either byte order.
+    dtype = str(audio.dtype).removeprefix("torch.") if is_tensor(audio) else audio.dtype.name
+    if dtype in ("float32", "float64"):
+        return audio
+    if dtype in ("float16", "bfloat16"):
+        return audio.float() if is_tensor(audio) else audio.astype(np.float32)
+    if dtype not in ("int8", "uint8", "int16", "int32"):
+        raise AudioError(
+            f"{name}: dtype {dtype} is neither floating point nor 8, 16 or 32-bit PCM; convert it "
+            "to float32 in [-1, 1]"
+        )
+    # Exact up to 24 bits; the rest of 32 bits is 140 dB down.
+    audio = audio.float() if is_tensor(audio) else audio.astype(np.float32)
+    full_scale = {"int8": 2.0**7, "uint8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}[dtype]
+    return (audio - 128 if dtype == "uint8" else audio) / full_scale
+
+
+def check_rate(sampling_rate: int | None) -> None:
+    """Raise AudioError for any sampling rate but 16 kHz; None is not checked."""
+    if sampling_rate is not None and sampling_rate != SAMPLE_RATE:
+        raise AudioError(
+            f"sampling rate {sampling_rate} Hz; Whisper expects {SAMPLE_RATE}. Resample first: "
+            "melfront.load_audio(file) does, and datasets' cast_column(Audio(sampling_rate=16000))"
+        )
+
+
+def check_samples(clip: Any, name: str, check_range: bool = True) -> None:
+    """Raise AudioError for an empty clip, one with NaN or infinity, or one far outside [-1, 1].
+
+    check_range=False skips the range. A tensor on a GPU, or under a trace, is only checked for
+    being empty: reading its values would make the host wait for the device, and break the trace.
+    """
+    if len(clip) == 0:
+        raise AudioError(f"{name}: no samples")
+    if is_tensor(clip):
+        if clip.device.type != "cpu" or is_traced(clip):
+            return
+        least, most = (float(value) for value in clip.detach().aminmax())
+        clip = clip.detach().numpy()
+    else:
+        least, most = clip.min(), clip.max()
+    peak = max(most, -least)  # NaN and infinity both come through max and min
+    if peak <= MAX_AMPLITUDE if check_range else math.isfinite(peak):
+        return
+    bad = np.flatnonzero(~np.isfinite(clip))
+    if len(bad):
+        raise AudioError(
+            f"{name}: sample {bad[0]} is {clip[bad[0]]} ({len(bad)} of {len(clip)} are not finite)"
+        )
+    raise AudioError(
+        f"{name}: values up to {peak:.6g}, far outside [-1, 1]; this looks like integer PCM that "
+        "was cast to float. Divide by its full scale (32768 for int16), or leave it in integers, "
+        "which are scaled by their type; check_range=False takes audio of unit variance as it is"
+    )

@@ -1,0 +1,41 @@
+"""A new decision costs no mistake its name, and takes a field, its line of code and a mistake."""
+
+from dataclasses import dataclass
+
+import parity
+from melfront import variants
+from melfront.conventions import CONVENTIONS, Convention, at
+from parity import mistakes
+from parity.signals import SIGNALS
+
+
+@dataclass(frozen=True)
+class WithGain(Convention):
+    mel_gain: float = at("mel", 1.0)
+
+
+def named(entry) -> list[str]:
+    """What the features of a port with this mistake are said to have."""
+    clip = SIGNALS["speech"]
+    convention = entry.convention(CONVENTIONS["transformers"])
+    mine = variants.log_mel(clip.make(), n_mels=80, convention=convention, pad_to=clip.pad_to)
+    report = parity.compare(
+        {"features": mine.astype("f4")}, audio=clip.make(), n_mels=80, pad_to=clip.pad_to
+    )
+    return [named.name for named in report.diagnosis.named] if report.diagnosis else []
+
+
+def test_a_new_field(monkeypatch):
+    before = {entry: named(entry) for entry in mistakes.FRONT_END}
+    mel = variants.mel
+    monkeypatch.setattr(variants, "mel", lambda x, c, n_mels: mel(x, c, n_mels) * c.mel_gain)
+    monkeypatch.setitem(CONVENTIONS, "transformers", WithGain())
+    gain = mistakes.FrontEndMistake("mel gain", "mel", (("mel_gain", 3.0),), "")
+    # Where its stage ends: the mistakes of later stages share what it leaves behind.
+    place = next(i for i, entry in enumerate(mistakes.FRONT_END) if entry.stage == "log")
+    mistakes.FRONT_END.insert(place, gain)
+    try:
+        assert {entry: named(entry) for entry in before} == before
+        assert named(gain) == ["mel gain"]
+    finally:
+        mistakes.FRONT_END.remove(gain)
