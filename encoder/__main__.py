@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]  # huggingface_hub needs it: it is there
@@ -22,10 +22,12 @@ from melfront.audio import SAMPLE, clip_path, digest
 from melfront.command import (
     NO_CHECK_RANGE,
     PROGRESS,
+    Parser,
     UsageError,
     check_folder,
     exit_status,
     filled,
+    replacing,
 )
 
 from .config import SIZES
@@ -67,11 +69,6 @@ HEADING = f"{'stage':22}{'shape':13}{'step of each axis':17}{'min':>9}{'mean':>1
 LEGEND = f"1 frame = 160 samples = {FRAME}, 1 position = 320 samples = {POSITION}"
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; --help shows an example\n")
-
-
 def path(text: str) -> Path:
     return Path(filled(text))
 
@@ -81,12 +78,7 @@ def clip(text: str) -> Path:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m encoder",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m encoder", description=DESCRIPTION, epilog=EPILOG)
     add = parser.add_argument
     add("audio", nargs="*", metavar="AUDIO", type=clip, help="wav, flac ...; default: the sample")
     add(
@@ -216,26 +208,20 @@ def process(
 
 
 def save(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-    """Writes beside `file` and renames, so that it is never there in part. Raises UsageError."""
+    """Raises UsageError where the file cannot be written, such as on a full disk."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        if file.suffix == ".npz":
-            arrays: dict[str, Any] = {name: x.numpy() for name, x in tensors.items()}
-            with temporary.open("wb") as target:
-                np.savez(target, metadata=np.array(json.dumps(about)), **arrays)
-        else:
-            temporary.touch()
-            mode = temporary.stat().st_mode  # safetensors would make it the owner's alone
-            save_file(tensors, temporary, metadata={"format": "pt", **about})
-            temporary.chmod(mode)
-        temporary.replace(file)
+        with replacing(file) as temporary:
+            if file.suffix == ".npz":
+                arrays: dict[str, Any] = {name: x.numpy() for name, x in tensors.items()}
+                with temporary.open("wb") as target:
+                    np.savez(target, metadata=np.array(json.dumps(about)), **arrays)
+            else:
+                save_file(tensors, temporary, metadata={"format": "pt", **about})
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{file} could not be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def run(args: argparse.Namespace) -> None:

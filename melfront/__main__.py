@@ -9,10 +9,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 import melfront
 
 from .audio import SAMPLE, clip_path, digest
-from .command import NO_CHECK_RANGE, exit_status, filled
+from .command import NO_CHECK_RANGE, Parser, exit_status, filled, replacing
 
 OUTPUTS = (".npy", ".npz", ".safetensors")
 PLOTS = (".png",)
@@ -35,12 +34,6 @@ class Features(NamedTuple):
     attention_mask: NDArray[np.int32]
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line and exit status 2, without the usage in front."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
 def n_mels(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_MELS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of mel bins, 1 to {MAX_MELS}")
@@ -51,7 +44,6 @@ def parser() -> Parser:
     result = Parser(
         prog="python -m melfront",
         description="Whisper's log-mel features of audio files: what its encoder sees of a clip.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"""\
 A clip of up to 30 s is padded to 30 s and gives features (N, 3000). A longer
 one is taken window by window of 30 s, each on its own, stacked (windows, N,
@@ -135,17 +127,6 @@ def targets(out: str, clips: list[Path], endings: tuple[str, ...], default: str)
     return paths
 
 
-def write(path: Path, save: Callable[[BinaryIO], Any]) -> None:
-    """`save(file)` under another name in the same folder, then renamed: all of it or nothing."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            save(file)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def compute(
     audio: NDArray[np.float32], n_mels: int, convention: str, check_range: bool = True
 ) -> Features:
@@ -184,7 +165,7 @@ def metadata(
 
 
 def save_features(path: Path, features: Features, about: dict[str, str]) -> None:
-    def save(file: BinaryIO) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         if path.suffix == ".npy":
             np.save(file, features.log_mel)
         elif path.suffix == ".npz":
@@ -193,8 +174,6 @@ def save_features(path: Path, features: Features, about: dict[str, str]) -> None
             from safetensors.numpy import save
 
             file.write(save(features._asdict(), metadata=about))
-
-    write(path, save)
 
 
 def summary(clip: Path, audio: NDArray[np.float32], features: Features) -> str:
@@ -227,7 +206,8 @@ def run(options: argparse.Namespace) -> None:
             from . import plot
 
             figure = plot.figure(audio, features.log_mel, clip.name)
-            write(plots[i], figure.savefig)
+            with replacing(plots[i]) as temporary:
+                figure.savefig(temporary, format="png")
             written.append(str(plots[i]))
         line = summary(clip, audio, features)
         print(f"{line}, written to {' and '.join(written)}" if written else line, flush=True)

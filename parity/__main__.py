@@ -7,9 +7,9 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from melfront.command import NO_CHECK_RANGE, check_folder, exit_status, filled
+from melfront.command import NO_CHECK_RANGE, Parser, check_folder, exit_status, filled
 
 EPILOG = """examples:
   python -m parity stages
@@ -18,22 +18,15 @@ EPILOG = """examples:
   python -m parity compare mine.npz truth.npz --plot error.png
 """
 
-DONE, FAILED, USAGE = 0, 1, 2
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but a wrong argument is answered with one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
+PROG = "python -m parity"
+DONE, FAILED = 0, 1
 
 
 def parser() -> argparse.ArgumentParser:
     top = Parser(
-        prog="python -m parity",
+        prog=PROG,
         description="Find the first wrong stage of a port of Whisper, and name the mistake.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -190,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_paths(options)
         return run(options)
 
-    return exit_status("parity", work)
+    return exit_status(PROG, work)
 
 
 def check_paths(options: argparse.Namespace) -> None:

@@ -23,8 +23,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from parity.__main__ import Parser
+from melfront.command import Parser, UsageError, exit_status, replacing
 
+COMMAND = "python -m reference_data.make_sample"
 SAMPLE_RATE = 16_000
 N_SAMPLES = 129_600
 START = 19_475  # samples: both ends fall on a loud period of a vowel
@@ -37,15 +38,15 @@ TEXT = (
 ESPEAK = ["espeak-ng", "-v", "en", "-s", "165", "-p", "45", "-g", "1"]
 
 
-def main(arguments: list[str]) -> int:
+def run(arguments: list[str] | None) -> None:
     parser = Parser(
-        prog="python -m reference_data.make_sample",
-        description="Write sample.flac anew, in the place of the committed clip.",
-        epilog="example: python -m reference_data.make_sample",
+        prog=COMMAND,
+        description="Write sample.flac anew, in place of the committed clip.",
+        epilog=f"example: {COMMAND}",
     )
     parser.parse_args(arguments)
     if shutil.which(ESPEAK[0]) is None:
-        parser.error(f"the program {ESPEAK[0]} is not here; install it")
+        raise UsageError(f"the program {ESPEAK[0]} is not installed; install it")
     with tempfile.TemporaryDirectory() as folder:
         spoken = Path(folder) / "spoken.wav"
         subprocess.run([*ESPEAK, "-w", str(spoken), TEXT], check=True)
@@ -58,10 +59,13 @@ def main(arguments: list[str]) -> int:
     for edge in (clip[:400], clip[-400:]):
         assert np.sqrt(np.mean(edge**2)) > 0.05, "an edge is quiet: choose another START"
 
-    target = Path(__file__).with_name("sample.flac")
-    soundfile.write(target, clip, SAMPLE_RATE, subtype="PCM_16")
-    return 0
+    with replacing(Path(__file__).with_name("sample.flac")) as target:
+        soundfile.write(target, clip, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return exit_status(COMMAND, lambda: run(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
