@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 import sys
 
-from melfront.command import exit_status
+from melfront.command import UsageError, exit_status
 
 COMMANDS = {
     "kernel": ("benchmarks.kernel.cli:main", "prove a kernel right, then time it"),
-    "frontend": ("benchmarks.speed.cli:frontend", "log-mel features, beside other libraries"),
-    "encoder": ("benchmarks.speed.cli:encoder", "hidden states, beside other libraries"),
-    "load": ("benchmarks.speed.cli:load", "loading a checkpoint, beside transformers"),
+    "frontend": ("benchmarks.speed.cli:frontend", "time log-mel features against other libraries"),
+    "encoder": ("benchmarks.speed.cli:encoder", "time hidden states against other libraries"),
+    "load": ("benchmarks.speed.cli:load", "time loading a checkpoint against transformers"),
     "gpu": ("benchmarks.gpu.cli:main", "numbers and times that only a GPU can give"),
 }
+PROG = "python -m benchmarks"
 USAGE = (
     "usage: python -m benchmarks COMMAND ...\n\n"
     + "\n".join(f"  {name:10} {what}" for name, (_, what) in COMMANDS.items())
@@ -25,25 +26,24 @@ python -m benchmarks COMMAND --help says more. Example:
 )
 
 
-def main(arguments: list[str]) -> int:
-    """Run a command. Returns its exit status: 0 done, 1 a proof failed, 2 bad usage, 130 Ctrl-C."""
+def run(arguments: list[str]) -> int:
+    names = ", ".join(COMMANDS)
     if not arguments:
-        expected = f"expected {', '.join(COMMANDS)}; see python -m benchmarks --help"
-        print(f"no benchmark given; {expected}", file=sys.stderr)
-        return 2
-    if arguments[0] in ("-h", "--help"):
+        raise UsageError(f"no benchmark given; expected {names}; see {PROG} --help")
+    name, *rest = arguments
+    if name in ("-h", "--help"):
         print(USAGE)
         return 0
-    name, *rest = arguments
     if name not in COMMANDS:
-        print(f"{name!r} is no benchmark; expected {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
+        raise UsageError(f"unknown benchmark {name!r}; expected {names}")
     module, _, function = COMMANDS[name][0].partition(":")
-    return exit_status(
-        "python -m benchmarks",
-        lambda: int(getattr(importlib.import_module(module), function)(rest)),
-    )
+    return int(getattr(importlib.import_module(module), function)(rest))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command. Returns its exit status: 0 done, 1 a proof failed, 2 bad usage, 130 Ctrl-C."""
+    return exit_status(PROG, lambda: run(sys.argv[1:] if arguments is None else arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

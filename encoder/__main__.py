@@ -11,8 +11,9 @@ import argparse
 import json
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]  # huggingface_hub needs it: it is there
@@ -22,10 +23,12 @@ from melfront.audio import SAMPLE, clip_path, digest
 from melfront.command import (
     NO_CHECK_RANGE,
     PROGRESS,
+    Parser,
     UsageError,
     check_folder,
     exit_status,
     filled,
+    replacing,
 )
 
 from .config import SIZES
@@ -67,11 +70,6 @@ HEADING = f"{'stage':22}{'shape':13}{'step of each axis':17}{'min':>9}{'mean':>1
 LEGEND = f"1 frame = 160 samples = {FRAME}, 1 position = 320 samples = {POSITION}"
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; --help shows an example\n")
-
-
 def path(text: str) -> Path:
     return Path(filled(text))
 
@@ -81,12 +79,7 @@ def clip(text: str) -> Path:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m encoder",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog="python -m encoder", description=DESCRIPTION, epilog=EPILOG)
     add = parser.add_argument
     add("audio", nargs="*", metavar="AUDIO", type=clip, help="wav, flac ...; default: the sample")
     add(
@@ -166,23 +159,28 @@ def row(stage: str, x: Any) -> str:
 
 
 def stem_rows(model: WhisperEncoder, mel: np.ndarray[Any, Any]) -> list[str]:
-    """The stages before the first block, of features (M, F): a trace without the blocks."""
-    from . import trace
+    """The stages before the first block, of features (M, F)."""
+    import torch
 
-    blocks, model.blocks = model.blocks, model.blocks[:0]
-    stages = trace(model, mel)
-    model.blocks = blocks
-    return [row(stage, x[0].float()) for stage, x in stages.items() if stage != "ln_post"]
+    rows = []
+
+    def tap(stage: str, x: Tensor) -> Tensor:
+        rows.append(row(stage, x[0].float()))
+        return x
+
+    with torch.inference_mode():
+        model.stem(model.check(mel, strict_length=True), tap)
+    return rows
 
 
 def process(
     model: WhisperEncoder, audio: np.ndarray[Any, Any], keep: bool, name: str, check_range: bool
 ) -> tuple[list[str], dict[str, Tensor]]:
-    """A clip to the table of its first window, and its tensors; keep: every hidden state of it."""
-    import torch
-    from torch.nn.modules.module import register_module_forward_hook
+    """The table of a clip's first window, and the tensors of all its windows by name.
 
-    from .model import Block
+    audio (N,), 16 kHz; keep: also return every hidden state; name: for the progress bar.
+    """
+    import torch
 
     n_layer = model.config.n_audio_layer
     seconds = model.config.n_frames * melfront.HOP_LENGTH / melfront.SAMPLE_RATE
@@ -195,15 +193,16 @@ def process(
     n_rows = len(rows)
     blocks = tqdm(desc=name, unit="block", total=len(mel) * n_layer, **PROGRESS)
 
-    # A hook, not a tap: whoever taps a block is shown its attention scores, at half its time again.
-    def after(module: Any, _inputs: Any, output: Any) -> None:
-        if isinstance(module, Block):
-            blocks.update()
-            if (i := len(rows) - n_rows) < n_layer:
-                rows.append(row(f"block.{i}.mlp_residual", output[0].float()))
+    # A hook, not a tap: for a tap each block computes its scores, which takes half its time again.
+    def after(_block: Any, _inputs: Any, output: Any) -> None:
+        blocks.update()
+        if (i := len(rows) - n_rows) < n_layer:
+            rows.append(row(f"block.{i}.mlp_residual", output[0].float()))
 
     tensors = {"log_mel": torch.from_numpy(mel), "attention_mask": torch.from_numpy(mask)}
-    with register_module_forward_hook(after), torch.inference_mode(), blocks:
+    with ExitStack() as hooks, torch.inference_mode(), blocks:
+        for block in model.blocks:
+            hooks.enter_context(block.register_forward_hook(after))
         for w, window in enumerate(mel):
             last, states = model(window, output_hidden_states=keep)
             named = [(f"hidden_states.{i}", x) for i, x in enumerate(states or ())]
@@ -216,26 +215,20 @@ def process(
 
 
 def save(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-    """Writes beside `file` and renames, so that it is never there in part. Raises UsageError."""
+    """Raises UsageError where the file cannot be written, such as on a full disk."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        if file.suffix == ".npz":
-            arrays: dict[str, Any] = {name: x.numpy() for name, x in tensors.items()}
-            with temporary.open("wb") as target:
-                np.savez(target, metadata=np.array(json.dumps(about)), **arrays)
-        else:
-            temporary.touch()
-            mode = temporary.stat().st_mode  # safetensors would make it the owner's alone
-            save_file(tensors, temporary, metadata={"format": "pt", **about})
-            temporary.chmod(mode)
-        temporary.replace(file)
+        with replacing(file) as temporary:
+            if file.suffix == ".npz":
+                arrays: dict[str, Any] = {name: x.numpy() for name, x in tensors.items()}
+                with temporary.open("wb") as target:
+                    np.savez(target, metadata=np.array(json.dumps(about)), **arrays)
+            else:
+                save_file(tensors, temporary, metadata={"format": "pt", **about})
     except (OSError, SafetensorError) as error:
         raise UsageError(f"{file} could not be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -1,45 +1,47 @@
-"""Encoders that are no checkpoint, by name: weights from `formula.py`, no download.
+"""Encoders by name, with weights from `formula.py` and no download.
 
-`formula:tiny` is a published size, `formula:tiny/128` the size with 128 mel bins. `formula:toy` and
-`formula:toy-quiet` are small enough to be committed whole, every stage in `reference_data/encoder`:
-two blocks, and prime sizes that are all different, so that no swapped axis fits by chance. The
-quiet one has its stem turned down, so that what the first layer norm is given has a variance near
-its eps: only then does a wrong eps show.
+`formula:tiny` is a published size, `formula:tiny/128` that size with 128 mel bins. `formula:toy`
+and `formula:toy-quiet` are small enough to commit every stage, in `reference_data/encoder`. They
+have two blocks and sizes that are prime and all different, so that a swapped axis cannot fit by
+chance. The quiet one scales its stem down, so that the first layer norm's input has a variance near
+eps: only then does a wrong eps show.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from . import formula
 from .config import SIZES, EncoderConfig
 from .files import CheckpointError
 
-if TYPE_CHECKING:
-    from .model import WhisperEncoder
-
 PREFIX = "formula:"
-MAX_MELS = 1000  # beyond what 201 frequencies can fill
+MAX_MELS = 1000  # more than 201 frequencies can fill
 TOY = EncoderConfig(
     n_mels=7, n_audio_ctx=11, n_audio_state=26, n_audio_head=2, n_audio_layer=2, n_audio_mlp=53
 )
 STEM = ("conv1.", "conv2.", "positions")
-QUIET_BITS = 7  # the stem's weights and biases, and the positions, over 2^7: exact
+QUIET_BITS = 7  # the stem's weights, biases and positions are divided by 2^7, which is exact
 TOYS = {"toy": 0, "toy-quiet": QUIET_BITS}
 
 
-def load(name: str, dtype: torch.dtype, device: str | torch.device) -> WhisperEncoder:
-    """The encoder of a name that begins with PREFIX. Raises CheckpointError for any other name."""
-    from .model import WhisperEncoder  # which imports this module
+def load(
+    name: str, dtype: torch.dtype, device: str | torch.device
+) -> tuple[EncoderConfig, dict[str, Tensor]]:
+    """The dimensions and the weights of a name that begins with PREFIX, as `checkpoint.load`.
 
-    model = WhisperEncoder.from_formula(config(name), dtype=dtype, device=device)
+    Raises CheckpointError for an unknown name.
+    """
+    dims = config(name)
+    weights = formula.weights(dims, dtype, device)
     if bits := TOYS.get(name.removeprefix(PREFIX), 0):
-        for key, weight in model.state_dict().items():
+        for key, weight in weights.items():
             if key.startswith(STEM):
                 weight.mul_(2.0**-bits)
-    return model
+    return dims, weights
 
 
 def config(name: str) -> EncoderConfig:
@@ -48,7 +50,7 @@ def config(name: str) -> EncoderConfig:
         return TOY
     if size not in SIZES or (n_mels and not is_n_mels(n_mels)):
         raise CheckpointError(
-            f"{name!r} is no encoder that is built in; expected formula:SIZE or "
+            f"unknown built-in encoder {name!r}; expected formula:SIZE or "
             f"formula:SIZE/BINS, SIZE one of {', '.join([*SIZES, *TOYS])}, up to {MAX_MELS} bins"
         )
     return replace(SIZES[size], n_mels=int(n_mels)) if n_mels else SIZES[size]

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from melfront.command import shorten
+from melfront.command import replacing, shorten
 
 from .config import EncoderConfig
 from .files import CheckpointError, Get, Stored, locate, open_file, read_json
@@ -161,14 +161,10 @@ def save_hf(
         about["dtype"] = names.pop()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{os.getpid()}.tmp"
-    try:
+    with replacing(folder / "model.safetensors") as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})  # transformers asks for the format
-        temporary.replace(folder / "model.safetensors")
+    with replacing(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(folder / "config.json")
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:

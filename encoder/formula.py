@@ -31,9 +31,11 @@ from __future__ import annotations
 from math import isqrt, prod
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from . import checkpoint
+from .config import EncoderConfig
 
 # (mean, std) in sixteenths, by how the tensor's name ends; after what whisper-tiny.en has.
 STATISTICS = {
@@ -116,3 +118,13 @@ def hf_weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 def weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The tensor with our name (`checkpoint.shapes`), float32."""
     return hf_weight(checkpoint.hf_name(name), shape)
+
+
+def weights(
+    config: EncoderConfig, dtype: torch.dtype, device: str | torch.device
+) -> dict[str, torch.Tensor]:
+    """Every weight of an encoder of these dimensions by our name, as `checkpoint.load` returns."""
+    return {
+        name: torch.from_numpy(weight(name, shape)).to(device, dtype)
+        for name, shape in checkpoint.shapes(config).items()
+    }

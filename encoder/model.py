@@ -5,9 +5,9 @@ is which, and a stack of blocks lets every position look at every other. That is
 
     # B batch  M mel bins  F frames = 3000  T positions = 1500  S state  H heads  D head_dim = S / H
 
-Each result passes through `tap(stage, tensor)`, which returns it: the name is the stage's name in
-`trace` and in the package `parity`. Read `op.` as the function of that name in `ops.py`, and
-`parts.` as the same with the weights of a part: `parts.linear(x, self.out)`.
+Each result passes through `tap(stage, tensor)`, which returns it. `trace` and the package `parity`
+use the same names of stages. `op.` calls a function of `ops.py`, and `parts.` the same function
+with a part's weights: `parts.linear(x, self.out)`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import built_in, checkpoint, fast, formula, ops, parts
+from . import built_in, checkpoint, formula, ops, parts
 from .config import EncoderConfig
 
 Tap = Callable[[str, Tensor], Tensor]
 
-# float16 ends at 65504. transformers keeps each block's output 1000 short of it, because an
-# infinity there would make everything after it NaN.
+# The largest float16 is 65504. transformers clamps each block's output 1000 below it, because an
+# infinity would turn everything after it into NaN.
 FLOAT16_LIMIT = torch.finfo(torch.float16).max - 1000
 
 
@@ -35,14 +35,14 @@ def no_tap(_stage: str, tensor: Tensor) -> Tensor:
 
 
 def under(tap: Tap, prefix: str) -> Tap:
-    """A tap for a part of the model, whose stages have this prefix."""
+    """A tap for a part of the model; its stages get this prefix."""
     return tap if tap is no_tap else lambda stage, tensor: tap(prefix + stage, tensor)
 
 
 class EncoderOutput(NamedTuple):
     """What the encoder returns; transformers' decoder takes it as `encoder_outputs`.
 
-    So does its `generate`, but for beam search, which wants `BaseModelOutput(*out)`.
+    So does its `generate`, except for beam search, which needs `BaseModelOutput(*out)`.
     """
 
     last_hidden_state: Tensor  # (B, T, S), normed
@@ -55,7 +55,7 @@ class EncoderOutput(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Every position asks (q) all positions (k), and gathers (v) from those that answer."""
+    """Every position compares its query with all keys and gathers the values that match best."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -76,15 +76,16 @@ class Attention(nn.Module):
         q, k, v = tap("q", q), tap("k", k), tap("v", v)
         q, k, v = self.split(q), self.split(k), self.split(v)  # (B, H, T, D) each
         if tap is not no_tap:
-            # `attention` never holds these two whole: for who wants them they are made beside it.
+            # `attention` never holds these two in full, so a tap gets its own copy.
             tap("weights", op.softmax(tap("scores", op.scores(q, k))))
         context = op.attention(q, k, v)  # (B, H, T, D)
+        del q, k, v  # three hidden states' worth of memory
         context = tap("context", context.transpose(1, 2).flatten(2))  # (B, T, S)
         return tap("out", parts.linear(context, self.out))  # (B, T, S)
 
 
 class MLP(nn.Module):
-    """What a position makes of what it has gathered, each for itself."""
+    """Two linear maps with a GELU between them, for every position by itself."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -94,17 +95,17 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, tap: Tap = no_tap) -> Tensor:
         op = ops.current()
         if parts.fills("mlp", parts.plain(nn.Linear, self.fc1, self.fc2)):
-            if tap is not no_tap:  # the two stages inside `mlp`, made beside it
+            if tap is not no_tap:  # the two stages inside `mlp`, computed once more
                 tap("gelu", op.gelu(tap("fc1", parts.linear(x, self.fc1))))
             x = op.mlp(x, self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-        else:  # the same, part by part
+        else:  # a part was replaced or has a hook: call each as a module
             x = tap("gelu", op.gelu(tap("fc1", parts.linear(x, self.fc1))))
             x = parts.linear(x, self.fc2)
         return tap("fc2", x)  # (B, T, S)
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each on the normed input, each added to what was there before."""
+    """Attention, then an MLP; each reads the normed hidden state and adds its result to it."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -123,17 +124,12 @@ class Block(nn.Module):
         return tap("mlp_residual", x)
 
 
-# By these `fast.py` knows our own classes.
-# The `forward` that each was written with, to tell when somebody has replaced it.
-parts.FORWARD |= {kind: kind.forward for kind in (Attention, MLP, Block)}
-
-
 class WhisperEncoder(nn.Module):
     """The encoder of any Whisper: `out = model(mel)`.
 
-    Parameters bear the names of `checkpoint.shapes(config)`, and are uninitialised until loaded:
-    use `from_pretrained` or `from_formula`. Reproduces transformers' WhisperEncoder, whose
-    numbers are the same to rounding, and OpenAI's AudioEncoder.
+    Parameters have the names of `checkpoint.shapes(config)` and are uninitialised until loaded:
+    use `from_pretrained` or `from_formula`. Reproduces transformers' WhisperEncoder and OpenAI's
+    AudioEncoder to rounding.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
@@ -142,8 +138,8 @@ class WhisperEncoder(nn.Module):
         state = config.n_audio_state
         self.conv1 = nn.Conv1d(config.n_mels, state, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(state, state, kernel_size=3, stride=2, padding=1)
-        # Sines and cosines, frozen; not so in what transformers' from_pretrained loads. Stored ones
-        # are kept: in float32 up to 1e-4 from the formula in float64, in float16 up to 2.4e-4.
+        # Sines and cosines, frozen (transformers' from_pretrained does not freeze them). The stored
+        # table is used: it is up to 1e-4 (float16: 2.4e-4) off the formula in float64.
         self.positions = nn.Parameter(torch.empty(config.n_audio_ctx, state), requires_grad=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_audio_layer))
         self.ln_post = nn.LayerNorm(state, eps=ops.LAYER_NORM_EPS)
@@ -159,40 +155,40 @@ class WhisperEncoder(nn.Module):
         """Features to hidden states.
 
         mel: (M, F) or (B, M, F), F = 2 n_audio_ctx = 3000; a tensor of the model's dtype and
-            device, or any NumPy array, which is brought to them.
-        output_hidden_states: also return what transformers does: the input of every block and,
-            last, the *normed* output, L + 1 tensors. The un-normed output of the last block is in
-            none of them; `encoder.trace` has it.
-        strict_length: False takes fewer frames and cuts the positions to them. This is not what
-            transformers computes - it pads to 30 s - and Whisper was not trained on it.
+            device, or a NumPy array, which is converted to them.
+        output_hidden_states: also return transformers' hidden states, L + 1 tensors: the input of
+            every block and, last, the *normed* output. The last block's output before that norm is
+            not among them; `encoder.trace` has it.
+        strict_length: False accepts fewer frames and uses that many positions. transformers pads
+            to 30 s instead, and Whisper was not trained on shorter input.
 
-        Returns EncoderOutput, tensors (B, T, S). Raises ValueError for another shape, TypeError
-        for another dtype or device.
+        Returns EncoderOutput, tensors (B, T, S) of the model's dtype. Raises ValueError for a wrong
+        shape, TypeError for a wrong dtype or device.
         """
-        x = self.check(mel, strict_length)  # (B, M, F)
-        if tap is no_tap and fast.applies(self, x):  # the same in less time, not needed to read on
-            last, inputs = fast.forward(self, x, keep=output_hidden_states)
-            return EncoderOutput(last, (*inputs, last) if output_hidden_states else None)
+        x = self.stem(self.check(mel, strict_length), tap)  # (B, T, S)
+        hidden_states = []
+        for i, block in enumerate(self.blocks):
+            if output_hidden_states:
+                hidden_states.append(x)
+            x = block(x, under(tap, f"block.{i}."))
+        x = tap("ln_post", parts.layer_norm(x, self.ln_post))
+        return EncoderOutput(x, (*hidden_states, x) if output_hidden_states else None)
+
+    def stem(self, x: Tensor, tap: Tap = no_tap) -> Tensor:
+        """Both convolutions, then the positions: features (B, M, F) -> hidden state (B, T, S)."""
         op = ops.current()
         x = tap("conv1", parts.conv1d(x, self.conv1))  # (B, S, F)
         x = tap("gelu1", op.gelu(x))
         x = tap("conv2", parts.conv1d(x, self.conv2))  # (B, S, T)
         x = tap("gelu2", op.gelu(x))
         x = x.transpose(1, 2)  # (B, T, S)
-        x = tap("positions", x + self.positions[: x.shape[1]])
-
-        hidden_states = []
-        for i, block in enumerate(self.blocks):
-            hidden_states.append(x)
-            x = block(x, under(tap, f"block.{i}."))
-        x = tap("ln_post", parts.layer_norm(x, self.ln_post))
-        return EncoderOutput(x, (*hidden_states, x) if output_hidden_states else None)
+        return tap("positions", x + self.positions[: x.shape[1]])
 
     def check(self, mel: Tensor | np.ndarray[Any, Any], strict_length: bool) -> Tensor:
-        """The features as a batch that this model can take, or an error that says what to do."""
-        # `positions` is where the model computes; an offloaded part's weights are elsewhere.
+        """The features as a batch (B, M, F), or ValueError or TypeError with what to do instead."""
+        # `positions` is on the device that computes, even where other weights are offloaded.
         config, weight = self.config, self.positions
-        if isinstance(mel, np.ndarray):  # torch takes no other byte order and no negative stride
+        if isinstance(mel, np.ndarray):  # torch cannot take a foreign byte order or negative stride
             mel = torch.from_numpy(mel.astype(mel.dtype.newbyteorder("="), order="C")).to(weight)
         if not isinstance(mel, Tensor):
             raise TypeError(f"features are a {type(mel).__name__}; pass a tensor or a NumPy array")
@@ -226,17 +222,19 @@ class WhisperEncoder(nn.Module):
         device: str | torch.device = "cpu",
         **options: Any,
     ) -> WhisperEncoder:
-        """The encoder of a checkpoint, of which nothing else is read.
+        """The encoder of a checkpoint; only the encoder's tensors are read.
 
         name_or_path: a local folder, a file, or a name on the Hugging Face Hub, looked up in the
-            local cache first. See `checkpoint.load`, which takes the other options. Or
-            "formula:tiny" and the like: see `built_in`.
-        Raises CheckpointError (a ValueError) for what cannot be read or does not fit.
+            local cache first; or "formula:tiny" and the like, without a download (`built_in.py`).
+        dtype, device: of the weights, and so of the features that `forward` takes.
+        options: those of `checkpoint.load`.
+
+        Raises CheckpointError (a ValueError) for a checkpoint that cannot be read or does not fit.
         """
-        if os.fspath(name_or_path).startswith(built_in.PREFIX):
-            return built_in.load(os.fspath(name_or_path), dtype, device)
-        config, weights = checkpoint.load(name_or_path, dtype=dtype, device=device, **options)
-        return cls.from_weights(config, weights)
+        name = os.fspath(name_or_path)
+        if name.startswith(built_in.PREFIX):
+            return cls.from_weights(*built_in.load(name, dtype, device))
+        return cls.from_weights(*checkpoint.load(name, dtype=dtype, device=device, **options))
 
     @classmethod
     def from_formula(
@@ -247,16 +245,16 @@ class WhisperEncoder(nn.Module):
         device: str | torch.device = "cpu",
     ) -> WhisperEncoder:
         """An encoder of these dimensions whose weights come from `formula.py`: no download."""
-        weights = {
-            name: torch.from_numpy(formula.weight(name, shape)).to(device, dtype)
-            for name, shape in checkpoint.shapes(config).items()
-        }
-        return cls.from_weights(config, weights)
+        return cls.from_weights(config, formula.weights(config, dtype, device))
 
     @classmethod
     def from_weights(cls, config: EncoderConfig, weights: dict[str, Tensor]) -> WhisperEncoder:
-        """An encoder around these tensors, which are not copied; ready for inference."""
-        with torch.device("meta"):  # allocate nothing that the weights would replace
+        """An encoder that holds these tensors without copying them, in eval mode.
+
+        weights: names and shapes of `checkpoint.shapes(config)`. Raises RuntimeError where they
+            do not fit, as load_state_dict does.
+        """
+        with torch.device("meta"):  # allocates nothing that the weights would replace
             model = cls(config)
         model.load_state_dict(weights, assign=True)
         model.positions.requires_grad_(False)
@@ -269,8 +267,9 @@ def trace(
 ) -> dict[str, Tensor]:
     """Every stage of `model(mel, **options)`, name to tensor, in order; `ln_post` is the result.
 
-    Attention scores and weights, (B, H, T, T), are in it: at 1500 positions they are most of the
-    memory. The result has the bits of `model(mel)`, or is it to rounding where `fast.py` is taken.
+    mel, options: what `WhisperEncoder.forward` takes; it raises the same errors.
+    The tensors have the model's dtype and the bits that `model(mel)` computes. They include the
+    attention scores and weights (B, H, T, T), which at 1500 positions take most of the memory.
     """
     stages: dict[str, Tensor] = {}
 

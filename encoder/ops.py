@@ -1,12 +1,15 @@
-"""The operations that the encoder is made of, as plain functions of tensors, and the table of them.
+"""The encoder's operations as plain functions of tensors, and the table that holds them.
 
-The model calls every one of them through `current()`, so each is a slot that another
-implementation can fill:
+The model calls all of them through `current()`, so each is a slot that another implementation can
+fill:
 
     with encoder.ops.using(layer_norm=my_layer_norm):
         out = model(mel)
 
-    # B batch  C channels in  T positions  S state  O features out  H heads  D head_dim = S / H
+    # B batch  C channels in  F frames  T positions  S state  O features out  A mlp width = 4 S
+    # H heads  D head_dim = S / H
+
+Every function returns a tensor of its input's dtype, on its input's device.
 """
 
 from __future__ import annotations
@@ -24,11 +27,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-LAYER_NORM_EPS = 1e-5  # torch's default, which OpenAI trained with
+LAYER_NORM_EPS = 1e-5  # torch's default, with which OpenAI trained
+MLP_ROWS = 250  # positions that `mlp` takes at a time on a CPU: for large-v3 5 MB, not 31
 
 
 def conv1d(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-    """Each output is a weighted sum of three neighbouring steps; one zero is put before and after.
+    """Each output is a weighted sum of three neighbouring steps; one zero pads either end.
 
     x (B, C, F), weight (S, C, 3), bias (S,) -> (B, S, (F - 1) // stride + 1)
     """
@@ -36,15 +40,15 @@ def conv1d(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x times the chance that a normal variable is below x, the exact erf form; any shape.
+    """x times the probability that a standard normal variable is below x; any shape.
 
-    Not the tanh approximation, which is up to 4.7e-4 off.
+    The exact form, with erf. The tanh approximation is up to 4.7e-4 off.
     """
     return functional.gelu(x)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = LAYER_NORM_EPS) -> Tensor:
-    """Mean 0 and variance 1 along the last axis, then scaled and shifted: (..., S) -> (..., S)."""
+    """Mean 0 and variance 1 along the last axis, then scale and shift: (..., S) -> (..., S)."""
     return functional.layer_norm(x, weight.shape, weight, bias, eps)
 
 
@@ -63,36 +67,36 @@ def qkv(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The three projections of attention: x (B, T, S) -> q, k, v, each (B, T, S).
 
-    There is no k_bias: it would add the same amount to every score of a query, which softmax
-    takes off again.
+    There is no k_bias: it would add the same amount to every score of a query, and softmax
+    cancels it.
     """
     op = current()
     return op.linear(x, q_weight, q_bias), op.linear(x, k_weight), op.linear(x, v_weight, v_bias)
 
 
 def scores(q: Tensor, k: Tensor) -> Tensor:
-    """How well each query fits each key, over sqrt(D): q, k (B, H, T, D) -> (B, H, T, T).
+    """How well each query matches each key: q k^T / sqrt(D), q, k (B, H, T, D) -> (B, H, T, T).
 
-    D is 64 in every published Whisper, so the factor is 1/8 and exact wherever it is applied.
+    D is 64 in every published Whisper, so the factor is 1/8: exact, wherever it is applied.
     """
     return (q * q.shape[-1] ** -0.5) @ k.mT
 
 
 def softmax(scores: Tensor) -> Tensor:
-    """exp(scores), made to sum to 1 along the last axis; any shape."""
+    """exp(scores), normalised to sum to 1 along the last axis; any shape."""
     return torch.softmax(scores, dim=-1)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v, of every position over every position: (B, H, T, D) all four.
+    """softmax(q k^T / sqrt(D)) v, from every position to every position: (B, H, T, D) all four.
 
-    Nothing is masked: not the future, and not the padding.
+    Nothing is masked, neither the future nor the padding.
     """
     return functional.scaled_dot_product_attention(q, k, v)
 
 
 def explicit_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`attention` spelled out through the slots `scores` and `softmax`, (B, H, T, D) all four."""
+    """`attention` computed through the slots `scores` and `softmax`: (B, H, T, D) all four."""
     op = current()
     return op.softmax(op.scores(q, k)) @ v
 
@@ -100,14 +104,36 @@ def explicit_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def mlp(
     x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, fc2_weight: Tensor, fc2_bias: Tensor
 ) -> Tensor:
-    """Two linear maps with a GELU between them: x (..., S) -> (..., S); inside it is 4 S wide."""
+    """Two linear maps with a GELU between them, A = 4 S wide: x (B, T, S) -> (B, T, S).
+
+    fc1_weight (A, S), fc1_bias (A,), fc2_weight (S, A), fc2_bias (S,). On a CPU it takes MLP_ROWS
+    positions at a time, because what lies between the maps would be the most memory of all. On a
+    GPU that would cost time, and a recorded graph would hold for one number of positions only.
+    """
     op = current()
-    return op.linear(op.gelu(op.linear(x, fc1_weight, fc1_bias)), fc2_weight, fc2_bias)
+
+    def mlp(x: Tensor) -> Tensor:
+        return op.linear(op.gelu(op.linear(x, fc1_weight, fc1_bias)), fc2_weight, fc2_bias)
+
+    if x.device.type != "cpu" or is_recorded():
+        return mlp(x)
+    pieces = x.split(MLP_ROWS, dim=-2)  # (B, C, S) each
+    if torch.is_grad_enabled():
+        return torch.cat([mlp(rows.contiguous()) for rows in pieces], dim=-2)
+    out = torch.empty_like(x)
+    for rows, place in zip(pieces, out.split(MLP_ROWS, dim=-2), strict=True):
+        place.copy_(mlp(rows.contiguous()))
+    return out
+
+
+def is_recorded() -> bool:
+    """Is torch.compile, torch.export or torch.jit.trace making a graph of this call?"""
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
 class Ops:
-    """The table: which function fills each slot."""
+    """The table: which function is in which slot."""
 
     conv1d: Callable[..., Tensor] = conv1d
     gelu: Callable[..., Tensor] = gelu
@@ -125,7 +151,7 @@ OURS = Ops()
 
 @dataclass(eq=False)
 class Using:
-    """A `using` block that was entered: its functions, and the table that they made at last."""
+    """A `using` block that was entered: its functions, and the table they last made."""
 
     functions: dict[str, Callable[..., object]]
     table: Ops = OURS
@@ -142,15 +168,15 @@ def _known(_table: Ops) -> str:
 
 
 def name_of(table: Ops) -> str:
-    """A text that no other table has or has had."""
+    """A text that no other table has or ever had."""
     try:
         return _known(table)
-    except TypeError:  # with a function that has no hash it counts as a new table each time
+    except TypeError:  # a table with an unhashable function counts as new each time
         return str(next(_numbers))
 
 
 def _innermost(attribute: str) -> Any:
-    """The `table` or its `name`: ours, with the functions of the blocks that the caller is in."""
+    """The `table` or its `name`: ours, updated by the `using` blocks around the caller."""
     blocks = _blocks.get()
     if not blocks:
         return getattr(Using, attribute)
@@ -158,21 +184,21 @@ def _innermost(attribute: str) -> Any:
     for block in blocks:
         functions |= block.functions
     table = replace(OURS, **functions)
-    if table != blocks[-1].table:  # a block around it may have been left in the meantime
+    if table != blocks[-1].table:  # an outer block may have ended in the meantime
         blocks[-1].table, blocks[-1].name = table, name_of(table)
     return getattr(blocks[-1], attribute)
 
 
-# torch.compile cannot read a ContextVar. Of a module it reads what its `__getattr__` returns, and
-# reads it again before each call, in the caller's thread and task, to see if what it made still
-# holds: with other functions it compiles anew. It compares a table's name, since of two functions
-# made of the same code it may think that they are one.
+# torch.compile cannot read a ContextVar, but it does read what a module's `__getattr__` returns.
+# Its guard reads it again before each call, in the caller's thread and task, and recompiles if it
+# changed. The guard compares the name of the table, because torch.compile may take two functions
+# made from the same code for one.
 _in_use = ModuleType("_in_use")
 vars(_in_use)["__getattr__"] = _innermost
 
 
 def current() -> Ops:
-    """The functions in use, in this thread and asyncio task, for a compiled model too."""
+    """The functions in use in this thread and asyncio task, inside a compiled model too."""
     if not _in_use.name:
         return OURS
     table: Ops = _in_use.table
@@ -181,16 +207,16 @@ def current() -> Ops:
 
 @contextmanager
 def using(**functions: Callable[..., object]) -> Iterator[Ops]:
-    """Within the block the encoder calls these functions instead of ours, in this thread only.
+    """Within the block, and in this thread only, the encoder calls these functions instead of ours.
 
     So does a compiled model: `torch.compile(model, fullgraph=True)` compiles once for each set of
-    functions that it meets, and raises where these are more than torch's `recompile_limit`, 8. Of
-    asyncio's tasks the block is that of the one that entered it and of those started within.
-    A part of the model that is not plainly ours is called as it is and uses no slot, with a
-    warning: see `parts.py`.
+    functions, and raises beyond torch's `recompile_limit` of 8. In asyncio the block holds for the
+    task that entered it and for tasks started within it. A part of the model that was replaced or
+    has a hook is called as a module and uses no slot; a warning says so (`parts.py`).
 
-    A function takes and returns what ours of that name does. Raises ValueError for a name that is
-    no slot.
+    functions: by slot; each takes and returns what ours of that name does. On a CPU the MLP passes
+    MLP_ROWS positions at a time to `linear` and `gelu`, contiguous.
+    Yields the table. Raises ValueError for an unknown slot.
     """
     slots = [f.name for f in fields(Ops)]
     unknown = sorted(set(functions) - set(slots))
@@ -207,4 +233,4 @@ def using(**functions: Callable[..., object]) -> Iterator[Ops]:
             if innermost:
                 _blocks.reset(token)
         if not innermost or _blocks.get() is blocks:
-            block.functions = {}  # out of reach from here, so it is emptied where it is
+            block.functions = {}  # another context still holds the block: empty it in place

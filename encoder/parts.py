@@ -1,8 +1,9 @@
-"""The model's parts, each computed by the function that fills its slot.
+"""The model's parts, each computed by the function in its slot.
 
-So is every part that is plainly ours. What somebody put in its place - an adapter, another module,
-a quantised or an offloaded one, a hook, another `forward` - is called as any module is called. No
-slot reaches into it: if a function of somebody's own is in that slot, a warning says so.
+That holds for a part that is as the model built it. A part that a user changed - an adapter,
+another module, a quantised or offloaded one, a hook, another `forward` - is called as a module, so
+that the change takes effect. The function in the slot is not used for it, and a warning says so if
+that function is not ours.
 
     # B batch  C channels in  F frames  T positions  S state  O features out
 """
@@ -19,12 +20,11 @@ from torch.nn.modules import module as torch_module
 
 from . import ops
 
-# What a part computes as its class has it; `model.py` adds its own classes. A library may put
-# another `forward` on the class itself.
+# To notice when a library replaces `forward` on the class itself.
 FORWARD: dict[type[nn.Module], Callable[..., Any]] = {
     kind: kind.forward for kind in (nn.Linear, nn.LayerNorm, nn.Conv1d)
 }
-TYPES = {Tensor, nn.Parameter, type(None)}  # of weights; k has no bias
+TYPES = {Tensor, nn.Parameter, type(None)}  # of weights; None is the bias of k
 
 
 def linear(x: Tensor, part: nn.Linear) -> Tensor:
@@ -59,31 +59,28 @@ def qkv(x: Tensor, q: nn.Linear, k: nn.Linear, v: nn.Linear) -> tuple[Tensor, Te
 
 
 def fills(slot: str, ours: bool) -> bool:
-    """Does the function in this slot compute a part, which it does if the part is ours?"""
+    """Return `ours`, whether to use the slot, and warn where a user's function goes unused."""
     if not ours and getattr(ops.current(), slot) is not getattr(ops.OURS, slot):
-        say_unfilled(slot)
+        warn_unused(slot)
     return ours
 
 
-@torch.compiler.assume_constant_result  # said while a model is compiled, which cannot hold it
-def say_unfilled(slot: str) -> None:
+@torch.compiler.assume_constant_result  # warns while a model is compiled: a graph cannot
+def warn_unused(slot: str) -> None:
     warnings.warn(
-        f"the function in the slot {slot} is not used for a part of the encoder that is not "
-        "plainly its own (an adapter, a hook, another module): that part is called as it is",
+        f"the function in the slot {slot} is not used for a part of the encoder that was changed "
+        "(an adapter, a hook, another module): that part is called as a module",
         stacklevel=3,
     )
 
 
 def plain(kind: type[nn.Module], *parts: nn.Module) -> bool:
-    """Are these parts of this kind as the model builds them, with nothing of anybody else's?"""
-    for part in parts:
-        if type(part) is not kind or not as_built(part) or not usual(part):
-            return False
-    return True
+    """Are these parts of this kind, and as the model built them?"""
+    return all(type(part) is kind and is_untouched(part) and is_usual(part) for part in parts)
 
 
-def as_built(part: nn.Module) -> bool:
-    """Would a call of this part run the `forward` that its class was made with, and that alone?"""
+def is_untouched(part: nn.Module) -> bool:
+    """Would calling this part run its class's own `forward` and nothing else?"""
     return not (
         FORWARD.get(type(part)) is not type(part).forward
         or "forward" in part.__dict__
@@ -99,13 +96,13 @@ def as_built(part: nn.Module) -> bool:
     )
 
 
-def usual(part: nn.Module) -> bool:
-    """Has this part the settings that the op computes with, and weights of torch's own types?"""
+def is_usual(part: nn.Module) -> bool:
+    """Does this part have the settings that the op assumes, and weights of torch's own types?"""
     if isinstance(part, nn.LayerNorm) and (part.eps != ops.LAYER_NORM_EPS or part.bias is None):
         return False
     if isinstance(part, nn.Conv1d):
         settings = (part.kernel_size, part.padding, part.dilation, part.groups, part.padding_mode)
         if settings != ((3,), (1,), (1,), 1, "zeros") or part.bias is None:
             return False
-    # A quantised or sharded weight is a tensor of another type. So is what a tracer takes for one.
+    # A quantised or sharded weight is a tensor subclass. So is the stand-in that a tracer uses.
     return torch.compiler.is_compiling() or TYPES.issuperset(map(type, part._parameters.values()))

@@ -1,4 +1,4 @@
-"""python -m melfront AUDIO: the log-mel features of audio files, printed, written and drawn.
+"""python -m melfront AUDIO: print, write and draw the log-mel features of audio files.
 
 # n windows of 30 s  M mel bins
 """
@@ -9,10 +9,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,24 +19,39 @@ from numpy.typing import NDArray
 import melfront
 
 from .audio import SAMPLE, clip_path, digest
-from .command import NO_CHECK_RANGE, exit_status, filled
+from .command import NO_CHECK_RANGE, Parser, exit_status, filled, replacing
 
 OUTPUTS = (".npy", ".npz", ".safetensors")
 PLOTS = (".png",)
-MAX_MELS = 1000  # a spectrum of 201 frequencies cannot fill more
+# More than a spectrum of 201 frequencies can fill, with room to experiment.
+MAX_MELS = 1000
+PROG = "python -m melfront"
+EPILOG = f"""\
+A clip of up to 30 s is padded to 30 s and gives features (N, 3000). A longer
+clip is cut into windows of 30 s, computed one by one and stacked: (windows, N,
+3000).
+
+OUT holds log_mel, float32, and attention_mask, int32, 1 where a frame holds
+audio. Its metadata say what made them (in .npz a string of JSON, `metadata`);
+a .npy holds the features only. If OUT is a folder, each clip is written into it
+as NAME.safetensors, and its picture as NAME.png; several clips need a folder.
+No file is left half written.
+
+conventions:
+  {", ".join(melfront.CONVENTIONS)}
+
+examples:
+  {PROG}
+  {PROG} sample -o speech.safetensors --plot speech.png
+  {PROG} *.wav --n-mels 80 --convention openai-transcribe -o mels/
+"""
 
 
 class Features(NamedTuple):
-    """Of one clip: (M, 3000) and (3000,), or beyond 30 s (n, M, 3000) and (n, 3000)."""
+    """Of one clip: (M, 3000) and (3000,), or (n, M, 3000) and (n, 3000) beyond 30 s."""
 
     log_mel: NDArray[np.float32]
     attention_mask: NDArray[np.int32]
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line and exit status 2, without the usage in front."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def n_mels(text: str) -> int:
@@ -48,64 +62,46 @@ def n_mels(text: str) -> int:
 
 def parser() -> Parser:
     result = Parser(
-        prog="python -m melfront",
+        prog=PROG,
         description="Whisper's log-mel features of audio files: what its encoder sees of a clip.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"""\
-A clip of up to 30 s is padded to 30 s and gives features (N, 3000). A longer
-one is taken window by window of 30 s, each on its own, stacked (windows, N,
-3000).
-
-OUT holds log_mel, float32, and attention_mask, int32, 1 where a frame holds
-audio, and in its metadata what made them (in .npz a string of JSON,
-`metadata`); as .npy only the features. If OUT is a folder, each clip is written
-into it as NAME.safetensors, and its picture as NAME.png; for several clips it
-has to be one. No file is left half written.
-
-conventions:
-  {", ".join(melfront.CONVENTIONS)}
-
-examples:
-  python -m melfront
-  python -m melfront sample -o speech.safetensors --plot speech.png
-  python -m melfront *.wav --n-mels 80 --convention openai-transcribe -o mels/
-""",
+        epilog=EPILOG,
     )
     add_arguments(result)
     return result
 
 
 def add_arguments(result: Parser) -> None:
-    result.add_argument(
+    add = result.add_argument
+    add(
         "audio",
         nargs="*",
         metavar="AUDIO",
         type=filled,
         help="wav, flac, mp3, ogg ... of any sampling rate; default: sample, which is built in",
     )
-    result.add_argument(
+    add(
         "-o",
         dest="out",
         metavar="OUT",
         type=filled,
         help=f"file to write: {', '.join(OUTPUTS)}; or a folder",
     )
-    result.add_argument(
+    add(
         "--n-mels",
         type=n_mels,
         default=128,
         metavar="N",
         help="mel bins: 128 for large-v3 and turbo (default), 80 for all earlier sizes",
     )
-    result.add_argument(
+    add(
         "--convention",
         choices=list(melfront.CONVENTIONS),
         default="transformers",
         metavar="NAME",
         help="whose features; default: transformers",
     )
-    result.add_argument("--no-check-range", **NO_CHECK_RANGE)
-    result.add_argument(
+    add("--no-check-range", **NO_CHECK_RANGE)
+    add(
         "--plot",
         metavar="OUT.png",
         type=filled,
@@ -114,7 +110,7 @@ def add_arguments(result: Parser) -> None:
 
 
 def targets(out: str, clips: list[Path], endings: tuple[str, ...], default: str) -> list[Path]:
-    """The file to write for each clip. Raises ValueError if one cannot be written."""
+    """The file for each clip's result. Raises ValueError where it cannot be written."""
     into = Path(out)
     if into.is_dir() or out.endswith(("/", os.sep)):
         paths = [into / f"{clip.stem}{default}" for clip in clips]
@@ -140,21 +136,10 @@ def targets(out: str, clips: list[Path], endings: tuple[str, ...], default: str)
     return paths
 
 
-def write(path: Path, save: Callable[[BinaryIO], Any]) -> None:
-    """`save(file)` under another name in the same folder, then renamed: all of it or nothing."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            save(file)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
 def compute(
     audio: NDArray[np.float32], n_mels: int, convention: str, check_range: bool = True
 ) -> Features:
-    """Features and mask of a clip of any length; beyond 30 s, of each window of 30 s on its own."""
+    """Features and mask of a clip (N,) of any length; beyond 30 s, window by window."""
     options: Any = {"n_mels": n_mels, "convention": convention, "check_range": check_range}
     windows = [
         Features(*melfront.log_mel(chunk, return_mask=True, **options))
@@ -170,7 +155,7 @@ def compute(
 def metadata(
     clip: Path, audio: NDArray[np.float32], n_mels: int, convention: str
 ) -> dict[str, str]:
-    """What the features were made from and by: strings only, as safetensors has them."""
+    """Where a file's features come from, as strings, which is all that safetensors stores."""
     packages = ("numpy", "soundfile", "soxr")
     versions = {"melfront": melfront.__version__, "python": sys.version.split()[0]}
     for name in packages:
@@ -189,7 +174,7 @@ def metadata(
 
 
 def save_features(path: Path, features: Features, about: dict[str, str]) -> None:
-    def save(file: BinaryIO) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         if path.suffix == ".npy":
             np.save(file, features.log_mel)
         elif path.suffix == ".npz":
@@ -198,8 +183,6 @@ def save_features(path: Path, features: Features, about: dict[str, str]) -> None
             from safetensors.numpy import save
 
             file.write(save(features._asdict(), metadata=about))
-
-    write(path, save)
 
 
 def summary(clip: Path, audio: NDArray[np.float32], features: Features) -> str:
@@ -232,7 +215,8 @@ def run(options: argparse.Namespace) -> None:
             from . import plot
 
             figure = plot.figure(audio, features.log_mel, clip.name)
-            write(plots[i], figure.savefig)
+            with replacing(plots[i]) as temporary:
+                figure.savefig(temporary, format="png")
             written.append(str(plots[i]))
         line = summary(clip, audio, features)
         print(f"{line}, written to {' and '.join(written)}" if written else line, flush=True)
@@ -240,7 +224,7 @@ def run(options: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0, 2 after one line on stderr that says what was given and what to do, or 130."""
-    return exit_status("python -m melfront", lambda: run(parser().parse_args(argv)))
+    return exit_status(PROG, lambda: run(parser().parse_args(argv)))
 
 
 if __name__ == "__main__":

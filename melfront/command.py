@@ -1,4 +1,4 @@
-"""What the commands of all packages share: how they end, print, and refuse before any work."""
+"""What the commands of all packages share: their parser, how they end, print and write files."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
-# For tqdm: from the third second on, gone in the end, and none where stderr is no terminal.
+# For tqdm: a bar appears after two seconds, goes at the end, and needs a terminal.
 PROGRESS: dict[str, Any] = {"delay": 2, "disable": None, "leave": False}
-# For argparse: the switch for what a function calls check_range=False.
+# For argparse: the switch for a function's check_range=False.
 NO_CHECK_RANGE: dict[str, Any] = {
     "dest": "check_range",
     "action": "store_false",
     "help": "take a file of floats beyond [-1, 1], such as unit variance, as it is",
 }
-INDENT = 4  # of what did not fit into a line
+INDENT = 4  # of the rest of a line that was too long
 
-# torch has no type of its own for this on a CPU, and the loader of shared libraries none at all.
+# torch has no exception of its own for this on a CPU, nor has the loader of shared libraries.
 NO_MEMORY = re.compile(
     "not enough memory|allocate memory|tried to allocate|out of memory|bad_alloc|"
     "failed to map segment|can't start new thread"
@@ -35,14 +35,24 @@ class UsageError(ValueError):
     """One line on stderr, exit status 2."""
 
 
-def exit_status(prog: str, work: Callable[[], int | None]) -> int:
-    """Do the work of a command, and say in one line on stderr what kept it from being done.
+class Parser(argparse.ArgumentParser):
+    """argparse that keeps the line breaks of its texts and answers a mistake with one line."""
 
-    work: parses the arguments too, and returns the exit status, None for 0.
-    Returns that; 2 for whatever a user or a machine can bring about: bad input, a file that cannot
-    be read or written, a library that is not there, too little memory; 130 for Ctrl-C. Where the
-    caller closed a standard stream, what would go there is dropped. Any other exception is a
-    mistake of ours and comes through.
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def exit_status(prog: str, work: Callable[[], int | None]) -> int:
+    """Run a command; if it fails, print the reason as one line on stderr.
+
+    work: parses the arguments, runs the command, returns the exit status, None for 0.
+    Returns that status; 2 for what a user or a machine can cause: bad input, a file that cannot be
+    read or written, a missing library, too little memory; 130 for Ctrl-C. Output to a standard
+    stream that the caller closed is dropped. Any other exception is a bug and is raised.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # `>&-`
@@ -52,7 +62,7 @@ def exit_status(prog: str, work: Callable[[], int | None]) -> int:
 
 
 def ending(prog: str, work: Callable[[], int | None]) -> int:
-    """`exit_status`, with standard streams that are there."""
+    """`exit_status`, once both standard streams exist."""
     status = 0
     try:
         try:
@@ -83,7 +93,10 @@ def ending(prog: str, work: Callable[[], int | None]) -> int:
 
 
 def discard_output() -> bool:
-    """Drops what standard output does not take, or Python complains in the end. Took it all?"""
+    """Flush standard output; if that fails, drop the rest, or Python complains at exit.
+
+    Returns whether everything was written.
+    """
     try:
         sys.stdout.flush()
     except OSError:
@@ -104,40 +117,63 @@ def in_brackets(error: Exception) -> str:
 
 
 def one_line(text: str, most: int = 1000) -> str:
-    """Text with something of a stranger's file in it: one line, not long, fit for a terminal."""
+    """Text that may quote a user's file, made one short line that a terminal can show."""
     text = " ".join(shorten(text, most).split())
     return shorten("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), most)
 
 
 def shorten(text: str, most: int) -> str:
-    """Without the middle, where there are more than `most` characters."""
+    """Replace the middle of a text longer than `most` characters by an ellipsis."""
     half = (most - 5) // 2
     return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
 
 
 def filled(text: str) -> str:
-    """A value that is not empty, as that of a shell's variable is which nobody has set."""
+    """Reject an empty value, such as an unset shell variable."""
     if not text:
         raise argparse.ArgumentTypeError("the value is empty; give one, or leave it out")
     return text
 
 
 def check_folder(file: Path, option: str) -> None:
-    """Raises UsageError where the file's folder cannot be written to: now, not after the work."""
+    """Raises UsageError, before any work is done, if the file's folder cannot be written to."""
     try:
         tempfile.TemporaryFile(dir=file.absolute().parent).close()
     except OSError as error:
         raise UsageError(f"{option}: cannot write there: {error.strerror}") from error
 
 
-def wrapped(line: str, width: int) -> str:
-    """A line broken between words, each piece up to `width` characters if its words are.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all: yields a temporary name in the same folder.
 
-    Columns are two spaces or more apart. What follows of the last one stands under its beginning;
-    if that is beyond the middle, the last one has lines of its own. A line of JSON stays whole, for
-    a break would be inside a string.
+    The block writes to that name. At its end the file is renamed to `path`; if the block raises,
+    it is removed and `path` stays as it was.
+    Raises UsageError if the folder does not exist, or if `path` is a folder.
     """
-    if len(line) <= width or line.startswith("{") or "\r" in line:  # tqdm knows the width itself
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder to write {path.name} into")
+    if path.is_dir():
+        raise UsageError(f"{path}: a folder; expected the name of a file to write")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask has it; safetensors makes it 0600
+        yield temporary
+        temporary.chmod(mode)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def wrapped(line: str, width: int) -> str:
+    """Break a line between words, into pieces of at most `width` characters where words allow it.
+
+    Columns are at least two spaces apart. The last column continues under its own beginning, or,
+    if that is beyond the middle, on lines of its own. A line of JSON is left whole, because a break
+    could fall inside a string.
+    """
+    if len(line) <= width or line.startswith("{") or "\r" in line:  # tqdm fits its own bars
         return line
 
     def fill(text: str, indent: int) -> str:
@@ -159,7 +195,7 @@ def wrapped(line: str, width: int) -> str:
 
 
 class Terminal:
-    """A stream that leads to a terminal, where it breaks lines between words."""
+    """A terminal's stream that breaks lines between words."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -175,9 +211,9 @@ class Terminal:
 
 @contextmanager
 def to_the_width() -> Iterator[None]:
-    """Within the block, a terminal's edge cuts no word that is printed.
+    """Within the block, lines printed to a terminal break between words.
 
-    What goes into a file or a pipe stays as it is, a record a line.
+    Output to a file or a pipe is left as it is, one record a line.
     """
     with ExitStack() as streams:
         for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):

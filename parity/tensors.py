@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from melfront.command import lacks_memory, one_line
+from melfront.command import replacing as replacing  # the modules here import it from this one
 from melfront.conventions import N_FRAMES
 
 Array = NDArray[Any]
@@ -214,21 +215,6 @@ def as_tensor(values: Any, name: str) -> Tensor:
     if stored == "bfloat16":
         values = values.float()
     return Tensor(values.numpy() if of_torch else values, kind)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it at the end and removed on failure."""
-    if not path.parent.is_dir():
-        raise ParityError(f"{path.parent}: no such folder to write {path.name} into")
-    if path.is_dir():
-        raise ParityError(f"{path}: a folder; expected the name of a file to write")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Writer:

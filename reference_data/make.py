@@ -13,7 +13,6 @@ what other CPUs and another FFT would have.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -28,9 +27,8 @@ from scipy.io import wavfile
 
 import melfront
 from melfront.audio import SAMPLE, as_clips
-from melfront.command import exit_status
+from melfront.command import Parser, exit_status, replacing
 from parity import libraries, signals, stages, tensors, toy
-from parity.__main__ import Parser
 from parity.dump import (
     N_FLOOR,
     as_real,
@@ -85,7 +83,7 @@ def write(
     """Write a safetensors file whose bytes depend on nothing but what is in it."""
     path.parent.mkdir(exist_ok=True)
     shapes = {name: np.shape(values) for name, values in arrays.items()}
-    with tensors.replacing(path) as temporary:  # the values may be those of the file itself
+    with replacing(path) as temporary:  # the values may be those of the file itself
         writer = tensors.Writer(temporary, path.suffix, shapes, dtype)
         for name, values in arrays.items():
             writer.write(name, values)
@@ -359,12 +357,11 @@ def make(part: str) -> None:
         (small | {"libraries": make_libraries})[part]()
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str] | None) -> None:
     parser = Parser(
         prog=COMMAND,
         description="Make the golden tensors of reference_data, and MANIFEST.json.",
         epilog=f"example:\n  {COMMAND} frontend toy tiny",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "parts",
@@ -383,9 +380,9 @@ def run(arguments: list[str]) -> None:
     (HERE / "MANIFEST.json").write_text(text_of(manifest()) + "\n", encoding="utf-8")
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     return exit_status(COMMAND, lambda: run(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -5,9 +5,9 @@ python -m reference_data.make_picture --model openai/whisper-tiny.en -o referenc
 
 from __future__ import annotations
 
-import argparse
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,9 +18,8 @@ from PIL import Image
 
 import melfront
 from encoder import WhisperEncoder, trace
-from melfront.command import exit_status
+from melfront.command import Parser, exit_status, replacing
 from melfront.plot import envelope
-from parity.__main__ import Parser
 
 COMMAND = "python -m reference_data.make_picture"
 INK = "#737b84"  # readable on GitHub's white and on its black; the background is transparent
@@ -91,12 +90,11 @@ def draw(audio: NDArray[np.float32], model: WhisperEncoder) -> Figure:
     return figure
 
 
-def run(arguments: list[str]) -> None:
+def run(arguments: list[str] | None) -> None:
     parser = Parser(
         prog=COMMAND,
         description="Draw a clip's way through the front end and the encoder.",
         epilog=f"example:\n  {COMMAND} --model openai/whisper-tiny.en",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("audio", nargs="?", default="sample", help="default: the sample clip")
@@ -113,13 +111,14 @@ def run(arguments: list[str]) -> None:
     draw(audio, model).savefig(picture, transparent=True)
     # 64 colours are enough for the eye, and a quarter of the bytes.
     small = Image.open(picture).quantize(64, method=Image.Quantize.FASTOCTREE)
-    small.save(options.out, optimize=True)
+    with replacing(Path(options.out)) as temporary:
+        small.save(temporary, format="png", optimize=True)
     print(f"written to {options.out}")
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     return exit_status(COMMAND, lambda: run(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -24,9 +24,10 @@ import soundfile
 import soxr
 
 from melfront.audio import SAMPLE
+from melfront.command import Parser, UsageError, exit_status, replacing
 from melfront.conventions import SAMPLE_RATE
-from parity.__main__ import Parser
 
+COMMAND = "python -m reference_data.make_sample"
 N_SAMPLES = 129_600
 START = 19_475  # samples: both ends fall on a loud period of a vowel
 PEAK = 0.7
@@ -38,15 +39,15 @@ TEXT = (
 ESPEAK = ["espeak-ng", "-v", "en", "-s", "165", "-p", "45", "-g", "1"]
 
 
-def main(arguments: list[str]) -> int:
+def run(arguments: list[str] | None) -> None:
     parser = Parser(
-        prog="python -m reference_data.make_sample",
-        description="Write sample.flac anew, in the place of the committed clip.",
-        epilog="example: python -m reference_data.make_sample",
+        prog=COMMAND,
+        description="Write sample.flac anew, in place of the committed clip.",
+        epilog=f"example: {COMMAND}",
     )
     parser.parse_args(arguments)
     if shutil.which(ESPEAK[0]) is None:
-        parser.error(f"the program {ESPEAK[0]} is not here; install it")
+        raise UsageError(f"the program {ESPEAK[0]} is not installed; install it")
     with tempfile.TemporaryDirectory() as folder:
         spoken = Path(folder) / "spoken.wav"
         subprocess.run([*ESPEAK, "-w", str(spoken), TEXT], check=True)
@@ -59,9 +60,13 @@ def main(arguments: list[str]) -> int:
     for edge in (clip[:400], clip[-400:]):
         assert np.sqrt(np.mean(edge**2)) > 0.05, "an edge is quiet: choose another START"
 
-    soundfile.write(SAMPLE, clip, SAMPLE_RATE, subtype="PCM_16")
-    return 0
+    with replacing(SAMPLE) as target:
+        soundfile.write(target, clip, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    return exit_status(COMMAND, lambda: run(arguments))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 from encoder import SIZES
-from melfront.command import UsageError
+from melfront.command import Parser, UsageError
 
 # Known without importing torch, so that a wrong word is answered at once; a test holds them equal
 # to slots.SLOTS.
@@ -44,18 +44,10 @@ Exit status: 0 proved, 1 not, 2 bad input.
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """An error is one line: what was given, what to do."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{message}; see python -m benchmarks kernel --help\n")
-
-
 def parser() -> Parser:
     p = Parser(
         prog="python -m benchmarks kernel",
         description="Prove a kernel right on what Whisper feeds it, then time it.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=EXAMPLES,
     )
     add = p.add_argument
@@ -94,13 +86,8 @@ def processors() -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """The command; returns its exit status."""
-    args = parser().parse_intermixed_args(arguments)
-    try:
-        return run(args)
-    except UsageError as error:
-        print(error, file=sys.stderr)
-        return 2
+    """The command; returns its exit status. Raises UsageError."""
+    return run(parser().parse_intermixed_args(arguments))
 
 
 def run(args: argparse.Namespace) -> int:

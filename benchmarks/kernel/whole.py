@@ -119,9 +119,6 @@ def whole(model: WhisperEncoder, slot: str, filling: Function | None) -> Functio
         replaced = {slot: filling}
     if not filling and slot == "softmax":
         replaced = {"attention": ops.explicit_attention}
-    elif not filling and not SLOTS[slot].front_end:
-        # Any function in a slot turns off the encoder's fast way, which ours is not to have either.
-        replaced = {"gelu": lambda x: ops.gelu(x)}
 
     def run(given: Tensor) -> tuple[Tensor, ...]:
         with torch.no_grad(), ops.using(**replaced):
@@ -134,8 +131,9 @@ def whole(model: WhisperEncoder, slot: str, filling: Function | None) -> Functio
     return run
 
 
-def own_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    return ops.linear(ops.gelu(ops.linear(x, w1, b1)), w2, b2)
+def own_mlp(*args: Tensor) -> Tensor:
+    with ops.using(gelu=ops.gelu):
+        return ops.mlp(*args)
 
 
 def features(audio: Tensor, slot: str, filling: Function | None, n_mels: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -11,10 +10,9 @@ import sys
 from datetime import date
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from melfront.command import UsageError, check_folder
-from parity.tensors import replacing
+from melfront.command import Parser, UsageError, check_folder, replacing
 
 from ..kernel.cli import processors
 from .frontend import installed
@@ -54,11 +52,6 @@ that ours takes less time; `=` marks what is no difference, being no more than a
 second copy of one contestant shows. Errors are against float64."""
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; --help shows an example\n")
-
-
 def parse(command: str, arguments: list[str]) -> Any:
     works = WORKS[command]
     parser = Parser(
@@ -66,7 +59,6 @@ def parse(command: str, arguments: list[str]) -> Any:
         description=f"Ours and every peer that is installed, in turn: {WHAT[command]}.\n\n{NOTES}",
         epilog=f"Peers: {', '.join(PEERS[command])}.\n{EXTRA} brings what is missing.\n\n"
         f"example:\n  python -m benchmarks {command} --work {shlex.quote(works[0])}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--work", action="append", choices=works, help="may be given again; default: all")

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 import encoder
 import melfront
-from encoder import EncoderConfig, WhisperEncoder, checkpoint, ops
+from encoder import EncoderConfig, WhisperEncoder, checkpoint
 from encoder.model import Block
 
 from .child import peak
@@ -51,16 +51,6 @@ def features(dims: EncoderConfig, batch: int) -> Tensor:
 
 def ours(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
     return lambda mel: model(mel).last_hidden_state
-
-
-def clear(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
-    """The steps of model.py, which a kernel in any slot brings about."""
-
-    def run(mel: Tensor) -> Tensor:
-        with ops.using(gelu=lambda x: ops.gelu(x)):
-            return model(mel).last_hidden_state
-
-    return run
 
 
 def hf_config(dims: EncoderConfig, **more: Any) -> Any:
@@ -160,7 +150,6 @@ HF, CT = ("transformers",), ("ctranslate2", "transformers")
 # Each with the packages that it needs.
 PEERS: dict[str, tuple[tuple[str, ...], Callable[[WhisperEncoder], Callable[[Tensor], Tensor]]]] = {
     OURS: ((), ours),
-    "melfront, step by step": ((), clear),
     SDPA: (HF, transformers),
     SDPA + AGAIN: (HF, transformers),
     "transformers, eager": (HF, partial(transformers, attention="eager")),
@@ -169,7 +158,7 @@ PEERS: dict[str, tuple[tuple[str, ...], Callable[[WhisperEncoder], Callable[[Ten
     "onnxruntime": (("onnx", "onnxruntime"), onnxruntime),
     "ctranslate2, int8": (CT, partial(ctranslate2, compute_type="int8")),
 }
-FEW = (OURS, "melfront, step by step", SDPA, SDPA + AGAIN)  # for the large sizes
+FEW = (OURS, SDPA, SDPA + AGAIN)  # for the large sizes
 
 
 def products(model: WhisperEncoder) -> Callable[[], object]:

@@ -6,12 +6,13 @@ has the words; style and script go into the one file. It opens from disk and ask
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+
+from melfront.command import replacing
 
 from ..model import WhisperEncoder
 from .measure import look
@@ -25,13 +26,9 @@ def write(
 ) -> None:
     """The page of a clip (N,) called `name`, of which the first window is shown.
 
-    about: what the page says it was made with, by name. Written beside `file` and renamed, so that
-    it is never there in part. Raises OSError.
+    about: what the page says it was made with, by name. Raises OSError; the file is written whole
+    or not at all.
     """
     html = render(name, len(audio), look(audio, model), model.config, about)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(file) as temporary:
         temporary.write_text(html, encoding="utf-8")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -32,7 +32,7 @@ def command(*arguments):
     ("arguments", "words"),
     [
         ([], "no benchmark given; expected kernel, frontend, encoder, load; see"),
-        (["kernels"], "no benchmark"),
+        (["kernels"], "unknown benchmark 'kernels'"),
         (["kernel"], "no slot given"),
         (["kernel", "layernorm", "x.py"], "did you mean layer_norm?"),
         (["kernel", "layer_norm"], "no file given"),

@@ -1,6 +1,7 @@
 """What is right passes, on every slot, and is told no more than is known."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from benchmarks.kernel import cli, report, run, slots, templates, timing, whole
 from benchmarks.kernel.cases import Dice
 from benchmarks.kernel.edges import edges
 from benchmarks.kernel.run import Options, judge_file
-from encoder import WhisperEncoder, fast
+from encoder import WhisperEncoder, ops
 from parity import measure
 from tests.encoder.peers import TOY, features
 
@@ -176,19 +177,27 @@ def reference_runs(seeds):
             assert differences(seed) == []
 
 
-def test_both_encoders_of_the_whole_go_step_by_step(monkeypatch):
-    """Any function in a slot turns off the encoder's fast way: the ratio is to be the kernel's."""
-    model = WhisperEncoder.from_formula(TOY)
-    mel = torch.from_numpy(features(TOY, batch=1))
-    taken = []
-    forward = fast.forward
-    monkeypatch.setattr(fast, "forward", lambda *a, **kw: taken.append(1) or forward(*a, **kw))
-    with torch.no_grad():
-        model(mel)
-    assert taken == [1]
-    for slot in ("layer_norm", "gelu", "softmax", "attention", "block"):
-        whole.whole(model, slot, None)(mel)
-    assert taken == [1]
+@pytest.mark.parametrize("slot", ["conv1d_gelu", "layer_norm", "gelu", "linear", "mlp"])
+def test_both_encoders_of_the_whole_take_the_same_steps(slot, monkeypatch):
+    """With our own function as the kernel: the MLP in the same pieces, so that times compare."""
+    config = replace(TOY, n_audio_ctx=607)  # more positions than the MLP takes at a time
+    model = WhisperEncoder.from_formula(config)
+    mel = torch.from_numpy(features(config, batch=1))
+    shapes, gelu = [], torch.nn.functional.gelu
+    monkeypatch.setattr(
+        torch.nn.functional, "gelu", lambda x: shapes.append(tuple(x.shape)) or gelu(x)
+    )
+
+    def conv1d_gelu(*args, stride):
+        return ops.gelu(ops.conv1d(*args, stride=stride))
+
+    kernel = conv1d_gelu if slot == "conv1d_gelu" else getattr(ops, slot)
+    theirs = whole.whole(model, slot, kernel)(mel)
+    steps, shapes[:] = list(shapes), []
+    ours = whole.whole(model, slot, None)(mel)
+    assert shapes == steps
+    assert len(shapes) > 2 + config.n_audio_layer
+    assert all(a.equal(b) for a, b in zip(theirs, ours, strict=True))
 
 
 @pytest.mark.parametrize("runs", [2, pytest.param(20, marks=pytest.mark.slow)])

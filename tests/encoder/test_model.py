@@ -295,8 +295,7 @@ def test_inference_mode(model, mel):
         with context:
             out = model(mel).last_hidden_state
         assert not out.requires_grad
-        # To rounding: see encoder/fast.py.
-        assert rms(array(out) - array(expected.detach())) <= 1e-6 * rms(array(expected.detach()))
+        assert out.equal(expected.detach())
 
 
 def test_the_same_bits_every_time_and_in_every_thread(device):

@@ -70,7 +70,7 @@ def test_a_part_whose_libraries_are_missing_stays(capsys, monkeypatch):
 
 def test_a_sample_without_its_program(capsys, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert ended(make_sample) == 2
+    assert make_sample.main([]) == 2
     assert_one_line(capsys, "espeak-ng")
 
 

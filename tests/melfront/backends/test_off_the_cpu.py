@@ -85,7 +85,7 @@ def test_a_batch_is_the_oracle(as_off_the_cpu, convention, n_mels, n_clips, sign
     for pad_to in (3.1, None) if clip.size >= 201 else (3.1,):
         options = {"n_mels": n_mels, "pad_to": pad_to, "convention": convention}
         ours = melfront.log_mel(torch.tensor(batch), **options)
-        truth = melfront.oracle.log_mel(batch, **options)
+        truth = melfront.variants.log_mel(batch, **options)
         assert ours.is_contiguous()
         assert np.abs(ours.numpy() - truth).max() <= 1e-10
 
@@ -96,7 +96,7 @@ def test_a_list_of_clips_is_the_oracle(as_off_the_cpu, convention):
     ours, mask = melfront.log_mel(
         [torch.tensor(clip) for clip in clips], convention=convention, return_mask=True
     )
-    truth = melfront.oracle.log_mel(clips, convention=convention)
+    truth = melfront.variants.log_mel(clips, convention=convention)
     assert np.abs(ours.numpy() - truth).max() <= 1e-10
     assert mask.sum(1).tolist() == [57, 5, 57]
 

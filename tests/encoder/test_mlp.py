@@ -1,0 +1,302 @@
+"""The MLP in pieces: the numbers of one piece however a model is called, in less memory."""
+
+import copy
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+import encoder
+from encoder import WhisperEncoder, __main__, ops, oracle
+from encoder.config import SIZES
+from tests.encoder.peers import features, rms
+
+# Prime head_dim; two whole pieces of the MLP, and a part of one.
+CONFIG = replace(SIZES["tiny"], n_mels=7, n_audio_ctx=607, n_audio_state=38, n_audio_head=2)
+CONFIG = replace(CONFIG, n_audio_mlp=211, n_audio_layer=3)
+assert 2 * ops.MLP_ROWS < CONFIG.n_audio_ctx < 3 * ops.MLP_ROWS
+
+
+@pytest.fixture
+def model():
+    return WhisperEncoder.from_formula(CONFIG)
+
+
+@pytest.fixture
+def mel():
+    return torch.from_numpy(features(CONFIG, batch=3))
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    """How many positions each GELU of three axes was given."""
+    seen, gelu = [], torch.nn.functional.gelu
+
+    def spy(x):
+        seen.append(x.shape[-2])
+        return gelu(x)
+
+    monkeypatch.setattr(torch.nn.functional, "gelu", spy)
+    return seen
+
+
+def whole(model, mel, **options):
+    """The same model with its MLP in one piece."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "MLP_ROWS", 10**9)
+        return model(mel, **options)
+
+
+def array(x):
+    return x.detach().double().numpy()
+
+
+def test_as_near_to_the_truth_as_in_one_piece(model, mel, rows):
+    """The sums are the same ones, in another order at most: the errors differ by chance alone.
+
+    Below 4 ulp of the tensor's scale one rounding more or less decides, and so the CPU's kernels.
+    """
+    with torch.inference_mode():
+        ours = model(mel, output_hidden_states=True).hidden_states
+        assert max(rows[2:]) == ops.MLP_ROWS
+        rows.clear()
+        theirs = whole(model, mel, output_hidden_states=True).hidden_states
+        assert max(rows[2:]) == CONFIG.n_audio_ctx
+    weights = {name: x.double().numpy() for name, x in model.state_dict().items()}
+    inputs = ["positions", "block.0.mlp_residual", "block.1.mlp_residual", "ln_post"]
+    for i, clip in enumerate(mel):
+        truth = oracle.trace(clip.double().numpy(), weights, CONFIG)
+        for stage, a, b in zip(inputs, ours, theirs, strict=True):
+            a, b = a[i].numpy() - truth[stage], b[i].numpy() - truth[stage]
+            least = 4 * np.finfo(np.float32).eps * rms(truth[stage])
+            assert rms(a) <= 1.05 * max(rms(b), least), stage
+
+
+@pytest.mark.parametrize("n_positions", [1, 249, 250, 251, 500, 607])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_every_dtype_and_length(model, n_positions, dtype):
+    """A few roundings apart: a product of fewer rows may be summed in another order."""
+    x = torch.randn(2, n_positions, 38, generator=torch.Generator().manual_seed(3)).to(dtype)
+    mlp = model.blocks[0].mlp.to(dtype)
+    with torch.no_grad():
+        ours, expected = mlp(x), whole(mlp, x)
+    assert ours.shape == expected.shape == x.shape
+    assert ours.dtype == dtype
+    assert rms(array(ours) - array(expected)) <= 8 * torch.finfo(dtype).eps * rms(array(expected))
+
+
+@pytest.mark.parametrize("n_frames", [1, 2, 3, 998, 1214])
+def test_shorter_clips(model, mel, n_frames):
+    with torch.no_grad():
+        ours = model(mel[..., :n_frames], strict_length=False).last_hidden_state
+        theirs = whole(model, mel[..., :n_frames], strict_length=False).last_hidden_state
+    assert ours.shape == theirs.shape
+    assert rms(array(ours - theirs)) <= 2e-6 * rms(array(theirs))  # both err by some 5e-7
+
+
+def test_gradients_change_no_bit(model, mel):
+    """With them the pieces are joined by another function, and a trace has none."""
+    expected = model(mel).last_hidden_state
+    assert expected.requires_grad
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert model(mel).last_hidden_state.equal(expected.detach())
+    assert encoder.trace(model, mel)["ln_post"].equal(expected.detach())
+
+
+def test_gradients_are_those_of_one_piece(model, mel):
+    def gradients(run):
+        model.zero_grad()
+        run(model, mel).last_hidden_state.square().sum().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    expected = gradients(whole)
+    assert set(expected) == set(dict(model.named_parameters())) - {"positions"}
+    for name, grad in gradients(lambda model, mel: model(mel)).items():
+        # Sums over 3 x 607 positions, in three parts or in one: some hundred roundings.
+        assert rms(array(grad - expected[name])) <= 1e-5 * rms(array(expected[name])), name
+
+
+def test_second_derivatives(model):
+    """In place of a tensor that autograd needs, these would be wrong or an error."""
+    mlp, x = model.blocks[0].mlp.double(), torch.linspace(-1, 1, 2 * 38).double().view(1, 2, 38)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ops, "MLP_ROWS", 1)
+        assert torch.autograd.gradgradcheck(mlp, x.requires_grad_())
+
+
+# Memory.
+
+
+def test_what_is_returned_is_the_callers_own(model, mel):
+    with torch.no_grad():
+        first = model(mel, output_hidden_states=True).hidden_states
+        kept = [state.clone() for state in first]
+        other = model(mel.flip(0), output_hidden_states=True).hidden_states
+        for state in other:
+            state.zero_()
+        again = model(mel, output_hidden_states=True).hidden_states
+    for a, b, c in zip(first, kept, again, strict=True):
+        assert a.equal(b)
+        assert c.equal(b)
+    assert len({state.data_ptr() for state in first}) == len(first)
+
+
+def test_features_and_weights_are_left_alone(model, mel):
+    before = [mel.clone(), *(p.clone() for p in model.parameters())]
+    with torch.no_grad():
+        model(mel)
+    for a, b in zip(before, [mel, *model.parameters()], strict=True):
+        assert a.equal(b)
+
+
+def test_a_block_s_input_is_freed_unless_asked_for(model, mel):
+    """32 blocks of large-v3 would hold 245 MB of them."""
+    inputs, alive = [], []
+
+    def before(_block, args):
+        inputs.append(weakref.ref(args[0]))
+        alive.append(sum(x() is not None for x in inputs))
+
+    for block in model.blocks:
+        block.register_forward_pre_hook(before)
+    with torch.inference_mode():
+        out = model(mel).last_hidden_state
+        assert alive == [1, 1, 1]
+        inputs.clear(), alive.clear()
+        states = model(mel, output_hidden_states=True).hidden_states
+        assert alive == [1, 2, 3]
+    assert states[-1].equal(out)
+
+
+def test_the_mlp_s_inside_is_never_held_whole(model, mel, rows):
+    with torch.inference_mode():
+        model(mel)
+    assert rows == [38, 38, *[250, 250, 107] * 3]  # the stem's have their channels there
+    rows.clear()
+    encoder.trace(model, mel)
+    assert rows[2] == 607, "a tap is given the stage whole"
+
+
+# Recorded: a number of pieces must not be part of a graph.
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # the checks of the shape are kept
+def test_a_trace_by_torch_holds_for_other_sizes(model, mel):
+    model.requires_grad_(False)
+    with torch.no_grad():
+        run = lambda x: model(x, strict_length=False).last_hidden_state  # noqa: E731
+        traced = torch.jit.trace(run, mel, check_trace=False)
+        for other in (mel, mel[:1], mel[:2, :, :900]):
+            assert rms(array(traced(other) - run(other))) <= 2e-6 * rms(array(run(other)))
+
+
+def test_an_export_holds_for_other_batches(model, mel):
+    size = torch.export.Dim("batch", min=2, max=9)
+    with torch.no_grad():
+        program = torch.export.export(model, (mel,), dynamic_shapes={"mel": {0: size}})
+        for other in (mel, mel[:2]):
+            ours, expected = program.module()(other)[0], model(other)[0]
+            assert rms(array(ours - expected)) <= 2e-6 * rms(array(expected))
+    maps = [n for n in program.graph.nodes if n.target is torch.ops.aten.linear.default]
+    assert len(maps) == 6 * CONFIG.n_audio_layer
+
+
+def test_compiled_in_one_piece(model, mel):
+    maps = []
+
+    def backend(graph, _inputs):
+        maps.extend(n for n in graph.graph.nodes if "linear" in str(n.target))
+        return graph.forward
+
+    torch.compiler.reset()
+    with torch.no_grad():
+        ours = torch.compile(model, backend=backend, fullgraph=True)(mel).last_hidden_state
+        expected = model(mel).last_hidden_state
+    assert len(maps) == 6 * CONFIG.n_audio_layer
+    assert rms(array(ours - expected)) <= 2e-6 * rms(array(expected))
+
+
+@pytest.mark.parametrize("part", ["blocks.1", "blocks.0.mlp", "blocks.2.attn"])
+def test_a_part_that_is_compiled_runs_compiled(model, mel, part):
+    torch.compiler.reset()
+    counter = CompileCounter()
+    with torch.inference_mode():
+        expected = model(mel).last_hidden_state
+        model.get_submodule(part).compile(backend=counter, fullgraph=True)
+        out = model(mel).last_hidden_state
+        assert counter.frame_count == 1
+        model(mel)
+        assert counter.frame_count == 1, "and not compiled again"
+    assert rms(array(out - expected)) <= 2e-6 * rms(array(expected))
+
+
+# Everybody takes the same path.
+
+
+def test_every_way_of_calling_gives_the_same_numbers(model, mel):
+    with torch.inference_mode():
+        expected = model(mel).last_hidden_state
+    hooks = [
+        lambda: model.blocks[1].register_forward_hook(lambda *_: None),
+        lambda: model.blocks[2].attn.q.register_forward_pre_hook(lambda *_: None),
+        lambda: model.blocks[0].mlp.fc1.register_forward_hook(lambda *_: None),
+        lambda: torch.nn.modules.module.register_module_forward_hook(lambda *_: None),
+    ]
+    with torch.no_grad():
+        for hook in hooks:
+            with hook():
+                out = model(mel).last_hidden_state
+            assert rms(array(out - expected)) <= 2e-6 * rms(array(expected))
+        assert model(mel, tap=lambda _stage, x: x).last_hidden_state.equal(expected)
+        with ops.using(layer_norm=lambda *a: ops.layer_norm(*a)):
+            assert model(mel).last_hidden_state.equal(expected)
+
+
+def test_the_command_fills_its_slots_as_every_caller_does(capsys):
+    """A hook on every module of the process would have each part called as a module."""
+    called = []
+
+    def spy(*args):
+        called.append(args[0].shape)
+        return ops.mlp(*args)
+
+    with ops.using(mlp=spy):
+        assert __main__.main(["--model", "formula:toy"]) == 0
+    assert "block.1.mlp_residual" in capsys.readouterr().out
+    assert len(called) % 2 == 0  # two blocks, for each window of 0.22 s
+    assert set(called) == {(1, 11, 26)}
+
+
+class Adapted(torch.nn.Module):
+    """A part with something added to what it gives, as adapters for fine-tuning do."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def forward(self, *args):
+        return self.base(*args) + 1
+
+
+@pytest.mark.parametrize("change", ["another module", "another forward"])
+@pytest.mark.parametrize("part", ["blocks.1", "blocks.0.mlp", "blocks.2.attn"])
+def test_a_part_that_was_replaced_is_used(model, mel, part, change):
+    ours = model.get_submodule(part)
+    with torch.no_grad():
+        before = model(mel).last_hidden_state
+        if change == "another module":
+            model.set_submodule(part, Adapted(ours))
+        else:
+            forward = ours.forward
+            ours.forward = lambda *args: forward(*args) + 1
+        after = model(mel).last_hidden_state
+    assert not torch.allclose(before, after)
+
+
+def test_a_copy_gives_the_same_bits(model, mel):
+    with torch.inference_mode():
+        assert copy.deepcopy(model)(mel)[0].equal(model(mel)[0])
