@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import assert_parity, resume, trace
-    from .compare import compare
-    from .dump import dump
-    from .report import Report, StageResult
-    from .tensors import ParityError
+    from .comparison.compare import compare
+    from .comparison.report import Report, StageResult
+    from .files.dump import dump
+    from .files.tensors import ParityError
 
 __all__ = [
     "ParityError",
@@ -30,10 +30,10 @@ __all__ = [
 
 HOMES = {
     "api": ("assert_parity", "resume", "trace"),
-    "compare": ("compare",),
-    "dump": ("dump",),
-    "report": ("Report", "StageResult"),
-    "tensors": ("ParityError",),
+    "comparison.compare": ("compare",),
+    "files.dump": ("dump",),
+    "comparison.report": ("Report", "StageResult"),
+    "files.tensors": ("ParityError",),
 }
 
 

@@ -227,7 +227,7 @@ def run(options: argparse.Namespace) -> int:
         print(listing())
         return DONE
     if options.command == "mistakes" and options.table:
-        from .table import write
+        from .pages.mistakes_page import write
 
         print(write(options.table))
         return DONE
@@ -238,13 +238,13 @@ def run(options: argparse.Namespace) -> int:
             print(f"{entry.name:40}  {entry.stage:22}  {entry.sentence}")
         return DONE
     if options.command == "libraries":
-        from .libraries_page import report
+        from .pages.libraries_page import report
 
         print(report(options.out))
         return DONE
 
     if options.command == "dump":
-        from .dump import dump
+        from .files.dump import dump
 
         written = dump(
             options.out,
@@ -262,7 +262,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{len(written)} stage{'s' * (len(written) != 1)} written to {options.out}")
         return DONE
 
-    from .compare import compare
+    from .comparison.compare import compare
 
     audio = options.audio
     result = compare(
@@ -278,7 +278,7 @@ def run(options: argparse.Namespace) -> int:
     )
     print(result.to_json() if options.json else result)
     if options.plot:
-        from .plot import plot
+        from .comparison.plot import plot
 
         plot(result, options.plot)
     return DONE if result.ok else FAILED

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import measure, stages
-from .compare import compare
-from .layout import fit
-from .subject import resolve
-from .tensors import Array, Dump, ParityError, as_tensor
-from .truth import Subject
+from . import noise as measure
+from . import stages
+from .comparison.compare import compare
+from .files.fit import fit
+from .files.tensors import Array, Dump, ParityError, as_tensor
+from .pipeline import Subject
+from .resolve import resolve
 
 
 def assert_parity(mine: Any, stage: str, **options: Any) -> None:

@@ -35,8 +35,9 @@ from melfront.conventions import (
     Convention,
 )
 
-from . import measure, stages
-from .tensors import Array, ParityError
+from . import noise as measure
+from . import stages
+from .files.tensors import Array, ParityError
 
 MAX_SECONDS = 3600  # that a clip is padded to: some GB in float64
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .truth import Subject
+    from .pipeline import Subject
 
 
 class Reference:
@@ -38,8 +38,8 @@ class Reference:
 
     @cached_property
     def subject(self) -> Subject:
-        from .subject import resolve
-        from .tensors import Dump
+        from .files.tensors import Dump
+        from .resolve import resolve
 
         return resolve(Dump({}, {}), None, **self.options)
 
@@ -54,7 +54,7 @@ class Reference:
 
     def stage(self, name: str) -> NDArray[Any]:
         """The float64 truth of a stage, by its name or an alias. Raises ParityError, ValueError."""
-        from .compare import free_truth
+        from .comparison.compare import free_truth
         from .stages import canonical
 
         (stage,) = canonical([name], self.subject.n_layer).values()
@@ -69,7 +69,7 @@ class Reference:
         with the whole report: which stage, how wrong, where, and the mistake that it looks like.
         """
         __tracebackhide__ = True
-        from .compare import compare_with, load
+        from .comparison.compare import compare_with, load
 
         report = compare_with(self.subject, load({stage: tensor}))
         if not report.ok:

@@ -17,9 +17,9 @@ from melfront.audio import SAMPLE
 from melfront.conventions import CHUNK_LENGTH, named_convention
 
 from . import signals, stages
-from .sampling import N_SAMPLES
-from .tensors import Dump, ParityError, Tensor
-from .truth import MAX_SECONDS, Subject, load_model, model_digest
+from .files.sampling import N_SAMPLES
+from .files.tensors import Dump, ParityError, Tensor
+from .pipeline import MAX_SECONDS, Subject, load_model, model_digest
 
 DEFAULT = "default"
 MAX_LAYERS = 1000  # the largest Whisper has 32

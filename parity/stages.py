@@ -10,7 +10,7 @@ import difflib
 import re
 from typing import NamedTuple
 
-from .tensors import ParityError
+from .files.tensors import ParityError
 
 
 class Stage(NamedTuple):

@@ -24,13 +24,14 @@ import numpy as np
 import scipy
 import torch
 
-from parity import measure, stages
-from parity.compare import order_of
-from parity.dump import as_real, at_positions
-from parity.sampling import N_SAMPLES
-from parity.subject import resolve
-from parity.table import trained
-from parity.tensors import Dump, read
+from parity import noise as measure
+from parity import stages
+from parity.comparison.compare import order_of
+from parity.files.dump import as_real, at_positions
+from parity.files.sampling import N_SAMPLES
+from parity.files.tensors import Dump, read
+from parity.pages.mistakes_page import trained
+from parity.resolve import resolve
 
 THREADS = (1, 2)  # our torch path takes other products on several
 SETTINGS = {

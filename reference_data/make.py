@@ -29,9 +29,10 @@ from scipy.io import wavfile
 import melfront
 from melfront.audio import as_clips
 from melfront.command import exit_status
-from parity import libraries, signals, stages, tensors, toy
+from parity import signals, stages, toy
 from parity.__main__ import Parser
-from parity.dump import (
+from parity.files import tensors
+from parity.files.dump import (
     N_FLOOR,
     as_real,
     at_positions,
@@ -40,10 +41,11 @@ from parity.dump import (
     noise_of_stage,
     spaced,
 )
-from parity.sampling import N_SAMPLES
-from parity.subject import of_signal
-from parity.table import trained
-from parity.truth import Subject, model_digest
+from parity.files.sampling import N_SAMPLES
+from parity.pages import libraries
+from parity.pages.mistakes_page import trained
+from parity.pipeline import Subject, model_digest
+from parity.resolve import of_signal
 
 from . import floors
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from melfront.command import UsageError, check_folder
-from parity.tensors import replacing
+from parity.files.tensors import replacing
 
 from ..kernel.cli import processors
 from .frontend import installed

@@ -13,15 +13,16 @@ import numpy as np
 
 from melfront.conventions import HOP_LENGTH, SAMPLE_RATE
 
-from . import measure, stages
-from .diagnose import Case, diagnose
-from .layout import fit
-from .measure import MISSING, PASS, SHAPE, WRONG
+from .. import noise as measure
+from .. import stages
+from ..diagnosis.diagnose import Case, diagnose
+from ..files.fit import fit
+from ..files.sampling import sample_positions
+from ..files.tensors import Array, Dump, ParityError, Tensor, as_tensor, read
+from ..noise import MISSING, PASS, SHAPE, WRONG
+from ..pipeline import Subject
+from ..resolve import first_window, resolve
 from .report import Report, StageResult
-from .sampling import sample_positions
-from .subject import first_window, resolve
-from .tensors import Array, Dump, ParityError, Tensor, as_tensor, read
-from .truth import Subject
 
 # A reference that brings no floors - somebody else's tensors - is taken to be this exact, in ulp of
 # float32: what two float32 implementations typically differ by.

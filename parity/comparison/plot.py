@@ -22,9 +22,10 @@ from matplotlib.figure import Figure
 
 from melfront.conventions import HOP_LENGTH, N_FFT, SAMPLE_RATE
 
-from . import measure, stages
+from .. import noise as measure
+from .. import stages
+from ..files.tensors import Array, replacing
 from .report import Report, StageResult
-from .tensors import Array, replacing
 
 COLUMNS = 400  # of a picture, 2 dots each: what is finer is gathered, the worst of each group
 ROWS = 400

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .diagnose import Diagnosis
-from .measure import MISSING, NOISY, PASS, SHAPE, WRONG
-from .tensors import Array
+from ..diagnosis.diagnose import Diagnosis
+from ..files.tensors import Array
+from ..noise import MISSING, NOISY, PASS, SHAPE, WRONG
 
 
 @dataclass

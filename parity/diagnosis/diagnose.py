@@ -22,13 +22,14 @@ from encoder.model import Tap
 from melfront.command import PROGRESS
 from melfront.conventions import Convention
 
-from . import measure, mistakes, stages
-from .file_mistakes import misread
-from .layout import fit
-from .mistakes import ADDED_BIAS, RESHAPED, EncoderMistake, FrontEndMistake
-from .screen import SERVES, Screen
-from .tensors import Array
-from .truth import Subject, run_model
+from .. import mistakes, stages
+from .. import noise as measure
+from ..files.fit import fit
+from ..files.tensors import Array
+from ..mistakes import ADDED_BIAS, RESHAPED, EncoderMistake, FrontEndMistake
+from ..mistakes.misread import misread
+from ..pipeline import Subject, run_model
+from .few_frames import SERVES, Screen
 
 Entry = FrontEndMistake | EncoderMistake
 NEARER = 30.0  # times nearer than the truth, for a candidate noisier than ours

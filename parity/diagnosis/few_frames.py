@@ -16,9 +16,9 @@ import numpy as np
 from melfront import oracle
 from melfront.conventions import HOP_LENGTH, Convention
 
-from . import measure
-from .tensors import Array
-from .truth import Subject
+from .. import noise as measure
+from ..files.tensors import Array
+from ..pipeline import Subject
 
 # The decisions that each stage adds to those before it: conventions that agree in them share it.
 DECISIONS = {

@@ -14,11 +14,12 @@ import torch
 
 import melfront
 
-from . import measure, stages
+from .. import noise as measure
+from .. import stages
+from ..pipeline import Subject, model_digest
+from ..resolve import DEFAULT, resolve
 from .sampling import N_SAMPLES, sample_positions
-from .subject import DEFAULT, resolve
 from .tensors import FLOOR, FORMAT, NORM, SAMPLED, Array, Dump, ParityError, Writer, replacing
-from .truth import Subject, model_digest
 
 N_FLOOR = 1 << 14  # positions from which a stage's noise is estimated, to within a percent or so
 

@@ -128,7 +128,7 @@ def stage_of(path: Path, tensor: Tensor) -> str:
 
     Raises ParityError where it does not, and the file is not called after a stage.
     """
-    from .stages import canonical  # which imports this module
+    from ..stages import canonical  # which imports this module
 
     try:
         canonical([path.stem], None)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
-from .encoder_mistakes import ADDED_BIAS, ENCODER, KERNEL, EncoderMistake, run
-from .file_mistakes import FILE
-from .frontend_mistakes import FRONT_END, RESHAPED, FrontEndMistake
+from .encoder import ADDED_BIAS, ENCODER, KERNEL, EncoderMistake, run
+from .front_end import FRONT_END, RESHAPED, FrontEndMistake
+from .misread import FILE
 
 __all__ = [
     "ADDED_BIAS",

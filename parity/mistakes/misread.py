@@ -14,9 +14,9 @@ import soundfile
 from melfront.audio import resample
 from melfront.conventions import SAMPLE_RATE
 
-from .frontend_mistakes import FrontEndMistake, mistake
-from .tensors import Array
-from .truth import Subject
+from ..files.tensors import Array
+from ..pipeline import Subject
+from .front_end import FrontEndMistake, mistake
 
 NOT_RESAMPLED = mistake(
     "not resampled",

@@ -24,13 +24,14 @@ from melfront.audio import Clips
 from melfront.command import PROGRESS
 from melfront.conventions import HOP_LENGTH, N_FFT, N_SAMPLES, SAMPLE_RATE
 
-from . import measure, signals
-from .compare import compare
-from .measure import MISSING, PASS, WRONG
-from .report import Report
-from .subject import of_signal
-from .tensors import Array
-from .truth import Subject
+from .. import noise as measure
+from .. import signals
+from ..comparison.compare import compare
+from ..comparison.report import Report
+from ..files.tensors import Array
+from ..noise import MISSING, PASS, WRONG
+from ..pipeline import Subject
+from ..resolve import of_signal
 
 N_MELS = (80, 128)
 WINDOW = 0.5  # seconds that short clips are padded to, where zeros are expected after the clip

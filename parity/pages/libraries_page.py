@@ -10,11 +10,13 @@ from typing import Any
 
 from melfront.conventions import HOP_LENGTH, N_SAMPLES, SAMPLE_RATE
 
-from . import libraries, measure, signals
+from .. import noise as measure
+from .. import signals
+from ..comparison.report import number
+from ..files.tensors import replacing
+from ..noise import PASS
+from . import libraries
 from .libraries import Judged
-from .measure import PASS
-from .report import number
-from .tensors import replacing
 
 
 def masks() -> list[tuple[str, int, int]]:

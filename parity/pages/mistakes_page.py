@@ -19,14 +19,16 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.
 
 from melfront.command import PROGRESS
 
-from . import diagnose, measure, signals
-from .compare import compare_with
-from .measure import NOISY, PASS, SHAPE
-from .mistakes import ENCODER, FRONT_END, EncoderMistake, FrontEndMistake, run
-from .report import Report, number
-from .subject import of_signal
-from .tensors import FLOOR, Array, Dump, ParityError, Tensor, replacing
-from .truth import Subject, load_model
+from .. import noise as measure
+from .. import signals
+from ..comparison.compare import compare_with
+from ..comparison.report import Report, number
+from ..diagnosis import diagnose
+from ..files.tensors import FLOOR, Array, Dump, ParityError, Tensor, replacing
+from ..mistakes import ENCODER, FRONT_END, EncoderMistake, FrontEndMistake, run
+from ..noise import NOISY, PASS, SHAPE
+from ..pipeline import Subject, load_model
+from ..resolve import of_signal
 
 N_MELS = 128  # of the front end's table
 MODELS = {  # title: model, clip
@@ -40,7 +42,7 @@ MODELS = {  # title: model, clip
 def trained() -> Path | None:
     """The folder of whisper-tiny.en's weights: in the folder that MELFRONT_SHARED names, or in
     `shared` beside the checkout; None where it is not found."""
-    beside = Path(__file__).resolve().parents[2] / "shared"
+    beside = Path(__file__).resolve().parents[3] / "shared"
     folder = Path(os.environ.get("MELFRONT_SHARED") or beside) / "whisper-tiny.en"
     return folder if folder.is_dir() else None
 

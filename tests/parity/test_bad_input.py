@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import save_file
 
 import parity
-from parity.dump import dump
+from parity.files.dump import dump
 from parity.signals import SIGNALS
 from tests.parity.commands import FEATURES, SPEECH, assert_one_line
 from tests.parity.ports import front_end_dump

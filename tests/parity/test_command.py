@@ -4,7 +4,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +92,7 @@ def test_what_comes_up_in_the_middle(run, right, monkeypatch, error, status, wor
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(import_module("parity.compare"), "compare", fail)
+    monkeypatch.setattr("parity.comparison.compare.compare", fail)
     found, out, err = run("compare", right)
     assert (found, out, err.count("\n")) == (status, "", 1), err
     assert words in err
@@ -168,9 +167,13 @@ def no_work(monkeypatch):
     def fail(*_, **__):
         raise AssertionError("the work was begun")
 
-    for module in ("dump.dump", "compare.compare", "libraries_page.report", "table.write"):
-        name, function = module.split(".")
-        monkeypatch.setattr(import_module(f"parity.{name}"), function, fail)
+    for name in (
+        "files.dump.dump",
+        "comparison.compare.compare",
+        "pages.libraries_page.report",
+        "pages.mistakes_page.write",
+    ):
+        monkeypatch.setattr(f"parity.{name}", fail)
 
 
 @pytest.mark.parametrize("arguments", OUTPUTS)
@@ -198,11 +201,11 @@ def test_a_folder_that_may_not_be_written_to(run, right, tmp_path, no_work, monk
 def test_pages_are_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
     out = tmp_path / "page.md"
     out.write_text("what was there before")
-    monkeypatch.setattr("parity.libraries_page.page", lambda *_: "new")
-    monkeypatch.setattr("parity.libraries.judge_all", lambda *_: {})
-    monkeypatch.setattr("parity.table.page", lambda *_: "new")
-    monkeypatch.setattr("parity.table.front_end_rows", dict)
-    monkeypatch.setattr("parity.table.encoder_rows", dict)
+    monkeypatch.setattr("parity.pages.libraries_page.page", lambda *_: "new")
+    monkeypatch.setattr("parity.pages.libraries.judge_all", lambda *_: {})
+    monkeypatch.setattr("parity.pages.mistakes_page.page", lambda *_: "new")
+    monkeypatch.setattr("parity.pages.mistakes_page.front_end_rows", dict)
+    monkeypatch.setattr("parity.pages.mistakes_page.encoder_rows", dict)
     write_text = Path.write_text
 
     def fail(path, text, **options):

@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 import melfront
 import parity
 from parity import stages, toy
-from parity.dump import dump
-from parity.sampling import sample_positions
+from parity.files.dump import dump
+from parity.files.sampling import sample_positions
 from parity.signals import SIGNALS
 from tests.conftest import CHECKOUT
 
@@ -239,7 +239,7 @@ def save_checkpoint(folder):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
 def test_a_dump_that_fails_leaves_nothing(tmp_path, clip, kind, error, monkeypatch):
-    from parity.tensors import Writer
+    from parity.files.tensors import Writer
 
     write, count = Writer.write, 0
 

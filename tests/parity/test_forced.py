@@ -10,7 +10,7 @@ import melfront
 import parity
 from encoder import ops, oracle
 from parity import mistakes, toy
-from parity.dump import dump
+from parity.files.dump import dump
 from parity.signals import SIGNALS
 from tests.parity.ports import as_float32, front_end_dump, in_type
 
@@ -228,8 +228,8 @@ def test_functions_stay_functions_however_modules_are_imported():
 
     for name in ("compare", "dump", "trace"):
         assert callable(getattr(parity, name))
-    importlib.import_module("parity.compare")
-    importlib.import_module("parity.dump")
+    importlib.import_module("parity.comparison.compare")
+    importlib.import_module("parity.files.dump")
     from parity import compare
 
     assert compare is parity.compare

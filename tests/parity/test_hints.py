@@ -14,7 +14,7 @@ import parity
 from melfront import oracle
 from melfront.conventions import TRANSFORMERS, Convention
 from parity import mistakes, toy
-from parity.diagnose import both
+from parity.diagnosis.diagnose import both
 from parity.signals import SAMPLE, SIGNALS
 from reference_data import make
 from tests.parity.ports import ours_numpy

@@ -10,7 +10,7 @@ from safetensors.numpy import save as safetensors
 from safetensors.torch import save_file
 
 import parity
-from parity.tensors import ParityError, read
+from parity.files.tensors import ParityError, read
 from tests.parity.commands import FEATURES, assert_one_line
 
 
@@ -147,7 +147,7 @@ def test_every_mutation_is_read_or_refused_in_one_line(tmp_path, suffix, seed):
 
 def test_sample_of_a_reference_is_still_taken(tmp_path):
     """What `dump --sample` writes is what `compare` asks for."""
-    from parity.dump import dump
+    from parity.files.dump import dump
 
     dump(tmp_path / "a.npz", np.float32(FEATURES[0]).repeat(200) / 10, n_mels=80, pad_to=None,
          wanted=["features"], sample=True)  # fmt: skip

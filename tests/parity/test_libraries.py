@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import parity.libraries as module
-from parity import libraries_page, signals
-from parity.libraries import LIBRARIES, Judged, find, judge_at, version
-from parity.measure import PASS, SHAPE, WRONG
+import parity
+import parity.pages.libraries as module
+from parity import signals
+from parity.noise import PASS, SHAPE, WRONG
+from parity.pages import libraries_page
+from parity.pages.libraries import LIBRARIES, Judged, find, judge_at, version
 
-PAGE = Path(module.__file__).with_name("LIBRARIES.md")
+PAGE = Path(parity.__file__).with_name("LIBRARIES.md")
 RIGHT = (
     "transformers, torch path",
     "transformers, NumPy path",

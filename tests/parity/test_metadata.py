@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import parity
-from parity.dump import dump
+from parity.files.dump import dump
 from parity.signals import SIGNALS
 
 SPEECH = SIGNALS["speech"].make()

@@ -15,7 +15,7 @@ from encoder import ops
 from melfront import oracle
 from melfront.conventions import TRANSFORMERS
 from parity import mistakes, toy
-from parity.diagnose import both
+from parity.diagnosis.diagnose import both
 from parity.signals import SIGNALS
 from tests.parity.ports import front_end_dump
 

@@ -9,11 +9,12 @@ import torch
 
 import melfront
 import parity
-from parity import mistakes, plot, toy
+from parity import mistakes, toy
 from parity.__main__ import main
-from parity.compare import judge
+from parity.comparison import plot
+from parity.comparison.compare import judge
+from parity.files.tensors import Tensor
 from parity.signals import SIGNALS
-from parity.tensors import Tensor
 from tests.parity.ports import as_float32, front_end_dump
 
 SPEECH = SIGNALS["speech"].make()

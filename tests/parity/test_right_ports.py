@@ -19,9 +19,9 @@ import melfront
 import parity
 from encoder import EncoderConfig, WhisperEncoder
 from parity import toy
-from parity.dump import dump
+from parity.files.dump import dump
+from parity.pipeline import load_model
 from parity.signals import SIGNALS
-from parity.truth import load_model
 from tests.encoder.peers import TOY
 from tests.parity import ports
 from tests.signals import Signal, signals

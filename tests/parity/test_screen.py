@@ -9,11 +9,11 @@ import parity
 from melfront import oracle
 from melfront.conventions import CONVENTIONS, TRANSFORMERS
 from parity import mistakes
-from parity.diagnose import both
-from parity.screen import SERVES, Screen
+from parity.diagnosis.diagnose import both
+from parity.diagnosis.few_frames import SERVES, Screen
+from parity.pipeline import Subject
+from parity.resolve import of_signal
 from parity.signals import SIGNALS
-from parity.subject import of_signal
-from parity.truth import Subject
 
 # Of "maximum of each bin" and normalised features all frames are needed: near, and not the same.
 NEED_ALL = ("maximum of each bin", "normalised per bin", "normalised features")

@@ -9,8 +9,8 @@ import torch
 import whisper
 
 from parity import compare, signals, stages, toy
-from parity.measure import MISSING
-from parity.subject import of_signal
+from parity.noise import MISSING
+from parity.resolve import of_signal
 from reference_data import make
 from tests.parity import ports
 

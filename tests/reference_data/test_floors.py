@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from parity import compare, measure, signals, tensors
-from parity.subject import of_signal
+from parity import compare, signals
+from parity import noise as measure
+from parity.files import tensors
+from parity.resolve import of_signal
 from reference_data import floors, make
 from tests.parity.ports import finish
 

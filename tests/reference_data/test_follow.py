@@ -12,9 +12,10 @@ from scipy.io import wavfile
 
 import melfront
 from melfront.audio import as_clips
-from parity import signals, stages, tensors, toy
-from parity.subject import of_signal
-from parity.truth import load_model
+from parity import signals, stages, toy
+from parity.files import tensors
+from parity.pipeline import load_model
+from parity.resolve import of_signal
 from reference_data import make
 
 README = (make.HERE / "README.md").read_text("utf-8")

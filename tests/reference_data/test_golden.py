@@ -9,11 +9,14 @@ import pytest
 from safetensors.numpy import load_file
 
 from encoder import checkpoint
-from parity import compare, libraries, measure, signals, stages, tensors, toy
-from parity.dump import as_real, at_positions
-from parity.subject import of_signal
-from parity.table import trained
-from parity.truth import load_model
+from parity import compare, signals, stages, toy
+from parity import noise as measure
+from parity.files import tensors
+from parity.files.dump import as_real, at_positions
+from parity.pages import libraries
+from parity.pages.mistakes_page import trained
+from parity.pipeline import load_model
+from parity.resolve import of_signal
 from reference_data import make
 
 FILES = sorted(make.HERE.glob("*/*.safetensors"))

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from parity import libraries
+from parity.pages import libraries
 from reference_data import floors, make, make_picture, make_sample
 
 COMMANDS = [make, make_picture, make_sample]

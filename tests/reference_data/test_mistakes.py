@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from parity import measure, mistakes, signals, table, tensors, toy
-from parity.measure import PASS, SHAPE, WRONG
+import parity
+from parity import mistakes, signals, toy
+from parity import noise as measure
+from parity.files import tensors
 from parity.mistakes import ENCODER, FRONT_END
+from parity.noise import PASS, SHAPE, WRONG
+from parity.pages import mistakes_page as table
 from reference_data import make
 
-PAGE = Path(table.__file__).with_name("MISTAKES.md")
+PAGE = Path(parity.__file__).with_name("MISTAKES.md")
 
 
 @pytest.fixture(scope="module", autouse=True)
