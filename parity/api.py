@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import noise as measure
-from . import stages
 from .comparison.compare import compare
 from .files.fit import fit
-from .files.tensors import Array, Dump, ParityError, as_tensor
-from .pipeline import Subject
-from .resolve import resolve
+from .files.tensors import Dump, as_tensor
+from .noise import Array, widen
+from .resolve import DEFAULT, resolve
+from .stages import ParityError, Stage
 
 
 def assert_parity(mine: Any, stage: str, **options: Any) -> None:
@@ -39,7 +38,7 @@ def resume(
     model: Any = None,
     n_mels: int | None = None,
     convention: Any = None,
-    pad_to: Any = "default",
+    pad_to: Any = DEFAULT,
     check_range: bool = True,
 ) -> dict[str, Array]:
     """Put somebody's tensors in at their stages and run the rest in float64 from there.
@@ -48,22 +47,20 @@ def resume(
     whatever else a later stage needs - the residual, the other projections - is the truth.
     Returns every stage, name to float64 array. Raises ParityError.
     """
-    given = Dump({name: as_tensor(values, name) for name, values in tensors.items()}, {})
-    subject: Subject = resolve(given, None, audio, model, n_mels, convention, pad_to, check_range)
-    names = stages.canonical(list(given.tensors), subject.n_layer)
-    wanted = {stage: given.tensors[name].values for name, stage in names.items()}
+    dump = Dump({name: as_tensor(values, name) for name, values in tensors.items()}, {})
+    pipeline, given, _ = resolve(dump, None, audio, model, n_mels, convention, pad_to, check_range)
     result: dict[str, Array] = {}
 
-    def put(stage: str, tensor: Array) -> Array:
-        if stage in wanted:
-            fitted = fit(wanted[stage], stage, tensor.shape)
+    def put(name: str, tensor: Array) -> Array:
+        stage = Stage(name)
+        if stage in given.tensors:
+            values = given.tensors[stage].values
+            fitted = fit(values, stage, tensor.shape)
             if not fitted.fits:
-                raise ParityError(
-                    f"{stage} has shape {wanted[stage].shape}, expected {tensor.shape}"
-                )
-            tensor = measure.widen(fitted.values)
+                raise ParityError(f"{stage} has shape {values.shape}, expected {tensor.shape}")
+            tensor = widen(fitted.values)
         result[stage] = tensor
         return tensor
 
-    subject.run(put, encoder=subject.model is not None)
+    pipeline.run(put, encoder=pipeline.model is not None)
     return result

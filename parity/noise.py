@@ -1,9 +1,11 @@
-"""How far a tensor is from the truth, in units of what its number type costs anyone.
+"""Noise: how far right computations are from float64, and every error counted in units of it.
 
-`truth` is float64. `floor` is the root mean square of the error that a right implementation makes
-in the candidate's type. The candidate's own error is reported in multiples of it: 1 is as good as
-the library it ports, 2 still is; a forgotten bias is thousands. Written so that NaN fails: never
-`error > bound`, always `not (error <= bound)`.
+Float32, float16 and bfloat16 cost accuracy, even where nothing is wrong. One *unit of noise* is the
+rms error, against float64, of a computation that is known to be right: an error of 1 x noise is as
+good as that one, 2 still is, and a forgotten bias is thousands. Which right computation that is
+depends on what is judged; UNITS lists all of them, and each report names its own.
+
+Comparisons are written so that NaN fails: never `error > bound`, always `not (error <= bound)`.
 """
 
 from __future__ import annotations
@@ -15,27 +17,58 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-PASS, NOISY, WRONG, SHAPE, MISSING = "PASS", "NOISY", "WRONG", "SHAPE", "MISSING"
-
-# Two right implementations differ in the order of their sums, each as far from the truth as the
-# floor: 2 leaves room for one that orders worse, 3 for types whose few bits make noise less even.
-PASS_LIMIT = {"float64": 2.0, "float32": 2.0, "float16": 3.0, "bfloat16": 3.0}
-NOISY_LIMIT = 10.0
-
 EPS = {"float64": 2.0**-23, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-# No floor is less than this many ulp of the tensor's scale, so that an exact reference does not
+# No unit is smaller than this many ulp of the tensor's scale, so that an exact reference does not
 # make the next rounding a mistake. In 16 bits an ulp is large, and storing rounds by at most half.
 LEAST_ULP = {"float64": 4.0, "float32": 4.0, "float16": 0.5, "bfloat16": 0.5}
+FOREIGN_ULP = 16.0  # what two float32 implementations typically differ by
 
-# A step (frame or position) is bad if its own error is this many floors: rare under honest noise.
+# What is judged, and what one unit of noise is the error of.
+UNITS = {
+    # a tensor, by `parity compare`: run here, on the same clip, in the tensor's type
+    "transformers": "transformers' own computation of this clip",
+    # a tensor, by `parity compare` with a reference of ours that publishes `floor.STAGE`
+    "published": "the noise that the reference publishes",
+    # a tensor, by `parity compare` with another program's tensors
+    "foreign": f"{FOREIGN_ULP:g} ulp of float32, as the reference publishes no noise",
+    # a tensor, by `parity compare --forced`, whose inputs are all given: little can add up
+    "step": f"{LEAST_ULP['float32']:g} ulp of float32, or {LEAST_ULP['float16']:g} in 16 bits",
+    # what `reference_data` publishes: the largest that several settings of one machine give
+    "several CPUs": "transformers' computation, the largest of several CPUs' kernels and two FFTs",
+    # a kernel, by `benchmarks kernel`, case by case
+    "op": "the op that the kernel replaces, on the same case and in the same type",
+    # a kernel, by `benchmarks kernel`, in the encoder: it grows from block to block
+    "encoder": "the encoder with its own ops, at the same depth and in the same type",
+}
+
+PASS, NOISY, WRONG, SHAPE, MISSING = "PASS", "NOISY", "WRONG", "SHAPE", "MISSING"
+
+# Two right implementations differ in the order of their sums, each one unit from the truth: 2
+# leaves room for one that orders worse, 3 for types whose few bits make noise less even.
+PASS_LIMIT = {"float64": 2.0, "float32": 2.0, "float16": 3.0, "bfloat16": 3.0}
+NOISY_LIMIT = 10.0
+# A step (frame or position) is bad if its own error is this many units: rare under honest noise.
 BAD_STEP = 10.0
+
+
+def unit_line(*units: str) -> str:
+    """The line of a report that says what one unit of noise is. units: keys of UNITS."""
+    texts = [UNITS[unit] for unit in dict.fromkeys(units)]
+    return f"one unit of noise is the error of {' or of '.join(texts)}"
+
+
+class Floor(NamedTuple):
+    """One unit of noise of a stage."""
+
+    rms: float
+    unit: str  # a key of UNITS: whose error it is
 
 
 class Error(NamedTuple):
     """A candidate's distance from the truth."""
 
     verdict: str
-    noise: float  # rms error in units of the floor; NaN or infinity for what is not finite
+    noise: float  # rms error in units of noise; NaN or infinity for what is not finite
     max_abs: float
     worst: tuple[int, ...]  # index of the worst value, or of the first that is not finite
 
@@ -49,17 +82,20 @@ def rms(x: Array) -> float:
 
 
 def least_floor(truth: Array, dtype: str = "float32") -> float:
-    """The smallest floor that a tensor of this scale can have in this type."""
+    """The smallest unit that a tensor of this scale can have in this type."""
     # A tensor of zeros has no scale: the smallest normal number stands for it.
     return max(rms(truth) * EPS[dtype] * LEAST_ULP[dtype], 2.0**-126)
 
 
+def foreign_floor(truth: Array) -> float:
+    """The unit for another program's tensor, of which nothing more is known: FOREIGN_ULP."""
+    return FOREIGN_ULP / LEAST_ULP["float32"] * least_floor(truth)
+
+
 def noise_floor(truth: Array, sane: Array, dtype: str = "float32") -> float:
-    """rms error of `sane`, a right implementation in this type, but at least `least_floor`."""
-    error = rms(widen(sane) - truth)
-    return (
-        max(error, least_floor(truth, dtype)) if np.isfinite(error) else least_floor(truth, dtype)
-    )
+    """The unit that `sane`, a right computation in this type, gives: at least `least_floor`."""
+    error, least = rms(widen(sane) - truth), least_floor(truth, dtype)
+    return max(error, least) if np.isfinite(error) else least
 
 
 def widen(x: Array) -> Array:
@@ -68,6 +104,7 @@ def widen(x: Array) -> Array:
 
 
 def verdict(noise: float, dtype: str = "float32") -> str:
+    """PASS, NOISY or WRONG for an error in units of noise; WRONG for NaN."""
     if noise <= PASS_LIMIT[dtype]:
         return PASS
     return NOISY if noise <= NOISY_LIMIT else WRONG

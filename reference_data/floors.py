@@ -24,14 +24,12 @@ import numpy as np
 import scipy
 import torch
 
-from parity import noise as measure
-from parity import stages
-from parity.comparison.compare import order_of
-from parity.files.dump import as_real, at_positions
-from parity.files.sampling import N_SAMPLES
-from parity.files.tensors import Dump, read
+from parity.files.sampling import as_real, at_positions
+from parity.files.tensors import read
+from parity.noise import noise_floor
 from parity.pages.mistakes_page import trained
-from parity.resolve import resolve
+from parity.pipeline import needs_encoder
+from parity.resolve import NO_DUMP, resolve
 
 THREADS = (1, 2)  # our torch path takes other products on several
 SETTINGS = {
@@ -95,24 +93,23 @@ def run(setting: str, arguments: list[str], folder: str) -> str:
 
 def measured(path: str) -> dict[str, float]:
     """rms noise of each stage that the file holds, of what it holds of it, in this process."""
-    held = read(path)
     weights = trained() if Path(path).stem == "tiny.en" else None
-    subject = resolve(Dump({}, {}), held, model=weights and str(weights))
-    wanted = set(order_of(subject)) & held.tensors.keys()
-    encoder = bool(wanted - set(stages.front_end_names()))
+    pipeline, _, held = resolve(NO_DUMP, read(path), model=weights and str(weights))
+    assert held is not None
+    wanted = held.tensors.keys() & set(pipeline.stages)
     found: dict[str, float] = {}
 
     def weigh(stage: str, tensor: np.ndarray) -> None:
         if stage in wanted:
             mine = as_real(tensor)
             if stage in held.sampled:
-                mine = at_positions(stage, mine, N_SAMPLES)
+                mine = at_positions(stage, mine)
             truth = held.tensors[stage].values.astype(np.float64)
-            found[stage] = max(measure.noise_floor(truth, mine), found.get(stage, 0.0))
+            found[stage] = max(noise_floor(truth, mine), found.get(stage, 0.0))
 
     for threads in THREADS:
         torch.set_num_threads(threads)
-        subject.run_right_port(weigh, encoder)
+        pipeline.run_right_port(weigh, needs_encoder(wanted))
     return found
 
 

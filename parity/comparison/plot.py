@@ -22,9 +22,8 @@ from matplotlib.figure import Figure
 
 from melfront.conventions import HOP_LENGTH, N_FFT, SAMPLE_RATE
 
-from .. import noise as measure
-from .. import stages
-from ..files.tensors import Array, replacing
+from ..files.tensors import replacing
+from ..noise import BAD_STEP, PASS_LIMIT, Array
 from .report import Report, StageResult
 
 COLUMNS = 400  # of a picture, 2 dots each: what is finer is gathered, the worst of each group
@@ -92,18 +91,18 @@ def image(stage: StageResult) -> tuple[Array, str, float, float]:
     """Error in units of noise as (rows, steps), the name of the rows, seconds a step, the start."""
     assert stage.distance is not None
     error = stage.distance / stage.floor
-    shape = stages.find(stage.name).shape
-    if error.ndim > len(shape):  # the clip of the batch that is worst
+    axes = stage.name.axes
+    if error.ndim > len(axes):  # the clip of the batch that is worst
         error = error[int(np.argmax([badness(clip) for clip in error]))]
-    if shape == ("L + N",):  # one hop a column
+    if axes == ("L + N",):  # one hop a column
         error = np.append(error, np.zeros(-len(error) % HOP_LENGTH)).reshape(-1, HOP_LENGTH).T
         return error, "sample of 160", FRAME, -N_FFT / 2 / SAMPLE_RATE
-    seconds = FRAME if "F" in shape else 2 * FRAME
+    seconds = FRAME if "F" in axes else 2 * FRAME
     names = {"M": "mel bin", "K": "frequency bin", "N": "sample", "S": "channel", "A": "channel"}
-    if shape[0] == "H":  # (H, T, T): the worst head of each pair
+    if axes[0] == "H":  # (H, T, T): the worst head of each pair
         return error.max(axis=0).T, "key", seconds, 0.0
-    axis = next(i for i, letter in enumerate(shape) if letter in "FT")
-    return (error if axis else error.T), names[shape[1 - axis]], seconds, 0.0
+    time = stage.name.time_axis
+    return (error if time else error.T), names[axes[0 if time else 1]], seconds, 0.0
 
 
 def badness(x: Array) -> float:
@@ -165,11 +164,9 @@ def draw_steps(axes: Any, stage: StageResult, top: float) -> None:
     broken = np.where(finite, LEAST, 4 * top)
     axes.stairs(broken, edges, baseline=LEAST, fill=True, color=NOT_FINITE)
     axes.set_yscale("log")
-    limit = measure.PASS_LIMIT[stage.dtype]
+    limit = PASS_LIMIT[stage.dtype]
     axes.axhline(limit, color="tab:green", lw=1, label=f"{limit:g}: PASS of the whole")
-    axes.axhline(
-        measure.BAD_STEP, color="tab:orange", lw=1, label=f"{measure.BAD_STEP:g}: a bad step"
-    )
+    axes.axhline(BAD_STEP, color="tab:orange", lw=1, label=f"{BAD_STEP:g}: a bad step")
     axes.set_ylim(LEAST, 2 * top)
     axes.set_title(f"{stage.name}: rms of each step, {stage.bad}", fontsize=10, loc="left")
     axes.set_ylabel("x noise")
@@ -179,7 +176,7 @@ def draw_steps(axes: Any, stage: StageResult, top: float) -> None:
 def span(stage: StageResult) -> float:
     """How many seconds its steps cover."""
     assert stage.steps is not None
-    return len(stage.steps) * (FRAME if "F" in stages.find(stage.name).shape else 2 * FRAME)
+    return len(stage.steps) * (FRAME if "F" in stage.name.axes else 2 * FRAME)
 
 
 def draw_layers(axes: Any, lines: list[StageResult], norm: LogNorm) -> None:

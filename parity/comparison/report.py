@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..diagnosis.diagnose import Diagnosis
-from ..files.tensors import Array
-from ..noise import MISSING, NOISY, PASS, SHAPE, WRONG
+from ..diagnosis.match import Diagnosis
+from ..noise import MISSING, NOISY, PASS, SHAPE, UNITS, WRONG, Array
+from ..stages import Stage
 
 
 @dataclass
 class StageResult:
     """One stage of the report. Errors are NaN where there was nothing to measure."""
 
-    name: str
+    name: Stage
     verdict: str
     noise: float = float("nan")
     max_abs: float = float("nan")
@@ -25,6 +25,7 @@ class StageResult:
     dtype: str = "float32"
     notes: tuple[str, ...] = ()
     floor: float = float("nan")  # one unit of noise
+    unit: str = ""  # whose error that is: a key of `noise.UNITS`
     scale: float = float("nan")  # rms of the truth
     # For the picture: the error of each frame or position, and |candidate - truth|.
     steps: Array | None = field(default=None, repr=False)
@@ -47,7 +48,7 @@ class Report:
 
     stages: list[StageResult]
     diagnosis: Diagnosis | None = None
-    lacking: str = ""  # what there would have to be to make one
+    lacking: str = ""  # why there is no diagnosis
     forced: bool = False
     about: list[str] = field(default_factory=list)  # what was compared with what
 
@@ -90,14 +91,14 @@ class Report:
         if found.right and self.first_wrong and self.first_wrong.verdict == SHAPE:
             return "nothing but the shape is wrong"
         if found.right:
-            return "it is what float64 gives of this clip, and the reference is not"
+            return "this is what float64 gives for this clip; the reference differs"
         if not found.named:
             if found.nearest is not None:
                 return (
                     "none of the known mistakes fits; the nearest, "
                     f"{found.nearest.name!r}, leaves {number(found.nearest.residual)} x noise"
                 )
-            ask = "; is it of this clip, and made with these options?"
+            ask = "; were these tensors made from this clip, and with these options?"
             return "none of the known mistakes comes near" + (ask if self.foreign() else "")
         text = " - or ".join(
             "; and ".join(f"{e.name}: {e.sentence}" for e in n.entries) for n in found.named
@@ -109,8 +110,7 @@ class Report:
         return f"looks like: {text}"
 
     def foreign(self) -> bool:
-        """Is the first wrong stage so far off, and nothing right before it, that it may be of
-        another clip?"""
+        """May the tensors be of another clip? The first wrong stage is far off, and none passed."""
         wrong = self.first_wrong
         before = self.stages[: self.stages.index(wrong)] if wrong else []
         return (
@@ -149,6 +149,7 @@ class Report:
                         "noise": finite(s.noise),
                         "max_abs": finite(s.max_abs),
                         "worst": s.worst,
+                        "unit": UNITS.get(s.unit),
                         "notes": list(s.notes),
                     }
                     for s in self.stages

@@ -16,9 +16,8 @@ import numpy as np
 from melfront import oracle
 from melfront.conventions import HOP_LENGTH, Convention
 
-from .. import noise as measure
-from ..files.tensors import Array
-from ..pipeline import Subject
+from ..noise import Array, rms
+from ..pipeline import Pipeline
 
 # The decisions that each stage adds to those before it: conventions that agree in them share it.
 DECISIONS = {
@@ -68,20 +67,20 @@ LOUDEST = 8  # frames
 MEAN = 0.01  # that normalised features may have: in bfloat16 a value is off by up to 0.4 %
 
 
-class Screen:
+class FewFrames:
     """The candidate's values of one stage on the chosen frames, and every convention's.
 
     The frames are the edges, the clips' ends, the loudest ones - so that the maximum is among
     them - and some of the rest.
     """
 
-    def __init__(self, subject: Subject, stage: str, values: Array) -> None:
-        self.subject, self.asked, self.values = subject, stage, values
-        self.n_frames = subject.length // HOP_LENGTH
-        self.ends = np.array([len(clip) // HOP_LENGTH for clip in subject.clips.arrays])
-        # The loudest as the truth has it, and as the candidate has it: that is, as the convention
-        # has it that it was made with.
-        every = [subject.front_end_truth["log"].max(axis=-2)]  # (F,) or (B, F)
+    def __init__(self, pipeline: Pipeline, stage: str, values: Array) -> None:
+        self.pipeline, self.asked, self.values = pipeline, stage, values
+        self.n_frames = pipeline.length // HOP_LENGTH
+        self.ends = np.array([len(clip) // HOP_LENGTH for clip in pipeline.clips.arrays])
+        # The loudest frames of the truth, and those of the candidate, which the convention that it
+        # was made with has too.
+        every = [pipeline.front_end_truth["log"].max(axis=-2)]  # (F,) or (B, F)
         if values.ndim == every[0].ndim + 1:
             every.append(values.max(axis=-1 if stage == "power" else -2))
         chosen = [*range(3), self.n_frames - 1]
@@ -101,7 +100,7 @@ class Screen:
 
     def compute(self, name: str, c: Convention) -> Array:
         if name == "frames":
-            clips, total = self.subject.clips, self.subject.length + c.extra_padding
+            clips, total = self.pipeline.clips, self.pipeline.length + c.extra_padding
             padded = [oracle.pad(oracle.condition(clip, c), total, c) for clip in clips.arrays]
             every = oracle.frames(np.stack(padded) if clips.batched else padded[0], c)
             # A frame too many comes last: it may hold the maximum.
@@ -110,12 +109,12 @@ class Screen:
         if name == "power":
             return oracle.power(oracle.spectrum(x * oracle.window(c), c), c)  # (B, n, K)
         if name == "mel":
-            return oracle.mel(x, c, self.subject.n_mels)  # (B, M, n)
+            return oracle.mel(x, c, self.pipeline.n_mels)  # (B, M, n)
         if name == "log":
             return oracle.log(x, c)
         if name == "clamped":
             n_frames = self.n_frames + x.shape[-1] - len(self.frames)
-            counts = oracle.counted(self.subject.clips, n_frames, c)
+            counts = oracle.counted(self.pipeline.clips, n_frames, c)
             if counts is not True:
                 counts = counts[..., [*self.frames, *range(self.n_frames, n_frames)]]
             return oracle.clamp(x, c, counts)[..., : len(self.frames)]
@@ -123,7 +122,7 @@ class Screen:
         if c.fill is None:
             return x
         after = self.frames >= self.ends[:, None, None]  # (B, 1, n)
-        return np.where(after if self.subject.clips.batched else after[0], c.fill, x)
+        return np.where(after if self.pipeline.clips.batched else after[0], c.fill, x)
 
     def count(self, c: Convention) -> int:
         """How many frames this convention has at the stage in question."""
@@ -131,7 +130,7 @@ class Screen:
         keeps = c.drop is None or (c.drop == "last_after_max" and not late)
         if c.fill is not None and self.asked == "features":
             return self.n_frames
-        return (self.subject.length + c.extra_padding) // c.hop_length + keeps
+        return (self.pipeline.length + c.extra_padding) // c.hop_length + keeps
 
     def distance_to(self, c: Convention) -> float:
         """rms distance of the candidate from this convention on the chosen frames."""
@@ -149,7 +148,7 @@ class Screen:
             if np.abs(self.values.mean(axis=axes, dtype=np.float64)).max() > MEAN:
                 return float("inf")
             chosen, variant = standard(chosen, axes), standard(variant, axes)
-        distance = measure.rms(chosen - variant)
+        distance = rms(chosen - variant)
         return distance if np.isfinite(distance) else float("inf")
 
     def least(self, c: Convention, distance: float) -> float:

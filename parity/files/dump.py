@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,16 @@ import torch
 
 import melfront
 
-from .. import noise as measure
-from .. import stages
-from ..pipeline import Subject, model_digest
-from ..resolve import DEFAULT, resolve
-from .sampling import N_SAMPLES, sample_positions
-from .tensors import FLOOR, FORMAT, NORM, SAMPLED, Array, Dump, ParityError, Writer, replacing
+from ..noise import Array, noise_floor
+from ..pipeline import Pipeline, model_digest
+from ..resolve import DEFAULT, NO_DUMP, resolve
+from ..stages import ParityError, Stage, stages_of, unknown
+from .sampling import N_SAMPLES, as_real, at_positions, sample_positions
+from .tensors import FLOOR, FORMAT, NORM, SAMPLED, Writer, replacing
 
 N_FLOOR = 1 << 14  # positions from which a stage's noise is estimated, to within a percent or so
+
+Shapes = dict[Stage, tuple[int, ...]]
 
 
 def dump(
@@ -40,63 +41,70 @@ def dump(
 ) -> dict[str, tuple[int, ...]]:
     """Write the stages of one clip to an .npz or .safetensors file, each as it is made.
 
-    wanted: stage names, all by default; a prefix such as "block.0." stands for what begins with it.
+    audio, model, n_mels, convention, pad_to, check_range: as of `parity.compare`.
+    wanted: stage names, all by default; a prefix such as "block.0." stands for all that begin so.
     dtype: "float64", the oracle's; "float32", what a right port in float32 has.
-    sample: of each stage only `sampling.sample_positions`, and the norms of the whole in the
-        metadata, so that a large model's dump is small.
-    tell: called with a line that says what the dump is of, before the work.
+    sample: of each stage only 256 fixed positions (`sampling.sample_positions`), and the norm of
+        the whole in the metadata, so that a large model's dump is small.
+    tell: called before the work, with a line that says what the dump is of.
     The spectrum is written as (F, K, 2), real and imaginary parts.
 
-    The metadata holds the clip, the model, the convention, and each stage's float32 noise floor.
-    Returns the shapes written. Raises ParityError.
+    The metadata holds the clip, the model, the convention, and each stage's float32 noise.
+    Returns the shapes written, stage to shape. Raises ParityError for what cannot be dumped and
+    OSError where the file cannot be written; neither leaves a file behind.
     """
     path = Path(path)
     if path.suffix not in (".npz", ".safetensors"):
         raise ParityError(f"{path}: expected a name that ends in .npz or .safetensors")
     if dtype not in ("float64", "float32"):
         raise ParityError(f"dtype {dtype!r}; expected float64 or float32")
-    subject = resolve(Dump({}, {}), None, audio, model, n_mels, convention, pad_to, check_range)
-    if subject.clips.batched:
+    pipeline = resolve(NO_DUMP, None, audio, model, n_mels, convention, pad_to, check_range)[0]
+    if pipeline.clips.batched:
         raise ParityError("a dump is of one clip; given several")
-    shapes = chosen(stage_shapes(subject), wanted)
-    tell(subject.describe())
-    kept: dict[str, tuple[int, ...]] = {
-        name: (min(math.prod(shape), N_SAMPLES),) for name, shape in shapes.items()
-    }
-    norms: dict[str, float] = {}
-    first: dict[str, Array] = {}
+    shapes = chosen(stage_shapes(pipeline), wanted)
+    tell(pipeline.describe())
+    kept: Shapes = {s: (min(math.prod(shape), N_SAMPLES),) for s, shape in shapes.items()}
     with replacing(path) as temporary:
         writer = Writer(temporary, path.suffix, kept if sample else shapes, dtype)
         metadata = None
         try:
-
-            def write(stage: str, values: Array) -> None:
-                norms[stage] = float(np.linalg.norm(values))
-                first[stage] = at_positions(stage, values, N_FLOOR)
-                writer.write(stage, at_positions(stage, values, N_SAMPLES) if sample else values)
-
-            produce(subject, set(shapes), dtype, write)
-            other: dict[str, Array] = {}
-
-            def keep(stage: str, values: Array) -> None:
-                other[stage] = at_positions(stage, values, N_FLOOR)
-
-            produce(subject, set(shapes), "float32" if dtype == "float64" else "float64", keep)
-            truth, port = (first, other) if dtype == "float64" else (other, first)
-            noise = noise_of_sample if sample else noise_of_stage
-            floors = {name: noise(name, shapes[name], truth[name], port[name]) for name in shapes}
-            metadata = describe(subject, dtype, floors)
-            if sample:
-                metadata |= {NORM + name: repr(norms[name]) for name in shapes}
-                metadata |= {SAMPLED + name: spaced(shape) for name, shape in shapes.items()}
+            metadata = write(writer, pipeline, shapes, dtype, sample)
         finally:
             writer.close(metadata)
-    return kept if sample else shapes
+    return {str(stage): shape for stage, shape in (kept if sample else shapes).items()}
+
+
+def write(
+    writer: Writer, pipeline: Pipeline, shapes: Shapes, dtype: str, sample: bool
+) -> dict[str, str]:
+    """Write these stages, whole or sampled, and return the metadata."""
+    norms: dict[str, float] = {}
+    first: dict[str, Array] = {}
+    other: dict[str, Array] = {}
+
+    def keep_and_write(stage: str, values: Array) -> None:
+        norms[stage] = float(np.linalg.norm(values))
+        first[stage] = at_positions(stage, values, N_FLOOR)
+        writer.write(stage, at_positions(stage, values) if sample else values)
+
+    def keep(stage: str, values: Array) -> None:
+        other[stage] = at_positions(stage, values, N_FLOOR)
+
+    produce(pipeline, shapes, dtype, keep_and_write)
+    produce(pipeline, shapes, "float32" if dtype == "float64" else "float64", keep)
+    truth, port = (first, other) if dtype == "float64" else (other, first)
+    noise = noise_of_sample if sample else noise_of_stage
+    floors = {s: noise(s, shape, truth[s], port[s]) for s, shape in shapes.items()}
+    metadata = describe(pipeline, dtype) | {FLOOR + s: repr(floor) for s, floor in floors.items()}
+    if sample:
+        metadata |= {NORM + stage: repr(norms[stage]) for stage in shapes}
+        metadata |= {SAMPLED + stage: spaced(shape) for stage, shape in shapes.items()}
+    return metadata
 
 
 def noise_of_stage(_stage: str, _shape: tuple[int, ...], truth: Array, port: Array) -> float:
     """The float32 noise of a stage: `truth` and a right port's values at N_FLOOR positions."""
-    return measure.noise_floor(truth, port)
+    return noise_floor(truth, port)
 
 
 def noise_of_sample(stage: str, shape: tuple[int, ...], truth: Array, port: Array) -> float:
@@ -106,20 +114,16 @@ def noise_of_sample(stage: str, shape: tuple[int, ...], truth: Array, port: Arra
     """
     size = math.prod(shape)
     kept = slice(N_SAMPLES) if size > N_FLOOR else sample_positions(stage, size)
-    least = measure.noise_floor(truth[kept], port[kept])
+    least = noise_floor(truth[kept], port[kept])
     return max(noise_of_stage(stage, shape, truth, port), least)
 
 
-def at_positions(stage: str, values: Array, count: int) -> Array:
-    flat = np.ascontiguousarray(values).reshape(-1)
-    return flat[sample_positions(stage, flat.size, count)]
-
-
 def produce(
-    subject: Subject, wanted: set[str], dtype: str, sink: Callable[[str, Array], None]
+    pipeline: Pipeline, wanted: Iterable[Stage], dtype: str, sink: Callable[[str, Array], None]
 ) -> None:
     """Run the pipeline in float64 or as a right float32 port, handing each stage to `sink`."""
-    encoder = subject.model is not None
+    encoder = pipeline.model is not None
+    wanted = set(wanted)
 
     def tap(stage: str, tensor: Array) -> Array:
         if stage in wanted:
@@ -127,77 +131,74 @@ def produce(
         return tensor
 
     if dtype == "float64":
-        subject.run(tap, encoder=encoder)
+        pipeline.run(tap, encoder=encoder)
     else:
-        subject.run_right_port(tap, encoder=encoder)
+        pipeline.run_right_port(tap, encoder=encoder)
 
 
-def as_real(tensor: Array) -> Array:
-    """Complex (...) to real (..., 2)."""
-    return np.stack([tensor.real, tensor.imag], -1) if np.iscomplexobj(tensor) else tensor
-
-
-def stage_shapes(subject: Subject) -> dict[str, tuple[int, ...]]:
+def stage_shapes(pipeline: Pipeline) -> Shapes:
     """Every stage's shape for this clip and model, in order."""
-    c = subject.convention
-    sizes = {"N": c.n_fft, "K": c.n_fft // 2 + 1, "M": subject.n_mels}
-    sizes["L + N"] = subject.length + c.extra_padding + c.n_fft
-    frames = (subject.length + c.extra_padding) // c.hop_length
-    order = stages.front_end_names()
-    if subject.model:
-        config = subject.model.config
+    c = pipeline.convention
+    sizes = {"N": c.n_fft, "K": c.n_fft // 2 + 1, "M": pipeline.n_mels}
+    sizes["L + N"] = pipeline.length + c.extra_padding + c.n_fft
+    frames = (pipeline.length + c.extra_padding) // c.hop_length
+    if pipeline.model:
+        config = pipeline.model.config
         sizes |= {"T": config.n_audio_ctx, "S": config.n_audio_state, "A": config.n_audio_mlp}
         sizes["H"] = config.n_audio_head
-        order = order + stages.encoder_names(config.n_audio_layer)
-    shapes = {}
-    for name in order:
+    shapes: Shapes = {}
+    for stage in pipeline.stages:
         # Extra padding has frames of its own, until the features are cut to the clip's.
-        cut = name == "features" or name not in stages.front_end_names()
-        sizes["F"] = subject.length // c.hop_length if cut else frames
-        shapes[name] = tuple(sizes[letter] for letter in stages.find(name).shape)
-        if name == "spectrum":
-            shapes[name] += (2,)
+        cut = stage == "features" or not stage.of_front_end
+        sizes["F"] = pipeline.length // c.hop_length if cut else frames
+        shapes[stage] = tuple(sizes[letter] for letter in stage.axes)
+        if stage == "spectrum":
+            shapes[stage] += (2,)
     return shapes
 
 
-def chosen(
-    shapes: dict[str, tuple[int, ...]], wanted: Iterable[str] | None
-) -> dict[str, tuple[int, ...]]:
+def chosen(shapes: Shapes, wanted: Iterable[str] | None) -> Shapes:
+    """The stages asked for. Raises ParityError for a name that is none of them."""
     if wanted is None:
         return shapes
-    names = set()
+    stages: set[Stage] = set()
     for want in wanted:
-        # As `parity stages` lists them, with I for the number: of every block.
-        block = re.sub(r"^block\\.I\\.", r"block\\.\\d+\\.", re.escape(want))
-        found = {n for n in shapes if re.fullmatch(block + ".*" * want.endswith("."), n)}
+        # "block.0." is all of block 0, and "block.I." all of every block.
+        found = {
+            stage
+            for stage in shapes
+            for name in (stage, stage.in_block("I"))
+            if name == want or (want.endswith(".") and name.startswith(want))
+        }
         if not found:  # another program's name, as in what `python -m encoder` writes
-            n_layer = sum(n.endswith(".mlp_residual") for n in shapes)
-            found = {*stages.canonical([want], n_layer).values()} & {*shapes}
+            n_layer = 1 + max(-1 if s.block is None else s.block for s in shapes)
+            found = {*stages_of([want], n_layer).values()} & {*shapes}
         if not found:
-            raise ParityError(stages.unknown(want, list(shapes)))
-        names |= found
-    return {name: shape for name, shape in shapes.items() if name in names}
+            raise ParityError(unknown(want))
+        stages |= found
+    return {stage: shape for stage, shape in shapes.items() if stage in stages}
 
 
-def describe(subject: Subject, dtype: str, floors: dict[str, float]) -> dict[str, str]:
+def describe(pipeline: Pipeline, dtype: str) -> dict[str, str]:
     """What a dump says of itself, as safetensors metadata."""
     metadata = {
         "format": FORMAT,
-        "clip": subject.clip_name,
-        "clip_sha256": subject.clip_digest,
-        "n_mels": str(subject.n_mels),
-        "convention": subject.convention.name,
-        "pad_to": str(subject.pad_to),
+        "clip": pipeline.clip_name,
+        "clip_sha256": pipeline.clip_digest,
+        "n_mels": str(pipeline.n_mels),
+        "convention": pipeline.convention.name,
+        "pad_to": str(pipeline.pad_to),
         "dtype": dtype,
         "melfront": melfront.__version__,
         "numpy": np.__version__,
         "torch": torch.__version__,
     }
-    if not subject.check_range:
+    if not pipeline.check_range:
         metadata["check_range"] = "False"
-    if subject.model:
-        metadata |= {"model": subject.model_name, "model_sha256": model_digest(subject.model)}
-    return metadata | {FLOOR + name: repr(floor) for name, floor in floors.items()}
+    if pipeline.model:
+        metadata["model"] = pipeline.model_name
+        metadata["model_sha256"] = model_digest(pipeline.model)
+    return metadata
 
 
 def spaced(shape: Iterable[int]) -> str:

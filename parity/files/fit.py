@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .tensors import Array
+from ..noise import Array
+from ..stages import Stage
 
 
 class Fitted(NamedTuple):
@@ -17,7 +18,7 @@ class Fitted(NamedTuple):
     fits: bool
 
 
-def fit(values: Array, stage: str, shape: tuple[int, ...], complex_: bool = False) -> Fitted:
+def fit(values: Array, stage: Stage, shape: tuple[int, ...], complex_: bool = False) -> Fitted:
     """Bring `values` to the shape of the stage, saying what had to be done to it."""
     notes: list[str] = []
     pairs = complex_ and not np.iscomplexobj(values) and values.ndim > len(shape)
@@ -35,7 +36,7 @@ def fit(values: Array, stage: str, shape: tuple[int, ...], complex_: bool = Fals
     return Fitted(values, (*notes, *changed), values.shape == shape)
 
 
-def rearrange(values: Array, stage: str, shape: tuple[int, ...]) -> tuple[Array, tuple[str, ...]]:
+def rearrange(values: Array, stage: Stage, shape: tuple[int, ...]) -> tuple[Array, tuple[str, ...]]:
     """Undo a transposition or a split into heads, if that gives the shape."""
     if values.ndim == len(shape) >= 2:
         swapped = values.swapaxes(-1, -2)

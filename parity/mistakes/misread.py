@@ -1,6 +1,6 @@
-"""Mistakes in reading the file: found where the clip is a file at another rate or in stereo.
+"""Mistakes in reading the file, for a clip that is a file at another rate or in stereo.
 
-They change the clip, and no decision of the front end: `diagnose.py` computes the right features of
+They change the clip and no decision of the front end: `diagnosis` computes the right features of
 the wrong clip.
 """
 
@@ -14,9 +14,8 @@ import soundfile
 from melfront.audio import resample
 from melfront.conventions import SAMPLE_RATE
 
-from ..files.tensors import Array
-from ..pipeline import Subject
-from .front_end import FrontEndMistake, mistake
+from ..noise import Array
+from .entry import FrontEndMistake, mistake
 
 NOT_RESAMPLED = mistake(
     "not resampled",
@@ -28,7 +27,7 @@ NOT_RESAMPLED = mistake(
 INTERLEAVED = mistake(
     "channels interleaved",
     "padded",
-    "the samples of all channels are read one after the other, as they lie in the file, as if they "
+    "the samples of all channels are read one after the other, in the file's order, as if they "
     "were one clip",
 )
 ONE_CHANNEL = mistake(
@@ -39,11 +38,14 @@ ONE_CHANNEL = mistake(
 FILE = [NOT_RESAMPLED, INTERLEAVED, ONE_CHANNEL]
 
 
-def misread(subject: Subject) -> Iterator[tuple[FrontEndMistake, Array]]:
-    """Each mistake that can be made with the subject's file, and the clip (N,) that it gives."""
-    if subject.clips.batched or not os.path.isfile(subject.clip_name):
+def misread(path: str) -> Iterator[tuple[FrontEndMistake, Array]]:
+    """Each mistake that can be made in reading this file, and the clip (N,) that it gives.
+
+    None for a clip that is not a file.
+    """
+    if not os.path.isfile(path):
         return
-    samples, rate = soundfile.read(subject.clip_name, dtype="float32", always_2d=True)
+    samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     if rate != SAMPLE_RATE:
         yield NOT_RESAMPLED, samples.mean(axis=1)
     if samples.shape[1] > 1:

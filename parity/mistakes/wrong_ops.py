@@ -1,6 +1,6 @@
-"""The encoder's operations done wrong: what the entries of `encoder_mistakes.py` put in.
+"""The encoder's operations done wrong, for the entries of `encoder_stem.py`, `encoder_blocks.py`.
 
-Each takes and returns what the function of `encoder.ops` does whose place it takes.
+Each has the signature of the function of `encoder.ops` that it replaces.
 
     # B batch  T positions  S state  H heads  D head_dim
 """
@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from encoder import ops
+from melfront.oracle import round_mantissa
 
 Weights = dict[str, Tensor]
+ZERO = torch.zeros_like
 
 # --- ops done differently -------------------------------------------------------------------------
 
@@ -91,16 +93,13 @@ def naive_softmax(scores: Tensor) -> Tensor:
     return shares / shares.sum(-1, keepdim=True)
 
 
-def keep_bits(x: Tensor, bits: int) -> Tensor:
-    """x (any shape, float32) with this many mantissa bits kept, to nearest even."""
-    drop = 23 - bits
-    raw = x.float().contiguous().view(torch.int32)
-    raw = (raw + ((1 << (drop - 1)) - 1 + ((raw >> drop) & 1))) & ~((1 << drop) - 1)
-    return raw.view(torch.float32).to(x.dtype)
+def tf32(x: Tensor) -> Tensor:
+    """x (any shape) with 10 bits of mantissa, as tensor cores round each factor of a product."""
+    return torch.from_numpy(round_mantissa(x.detach().cpu().double().numpy(), 10)).to(x)
 
 
 def tf32_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return ops.linear(keep_bits(x, 10), keep_bits(weight, 10), bias)
+    return ops.linear(tf32(x), tf32(weight), bias)
 
 
 def scores_times(factor: Callable[[int, int], float]) -> dict[str, Callable[..., Any]]:
@@ -231,7 +230,7 @@ def int8(w: Tensor) -> Tensor:
 # --- positions ------------------------------------------------------------------------------------
 
 
-def table(w: Tensor, make: Callable[[int, int], Any]) -> Tensor:
+def position_table(w: Tensor, make: Callable[[int, int], Any]) -> Tensor:
     """A position table made anew, of the shape and type of w."""
     return torch.as_tensor(make(*w.shape)).to(w)
 

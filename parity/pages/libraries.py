@@ -1,127 +1,107 @@
-"""Every installed library's log-mel features on the signals of reference_data, against float64.
+"""How other libraries are called for log-mel features: as their documentation calls them.
 
-    python -m parity libraries -o parity/LIBRARIES.md
+    # B clips  L samples  M mel bins  F frames
 
-Each library is called as its documentation calls it. What it does differently is not written down
-here: `parity.compare` finds it.
+The functions take and return NumPy arrays in float32; `benchmarks` times the same functions.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from importlib import metadata
-from typing import Any, NamedTuple
-from unittest.mock import patch
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
 
-from melfront.audio import Clips
-from melfront.command import PROGRESS
-from melfront.conventions import HOP_LENGTH, N_FFT, N_SAMPLES, SAMPLE_RATE
+from melfront.conventions import (
+    DYNAMIC_RANGE,
+    HOP_LENGTH,
+    LOG_FLOOR,
+    N_FFT,
+    N_SAMPLES,
+    SAMPLE_RATE,
+)
 
-from .. import noise as measure
-from .. import signals
-from ..comparison.compare import compare
-from ..comparison.report import Report
-from ..files.tensors import Array
-from ..noise import MISSING, PASS, WRONG
-from ..pipeline import Subject
-from ..resolve import of_signal
+from ..noise import Array
 
-N_MELS = (80, 128)
-WINDOW = 0.5  # seconds that short clips are padded to, where zeros are expected after the clip
-
-
-class Case(NamedTuple):
-    """What a library is given: clips, the length they are padded to, how many bins."""
-
-    clips: list[Array]
-    batched: bool
-    length: int
-    n_mels: int
-
-    def padded(self) -> Array:
-        """The clips with zeros after them, (B, L) float32."""
-        return np.stack([np.pad(clip, (0, self.length - len(clip))) for clip in self.clips])
-
-    @property
-    def n_frames(self) -> int:
-        return self.length // HOP_LENGTH
-
-
-@dataclass(frozen=True)
-class Library:
-    """One way to call one library."""
-
-    name: str
-    package: str  # that has to be installed
-    call: str  # for the reader
-    run: Callable[[Case], Array]  # (M, F), or (B, M, F) of a batch
-    window: bool = False  # made for clips that zeros follow: short ones are padded to WINDOW
-
-
-def one_by_one(one: Callable[[Array, Case], Array], padded: bool = True) -> Callable[[Case], Array]:
-    """For libraries that take a single clip: `one(clip, case)`, with zeros after it or without."""
-
-    def run(case: Case) -> Array:
-        rows = [one(clip, case) for clip in (case.padded() if padded else case.clips)]
-        return np.stack(rows) if case.batched else rows[0]
-
-    return run
-
-
-# --- the libraries ----------------------------------------------------------------------------
+# --- one function for each library ----------------------------------------------------------------
 
 
 @lru_cache(maxsize=8)
 def extractor(n_mels: int, **options: Any) -> Any:
     from transformers import WhisperFeatureExtractor
 
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     return WhisperFeatureExtractor(feature_size=n_mels, **options)
 
 
-def transformers(torch_path: bool) -> Callable[[Case], Array]:
-    """WhisperFeatureExtractor, which has a path for who has torch and one for who has not."""
+@lru_cache(maxsize=2)
+def numpy_extractor(n_mels: int) -> Any:
+    """transformers' extractor as it is where torch is not installed."""
+    from transformers import WhisperFeatureExtractor
 
-    def run(case: Case) -> Array:
-        import transformers.models.whisper.feature_extraction_whisper as module
+    class NumPyPath(WhisperFeatureExtractor):
+        def _torch_extract_fbank_features(self, waveform: Any, device: str = "cpu") -> Any:
+            return self._np_extract_fbank_features(waveform, device)
 
-        logging.getLogger("transformers").setLevel(logging.ERROR)
-        with patch.object(module, "is_torch_available", lambda: torch_path):
-            out = extractor(case.n_mels)(
-                case.clips,
-                sampling_rate=SAMPLE_RATE,
-                padding="max_length",
-                max_length=case.length,
-                return_tensors="np",
-            )["input_features"]
-        return np.asarray(out if case.batched else out[0])
-
-    return run
+    return NumPyPath(feature_size=n_mels)
 
 
-def openai(case: Case) -> Array:
+def padded_to(extract: Any, clips: Sequence[Array], length: int) -> Array:
+    """Call an extractor with the interface of transformers': clips (N,) to (B, M, F)."""
+    out = extract(
+        clips,
+        sampling_rate=SAMPLE_RATE,
+        padding="max_length",
+        max_length=length,
+        return_tensors="np",
+    )
+    return np.asarray(out["input_features"])
+
+
+def transformers(clips: Sequence[Array], length: int, n_mels: int) -> Array:
+    """WhisperFeatureExtractor where torch is installed: clips (N,) to (B, M, F)."""
+    return padded_to(extractor(n_mels), clips, length)
+
+
+def transformers_numpy(clips: Sequence[Array], length: int, n_mels: int) -> Array:
+    """WhisperFeatureExtractor where torch is not installed: clips (N,) to (B, M, F)."""
+    return padded_to(numpy_extractor(n_mels), clips, length)
+
+
+@lru_cache(maxsize=2)
+def hf_processors_extractor(n_mels: int) -> Any:
+    from hf_processors_rs import WhisperFeatureExtractor
+
+    config = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": n_mels}
+    return WhisperFeatureExtractor.from_dict(config)
+
+
+def hf_processors(clips: Sequence[Array], length: int, n_mels: int) -> Array:
+    """hf-processors-rs: clips (N,) to (B, M, F)."""
+    return padded_to(hf_processors_extractor(n_mels), list(clips), length)
+
+
+def openai(audio: Array, n_mels: int) -> Array:
+    """whisper.log_mel_spectrogram: (L,) to (M, F), or (B, L) to (B, M, F)."""
     import torch
     import whisper
 
-    audio = torch.from_numpy(case.padded())
-    out = whisper.log_mel_spectrogram(audio if case.batched else audio[0], case.n_mels)
-    return np.asarray(out.numpy())
+    return np.asarray(whisper.log_mel_spectrogram(torch.as_tensor(audio), n_mels).numpy())
 
 
-def openai_transcribe(clip: Array, case: Case) -> Array:
-    """What whisper.transcribe gives the encoder for a clip's first window."""
+def openai_transcribe(clip: Array, length: int, n_mels: int) -> Array:
+    """What whisper.transcribe gives the encoder for a clip's first window: (N,) to (M, F)."""
     import torch
     import whisper
 
-    mel = whisper.log_mel_spectrogram(torch.from_numpy(clip), case.n_mels, padding=N_SAMPLES)
+    mel = whisper.log_mel_spectrogram(torch.from_numpy(clip), n_mels, padding=N_SAMPLES)
     content = mel.shape[-1] - N_SAMPLES // HOP_LENGTH
-    return np.asarray(whisper.pad_or_trim(mel[:, :content], case.n_frames).numpy())
+    return np.asarray(whisper.pad_or_trim(mel[:, :content], length // HOP_LENGTH).numpy())
 
 
 @lru_cache(maxsize=2)
@@ -131,71 +111,44 @@ def faster_whisper_extractor(n_mels: int) -> Any:
     return FeatureExtractor(feature_size=n_mels)
 
 
-def faster_whisper(clip: Array, case: Case) -> Array:
-    return np.asarray(faster_whisper_extractor(case.n_mels)(clip))
+def faster_whisper(clip: Array, n_mels: int, padding: int = HOP_LENGTH) -> Array:
+    """faster_whisper's FeatureExtractor: (N,) to (M, F). padding: zeros added after the clip."""
+    return np.asarray(faster_whisper_extractor(n_mels)(clip, padding=padding))
 
 
-def faster_whisper_transcribe(clip: Array, case: Case) -> Array:
-    """What WhisperModel.transcribe gives the encoder for a clip's first window."""
+def faster_whisper_transcribe(clip: Array, length: int, n_mels: int) -> Array:
+    """What WhisperModel.transcribe gives the encoder for a clip's first window: (N,) to (M, F)."""
     from faster_whisper.audio import pad_or_trim
 
-    mel = faster_whisper_extractor(case.n_mels)(clip)
-    return np.asarray(pad_or_trim(mel[:, : mel.shape[-1] - 1], case.n_frames))
+    mel = faster_whisper(clip, n_mels)
+    return np.asarray(pad_or_trim(mel[:, : mel.shape[-1] - 1], length // HOP_LENGTH))
 
 
-def log_and_scale(mel: Array) -> Array:
-    """Whisper's last steps, for libraries that end at the mel spectrogram."""
-    log = np.log10(np.maximum(mel, np.float32(1e-10)))
-    return (np.maximum(log, log.max() - 8) + 4) / 4
+def librosa(clip: Array, n_mels: int, **options: Any) -> Array:
+    """librosa.feature.melspectrogram, then Whisper's last steps: (L,) to (M, F)."""
+    from librosa.feature import melspectrogram
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mel = melspectrogram(
+            y=clip, sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=HOP_LENGTH, n_mels=n_mels, **options
+        )
+    return log_and_scale(mel[:, :-1])
 
 
-def librosa(**options: Any) -> Callable[[Case], Array]:
-    def one(clip: Array, case: Case) -> Array:
-        from librosa.feature import melspectrogram
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            mel = melspectrogram(
-                y=clip,
-                sr=SAMPLE_RATE,
-                n_fft=N_FFT,
-                hop_length=HOP_LENGTH,
-                n_mels=case.n_mels,
-                **options,
-            )
-        return log_and_scale(mel[:, :-1])
-
-    return one_by_one(one)
-
-
-def asrfront(clip: Array, case: Case) -> Array:
+def asrfront(clip: Array, n_mels: int, **options: Any) -> Array:
+    """asrfront's log_mel: (N,) to (M, F)."""
     from asrfront import whisper
 
-    return np.asarray(whisper.log_mel(clip, n_mels=case.n_mels, pad_or_trim=False))
+    return np.asarray(whisper.log_mel(clip, n_mels=n_mels, **options))
 
 
-def hf_processors(case: Case) -> Array:
-    from hf_processors_rs import WhisperFeatureExtractor
-
-    config = {
-        "feature_extractor_type": "WhisperFeatureExtractor",
-        "feature_size": case.n_mels,
-    }
-    out = WhisperFeatureExtractor.from_dict(config)(
-        case.clips,
-        sampling_rate=SAMPLE_RATE,
-        padding="max_length",
-        max_length=case.length,
-        return_tensors="np",
-    )["input_features"]
-    return np.asarray(out if case.batched else out[0])
-
-
-def kaldi(clip: Array, case: Case) -> Array:
+def kaldi(clip: Array, n_mels: int) -> Array:
+    """kaldi-native-fbank's OnlineWhisperFbank, then Whisper's last steps: (L,) to (M, F)."""
     import kaldi_native_fbank
 
     options = kaldi_native_fbank.WhisperFeatureOptions()
-    options.dim = case.n_mels
+    options.dim = n_mels
     fbank = kaldi_native_fbank.OnlineWhisperFbank(options)
     fbank.accept_waveform(SAMPLE_RATE, clip)
     fbank.input_finished()
@@ -203,50 +156,99 @@ def kaldi(clip: Array, case: Case) -> Array:
     return log_and_scale(mel)
 
 
+def log_and_scale(mel: Array) -> Array:
+    """Whisper's last steps, for libraries that end at the mel spectrogram."""
+    log = np.log10(np.maximum(mel, np.float32(LOG_FLOOR)))
+    return (np.maximum(log, log.max() - DYNAMIC_RANGE) + 4) / 4
+
+
+# --- all of them, with one signature --------------------------------------------------------------
+
+Run = Callable[[Sequence[Array], int, int], Array]  # clips (N,), length, n_mels: to (B, M, F)
+
+
+@dataclass(frozen=True)
+class Library:
+    """One way to call one library."""
+
+    name: str
+    package: str  # that has to be installed
+    call: str  # for the reader
+    run: Run
+    window: bool = False  # made for clips that zeros follow, as in a window of 30 s
+
+
+def padded(one: Callable[[Array, int], Array]) -> Run:
+    """For what takes a single clip with zeros after it: `one(clip, n_mels)`."""
+
+    def run(clips: Sequence[Array], length: int, n_mels: int) -> Array:
+        return np.stack([one(np.pad(clip, (0, length - len(clip))), n_mels) for clip in clips])
+
+    return run
+
+
+def padded_batch(batch: Callable[[Array, int], Array]) -> Run:
+    """The same for what takes a batch (B, L)."""
+
+    def run(clips: Sequence[Array], length: int, n_mels: int) -> Array:
+        return batch(np.stack([np.pad(clip, (0, length - len(clip))) for clip in clips]), n_mels)
+
+    return run
+
+
+def as_it_is(one: Callable[[Array, int, int], Array]) -> Run:
+    """For what takes a single clip and pads it itself: `one(clip, length, n_mels)`."""
+
+    def run(clips: Sequence[Array], length: int, n_mels: int) -> Array:
+        return np.stack([one(clip, length, n_mels) for clip in clips])
+
+    return run
+
+
 LIBRARIES = (
     Library(
         "transformers, torch path",
         "transformers",
         "`WhisperFeatureExtractor(...)` where torch is installed",
-        transformers(torch_path=True),
+        transformers,
     ),
     Library(
         "transformers, NumPy path",
         "transformers",
         "`WhisperFeatureExtractor(...)` where torch is not installed",
-        transformers(torch_path=False),
+        transformers_numpy,
     ),
     Library(
         "openai-whisper",
         "openai-whisper",
         "`log_mel_spectrogram` of the padded clip",
-        openai,
+        padded_batch(openai),
     ),
     Library(
         "openai-whisper, transcribe",
         "openai-whisper",
         "what `transcribe` gives the encoder",
-        one_by_one(openai_transcribe, padded=False),
+        as_it_is(openai_transcribe),
         window=True,
     ),
     Library(
         "faster-whisper",
         "faster-whisper",
         "`FeatureExtractor(...)` of the padded clip",
-        one_by_one(faster_whisper),
+        padded(faster_whisper),
     ),
     Library(
         "faster-whisper, transcribe",
         "faster-whisper",
         "what `WhisperModel.transcribe` gives the encoder",
-        one_by_one(faster_whisper_transcribe, padded=False),
+        as_it_is(faster_whisper_transcribe),
         window=True,
     ),
     Library(
         "asrfront",
         "asrfront",
         "`whisper.log_mel(pad_or_trim=False)` of the padded clip",
-        one_by_one(asrfront),
+        padded(partial(asrfront, pad_or_trim=False)),
     ),
     Library(
         "hf-processors-rs",
@@ -258,19 +260,19 @@ LIBRARIES = (
         "librosa, pad_mode='reflect'",
         "librosa",
         "`feature.melspectrogram`, then Whisper's logarithm and scale",
-        librosa(pad_mode="reflect"),
+        padded(partial(librosa, pad_mode="reflect")),
     ),
     Library(
         "librosa, default padding",
         "librosa",
         "the same without `pad_mode`",
-        librosa(),
+        padded(librosa),
     ),
     Library(
         "kaldi-native-fbank",
         "kaldi-native-fbank",
         "`OnlineWhisperFbank`, then the logarithm and scale that its header asks for",
-        one_by_one(kaldi),
+        padded(kaldi),
     ),
 )
 
@@ -290,62 +292,3 @@ def installed() -> list[Library]:
 def find(name: str) -> Library:
     """The library of this name. Raises KeyError."""
     return {library.name: library for library in LIBRARIES}[name]
-
-
-# --- judging ------------------------------------------------------------------------------------
-
-
-SIGNALS = (*signals.SHORT, "sample")
-Results = dict[str, dict[str, "Judged"]]
-
-
-class Judged(NamedTuple):
-    """One library on one signal, the worse of 80 and 128 bins."""
-
-    verdict: str
-    noise: float
-    names: tuple[str, ...]  # the mistakes that fit, best first
-    left: float  # noise that is left once the first of them is assumed
-    nearest: str  # where none fits
-
-
-@lru_cache(maxsize=64)
-def subject(signal: str, n_mels: int, window: bool) -> Subject:
-    """A signal at its own length, or padded to the window that it would be given to Whisper in."""
-    made = of_signal(signal, n_mels)
-    return replace(made, pad_to=WINDOW) if window and signal != "sample" else made
-
-
-def case_of(subject: Subject) -> Case:
-    clips: Clips = subject.clips
-    return Case(list(clips.arrays), clips.batched, subject.length, subject.n_mels)
-
-
-def judge(library: Library, signal: str) -> Judged:
-    """The library's features of this signal against float64, with the mistake's name."""
-    return max((judge_at(library, signal, n) for n in N_MELS), key=lambda found: sort_key(found))
-
-
-def sort_key(found: Judged) -> tuple[int, float]:
-    return [PASS, measure.NOISY, WRONG, measure.SHAPE, MISSING].index(found.verdict), found.noise
-
-
-def judge_at(library: Library, signal: str, n_mels: int) -> Judged:
-    about = subject(signal, n_mels, library.window)
-    features = library.run(case_of(about))
-    result: Report = compare(
-        {"features": features}, audio=about.audio, n_mels=n_mels, pad_to=about.pad_to
-    )
-    stage, found = result.stages[0], result.diagnosis
-    names = tuple(named.name for named in found.named) if found else ()
-    nearest = found.nearest.name if found and found.nearest else ""
-    left = found.named[0].residual if found and found.named else stage.noise
-    return Judged(stage.verdict, stage.noise, names, left, nearest)
-
-
-def judge_all(libraries: Iterable[Library]) -> Results:
-    """Every library on every signal: name to signal to result."""
-    return {
-        library.name: {signal: judge(library, signal) for signal in SIGNALS}
-        for library in tqdm(list(libraries), desc="libraries", unit="", **PROGRESS)
-    }

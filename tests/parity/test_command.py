@@ -106,9 +106,9 @@ def test_what_comes_up_in_the_middle(run, right, monkeypatch, error, status, wor
 def test_what_numpy_did_not_write(compare, tmp_path, content, name):
     """NumPy takes it for a pickle; there is none in it."""
     (tmp_path / name).write_bytes(content)
-    assert_one_line(compare(tmp_path / name), name, f"no {name[-4:]} file, whatever its name")
+    assert_one_line(compare(tmp_path / name), name, f"not a {name[-4:]} file, whatever its name")
     save_file({"features": FEATURES}, tmp_path / name)
-    assert_one_line(compare(tmp_path / name), name, f"no {name[-4:]} file, whatever its name")
+    assert_one_line(compare(tmp_path / name), name, f"not a {name[-4:]} file, whatever its name")
 
 
 def test_an_archive_of_something_else(compare, tmp_path):
@@ -146,7 +146,7 @@ def test_names_that_numpy_or_the_file_system_gave(compare, tmp_path):
 def test_nothing_runs_together(compare, tmp_path):
     for name, hint in (("qqq", ""), ("featurs", "did you mean features? ")):
         np.savez(tmp_path / "mine.npz", **{name: FEATURES})
-        text = f"{name!r} is no stage; {hint}`python -m parity stages` lists them"
+        text = f"unknown stage {name!r}; {hint}`python -m parity stages` lists them"
         assert_one_line(compare(tmp_path / "mine.npz"), text)
 
 
@@ -202,7 +202,7 @@ def test_pages_are_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
     out = tmp_path / "page.md"
     out.write_text("what was there before")
     monkeypatch.setattr("parity.pages.libraries_page.page", lambda *_: "new")
-    monkeypatch.setattr("parity.pages.libraries.judge_all", lambda *_: {})
+    monkeypatch.setattr("parity.pages.libraries_page.judge_all", lambda *_: {})
     monkeypatch.setattr("parity.pages.mistakes_page.page", lambda *_: "new")
     monkeypatch.setattr("parity.pages.mistakes_page.front_end_rows", dict)
     monkeypatch.setattr("parity.pages.mistakes_page.encoder_rows", dict)

@@ -17,16 +17,17 @@ from safetensors.numpy import load_file
 
 import melfront
 import parity
-from parity import stages, toy
+from parity import stages
 from parity.files.dump import dump
 from parity.files.sampling import sample_positions
+from parity.pipeline import load_model
 from parity.signals import SIGNALS
 from tests.conftest import CHECKOUT
 
 MODEL = "formula:toy"
 AUDIO = SIGNALS["toy"].make()
 TRACE = parity.trace(AUDIO, MODEL)
-NAMES = stages.front_end_names() + stages.encoder_names(2)
+NAMES = [*stages.FRONT_END, *stages.of_encoder(2)]
 KINDS = ["dump.npz", "dump.safetensors"]
 
 
@@ -144,7 +145,7 @@ def test_a_stage_that_is_none(tmp_path, clip):
 def test_the_front_end_alone(tmp_path, clip):
     path = tmp_path / "dump.npz"
     written = dump(path, clip, n_mels=80, pad_to=1.0)
-    assert list(written) == stages.front_end_names()
+    assert list(written) == [*stages.FRONT_END]
     assert written["features"] == (80, 100)
     assert parity.compare(path).ok
 
@@ -227,7 +228,7 @@ def save_checkpoint(folder):
     from encoder.checkpoint import hf_name
 
     folder.mkdir()
-    model = toy.load("toy")
+    model = load_model("formula:toy")
     weights = {f"model.encoder.{hf_name(k)}": w.clone() for k, w in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(model.config.to_hf()))

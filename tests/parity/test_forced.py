@@ -9,12 +9,13 @@ import torch
 import melfront
 import parity
 from encoder import ops, oracle
-from parity import mistakes, toy
+from parity import mistakes
 from parity.files.dump import dump
+from parity.pipeline import load_model
 from parity.signals import SIGNALS
 from tests.parity.ports import as_float32, front_end_dump, in_type
 
-TOY = toy.load("toy")
+TOY = load_model("formula:toy")
 AUDIO = SIGNALS["toy"].make()
 TRACE = parity.trace(AUDIO, TOY)
 SPEECH = SIGNALS["speech"].make()

@@ -13,8 +13,9 @@ import melfront
 import parity
 from melfront import oracle
 from melfront.conventions import TRANSFORMERS, Convention
-from parity import mistakes, toy
-from parity.diagnosis.diagnose import both
+from parity import mistakes
+from parity.diagnosis.front_end import both
+from parity.pipeline import load_model
 from parity.signals import SAMPLE, SIGNALS
 from reference_data import make
 from tests.parity.ports import ours_numpy
@@ -218,7 +219,7 @@ def test_reshaped_where_a_transposition_is_meant(stage):
 
 
 def test_a_bias_on_k():
-    model, clip = toy.load("toy"), SIGNALS["toy"].make()
+    model, clip = load_model("formula:toy"), SIGNALS["toy"].make()
     truth = parity.trace(clip, model)
     stages = [f"block.0.attn.{name}" for name in ("q", "k", "v", "weights")]
     mine = {stage: truth[stage].astype(np.float32) for stage in stages}

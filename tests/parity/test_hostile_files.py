@@ -10,7 +10,8 @@ from safetensors.numpy import save as safetensors
 from safetensors.torch import save_file
 
 import parity
-from parity.files.tensors import ParityError, read
+from parity.files.tensors import read
+from parity.stages import ParityError
 from tests.parity.commands import FEATURES, assert_one_line
 
 

@@ -10,7 +10,8 @@ import parity.pages.libraries as module
 from parity import signals
 from parity.noise import PASS, SHAPE, WRONG
 from parity.pages import libraries_page
-from parity.pages.libraries import LIBRARIES, Judged, find, judge_at, version
+from parity.pages.libraries import LIBRARIES, find, version
+from parity.pages.libraries_page import N_MELS, Judged, judge_at
 
 PAGE = Path(parity.__file__).with_name("LIBRARIES.md")
 RIGHT = (
@@ -43,7 +44,7 @@ def test_right_ones_pass(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_ones_pass_on_the_sample_clip(name):
-    for n_mels in module.N_MELS:
+    for n_mels in N_MELS:
         found = judge_at(library(name), "sample", n_mels)
         assert found.verdict == PASS, found
 
@@ -109,7 +110,7 @@ def test_what_is_not_installed_is_listed_as_such(monkeypatch):
 
 
 def test_report_writes_what_it_returns(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "SIGNALS", ("padded", "tone"))
+    monkeypatch.setattr(libraries_page, "SIGNALS", ("padded", "tone"))
     monkeypatch.setattr(module, "LIBRARIES", (library("librosa, default padding"),))
     out = tmp_path / "LIBRARIES.md"
     text = libraries_page.report(str(out))

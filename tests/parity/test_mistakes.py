@@ -12,10 +12,12 @@ import torch
 import melfront
 import parity
 from encoder import ops
+from encoder.built_in import TOYS
 from melfront import oracle
 from melfront.conventions import TRANSFORMERS
-from parity import mistakes, toy
-from parity.diagnosis.diagnose import both
+from parity import mistakes
+from parity.diagnosis.front_end import both
+from parity.pipeline import load_model
 from parity.signals import SIGNALS
 from tests.parity.ports import front_end_dump
 
@@ -130,7 +132,7 @@ def test_two_mistakes_in_the_text_and_the_json():
 # --- encoder --------------------------------------------------------------------------------------
 
 AUDIO = SIGNALS["toy"].make()
-MODELS = {name: toy.load(name) for name in toy.NAMES}
+MODELS = {name: load_model(f"formula:{name}") for name in TOYS}
 MEL = torch.from_numpy(melfront.log_mel(AUDIO, n_mels=7, pad_to=0.22))[None]
 HIDDEN = ("positions", "block.0.mlp_residual", "ln_post")  # what transformers returns
 BLOCKS = (*HIDDEN[:2], "block.1.mlp_residual", "ln_post")

@@ -9,17 +9,20 @@ import torch
 
 import melfront
 import parity
-from parity import mistakes, toy
+from parity import mistakes
 from parity.__main__ import main
 from parity.comparison import plot
-from parity.comparison.compare import judge
+from parity.comparison.one_stage import judge
 from parity.files.tensors import Tensor
+from parity.noise import Floor
+from parity.pipeline import load_model
 from parity.signals import SIGNALS
+from parity.stages import Stage
 from tests.parity.ports import as_float32, front_end_dump
 
 SPEECH = SIGNALS["speech"].make()
 AUDIO = SIGNALS["toy"].make()
-TOY = toy.load("toy")
+TOY = load_model("formula:toy")
 FRONT = as_float32(parity.trace(SPEECH, n_mels=80, pad_to=None))
 WHOLE = as_float32(parity.trace(AUDIO, TOY))
 
@@ -111,7 +114,7 @@ def test_time_runs_across(stage):
     index = [0] * mine.ndim
     index[axis] = 9 if stage != "padded" else 9 * 160 + 3
     mine[tuple(index)] += 7
-    result, _ = judge(stage, Tensor(mine, "float32"), WHOLE[stage], 1e-6, None, None)
+    result, _ = judge(Stage(stage), Tensor(mine, "float32"), WHOLE[stage], Floor(1e-6, "step"))
     error, _, seconds, start = plot.image(result)
     assert np.unravel_index(np.nanargmax(error), error.shape)[1] == 9
     whole_length = 0.22

@@ -18,7 +18,6 @@ import encoder
 import melfront
 import parity
 from encoder import EncoderConfig, WhisperEncoder
-from parity import toy
 from parity.files.dump import dump
 from parity.pipeline import load_model
 from parity.signals import SIGNALS
@@ -121,8 +120,8 @@ OTHER = EncoderConfig(
     n_mels=11, n_audio_ctx=53, n_audio_state=78, n_audio_head=3, n_audio_layer=2, n_audio_mlp=61
 )
 MODELS = {
-    "toy": toy.load("toy"),
-    "toy-quiet": toy.load("toy-quiet"),
+    "toy": load_model("formula:toy"),
+    "toy-quiet": load_model("formula:toy-quiet"),
     "three blocks": WhisperEncoder.from_formula(TOY),
     "53 positions": WhisperEncoder.from_formula(OTHER),
 }

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from parity import compare, signals
-from parity import noise as measure
+from parity import compare, noise, signals
 from parity.files import tensors
 from parity.resolve import of_signal
 from reference_data import floors, make
@@ -38,7 +37,7 @@ def test_right_ports_pass(setting):
     """Of the features, all front-end stages, and the toys' encoders."""
     for port, by_stage in noises(setting).items():
         for stage, noise in by_stage.items():
-            assert noise <= measure.PASS_LIMIT["float32"], (port, stage)
+            assert noise <= noise.PASS_LIMIT["float32"], (port, stage)
 
 
 def test_settings_differ():
@@ -74,8 +73,8 @@ def test_an_fft_that_none_of_the_floors_was_measured_with(name, n_mels):
     truth = of_signal(name, n_mels).right_port(["windowed", "power"], "float32")
     spectrum = rough_fft(truth["windowed"])
     power = spectrum.real**2 + spectrum.imag**2
-    scale = measure.rms(truth["power"])
-    assert measure.rms(power - truth["power"]) <= 1e-5 * scale  # it is a Fourier transform
+    scale = noise.rms(truth["power"])
+    assert noise.rms(power - truth["power"]) <= 1e-5 * scale  # it is a Fourier transform
     from melfront import mel_filters
 
     features = finish(mel_filters(n_mels).astype(np.float32) @ power.T)

@@ -1,31 +1,15 @@
-"""The front-end half of the catalogue: each entry changes fields of `melfront.Convention`."""
+"""The front-end half of the catalogue, first part: from the waveform to the power.
+
+Each entry changes fields of `melfront.Convention`.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
 
-from melfront.conventions import HOP_LENGTH, TRANSFORMERS, Convention
+from melfront.conventions import HOP_LENGTH
 
-
-@dataclass(frozen=True)
-class FrontEndMistake:
-    """One decision changed. `change` is what `Convention` is given instead of its defaults."""
-
-    name: str
-    stage: str  # the first stage that it spoils
-    change: tuple[tuple[str, Any], ...]
-    sentence: str  # what is wrong, and how people come to do it
-    seen: str = ""  # where it has shipped
-
-    def convention(self, base: Convention = TRANSFORMERS) -> Convention:
-        return replace(base, name=self.name, **dict(self.change))
-
-
-def mistake(name: str, stage: str, sentence: str, seen: str = "", **change: Any) -> FrontEndMistake:
-    return FrontEndMistake(name, stage, tuple(change.items()), sentence, seen)
-
+from .entry import mistake
 
 # Of a tensor, and of no decision: `diagnose.py` finds it at any stage.
 RESHAPED = mistake(
@@ -36,7 +20,7 @@ RESHAPED = mistake(
     "saved as a row-major one",
 )
 
-FRONT_END = [
+WAVEFORM_TO_POWER = [
     # --- waveform -------------------------------------------------------------------------------
     mistake(
         "zero padding",
@@ -247,172 +231,5 @@ FRONT_END = [
         "power",
         "the real part is squared and the imaginary part forgotten",
         spectrum_part="real",
-    ),
-    # --- mel ------------------------------------------------------------------------------------
-    mistake(
-        "HTK mel scale",
-        "mel",
-        "the filters lie on the HTK scale, 2595 log10(1 + f / 700), and not on Slaney's",
-        "librosa's htk=True",
-        mel_scale="htk",
-    ),
-    mistake(
-        "no area norm",
-        "mel",
-        "the filters are not divided by their width: all triangles are 1 high",
-        "paiml/whisper.apr#7; librosa's norm=None",
-        mel_norm=None,
-    ),
-    mistake(
-        "HTK mel scale without area norm",
-        "mel",
-        "torchaudio's MelSpectrogram as it comes; it wants norm='slaney', mel_scale='slaney'",
-        "torchaudio.transforms.MelSpectrogram defaults",
-        mel_scale="htk",
-        mel_norm=None,
-    ),
-    mistake(
-        "filters from 20 Hz",
-        "mel",
-        "the lowest filter starts at 20 Hz, Kaldi's low_freq, instead of 0",
-        f_min=20.0,
-    ),
-    mistake(
-        "filters up to 7600 Hz",
-        "mel",
-        "the highest filter ends at 7600 Hz, as vocoders have it, instead of 8000",
-        f_max=7600.0,
-    ),
-    mistake(
-        "filters for 22,050 Hz",
-        "mel",
-        "the filters are made for librosa's default sampling rate",
-        "librosa.filters.mel defaults",
-        filter_rate=22_050,
-        f_max=11_025.0,
-    ),
-    mistake(
-        "filters one bin too high",
-        "mel",
-        "the bin of 0 Hz was dropped from the filters' side only, or an index counts from 1",
-        bin_shift=1,
-    ),
-    mistake(
-        "flipped mel axis",
-        "mel",
-        "the highest bin comes first, as pictures are drawn from the top",
-        flip_mels=True,
-    ),
-    mistake(
-        "TF32 mel product",
-        "mel",
-        "the filter product keeps 10 bits of each factor: tensor cores at their default, or "
-        "float16 factors",
-        "whisper.cpp's CUDA mel of June 2024",
-        mel_mantissa=10,
-    ),
-    mistake(
-        "bfloat16 mel product",
-        "mel",
-        "the filter product keeps 7 bits of each factor: autocast around the front end",
-        mel_mantissa=7,
-    ),
-    # --- log ------------------------------------------------------------------------------------
-    mistake(
-        "natural logarithm",
-        "log",
-        "log where log10 is meant: everything 2.3 times",
-        log_base=math.e,
-    ),
-    mistake("log2", "log", "log2 where log10 is meant: everything 3.3 times", log_base=2.0),
-    mistake(
-        "decibels",
-        "log",
-        "10 log10, as librosa.power_to_db gives it; the clamp at 8 then cuts at 8 dB",
-        log_factor=10.0,
-    ),
-    mistake("floor of 1e-5", "log", "the logarithm's floor is 1e-5, not 1e-10", log_floor=1e-5),
-    mistake("floor of 1e-6", "log", "the logarithm's floor is 1e-6, not 1e-10", log_floor=1e-6),
-    mistake("floor of 1e-7", "log", "the logarithm's floor is 1e-7, not 1e-10", log_floor=1e-7),
-    mistake("floor of 1e-8", "log", "the logarithm's floor is 1e-8, not 1e-10", log_floor=1e-8),
-    mistake("floor of 1e-12", "log", "the logarithm's floor is 1e-12, not 1e-10", log_floor=1e-12),
-    mistake(
-        "floor of float32 eps",
-        "log",
-        "the logarithm's floor is 1.19e-7, the eps of float32: Kaldi's",
-        log_floor=2.0**-23,
-    ),
-    mistake(
-        "floor added",
-        "log",
-        "log10(x + 1e-10) where log10(max(x, 1e-10)) is meant",
-        floor_added=True,
-    ),
-    # --- clamp ----------------------------------------------------------------------------------
-    mistake(
-        "batch-wide maximum",
-        "clamped",
-        "one maximum for the whole batch, so that a loud clip lifts the floor of a quiet one",
-        "openai-whisper's log_mel_spectrogram of a batch",
-        max_scope="batch",
-    ),
-    mistake(
-        "maximum of each frame",
-        "clamped",
-        "each frame is clamped below its own maximum, not the clip's",
-        max_scope="frame",
-    ),
-    mistake(
-        "maximum of each bin",
-        "clamped",
-        "each mel bin is clamped below its own maximum, not the clip's",
-        max_scope="bin",
-    ),
-    mistake("no clamp", "clamped", "nothing is clamped at the maximum less 8", max_scope=None),
-    mistake(
-        "fixed maximum",
-        "clamped",
-        "1.5 stands for the maximum, as in streaming front ends that cannot know it",
-        "Voxtral's global_log_mel_max, vLLM #33574",
-        fixed_max=1.5,
-    ),
-    # --- scale ----------------------------------------------------------------------------------
-    mistake("not scaled", "features", "(x + 4) / 4 is left out", offset=0.0, divisor=1.0),
-    mistake("not divided by 4", "features", "x + 4 where (x + 4) / 4 is meant", divisor=1.0),
-    mistake(
-        "x + 4 / 4",
-        "features",
-        "x + 4 / 4, which adds 1, where (x + 4) / 4 is meant",
-        offset=1.0,
-        divisor=1.0,
-    ),
-    mistake("x / 4 + 4", "features", "4 is added after the division, not before", offset=16.0),
-    mistake("offset left out", "features", "x / 4 where (x + 4) / 4 is meant", offset=0.0),
-    mistake(
-        "tail of zeros",
-        "features",
-        "the features are filled up with 0.0 after the clip; padding the waveform gives what "
-        "silence gives",
-        "openai-whisper's transcribe, mlx-whisper, faster-whisper, sherpa-onnx",
-        fill=0.0,
-    ),
-    mistake(
-        "tail of -1.5",
-        "features",
-        "the frames after the clip hold the value of pure silence, without the clamp that lifts "
-        "them with the rest",
-        fill=-1.5,
-    ),
-    mistake(
-        "normalised per bin",
-        "features",
-        "each bin is brought to mean 0 and variance 1 over time, as NeMo's per_feature does",
-        output_mean="bin",
-    ),
-    mistake(
-        "normalised features",
-        "features",
-        "the features are brought to mean 0 and variance 1",
-        output_mean="item",
     ),
 ]
