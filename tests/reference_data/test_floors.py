@@ -36,8 +36,8 @@ def noises(setting):
 def test_right_ports_pass(setting):
     """Of the features, all front-end stages, and the toys' encoders."""
     for port, by_stage in noises(setting).items():
-        for stage, noise in by_stage.items():
-            assert noise <= noise.PASS_LIMIT["float32"], (port, stage)
+        for stage, error in by_stage.items():
+            assert error <= noise.PASS_LIMIT["float32"], (port, stage)
 
 
 def test_settings_differ():

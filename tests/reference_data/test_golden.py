@@ -10,9 +10,10 @@ from safetensors.numpy import load_file
 
 from encoder import checkpoint
 from encoder.built_in import TOY, TOYS
-from parity import compare, noise, signals, stages
+from parity import compare, signals, stages
 from parity.files import tensors
 from parity.files.dump import as_real, at_positions
+from parity.noise import rms
 from parity.pages import libraries
 from parity.pages.libraries_page import features_of
 from parity.pages.mistakes_page import trained
@@ -188,7 +189,7 @@ def test_libraries(title):
         floor = tensors.read(make.HERE / "frontend" / f"{name}.80.safetensors").floors["features"]
         mine = features_of(library, of_signal(name, 80))
         assert mine.shape == held.shape
-        assert noise.rms(mine - held) <= 4 * floor, name
+        assert rms(mine - held) <= 4 * floor, name
 
 
 # Encoders
