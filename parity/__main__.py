@@ -38,7 +38,13 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     add(commands, "stages", "list the stages: name, shape, what it is", "python -m parity stages")
+    dump_options(commands)
+    compare_options(commands)
+    page_options(commands)
+    return top
 
+
+def dump_options(commands: Any) -> None:
     dump = add(
         commands,
         "dump",
@@ -52,14 +58,14 @@ def parser() -> argparse.ArgumentParser:
         metavar="AUDIO",
         help="a file (default: sample, the built-in clip)",
     )
-    subject_options(dump)
+    pipeline_options(dump)
     dump.add_argument(
         "-o",
         dest="out",
         type=filled,
         required=True,
         metavar="DUMP",
-        help="where to: a name that ends in .safetensors or .npz",
+        help="the file to write, .safetensors or .npz",
     )
     dump.add_argument(
         "--stages",
@@ -78,6 +84,8 @@ def parser() -> argparse.ArgumentParser:
         "--sample", action="store_true", help="only norms and 256 fixed positions of each stage"
     )
 
+
+def compare_options(commands: Any) -> None:
     compare = add(
         commands,
         "compare",
@@ -102,17 +110,19 @@ def parser() -> argparse.ArgumentParser:
         help="the clip that MINE was made from, or the clips of a batch; also sample, or "
         "signal:NAME of reference_data (default: what MINE says, or sample)",
     )
-    subject_options(compare)
+    pipeline_options(compare)
     compare.add_argument(
         "--forced",
         action="store_true",
         help="compute each stage's truth from MINE's own stages before it",
     )
-    compare.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    compare.add_argument("--json", action="store_true", help="print one JSON object, not text")
     compare.add_argument(
         "--plot", type=filled, metavar="OUT.png", help="draw the error of the first wrong stage"
     )
 
+
+def page_options(commands: Any) -> None:
     mistakes = add(
         commands,
         "mistakes",
@@ -126,7 +136,6 @@ def parser() -> argparse.ArgumentParser:
         help="instead, make every mistake on every committed signal and write what shows where "
         "(takes minutes)",
     )
-
     libraries = add(
         commands,
         "libraries",
@@ -136,7 +145,6 @@ def parser() -> argparse.ArgumentParser:
     libraries.add_argument(
         "-o", dest="out", type=filled, metavar="OUT.md", help="also write it as Markdown"
     )
-    return top
 
 
 def add(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
@@ -146,7 +154,7 @@ def add(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentP
     return made
 
 
-def subject_options(command: argparse.ArgumentParser) -> None:
+def pipeline_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model",
         type=filled,
@@ -221,47 +229,51 @@ def check_target(path: Path, option: str) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.command == "dump":
+        return run_dump(options)
+    if options.command == "compare":
+        return run_compare(options)
     if options.command == "stages":
         from .stages import listing
 
         print(listing())
-        return DONE
-    if options.command == "mistakes" and options.table:
+    elif options.command == "libraries":
+        from .pages.libraries_page import report
+
+        print(report(options.out))
+    elif options.table:
         from .pages.mistakes_page import write
 
         print(write(options.table))
-        return DONE
-    if options.command == "mistakes":
+    else:
         from .mistakes import everything
 
         for entry in everything():
             print(f"{entry.name:40}  {entry.stage:22}  {entry.sentence}")
-        return DONE
-    if options.command == "libraries":
-        from .pages.libraries_page import report
+    return DONE
 
-        print(report(options.out))
-        return DONE
 
-    if options.command == "dump":
-        from .files.dump import dump
+def run_dump(options: argparse.Namespace) -> int:
+    from .files.dump import dump
 
-        written = dump(
-            options.out,
-            options.audio,
-            options.model,
-            wanted=options.stages,
-            dtype=options.dtype,
-            sample=options.sample,
-            n_mels=options.n_mels,
-            convention=options.convention,
-            pad_to=options.pad_to,
-            check_range=options.check_range,
-            tell=print,
-        )
-        print(f"{len(written)} stage{'s' * (len(written) != 1)} written to {options.out}")
-        return DONE
+    written = dump(
+        options.out,
+        options.audio,
+        options.model,
+        wanted=options.stages,
+        dtype=options.dtype,
+        sample=options.sample,
+        n_mels=options.n_mels,
+        convention=options.convention,
+        pad_to=options.pad_to,
+        check_range=options.check_range,
+        tell=print,
+    )
+    print(f"{len(written)} stage{'s' * (len(written) != 1)} written to {options.out}")
+    return DONE
 
+
+def run_compare(options: argparse.Namespace) -> int:
     from .comparison.compare import compare
 
     audio = options.audio
