@@ -27,7 +27,7 @@ FOREIGN_ULP = 16.0  # what two float32 implementations typically differ by
 UNITS = {
     # a tensor, by `parity compare`: run here, on the same clip, in the tensor's type
     "transformers": "transformers' own computation of this clip",
-    # a tensor, by `parity compare` with a reference of ours that publishes `floor.STAGE`
+    # a tensor, by `parity compare` with a reference that publishes `floor.STAGE`, as our dumps do
     "published": "the noise that the reference publishes",
     # a tensor, by `parity compare` with another program's tensors
     "foreign": f"{FOREIGN_ULP:g} ulp of float32, as the reference publishes no noise",

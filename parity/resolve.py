@@ -121,7 +121,7 @@ def is_power(values: Array) -> bool:
 
 
 def first_window(dump: Dump[Stage], pipeline: Pipeline) -> Dump[Stage]:
-    """Of tensors that hold every window of a long clip, (W, M, F), the first: what is compared.
+    """Keep the first window of tensors that hold every window of a long clip, (W, M, F).
 
     `python -m melfront` and `python -m encoder` write a clip longer than a window like this.
     """

@@ -5,10 +5,10 @@
 
 Parts: signals, frontend, libraries, toy, the published sizes, and tiny.en, which needs trained
 weights: the folder `whisper-tiny.en` in the folder that MELFRONT_SHARED names, or in `shared`
-beside the checkout. A part whose weights or libraries are missing is left as it was.
+next to the checkout. A part whose weights or libraries are missing is left unchanged.
 
-Each part is written with the noise that this process measures, and `floors.py` then raises it to
-what other CPUs and another FFT would have.
+Each part is written with the noise measured in this process; `floors.py` then raises that to the
+noise that other CPUs and another FFT would have.
 """
 
 from __future__ import annotations
@@ -58,20 +58,20 @@ PARTS = ("signals", "frontend", "libraries", "toy", *SIZES, "tiny.en")
 # The sample clip's features are kept for 816 frames: frame 811 is the last that hears the clip, and
 # at 30 s all that follow are the same constant.
 SAMPLE_SECONDS = 8.16
-# Of these stages a fixed sample of positions is kept: they are bulky, and a wrong one shows in the
-# sample, or in the stage after it.
+# Of these stages a fixed sample of positions is kept: they are large, and an error shows in the
+# sample or in the next stage.
 SAMPLED = ("frames", "windowed", "spectrum")
-SAMPLED_TWICE = ("padded", *SAMPLED, "power")  # at 80 bins too, for they are whole at 128
+SAMPLED_TWICE = ("padded", *SAMPLED, "power")  # at 80 bins: the files at 128 hold them whole
 IN_MANIFEST = ("melfront", "numpy", "torch")  # the versions, which a dump has in its metadata
 
 
 def write(
     path: Path, arrays: Mapping[str, Any], about: dict[str, str], dtype: str = "float32"
 ) -> None:
-    """Write a safetensors file whose bytes depend on nothing but what is in it."""
+    """Write a safetensors file whose bytes depend on its content alone."""
     path.parent.mkdir(exist_ok=True)
     shapes = {name: np.shape(values) for name, values in arrays.items()}
-    with tensors.replacing(path) as temporary:  # the values may be those of the file itself
+    with tensors.replacing(path) as temporary:  # the values may be mapped from the file itself
         writer = tensors.Writer(temporary, path.suffix, shapes, dtype)
         for name, values in arrays.items():
             writer.write(name, values)
@@ -79,7 +79,7 @@ def write(
 
 
 def parts_of(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
-    """What `write` was given: tensors in their order, metadata, dtype."""
+    """Undo `write`: the tensors in their order, the metadata, the dtype."""
     held = tensors.read(path)
     with path.open("rb") as file:
         order = json.loads(file.read(int.from_bytes(file.read(8), "little")))
@@ -89,7 +89,7 @@ def parts_of(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
 
 
 def raise_floors(paths: Iterable[Path]) -> None:
-    """Let each file publish the largest noise that right computations have, on other CPUs too."""
+    """Raise each file's published noise to the largest that right computations have anywhere."""
     for path, noise in floors.largest(paths).items():
         arrays, about, dtype = parts_of(Path(path))
         for stage, floor in noise.items():
@@ -137,7 +137,7 @@ def metadata(pipeline: Pipeline) -> dict[str, str]:
 
 
 def sample_features(n_mels: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """The features of the sample clip, which are those of 30 s as far as they go."""
+    """The features of the sample clip: the first frames of those padded to 30 s."""
     pipeline = replace(of_signal("sample", n_mels), pad_to=SAMPLE_SECONDS)
     truth = {"features": pipeline.front_end_truth["features"]}
     floor = pipeline.floors(truth, "float32")["features"]
@@ -185,7 +185,7 @@ def make_libraries() -> None:
 
 
 def toy_stages(name: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Every stage of a toy encoder, whole, after those of the front end that feeds it."""
+    """Every stage of a toy encoder, whole, and of the front end that feeds it."""
     pipeline = of_signal("toy", TOY.n_mels, load_model(f"formula:{name}"), f"formula:{name}")
     kept, about = golden(pipeline, SAMPLED)
     names = stages.of_encoder(TOY.n_audio_layer)

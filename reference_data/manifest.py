@@ -1,4 +1,4 @@
-"""MANIFEST.json: every file and tensor of this folder with its SHA-256, and how it came about."""
+"""MANIFEST.json: every file and tensor of this folder with its SHA-256, and how it was made."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from melfront.audio import as_clips
 from parity import signals
 from parity.files import tensors
 from parity.files.sampling import N_SAMPLES
+from parity.noise import unit_line
 from parity.pages import libraries
 from parity.resolve import of_signal
 
@@ -56,13 +57,13 @@ def clips_of(clip_name: str, length: int) -> dict[str, str]:
 
 
 def manifest() -> dict[str, Any]:
-    """What is in the folder: every file and tensor with its SHA-256, and how it came about."""
+    """Every file and tensor in the folder with its SHA-256, and how it was made."""
     files = sorted(HERE.glob("*/*.safetensors"))
     return {
         "format": FORMAT,
         "command": COMMAND,
         "about": "Float64 truth of every stage, rounded to float32; the toy encoders in float64. "
-        "README.md says how to read it.",
+        f"A floor: {unit_line('several CPUs')}. README.md says how to read it.",
         "versions": {
             "melfront": melfront.__version__,
             **{p: libraries.version(p) for p in ("numpy", "scipy", "torch", "safetensors")},

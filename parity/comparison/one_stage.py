@@ -75,7 +75,7 @@ def judge_sample(
 ) -> StageResult:
     """The verdict where only `sample_positions` of the tensor, the truth or both are there.
 
-    sampled, truth_sampled: the shape of the whole; None for what is there as a whole.
+    sampled, truth_sampled: the shape of the whole tensor; None if the tensor itself is whole.
     """
     values = tensor.values if sampled else as_real(tensor.values)
     truth = truth if truth_sampled else as_real(truth)

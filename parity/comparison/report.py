@@ -1,4 +1,4 @@
-"""What a comparison found, as text and as JSON."""
+"""The result of a comparison, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class Report:
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """The report as one JSON object; what is not finite is null."""
+        """The report as one JSON object, in which NaN and infinity are null."""
         named = self.diagnosis.named if self.diagnosis else []
         wrong = self.first_wrong
         nearest = self.diagnosis.nearest if self.diagnosis else None

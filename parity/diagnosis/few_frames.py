@@ -1,7 +1,7 @@
 """The front end on a few frames, to rank thousands of conventions by how near they come.
 
-Two mistakes at once are two thousand pairs. On some fifty frames all of them take a second, since
-pairs that agree as far as a stage share it; only the nearest are then computed whole.
+Two mistakes at once make two thousand pairs. On some fifty frames all of them take a second,
+because pairs that agree up to a stage share it. Only the nearest are then computed on all frames.
 
     # B batch, if there is one  K frequencies  M mel bins  n chosen frames
 """
@@ -142,8 +142,8 @@ class FewFrames:
         if chosen.shape != variant.shape:
             return float("inf")
         if c.output_mean and self.asked == "features":
-            # Normalised over all frames, of which few are here: compare what is left of each if
-            # mean and variance of the few are taken off both.
+            # They are normalised over all frames, and only a few are here: normalise both again,
+            # over these few.
             axes = -1 if c.output_mean == "bin" else (-2, -1)
             if np.abs(self.values.mean(axis=axes, dtype=np.float64)).max() > MEAN:
                 return float("inf")
@@ -154,7 +154,7 @@ class FewFrames:
     def least(self, c: Convention, distance: float) -> float:
         """rms distance that is left in all frames at the least, given that in the chosen ones.
 
-        0 where a convention looks at all frames: what it does to the chosen ones is not known.
+        0 for a convention that looks at all frames: its effect on the chosen ones is not known.
         """
         if c.max_scope == "bin" or c.output_mean:
             return 0.0

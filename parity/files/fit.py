@@ -1,4 +1,4 @@
-"""Recognise how a stage was laid out: batch axis, transposed, heads apart, complex as pairs."""
+"""Recognise the layout of a tensor: batch axis, transposed, heads apart, complex as pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..stages import Stage
 
 
 class Fitted(NamedTuple):
-    """A tensor brought to the expected layout, or as near to it as it comes, and what was done."""
+    """A tensor in the expected layout, or as near to it as possible, and what was changed."""
 
     values: Array
     notes: tuple[str, ...]
@@ -19,7 +19,7 @@ class Fitted(NamedTuple):
 
 
 def fit(values: Array, stage: Stage, shape: tuple[int, ...], complex_: bool = False) -> Fitted:
-    """Bring `values` to the shape of the stage, saying what had to be done to it."""
+    """Bring `values` to the shape of the stage, and say what had to be changed."""
     notes: list[str] = []
     pairs = complex_ and not np.iscomplexobj(values) and values.ndim > len(shape)
     if pairs and values.shape[-1] == 2:
@@ -42,7 +42,7 @@ def rearrange(values: Array, stage: Stage, shape: tuple[int, ...]) -> tuple[Arra
         swapped = values.swapaxes(-1, -2)
         if swapped.shape == shape:
             return swapped, ("transposed",)
-        # One frame too many, and transposed on top of it: say the one that can be said.
+        # Transposed, with one frame too many: the transposition at least can be told.
         near = abs(swapped.shape[-1] - shape[-1]) + abs(swapped.shape[-2] - shape[-2])
         if near < abs(values.shape[-1] - shape[-1]) + abs(values.shape[-2] - shape[-2]):
             return swapped, ("transposed",)

@@ -213,7 +213,7 @@ def as_tensor(values: Any, name: str) -> Tensor:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it at the end and removed on failure."""
+    """A temporary name next to `path`, renamed to it at the end and removed on failure."""
     if not path.parent.is_dir():
         raise ParityError(f"{path.parent}: no such folder to write {path.name} into")
     if path.is_dir():

@@ -140,8 +140,8 @@ BLOCKS = [
     encoder_mistake(
         "heads cut without a transposition",
         "block.0.attn.scores",
-        "(T, S) is reshaped to (H, T, D) as it lies, and back; it should become (T, H, D) and "
-        "then be transposed",
+        "(T, S) is reshaped to (H, T, D) directly, and back; it should become (T, H, D) and then "
+        "be transposed",
         ops={"scores": wrong.reshaped_scores, "attention": wrong.reshaped_attention},
     ),
     encoder_mistake(

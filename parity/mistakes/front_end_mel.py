@@ -11,7 +11,7 @@ MEL_TO_FEATURES = [
     mistake(
         "HTK mel scale",
         "mel",
-        "the filters lie on the HTK scale, 2595 log10(1 + f / 700), and not on Slaney's",
+        "the filters are spaced on the HTK scale, 2595 log10(1 + f / 700), not on Slaney's",
         "librosa's htk=True",
         mel_scale="htk",
     ),

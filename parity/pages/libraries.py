@@ -41,7 +41,7 @@ def extractor(n_mels: int, **options: Any) -> Any:
 
 @lru_cache(maxsize=2)
 def numpy_extractor(n_mels: int) -> Any:
-    """transformers' extractor as it is where torch is not installed."""
+    """transformers' extractor as it computes where torch is not installed."""
     from transformers import WhisperFeatureExtractor
 
     class NumPyPath(WhisperFeatureExtractor):

@@ -220,7 +220,7 @@ A number is the error in units of float32 noise: up to 2 passes, up to 10 is noi
 - ✓ the mistake is named, first and alone
 - ≈ it is named together with others that give the same numbers there (listed below each table)
 - ✗ it is seen, but another or none is named
-- blind: the numbers are right to within noise, so nobody could tell
+- blind: the numbers are right to within noise, so that the mistake cannot be seen
 - shape: the tensor has another shape
 """
 
