@@ -48,6 +48,21 @@ class Stop(Exception):
     """Raised by a tap that has seen all it wants."""
 
 
+class Seen(dict[str, Array]):
+    """A tap that keeps these stages, or every stage, and stops after the last one asked for."""
+
+    def __init__(self, wanted: Iterable[str] | None = None, upto: str = "") -> None:
+        super().__init__()
+        self.wanted, self.upto = wanted, upto
+
+    def __call__(self, stage: str, tensor: Array) -> Array:
+        if self.wanted is None or stage in self.wanted:
+            self[stage] = tensor
+        if stage == self.upto:
+            raise Stop
+        return tensor
+
+
 @dataclass
 class Pipeline:
     """A clip or batch, a model, a convention: what is compared, and how to compute it.
@@ -103,16 +118,9 @@ class Pipeline:
         self, convention: Convention | None = None, upto: str = "features"
     ) -> dict[str, Array]:
         """Every front-end stage up to one, float64, under this or another convention."""
-        seen: dict[str, Array] = {}
-
-        def keep(stage: str, tensor: Array) -> Array:
-            seen[stage] = tensor
-            if stage == upto:
-                raise Stop
-            return tensor
-
+        seen = Seen(upto=upto)
         with suppress(Stop):
-            oracle.run(self.clips, self.length, self.n_mels, convention or self.convention, keep)
+            oracle.run(self.clips, self.length, self.n_mels, convention or self.convention, seen)
         return seen
 
     @cached_property
@@ -131,16 +139,8 @@ class Pipeline:
 
     def _encode(self, mel: Array, wanted: set[str], upto: str) -> dict[str, Array]:
         model = self.needed_model()
-        seen: dict[str, Array] = {}
-
-        def keep(stage: str, tensor: Array) -> Array:
-            if stage in wanted:
-                seen[stage] = tensor
-            if stage == upto:
-                raise Stop
-            return tensor
-
-        with suppress(Stop), self.progress("float64", keep) as seeing:
+        seen = Seen(wanted, upto)
+        with suppress(Stop), self.progress("float64", seen) as seeing:
             encoder_oracle.encode(mel, model.state_dict(), model.config, seeing)
         return seen
 
@@ -204,15 +204,8 @@ class Pipeline:
 
     def right_port(self, wanted: Iterable[str], dtype: str) -> dict[str, Array]:
         """These stages as a right implementation has them in this type."""
-        wanted = set(wanted)
-        seen: dict[str, Array] = {}
-
-        def keep(stage: str, tensor: Array) -> Array:
-            if stage in wanted:
-                seen[stage] = tensor
-            return tensor
-
-        self.run_right_port(keep, needs_encoder(wanted), dtype)
+        seen = Seen(set(wanted))
+        self.run_right_port(seen, needs_encoder(seen.wanted or ()), dtype)
         return seen
 
     def run_right_port(self, tap: Any, encoder: bool, dtype: str = "float32") -> None:

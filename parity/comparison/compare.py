@@ -59,10 +59,7 @@ def compare(
 
 
 def compare_with(
-    pipeline: Pipeline,
-    given: Dump[Stage],
-    held: Dump[Stage] | None = None,
-    forced: bool = False,
+    pipeline: Pipeline, given: Dump[Stage], held: Dump[Stage] | None = None, forced: bool = False
 ) -> Report:
     """`compare`, with a pipeline that may have been compared with before."""
     if not given.tensors:

@@ -14,7 +14,11 @@ from ..stages import Stage
 
 @dataclass
 class StageResult:
-    """One stage of the report. Errors are NaN where there was nothing to measure."""
+    """One stage of the report. Errors are NaN where there was nothing to measure.
+
+    verdict: PASS, NOISY, WRONG, SHAPE or MISSING. noise: the rms error, in units of noise. max_abs:
+    the largest error, in the stage's own unit.
+    """
 
     name: Stage
     verdict: str
@@ -44,7 +48,11 @@ class StageResult:
 
 @dataclass
 class Report:
-    """What `compare` found. `ok` is True if every stage given passes."""
+    """The result of `parity.compare`. `ok` is True if every stage given passes.
+
+    `str(report)` is its text; `to_json()` the same as one JSON object. `first_wrong` is a
+    StageResult, `diagnosis` the mistakes that explain it; both are None if every stage passes.
+    """
 
     stages: list[StageResult]
     diagnosis: Diagnosis | None = None

@@ -41,6 +41,7 @@ def dump(
 ) -> dict[str, tuple[int, ...]]:
     """Write the stages of one clip to an .npz or .safetensors file, each as it is made.
 
+    path: the file to write; its name says the format.
     audio, model, n_mels, convention, pad_to, check_range: as of `parity.compare`.
     wanted: stage names, all by default; a prefix such as "block.0." stands for all that begin so.
     dtype: "float64", the oracle's; "float32", what a right port in float32 has.

@@ -31,9 +31,7 @@ INTERLEAVED = mistake(
     "were one clip",
 )
 ONE_CHANNEL = mistake(
-    "one channel",
-    "padded",
-    "the first channel is taken, where all should be averaged",
+    "one channel", "padded", "the first channel is taken, where all should be averaged"
 )
 FILE = [NOT_RESAMPLED, INTERLEAVED, ONE_CHANNEL]
 

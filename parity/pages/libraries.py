@@ -17,14 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from melfront.conventions import (
-    DYNAMIC_RANGE,
-    HOP_LENGTH,
-    LOG_FLOOR,
-    N_FFT,
-    N_SAMPLES,
-    SAMPLE_RATE,
-)
+from melfront.conventions import DYNAMIC_RANGE, HOP_LENGTH, LOG_FLOOR, N_FFT, N_SAMPLES, SAMPLE_RATE
 
 from ..noise import Array
 
@@ -262,12 +255,7 @@ LIBRARIES = (
         "`feature.melspectrogram`, then Whisper's logarithm and scale",
         padded(partial(librosa, pad_mode="reflect")),
     ),
-    Library(
-        "librosa, default padding",
-        "librosa",
-        "the same without `pad_mode`",
-        padded(librosa),
-    ),
+    Library("librosa, default padding", "librosa", "the same without `pad_mode`", padded(librosa)),
     Library(
         "kaldi-native-fbank",
         "kaldi-native-fbank",

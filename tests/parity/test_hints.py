@@ -137,7 +137,7 @@ def test_a_reference_that_is_wrong_itself():
     )
     assert report.first_wrong.verdict == "WRONG"
     assert names(report) == []
-    assert "it is what float64 gives of this clip, and the reference is not" in report.headline()
+    assert "this is what float64 gives for this clip; the reference differs" in report.headline()
 
 
 def test_another_hop_is_told_from_another_length():
@@ -172,7 +172,7 @@ def test_pairs_that_cannot_be_told_apart_are_named_together():
 
 # --- no name --------------------------------------------------------------------------------------
 
-ASK = "is it of this clip, and made with these options?"
+ASK = "were these tensors made from this clip, and with these options?"
 
 
 def test_only_what_may_be_of_another_clip_is_asked_for_its_clip():
@@ -181,7 +181,7 @@ def test_only_what_may_be_of_another_clip_is_asked_for_its_clip():
     rng = np.random.default_rng(3)
     near = TRUTH["features"] * (1 + 1e-3 * rng.normal(size=TRUTH["features"].shape))
     assert ASK not in compare(features=near).headline()
-    # What came before passes, so it is of this clip.
+    # The stage before passes, so the tensors are of this clip.
     assert ASK not in compare(log=TRUTH["log"], features=other).headline()
 
 

@@ -82,7 +82,7 @@ def test_metadata_with_control_characters(run, tmp_path, key):
 
 def test_metadata_nested_without_end(run, tmp_path):
     np.savez(tmp_path / "mine.npz", features=FEATURES, __metadata__=np.array("[" * 50_000))
-    assert_one_line(run("compare", tmp_path / "mine.npz"), "metadata", "no JSON object")
+    assert_one_line(run("compare", tmp_path / "mine.npz"), "metadata", "not a JSON object")
 
 
 @pytest.mark.parametrize("shape", ["1000000000 1000000000", "80 38", "-1", "1" * 5000, ""])
