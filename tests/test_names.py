@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 import benchmarks.__main__
@@ -48,6 +47,7 @@ def run(capsys):
 
 
 def write_clip(name: str, samples: int) -> str:
+    soundfile = pytest.importorskip("soundfile")
     soundfile.write(name, np.resize(sample(), samples), 16_000, subtype="FLOAT")
     return name
 
@@ -240,6 +240,7 @@ def test_a_clip_of_unit_variance_goes_all_the_way(run, capsys):
     """What is refused names a switch that every command has; what they write says it was used."""
     loud = sample() / sample().std() * 3
     assert abs(loud).max() > 10
+    soundfile = pytest.importorskip("soundfile")
     soundfile.write("loud.wav", loud, 16_000, subtype="FLOAT")
     for module, *words in (
         (melfront, "loud.wav"),

@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-import soundfile
-
 from melfront.audio import resample
 from melfront.conventions import SAMPLE_RATE
 
@@ -43,6 +41,8 @@ def misread(path: str) -> Iterator[tuple[FrontEndMistake, Array]]:
     """
     if not os.path.isfile(path):
         return
+    import soundfile
+
     samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     if rate != SAMPLE_RATE:
         yield NOT_RESAMPLED, samples.mean(axis=1)

@@ -17,10 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from encoder import ops
-from melfront.oracle import round_mantissa
 
 Weights = dict[str, Tensor]
-ZERO = torch.zeros_like
 
 # --- ops done differently -------------------------------------------------------------------------
 
@@ -93,13 +91,16 @@ def naive_softmax(scores: Tensor) -> Tensor:
     return shares / shares.sum(-1, keepdim=True)
 
 
-def tf32(x: Tensor) -> Tensor:
-    """x (any shape) with 10 bits of mantissa, as tensor cores round each factor of a product."""
-    return torch.from_numpy(round_mantissa(x.detach().cpu().double().numpy(), 10)).to(x)
+def keep_bits(x: Tensor, bits: int) -> Tensor:
+    """x (any shape, float32) with this many mantissa bits kept, to nearest even."""
+    drop = 23 - bits
+    raw = x.float().contiguous().view(torch.int32)
+    raw = (raw + ((1 << (drop - 1)) - 1 + ((raw >> drop) & 1))) & ~((1 << drop) - 1)
+    return raw.view(torch.float32).to(x.dtype)
 
 
 def tf32_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return ops.linear(tf32(x), tf32(weight), bias)
+    return ops.linear(keep_bits(x, 10), keep_bits(weight, 10), bias)
 
 
 def scores_times(factor: Callable[[int, int], float]) -> dict[str, Callable[..., Any]]:
@@ -186,6 +187,8 @@ def swapped_qkv(order: str) -> Callable[..., tuple[Tensor, ...]]:
 
 
 # --- weights changed ------------------------------------------------------------------------------
+
+ZERO = torch.zeros_like
 
 
 def each(pattern: str, change: Callable[[Tensor], Tensor]) -> Callable[[Weights], Weights]:

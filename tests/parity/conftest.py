@@ -5,11 +5,14 @@ Their tensors are small, and threads would only wait.
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from parity.__main__ import main
-from tests.parity.commands import FEATURES, SPEECH
+
+
+def pytest_pycollect_makemodule():
+    """All of these tests hear the sample clip, a .flac: without soundfile the folder is skipped."""
+    pytest.importorskip("soundfile")
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -22,6 +25,10 @@ def one_thread():
 
 @pytest.fixture
 def clip(tmp_path):
+    import soundfile
+
+    from tests.parity.commands import SPEECH
+
     path = tmp_path / "clip.wav"
     soundfile.write(path, SPEECH, 16_000, subtype="FLOAT")
     return path
@@ -29,12 +36,16 @@ def clip(tmp_path):
 
 @pytest.fixture
 def right(tmp_path):
+    from tests.parity.commands import FEATURES
+
     np.savez(tmp_path / "right.npz", features=FEATURES)
     return tmp_path / "right.npz"
 
 
 @pytest.fixture
 def wrong(tmp_path):
+    from tests.parity.commands import FEATURES
+
     np.savez(tmp_path / "wrong.npz", features=FEATURES - 1)
     return tmp_path / "wrong.npz"
 
