@@ -1,4 +1,4 @@
-"""The command line: usage, what it writes, and what cannot be written, read or held."""
+"""The command line: usage, output, and files that cannot be written, read or held in memory."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ def test_usage(run, tmp_path):
     ],
 )
 def test_empty_names(run, right, monkeypatch, arguments):
-    """What an unset variable of a shell gives; as a path it would be the current folder."""
+    """An unset shell variable gives an empty value, which as a path is the current folder."""
     monkeypatch.chdir(right.parent)
     np.save("features.npy", FEATURES)
     result = run(*(right if argument == "MINE" else argument for argument in arguments))
@@ -104,7 +104,7 @@ def test_what_comes_up_in_the_middle(run, right, monkeypatch, error, status, wor
 @pytest.mark.parametrize("content", [b"\x80\x04random", b"PK, a letter", b"a letter", bytes(9)])
 @pytest.mark.parametrize("name", ["features.npz", "features.npy"])
 def test_what_numpy_did_not_write(compare, tmp_path, content, name):
-    """NumPy takes it for a pickle; there is none in it."""
+    """NumPy takes any unknown file for a pickle; these contain none."""
     (tmp_path / name).write_bytes(content)
     assert_one_line(compare(tmp_path / name), name, f"not a {name[-4:]} file, whatever its name")
     save_file({"features": FEATURES}, tmp_path / name)
@@ -138,7 +138,7 @@ def test_names_that_numpy_or_the_file_system_gave(compare, tmp_path):
     assert_one_line(compare(tmp_path / "mine.npz"), "arr_0", "np.savez(path, log_mel=...)")
     np.save(tmp_path / "mine.npy", FEATURES[0])
     assert_one_line(compare(tmp_path / "mine.npy"), "mine.npy", "file's name", "log_mel.npy")
-    for name in ("mine.npy", "log_mel.npy"):  # what looks like features is taken for them
+    for name in ("mine.npy", "log_mel.npy"):  # either name, if it looks like features
         np.save(tmp_path / name, FEATURES)
         assert compare(tmp_path / name)[0] == 0
 
@@ -162,7 +162,7 @@ OUTPUTS = [
 
 @pytest.fixture
 def no_work(monkeypatch):
-    """What is refused is refused before the work."""
+    """Fail if any work is begun: bad input has to be refused before it."""
 
     def fail(*_, **__):
         raise AssertionError("the work was begun")

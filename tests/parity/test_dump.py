@@ -1,4 +1,4 @@
-"""Dumps: what is in them, that they compare, that nothing half written is left."""
+"""Dumps: their content, that they compare, and that no half-written file is left."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KINDS = ["dump.npz", "dump.safetensors"]
 
 @pytest.fixture
 def clip(tmp_path):
-    """The toy's clip as a file, which float32 holds exactly."""
+    """The toy's clip as a file; float32 holds it exactly."""
     path = tmp_path / "clip.wav"
     soundfile.write(path, AUDIO, 16_000, subtype="FLOAT")
     return path
@@ -198,7 +198,7 @@ def test_a_sample_shows_what_is_wrong(tmp_path, clip):
 
 @pytest.mark.parametrize("sampled", [False, True])
 def test_a_dump_of_a_machine_with_model_and_clip_that_are_not_here(tmp_path, clip, sampled):
-    """As a reference it needs neither; as a candidate it says what it needs."""
+    """A dump as the reference needs neither; a dump as the candidate says what is missing."""
     path = tmp_path / "dump.safetensors"
     there = tmp_path / "model"
     save_checkpoint(there)

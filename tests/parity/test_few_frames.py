@@ -1,4 +1,4 @@
-"""The front end on a few frames is the same as on all, so that the right mistake comes first."""
+"""The front end on a few frames gives what it gives on all, so the right mistake ranks first."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from parity.pipeline import Pipeline
 from parity.resolve import of_signal
 from parity.signals import SIGNALS
 
-# Of "maximum of each bin" and normalised features all frames are needed: near, and not the same.
+# "maximum of each bin" and normalised features need all frames: on a few they are only close.
 NEED_ALL = ("maximum of each bin", "normalised per bin", "normalised features")
 
 
@@ -34,7 +34,7 @@ def test_what_a_mistake_makes_is_at_no_distance_from_it(signal, stage):
 
 
 def ends_loudly(convention: str) -> Pipeline:
-    """Near-silence and a click, which the frame after faster-whisper's last one hears best."""
+    """Near-silence and a click that is loudest in the frame after faster-whisper's last one."""
     clip = 1e-4 * np.random.default_rng(3).normal(size=16_159).astype(np.float32)
     clip[-1] = 0.9
     return Pipeline(clip, n_mels=80, convention=CONVENTIONS[convention], pad_to=2.0)
@@ -87,7 +87,7 @@ def test_two_mistakes_at_once(signal):
 
 @pytest.mark.parametrize(("times", "known"), [(1, True), (12, True), (100, False)])
 def test_a_second_mistake_is_not_found_in_noise(times, known):
-    """One frame too many and some noise is one mistake, or none that is known: never two."""
+    """One frame too many plus some noise is one mistake or an unknown one, never two."""
     pipeline = of_signal("speech", 80)
     truth = pipeline.front_end_truth
     mine = pipeline.front_end(mistakes.NO_FRAME_DROPPED.convention())["features"]

@@ -1,4 +1,4 @@
-"""An op that is wrong, told from those that inherit its error; any stage fed in; the assertion."""
+"""Forced comparison, which separates a wrong op from inherited errors; resume; the assertion."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def front_end(stages, **options):
 
 
 def port(dtype="float32", model=TOY, **functions):
-    """Every stage of the encoder as a port in this type has it, with these ops."""
+    """Every stage of the encoder of a port in this type, with these ops."""
     seen = {}
 
     def tap(stage, tensor):
@@ -97,7 +97,7 @@ def test_one_wrong_op_of_one_block(name, stage):
 
     slot = next(iter(replaced))
     mine = port(**{slot: later(slot)})
-    if slot != "layer_norm":  # beside the attention, which stays right
+    if slot != "layer_norm":  # computed apart from the attention, which stays right
         context = "block.1.attn.context"
         mine[context] = torch.einsum(
             "hqk,khd->qhd",

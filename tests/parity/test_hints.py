@@ -1,4 +1,4 @@
-"""What the report says beyond a name: how a tensor was read, what else it may be, where to look."""
+"""Hints in the report: how a tensor was read, what else it may be, where to look."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def names(report):
     return [named.name for named in report.diagnosis.named]
 
 
-# --- `mel`, which people call two things by -------------------------------------------------------
+# --- `mel`, a name with two meanings --------------------------------------------------------------
 
 
 def test_mel_alone_is_features_or_the_power():
@@ -74,7 +74,7 @@ def test_mel_beside_a_reference():
 
 
 def uncentred(window, dropped):
-    """As torch.stft(center=False): only the frames that lie in what it is given."""
+    """As torch.stft(center=False): only the frames that fit into the signal."""
     n = round(PAD_TO * 16_000)
     x = np.pad(AUDIO, (0, n - len(AUDIO)))
     frames = np.lib.stride_tricks.sliding_window_view(x, 400)[::160]
@@ -122,7 +122,7 @@ def test_frames_that_are_missing_and_nothing_else(name):
 
 
 def test_a_reference_of_another_shape_is_no_mistake():
-    """Features of 80 bins that are right, beside somebody's of 128."""
+    """Right features of 80 bins, compared with a reference of 128."""
     reference = {"features": ours_numpy(AUDIO, 8_000, 128)}
     mine = {"features": ours_numpy(AUDIO, 8_000, 80)}
     report = parity.compare(mine, reference, audio=AUDIO, pad_to=PAD_TO)
@@ -200,7 +200,7 @@ def test_a_constant_is_called_one(value):
     assert report.diagnosis.nearest is None
 
 
-# --- mistakes of no decision ----------------------------------------------------------------------
+# --- reshaped, bias added to k --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stage", ["features", "power"])
@@ -210,7 +210,7 @@ def test_reshaped_where_a_transposition_is_meant(stage):
         report = compare(**{stage: mine})
         assert names(report) == ["reshaped, not transposed"], report
         assert report.first_wrong.name == stage
-    # And the batch that people forget to take apart.
+    # The same with the batch axis left on.
     clips = [AUDIO, AUDIO[::-1].copy()]
     both_clips = melfront.log_mel(clips, n_mels=80, pad_to=PAD_TO)
     mine = both_clips.swapaxes(1, 2).reshape(both_clips.shape)
@@ -236,7 +236,7 @@ def test_a_bias_on_k():
 
 @pytest.mark.slow
 def test_no_final_norm_on_trained_weights(tiny_en):
-    """Without it the numbers are five times as large, and their noise is ten times as large."""
+    """Without it the numbers are five times as large and their noise ten times."""
     model = encoder.WhisperEncoder.from_pretrained(tiny_en)
     mel = melfront.log_mel(melfront.load_audio(SAMPLE), n_mels=80)
     mine = encoder.trace(model, mel)["block.3.mlp_residual"]
@@ -268,7 +268,7 @@ def test_a_file_misread(stereo, name, pad_to):
     mine = melfront.log_mel(clip, n_mels=80, pad_to=pad_to)
     report = parity.compare({"log_mel": mine}, audio=path, n_mels=80, pad_to=pad_to)
     assert names(report) == [name], report
-    # And from a stage in the middle.
+    # The same from a stage in the middle.
     power = oracle.trace(clip, n_mels=80, pad_to=pad_to)["power"]
     report = parity.compare({"power": power}, audio=path, n_mels=80, pad_to=pad_to)
     assert names(report) == [name], report

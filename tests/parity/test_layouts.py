@@ -1,4 +1,4 @@
-"""The layouts, names, types and files in which people have their tensors."""
+"""The layouts, names, types and files in which tensors are accepted."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_features(features, change, note):
 
 @pytest.mark.parametrize("stage", list(TRACE))
 def test_every_stage_with_a_batch_axis(stage):
-    # Alone, `mel` would be somebody's features.
+    # Alone, `mel` would stand for the features.
     report = compare({stage: TRACE[stage][None], "features": TRACE["features"]})
     assert report.ok, report
 

@@ -1,4 +1,4 @@
-"""What the installed libraries do differently is found, and named, from their numbers alone."""
+"""How the installed libraries differ is found and named from their numbers alone."""
 
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def test_others_are_named(name, signal, mistake):
     ("name", "mistakes"),
     [
         ("openai-whisper, transcribe", {"tail of zeros"}),
-        # The clip ends in zeros: whence those of one more frame come cannot be told.
+        # The clip ends in zeros, so the origin of one more frame of zeros cannot be told.
         ("faster-whisper", {"a hop of zeros added", "no frame dropped"}),
         ("faster-whisper, transcribe", {"tail of zeros"}),
         ("librosa, default padding", {"zero padding"}),
@@ -90,7 +90,7 @@ def test_others_are_named_on_the_sample_clip(name, mistakes):
 
 
 def test_masks():
-    """transformers 5.23 gives two that have an entry for each sample."""
+    """Two of the four masks of transformers 5.23 have an entry for each sample."""
     if version("transformers") != "5.23.0":
         pytest.skip("transformers 5.23.0 is not installed")
     sizes = [(size, total) for _, size, total in libraries_page.masks()]

@@ -94,7 +94,7 @@ def random_pairs(count: int, seed: int):
 
 
 def visible_alone(pair, clip) -> bool:
-    """Does each of the two change the features that the other one leaves?"""
+    """Does each of the two change the features that the other gives?"""
 
     def features(convention):
         return oracle.log_mel(clip.make(), n_mels=80, convention=convention, pad_to=clip.pad_to)
@@ -106,14 +106,14 @@ def visible_alone(pair, clip) -> bool:
 
 @pytest.mark.parametrize("count", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_two_mistakes_at_once_are_named_both(count):
-    """Of the pairs in which both mistakes can be seen."""
+    """Among the pairs in which both mistakes show."""
     clip = SIGNALS["padded"]
     pairs = [pair for pair in random_pairs(4 * count, seed=7) if visible_alone(pair, clip)][:count]
     assert len(pairs) == count
     for pair in pairs:
         dump = front_end_dump(clip.make(), both(TRANSFORMERS, pair), pad_to=clip.pad_to)
         report = compare({"features": dump["features"]}, n_mels=80)
-        # The first, or as good as the first: two clamps can look the same on a clip.
+        # First, or tied for first: two clamps can look the same on a clip.
         found = [set(named.entries) for named in report.diagnosis.named]
         assert set(pair) in found, f"{pair[0].name} + {pair[1].name}\n{report}"
         assert len(found) <= 2, report
@@ -166,7 +166,7 @@ def test_encoder_mistake_is_named(entry):
 
 
 def thirds(entries):
-    """A third of the entries at once, the others when there is time."""
+    """Every third entry runs always, the others only with the slow tests."""
     return [
         pytest.param(entry, id=entry.name, marks=[] if i % 3 == 0 else [pytest.mark.slow])
         for i, entry in enumerate(entries)
@@ -231,7 +231,7 @@ def test_front_end_mistake_is_named_from_the_hidden_state(entry):
     assert entry.name in names(report), report
 
 
-# --- what is not in the catalogue -----------------------------------------------------------------
+# --- unknown mistakes -----------------------------------------------------------------------------
 
 
 def stretched(convention) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The picture: what it shows is in the right place, and it is drawn of any report."""
+"""The picture: errors are in the right place, and every report can be drawn."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_the_stage_that_is_shown():
 
 @pytest.mark.parametrize("stage", list(WHOLE))
 def test_time_runs_across(stage):
-    """The value that is wrong stands in the column of its time."""
+    """A wrong value appears in the column of its time."""
     mine = WHOLE[stage].copy()
     axes = {"padded": 0, "mel": 1, "log": 1, "clamped": 1, "features": 1}
     axes |= {name: 1 for name in ("conv1", "gelu1", "conv2", "gelu2")}

@@ -1,4 +1,4 @@
-"""A port that is right is never accused: other libraries, types, orders of the sums, batches.
+"""A right port is never accused: other libraries, types, orders of the sums, batches.
 
 The three tests marked slow are 1,000 runs: 600 and 50 of front ends, 350 of encoders.
 """
@@ -106,7 +106,7 @@ def test_named_conventions(sample, convention):
 @given(signal=signals(0.5, min_samples=SHORTEST), n_mels=st.sampled_from([80, 128]))
 @settings(max_examples=15)
 def test_matrix_dft_is_no_mistake(signal, n_mels):
-    """A float32 DFT as a matrix product is up to three times noisier than an FFT, and not wrong."""
+    """A float32 DFT as a matrix product is up to three times noisier than an FFT, but not wrong."""
     x = signal.array()
     mine = ports.matrix_dft(x, len(x), n_mels)
     report = parity.compare({"features": mine}, audio=x, pad_to=None)
@@ -176,7 +176,7 @@ def test_encoder_at_length(case):
 
 
 def right_stages(name: str, dtype: str) -> dict[str, torch.Tensor]:
-    """Every encoder stage of a model as a right port in this type has it."""
+    """Every encoder stage of a right port in this type."""
     config = MODELS[name].config
     audio = SIGNALS["toy"].make()[: config.n_frames * 160]
     mel = melfront.log_mel(audio, n_mels=config.n_mels, pad_to=config.n_frames / 100)
@@ -189,7 +189,7 @@ def right_stages(name: str, dtype: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ["toy", "toy-quiet"])
 @pytest.mark.parametrize("sampled", [False, True])
 def test_against_a_reference(tmp_path, name, dtype, sampled):
-    """A reference publishes the noise of float32, and 16-bit types have more of it."""
+    """A reference publishes float32 noise; 16-bit types have more."""
     clip, path = tmp_path / "clip.wav", tmp_path / "truth.npz"
     soundfile.write(clip, SIGNALS["toy"].make(), 16_000, subtype="FLOAT")
     dump(path, clip, f"formula:{name}", sample=sampled)
@@ -200,7 +200,7 @@ def test_against_a_reference(tmp_path, name, dtype, sampled):
 @given(data=st.data(), name=st.sampled_from(sorted(MODELS)), dtype=st.sampled_from(DTYPES))
 @settings(max_examples=25)
 def test_forced(data, name, dtype):
-    """Whichever stages are given: with few of them, each is many steps from the one before."""
+    """With any subset of the stages; with few, each is many steps from the one before."""
     stages = right_stages(name, dtype)
     wanted = data.draw(st.sets(st.sampled_from(list(stages)), min_size=1))
     given = {stage: tensor for stage, tensor in stages.items() if stage in wanted}

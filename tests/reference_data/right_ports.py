@@ -1,4 +1,4 @@
-"""Prints how every right port, in this process, stands against the committed files, as JSON.
+"""Compare every right port, in this process, with the committed files; print JSON.
 
 python -m tests.reference_data.right_ports    # under the variables of a setting
 """

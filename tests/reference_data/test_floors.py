@@ -1,4 +1,4 @@
-"""A right port passes against the committed files, whatever its CPU and its FFT."""
+"""A right port passes against the committed files on any CPU and with any FFT."""
 
 import json
 import platform
@@ -34,14 +34,14 @@ def noises(setting):
 
 @pytest.mark.parametrize("setting", CPUS)
 def test_right_ports_pass(setting):
-    """Of the features, all front-end stages, and the toys' encoders."""
+    """For the features, all front-end stages, and the toy encoders."""
     for port, by_stage in noises(setting).items():
         for stage, error in by_stage.items():
             assert error <= noise.PASS_LIMIT["float32"], (port, stage)
 
 
 def test_settings_differ():
-    """Else they would be one setting under several names."""
+    """Settings that compute the same would be one setting under several names."""
     found = [tuple(noises(setting)["dc.80.safetensors, all stages"].values()) for setting in CPUS]
     assert len(set(found)) == (3 if torch.cpu._is_avx512_supported() else 2)
 

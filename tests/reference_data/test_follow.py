@@ -1,4 +1,4 @@
-"""The README's steps, taken in C for every file: a stranger without Python can follow them."""
+"""The README's steps, written in C and run on every file: they can be followed without Python."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""What is committed is what the command gives, and what MANIFEST.json says."""
+"""The committed files are those that the command makes and MANIFEST.json lists."""
 
 import hashlib
 import json
@@ -48,8 +48,8 @@ def assert_same_file(made, path):
         if not key.startswith((tensors.FLOOR, tensors.NORM)):
             assert about[key] == held.metadata[key], key
     for name, floor in held.floors.items():
-        # The committed one is the largest of several settings, whose least is up to six times less.
-        # What this machine alone gives is the noise of a right port, which passes at twice that.
+        # The committed floor is the largest of several settings, and up to six times the least.
+        # The noise measured on this machine is that of a right port, which passes up to twice it.
         ours = float(about[tensors.FLOOR + name])
         assert floor / 16 <= ours <= floor * 2, f"{path.name}: floor of {name}"
 
@@ -170,7 +170,7 @@ def test_front_end(name, n_mels):
 
 @pytest.mark.parametrize("n_mels", make.N_MELS)
 def test_sample_features(n_mels):
-    """They are the first of 30 s, bit for bit, and what follows is the last of them."""
+    """They are the first frames of 30 s, bit for bit; all later frames equal their last one."""
     made = make.sample_features(n_mels)
     assert_same_file(made, make.HERE / "frontend" / f"sample.{n_mels}.safetensors")
     kept, whole = made[0]["features"], of_signal("sample", n_mels).front_end_truth["features"]
@@ -180,7 +180,7 @@ def test_sample_features(n_mels):
 
 @pytest.mark.parametrize("title", make.LIBRARIES)
 def test_libraries(title):
-    """Their float32 rounds differently elsewhere: within the noise of two."""
+    """Float32 rounds differently on other machines: equal to within the noise of two."""
     library = libraries.find(title)
     if libraries.version(library.package) != MANIFEST["versions"][library.package]:
         pytest.skip(f"{library.package} {MANIFEST['versions'][library.package]} is not installed")
@@ -296,7 +296,7 @@ def test_right_toy_passes(name):
 
 
 def test_readme_example(monkeypatch):
-    """As it stands, with our features put in for the dots."""
+    """The example as printed, with our features in place of the dots."""
     text = (make.HERE / "README.md").read_text("utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     monkeypatch.chdir(make.HERE.parent)

@@ -1,4 +1,4 @@
-"""Every mistake of the catalogue shows in the committed data, and is named from it."""
+"""The committed data show every mistake of the catalogue, and suffice to name it."""
 
 from functools import cache
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_encoder_mistake_is_wrong_at_its_own_stage(entry):
 
 
 def some_slow(entries, every):
-    """All entries, of which only each so many-th runs when slow tests do not."""
+    """All entries; only one in `every` runs without the slow tests."""
     return [
         pytest.param(entry, id=entry.name, marks=[pytest.mark.slow] if i % every else [])
         for i, entry in enumerate(entries)
@@ -122,7 +122,7 @@ def test_page_has_every_mistake(heading, entries):
 
 @pytest.mark.parametrize("entry", FRONT_END[::7], ids=lambda entry: entry.name)
 def test_page_says_what_a_run_gives(entry):
-    """Is it blind or not: every seventh mistake, on three signals."""
+    """The page is blind where a run passes: every seventh mistake, on three signals."""
     for name in ("padded", "tone", "faint"):
         cell = mistakes_page.front_end_cell(entry, name)
         assert (rows("Front end")[entry.name][name] == "blind") == (cell.verdict == PASS)
