@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -87,13 +87,29 @@ class EncoderMistake:
     needs_clip: bool = False  # depends on how many positions hold audio
 
 
-def mistake(name: str, stage: str, sentence: str, seen: str = "", **change: Any) -> FrontEndMistake:
-    """An entry that changes these fields of `Convention`."""
-    return FrontEndMistake(name, Stage(stage), tuple(change.items()), sentence, seen)
+Entry = TypeVar("Entry", FrontEndMistake, EncoderMistake)
+
+
+def mistake(
+    name: str, sentence: str, seen: str = "", **change: Any
+) -> Callable[[Stage], FrontEndMistake]:
+    """A front-end entry that changes these fields of `Convention`; `catalogue` gives its stage."""
+    return lambda stage: FrontEndMistake(name, stage, tuple(change.items()), sentence, seen)
 
 
 def encoder_mistake(
-    name: str, stage: str, sentence: str, seen: str = "", **change: Any
-) -> EncoderMistake:
-    """An entry with these fields of `EncoderMistake`: ops, weights or rewrite."""
-    return EncoderMistake(name, Stage(stage), sentence, seen, **change)
+    name: str, sentence: str, seen: str = "", **change: Any
+) -> Callable[[Stage], EncoderMistake]:
+    """An encoder entry with these fields of `EncoderMistake`: ops, weights or rewrite."""
+    return lambda stage: EncoderMistake(name, stage, sentence, seen, **change)
+
+
+def catalogue(*items: str | Callable[[Stage], Entry]) -> list[Entry]:
+    """Entries, each after the name of the first stage that it spoils."""
+    entries = []
+    for item in items:
+        if isinstance(item, str):
+            stage = Stage(item)
+        else:
+            entries.append(item(stage))
+    return entries

@@ -164,11 +164,15 @@ Run = Callable[[Sequence[Array], int, int], Array]  # clips (N,), length, n_mels
 class Library:
     """One way to call one library."""
 
-    name: str
-    package: str  # that has to be installed
+    name: str  # of the package, and which of its ways
     call: str  # for the reader
     run: Run
     window: bool = False  # made for clips that zeros follow, as in a window of 30 s
+
+    @property
+    def package(self) -> str:
+        """The package that has to be installed."""
+        return self.name.partition(",")[0]
 
 
 def padded(one: Callable[[Array, int], Array]) -> Run:
@@ -201,63 +205,41 @@ def as_it_is(one: Callable[[Array, int, int], Array]) -> Run:
 LIBRARIES = (
     Library(
         "transformers, torch path",
-        "transformers",
         "`WhisperFeatureExtractor(...)` where torch is installed",
         transformers,
     ),
     Library(
         "transformers, NumPy path",
-        "transformers",
         "`WhisperFeatureExtractor(...)` where torch is not installed",
         transformers_numpy,
     ),
-    Library(
-        "openai-whisper",
-        "openai-whisper",
-        "`log_mel_spectrogram` of the padded clip",
-        padded_batch(openai),
-    ),
+    Library("openai-whisper", "`log_mel_spectrogram` of the padded clip", padded_batch(openai)),
     Library(
         "openai-whisper, transcribe",
-        "openai-whisper",
         "what `transcribe` gives the encoder",
         as_it_is(openai_transcribe),
         window=True,
     ),
-    Library(
-        "faster-whisper",
-        "faster-whisper",
-        "`FeatureExtractor(...)` of the padded clip",
-        padded(faster_whisper),
-    ),
+    Library("faster-whisper", "`FeatureExtractor(...)` of the padded clip", padded(faster_whisper)),
     Library(
         "faster-whisper, transcribe",
-        "faster-whisper",
         "what `WhisperModel.transcribe` gives the encoder",
         as_it_is(faster_whisper_transcribe),
         window=True,
     ),
     Library(
         "asrfront",
-        "asrfront",
         "`whisper.log_mel(pad_or_trim=False)` of the padded clip",
         padded(partial(asrfront, pad_or_trim=False)),
     ),
-    Library(
-        "hf-processors-rs",
-        "hf-processors-rs",
-        "`WhisperFeatureExtractor.from_dict(...)`",
-        hf_processors,
-    ),
+    Library("hf-processors-rs", "`WhisperFeatureExtractor.from_dict(...)`", hf_processors),
     Library(
         "librosa, pad_mode='reflect'",
-        "librosa",
         "`feature.melspectrogram`, then Whisper's logarithm and scale",
         padded(partial(librosa, pad_mode="reflect")),
     ),
     Library("librosa, default padding", "librosa", "the same without `pad_mode`", padded(librosa)),
     Library(
-        "kaldi-native-fbank",
         "kaldi-native-fbank",
         "`OnlineWhisperFbank`, then the logarithm and scale that its header asks for",
         padded(kaldi),

@@ -22,7 +22,7 @@ from .. import signals
 from ..comparison.compare import compare
 from ..comparison.report import number
 from ..files.tensors import replacing
-from ..noise import MISSING, NOISY, PASS, SHAPE, WRONG, Array
+from ..noise import MISSING, NOISY, PASS, SHAPE, WRONG, Array, unit_line
 from ..pipeline import Pipeline
 from ..resolve import of_signal
 from . import libraries
@@ -118,7 +118,7 @@ def masks() -> list[tuple[str, int, int]]:
     return rows
 
 
-HEAD = """# What the libraries compute
+HEAD = f"""# What the libraries compute
 
 The log-mel features of every library that was installed, on the signals of
 `reference_data`, against float64. Written by
@@ -126,9 +126,8 @@ The log-mel features of every library that was installed, on the signals of
 running, and what a library does differently was found by `parity compare` from
 its numbers alone. `left` is the noise that remains once that is assumed.
 
-One unit of noise is what transformers' own float32 computation is away from
-float64 on that signal. Up to 2 passes, up to 10 is noisy, more is wrong. Each
-number is the larger of 80 and 128 bins.
+{unit_line("transformers").capitalize()}. Up to 2
+passes, up to 10 is noisy, more is wrong. Each number is the larger of 80 and 128 bins.
 """
 
 

@@ -23,7 +23,7 @@ from ..comparison.compare import compare_with
 from ..comparison.report import Report, number
 from ..files.tensors import FLOOR, Dump, Tensor, replacing
 from ..mistakes import ENCODER, FRONT_END, EncoderMistake, FrontEndMistake, run
-from ..noise import NOISY, PASS, SHAPE, Array, error
+from ..noise import NOISY, PASS, SHAPE, Array, error, unit_line
 from ..pipeline import Pipeline, load_model
 from ..resolve import of_signal
 from ..stages import LN_POST, ParityError, Stage
@@ -209,13 +209,14 @@ def alike(rows: Rows) -> list[str]:
     ]
 
 
-HEAD = """# Which mistake shows where
+HEAD = f"""# Which mistake shows where
 
 Every entry of the catalogue (`python -m parity mistakes`), made on purpose, and the final tensor
 alone given to `parity compare`: the features for the front end, the last hidden state for the
 encoder. Written by `python -m parity mistakes --table parity/MISTAKES.md`.
 
-A number is the error in units of float32 noise: up to 2 passes, up to 10 is noisy, above is wrong.
+A number is an error in units of float32 noise: up to 2 passes, up to 10 is noisy, more is wrong.
+{unit_line("transformers").capitalize()}.
 
 - ✓ the mistake is named, first and alone
 - ≈ it is named together with others that give the same numbers there (listed below each table)

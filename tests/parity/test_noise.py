@@ -1,5 +1,8 @@
 """Every report says what one unit of noise is the error of."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -7,7 +10,9 @@ from safetensors.numpy import save_file
 import parity
 from parity.files.dump import dump
 from parity.noise import EPS, FOREIGN_ULP, UNITS, foreign_floor, rms, unit_line
+from parity.pages import libraries_page, mistakes_page
 from parity.signals import SIGNALS
+from reference_data.manifest import HERE, manifest
 
 SPEECH = SIGNALS["speech"].make()
 OPTIONS = {"audio": SPEECH, "n_mels": 80, "pad_to": None}
@@ -65,3 +70,18 @@ def test_of_a_mixture(tmp_path):
     report = parity.compare({name: trace[name] for name in ("mel", "features")}, path)
     assert [stage.unit for stage in report.stages] == ["foreign", "published"]
     assert str(report).splitlines()[1] == unit_line("foreign", "published")
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("LIBRARIES.md", libraries_page), ("MISTAKES.md", mistakes_page)]
+)
+def test_of_the_pages(name, module):
+    text = Path(parity.__file__).with_name(name).read_text("utf-8")
+    assert UNITS["transformers"] in module.HEAD
+    assert text.startswith(module.HEAD)
+
+
+def test_of_what_is_committed():
+    about = json.loads((HERE / "MANIFEST.json").read_text("utf-8"))["about"]
+    assert unit_line("several CPUs") in about
+    assert manifest()["about"] == about
