@@ -31,7 +31,6 @@ from melfront.command import exit_status
 from parity import signals, stages
 from parity.__main__ import Parser
 from parity.files import dump, tensors
-from parity.files.dump import N_FLOOR, noise_of_sample, noise_of_stage
 from parity.files.sampling import as_real, at_positions
 from parity.pages import libraries
 from parity.pages.libraries_page import features_of
@@ -121,9 +120,10 @@ def golden(pipeline: Pipeline, sampled: tuple[str, ...]) -> tuple[dict[str, Any]
     port = pipeline.right_port(truth, "float32")
     about = metadata(pipeline)
     for stage, values in truth.items():
-        measured = noise_of_sample if stage in sampled else noise_of_stage
-        pair = [at_positions(stage, x, N_FLOOR) for x in (values, as_real(port[stage]))]
-        about[tensors.FLOOR + stage] = repr(measured(stage, values.shape, *pair))
+        pair = [at_positions(stage, x, dump.N_FLOOR) for x in (values, as_real(port[stage]))]
+        about[tensors.FLOOR + stage] = repr(
+            dump.noise_of(stage, values.shape, *pair, stage in sampled)
+        )
     about |= {tensors.NORM + s: repr(float(np.linalg.norm(truth[s]))) for s in sampled}
     about |= {tensors.SAMPLED + s: dump.spaced(truth[s].shape) for s in sampled}
     kept = {s: at_positions(s, x) if s in sampled else x for s, x in truth.items()}

@@ -94,8 +94,7 @@ def write(
     produce(pipeline, shapes, dtype, keep_and_write)
     produce(pipeline, shapes, "float32" if dtype == "float64" else "float64", keep)
     truth, port = (first, other) if dtype == "float64" else (other, first)
-    noise = noise_of_sample if sample else noise_of_stage
-    floors = {s: noise(s, shape, truth[s], port[s]) for s, shape in shapes.items()}
+    floors = {s: noise_of(s, shape, truth[s], port[s], sample) for s, shape in shapes.items()}
     metadata = describe(pipeline, dtype) | {FLOOR + s: repr(floor) for s, floor in floors.items()}
     if sample:
         metadata |= {NORM + stage: repr(norms[stage]) for stage in shapes}
@@ -103,20 +102,18 @@ def write(
     return metadata
 
 
-def noise_of_stage(_stage: str, _shape: tuple[int, ...], truth: Array, port: Array) -> float:
-    """The float32 noise of a stage: `truth` and a right port's values at N_FLOOR positions."""
-    return noise_floor(truth, port)
+def noise_of(stage: str, shape: tuple[int, ...], truth: Array, port: Array, sampled: bool) -> float:
+    """The float32 noise of a stage, from the truth's and a right port's values at N_FLOOR positions.
 
-
-def noise_of_sample(stage: str, shape: tuple[int, ...], truth: Array, port: Array) -> float:
-    """The same, but no less than at the few positions kept.
-
-    Channels differ, and so does their noise: 256 values can have three times that of the whole.
+    sampled: no less than the noise of the few positions kept. Channels differ, and so does their
+    noise: 256 values can have three times that of the whole.
     """
+    whole = noise_floor(truth, port)
+    if not sampled:
+        return whole
     size = math.prod(shape)
     kept = slice(N_SAMPLES) if size > N_FLOOR else sample_positions(stage, size)
-    least = noise_floor(truth[kept], port[kept])
-    return max(noise_of_stage(stage, shape, truth, port), least)
+    return max(whole, noise_floor(truth[kept], port[kept]))
 
 
 def produce(

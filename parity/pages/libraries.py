@@ -238,7 +238,7 @@ LIBRARIES = (
         "`feature.melspectrogram`, then Whisper's logarithm and scale",
         padded(partial(librosa, pad_mode="reflect")),
     ),
-    Library("librosa, default padding", "librosa", "the same without `pad_mode`", padded(librosa)),
+    Library("librosa, default padding", "the same without `pad_mode`", padded(librosa)),
     Library(
         "kaldi-native-fbank",
         "`OnlineWhisperFbank`, then the logarithm and scale that its header asks for",
