@@ -6,16 +6,14 @@ parity.assert_parity(my_log_mel, "features", audio="clip.wav")
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import assert_parity, resume, trace
-    from .compare import compare
-    from .dump import dump
-    from .report import Report, StageResult
-    from .tensors import ParityError
+    from .comparison.compare import compare
+    from .comparison.report import Report, StageResult
+    from .files.dump import dump
+    from .stages import ParityError
 
 __all__ = [
     "ParityError",
@@ -30,15 +28,15 @@ __all__ = [
 
 HOMES = {
     "api": ("assert_parity", "resume", "trace"),
-    "compare": ("compare",),
-    "dump": ("dump",),
-    "report": ("Report", "StageResult"),
-    "tensors": ("ParityError",),
+    "comparison.compare": ("compare",),
+    "comparison.report": ("Report", "StageResult"),
+    "files.dump": ("dump",),
+    "stages": ("ParityError",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import: not for a --help or a mistyped option.
+    # torch takes seconds to import, and --help or a mistyped option needs none of it.
     from importlib import import_module
 
     for module, names in HOMES.items():
@@ -47,13 +45,5 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class Package(ModuleType):
-    """This package. Importing parity/compare.py would bind `parity.compare` to the module."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in __all__ or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-# `parity.compare` and `parity.dump` are the functions, however often and whence they are imported.
-sys.modules[__name__].__class__ = Package
+def __dir__() -> list[str]:
+    return __all__

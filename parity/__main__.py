@@ -64,7 +64,7 @@ def command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
 def dump_options(dump: argparse.ArgumentParser) -> None:
     add = dump.add_argument
     add("audio", nargs="?", type=filled, metavar="AUDIO", help="a file; default: the sample clip")
-    subject_options(dump)
+    pipeline_options(dump)
     add(
         "-o",
         dest="out",
@@ -107,7 +107,7 @@ def compare_options(compare: argparse.ArgumentParser) -> None:
         help="the clip that MINE was made from, or the clips of a batch; also sample, or "
         "signal:NAME of reference_data (default: what MINE says, or sample)",
     )
-    subject_options(compare)
+    pipeline_options(compare)
     add(
         "--forced",
         action="store_true",
@@ -117,7 +117,7 @@ def compare_options(compare: argparse.ArgumentParser) -> None:
     add("--plot", type=filled, metavar="OUT.png", help="draw the error of the first wrong stage")
 
 
-def subject_options(command: argparse.ArgumentParser) -> None:
+def pipeline_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--model",
         type=filled,
@@ -192,48 +192,52 @@ def check_target(path: Path, option: str) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.command == "dump":
+        return run_dump(options)
+    if options.command == "compare":
+        return run_compare(options)
     if options.command == "stages":
         from .stages import listing
 
         print(listing())
-        return DONE
-    if options.command == "mistakes" and options.table:
-        from .table import write
+    elif options.command == "libraries":
+        from .pages.libraries_page import report
+
+        print(report(options.out))
+    elif options.table:
+        from .pages.mistakes_page import write
 
         print(write(options.table))
-        return DONE
-    if options.command == "mistakes":
+    else:
         from .mistakes import everything
 
         for entry in everything():
             print(f"{entry.name:40}  {entry.stage:22}  {entry.sentence}")
-        return DONE
-    if options.command == "libraries":
-        from .libraries_page import report
+    return DONE
 
-        print(report(options.out))
-        return DONE
 
-    if options.command == "dump":
-        from .dump import dump
+def run_dump(options: argparse.Namespace) -> int:
+    from .files.dump import dump
 
-        written = dump(
-            options.out,
-            options.audio,
-            options.model,
-            wanted=options.stages,
-            dtype=options.dtype,
-            sample=options.sample,
-            n_mels=options.n_mels,
-            convention=options.convention,
-            pad_to=options.pad_to,
-            check_range=options.check_range,
-            tell=print,
-        )
-        print(f"{len(written)} stage{'s' * (len(written) != 1)} written to {options.out}")
-        return DONE
+    written = dump(
+        options.out,
+        options.audio,
+        options.model,
+        wanted=options.stages,
+        dtype=options.dtype,
+        sample=options.sample,
+        n_mels=options.n_mels,
+        convention=options.convention,
+        pad_to=options.pad_to,
+        check_range=options.check_range,
+        tell=print,
+    )
+    print(f"{len(written)} stage{'s' * (len(written) != 1)} written to {options.out}")
+    return DONE
 
-    from .compare import compare
+
+def run_compare(options: argparse.Namespace) -> int:
+    from .comparison.compare import compare
 
     audio = options.audio
     result = compare(
@@ -249,7 +253,7 @@ def run(options: argparse.Namespace) -> int:
     )
     print(result.to_json() if options.json else result)
     if options.plot:
-        from .plot import plot
+        from .comparison.plot import plot
 
         plot(result, options.plot)
     return DONE if result.ok else FAILED

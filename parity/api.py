@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import measure, stages
-from .compare import compare
-from .layout import fit
-from .subject import resolve
-from .tensors import Array, Dump, ParityError, as_tensor
-from .truth import Subject
+from .comparison.compare import compare
+from .files.fit import fit
+from .files.tensors import Dump, as_tensor
+from .noise import Array, widen
+from .resolve import DEFAULT, resolve
+from .stages import ParityError, Stage
 
 
 def assert_parity(mine: Any, stage: str, **options: Any) -> None:
     """Assert that a tensor is right to within the noise of its type.
 
-    mine: array or tensor of the stage of this name (`python -m parity stages`, or an alias such as
-    `input_features` or `last_hidden_state`). Options are those of `parity.compare`: audio, model,
-    n_mels, convention, pad_to, check_range. Raises AssertionError with the whole report, mistake
-    and all.
+    mine: float16, bfloat16, float32 or float64 array or tensor.
+    stage: its name (`python -m parity stages`, or an alias such as `input_features` or
+        `last_hidden_state`).
+    options: those of `parity.compare`: audio, model, n_mels, convention, pad_to, check_range.
+
+    Raises AssertionError with the whole report, the name of the mistake included, and ParityError
+    for what cannot be compared.
     """
     report = compare({stage: mine}, **options)
     if not report.ok:
@@ -27,7 +30,12 @@ def assert_parity(mine: Any, stage: str, **options: Any) -> None:
 
 
 def trace(audio: Any = None, model: Any = None, **options: Any) -> dict[str, Array]:
-    """The float64 truth of every stage, name to array; the encoder's only if a model is given."""
+    """The float64 truth of every stage: what the oracles of `melfront` and `encoder` compute.
+
+    The encoder's stages only if a model is given. Options are those of `parity.compare`: audio,
+    model, n_mels, convention, pad_to, check_range. Returns name to float64 array (the spectrum is
+    complex128), in order. Raises ParityError.
+    """
     return resume({}, audio=audio, model=model, **options)
 
 
@@ -38,31 +46,32 @@ def resume(
     model: Any = None,
     n_mels: int | None = None,
     convention: Any = None,
-    pad_to: Any = "default",
+    pad_to: Any = DEFAULT,
     check_range: bool = True,
 ) -> dict[str, Array]:
-    """Put somebody's tensors in at their stages and run the rest in float64 from there.
+    """Replace stages by these tensors and compute all later stages from them, in float64.
 
-    tensors: stage name to array, in any layout that `compare` knows. What comes before, and
-    whatever else a later stage needs - the residual, the other projections - is the truth.
-    Returns every stage, name to float64 array. Raises ParityError.
+    tensors: stage name to array, in any layout that `compare` knows. Everything else that a later
+    stage needs, such as the residual or the other projections, is the truth.
+    audio, model, n_mels, convention, pad_to, check_range: as of `parity.compare`.
+    Returns every stage, name to float64 array (the spectrum is complex128), of the shapes that
+    `python -m parity stages` lists, with an axis more in front for a batch.
+    Raises ParityError for an unknown stage or a shape that does not fit.
     """
-    given = Dump({name: as_tensor(values, name) for name, values in tensors.items()}, {})
-    subject: Subject = resolve(given, None, audio, model, n_mels, convention, pad_to, check_range)
-    names = stages.canonical(list(given.tensors), subject.n_layer)
-    wanted = {stage: given.tensors[name].values for name, stage in names.items()}
+    dump = Dump({name: as_tensor(values, name) for name, values in tensors.items()}, {})
+    pipeline, given, _ = resolve(dump, None, audio, model, n_mels, convention, pad_to, check_range)
     result: dict[str, Array] = {}
 
-    def put(stage: str, tensor: Array) -> Array:
-        if stage in wanted:
-            fitted = fit(wanted[stage], stage, tensor.shape)
+    def put(name: str, tensor: Array) -> Array:
+        stage = Stage(name)
+        if stage in given.tensors:
+            values = given.tensors[stage].values
+            fitted = fit(values, stage, tensor.shape)
             if not fitted.fits:
-                raise ParityError(
-                    f"{stage} has shape {wanted[stage].shape}, expected {tensor.shape}"
-                )
-            tensor = measure.widen(fitted.values)
+                raise ParityError(f"{stage} has shape {values.shape}, expected {tensor.shape}")
+            tensor = widen(fitted.values)
         result[stage] = tensor
         return tensor
 
-    subject.run(put, encoder=subject.model is not None)
+    pipeline.run(put, encoder=pipeline.model is not None)
     return result

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .truth import Subject
+    from .pipeline import Pipeline
+    from .stages import Stage
 
 
 class Reference:
@@ -34,32 +35,31 @@ class Reference:
 
     def __init__(self, **options: Any) -> None:
         self.options = options
-        self.kept: dict[str, NDArray[Any]] = {}
+        self.kept: dict[Stage, NDArray[Any]] = {}
 
     @cached_property
-    def subject(self) -> Subject:
-        from .subject import resolve
-        from .tensors import Dump
+    def pipeline(self) -> Pipeline:
+        from .resolve import NO_DUMP, resolve
 
-        return resolve(Dump({}, {}), None, **self.options)
+        return resolve(NO_DUMP, None, **self.options)[0]
 
     @cached_property
     def audio(self) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         """The clip to feed your port with: (N,) float32 at 16 kHz; of a batch a list of them."""
         import numpy as np
 
-        clips = self.subject.clips
+        clips = self.pipeline.clips
         arrays = [np.asarray(clip, dtype=np.float32) for clip in clips.arrays]
         return arrays if clips.batched else arrays[0]
 
     def stage(self, name: str) -> NDArray[Any]:
         """The float64 truth of a stage, by its name or an alias. Raises ParityError, ValueError."""
-        from .compare import free_truth
-        from .stages import canonical
+        from .comparison.expected import free_truth
+        from .stages import stages_of
 
-        (stage,) = canonical([name], self.subject.n_layer).values()
+        (stage,) = stages_of([name], self.pipeline.n_layer).values()
         if stage not in self.kept:
-            self.kept |= free_truth(self.subject, [stage])
+            self.kept |= free_truth(self.pipeline, [stage])
         return self.kept[stage]
 
     def check(self, tensor: Any, stage: str) -> None:
@@ -69,9 +69,11 @@ class Reference:
         with the whole report: which stage, how wrong, where, and the mistake that it looks like.
         """
         __tracebackhide__ = True
-        from .compare import compare_with, load
+        from .comparison.compare import compare_with, load
+        from .resolve import by_stage
 
-        report = compare_with(self.subject, load({stage: tensor}))
+        given = by_stage(load({stage: tensor}), self.pipeline.n_layer)
+        report = compare_with(self.pipeline, given)
         if not report.ok:
             raise AssertionError(f"\n{report}")
 

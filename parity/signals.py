@@ -1,7 +1,7 @@
 """The signals of reference_data: short clips, each from a formula that any language reproduces.
 
-Every sample is an integer over a power of two, so float32 holds it exactly. Between them they show
-every front-end mistake of the catalogue: `parity/MISTAKES.md` says which shows which.
+Every sample is an integer over a power of two, so float32 holds it exactly. Together the signals
+show every front-end mistake of the catalogue: `parity/MISTAKES.md` says which shows which.
 
 z[i] is element i of the splitmix64 sequence whose seed is the FNV-1a of the text given, as in
 `encoder/formula.py`; >> shifts right; s[i] are the 16-bit samples of reference_data/sample.flac.

@@ -1,4 +1,7 @@
-"""Every stage from the waveform to the last hidden state: name, order, shape, what it is.
+"""Every stage from the waveform to the last hidden state: name, order, axes, what it is.
+
+Files, taps and command lines call a stage by its name. `Stage(name)` and `stages_of(names)` are the
+doors where a name is looked up; behind them every stage knows its part, block, axes and place.
 
 # B clips  L samples  N n_fft  F frames  K frequencies  M mel bins
 # T positions  S state  H heads  A mlp width
@@ -8,70 +11,138 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
-from .tensors import ParityError
+from melfront.command import one_line
 
 
-class Stage(NamedTuple):
-    """One stage; `name` has {i} in place of the block's number."""
+class ParityError(ValueError):
+    """What was given cannot be compared; the message says what to do. One line."""
 
-    name: str
-    shape: tuple[str, ...]
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+Row = tuple[str, str, str]  # name, axes, meaning
+
+PARTS: dict[str, tuple[Row, ...]] = {
+    "front end": (
+        ("padded", "L+N", "the waveform, zeros up to 30 s, 200 samples mirrored at each edge"),
+        ("frames", "F N", "pieces of 400 samples, one every 160"),
+        ("windowed", "F N", "each piece times the periodic Hann window"),
+        ("spectrum", "F K", "its Fourier transform, complex"),
+        ("power", "F K", "the squared size of each frequency"),
+        ("mel", "M F", "weighted sums of neighbouring frequencies"),
+        ("log", "M F", "log10 of at least 1e-10"),
+        ("clamped", "M F", "at least the clip's maximum less 8"),
+        ("features", "M F", "(x + 4) / 4: what the encoder is given"),
+    ),
+    "stem": (
+        ("conv1", "S F", "first convolution, stride 1"),
+        ("gelu1", "S F", "its GELU"),
+        ("conv2", "S T", "second convolution, stride 2: 20 ms a step from here"),
+        ("gelu2", "S T", "its GELU"),
+        ("positions", "T S", "time first, the positions added: the first block's input"),
+    ),
+    "block": (
+        ("attn_ln", "T S", "layer norm before attention"),
+        ("attn.q", "T S", "queries, heads side by side, not yet scaled"),
+        ("attn.k", "T S", "keys, which have no bias"),
+        ("attn.v", "T S", "values"),
+        ("attn.scores", "H T T", "q k^T / sqrt(head_dim): query down, key across"),
+        ("attn.weights", "H T T", "softmax of the scores, along the keys"),
+        ("attn.context", "T S", "weights v, heads side by side again"),
+        ("attn.out", "T S", "its projection"),
+        ("attn_residual", "T S", "added to the block's input"),
+        ("mlp_ln", "T S", "layer norm before the MLP"),
+        ("mlp.fc1", "T A", "first linear map, four times as wide"),
+        ("mlp.gelu", "T A", "its GELU"),
+        ("mlp.fc2", "T S", "second linear map"),
+        ("mlp_residual", "T S", "added to what was there: the block's output"),
+    ),
+    "end": (("ln_post", "T S", "the last block's output, normed: last_hidden_state"),),
+}
+
+# Part's number, number within the part, and the rest of the row.
+ROWS = {
+    (part == "block", name): (part, (number, within), axes, meaning)
+    for number, (part, rows) in enumerate(PARTS.items())
+    for within, (name, axes, meaning) in enumerate(rows)
+}
+
+
+class Stage(str):
+    """A stage: the name that files and taps have for it, and what is known of it. Frozen.
+
+    `Stage("block.3.attn.q")` looks a name up, with any block's number; `Stage("block.I.attn.q")` is
+    that stage of any block. Raises ParityError for an unknown name.
+    """
+
+    __slots__ = ("axes", "block", "meaning", "order", "part")
+
+    part: str  # "front end", "stem", "block" or "end"
+    block: int | None  # its block's number; None outside the blocks, and of any block
+    axes: tuple[str, ...]  # letters of the legend above; a batch has one axis more, in front
+    order: tuple[int, int, int]  # compares as the stages follow each other: part, block, place
     meaning: str
 
+    def __new__(cls, name: str) -> Stage:
+        found = re.fullmatch(r"block\.(\d{1,9}|I)\.(.+)", name)
+        row = ROWS.get((found is not None, found[2] if found else name))
+        if row is None:
+            raise ParityError(unknown(name))
+        self = super().__new__(cls, name)
+        part, (number, within), axes, meaning = row
+        block = int(found[1]) if found and found[1] != "I" else None
+        letters = tuple(letter.replace("+", " + ") for letter in axes.split())
+        facts = {"part": part, "block": block, "axes": letters, "meaning": meaning}
+        for key, value in {**facts, "order": (number, block or 0, within)}.items():
+            object.__setattr__(self, key, value)
+        return self
+
+    def __reduce__(self) -> tuple[type[Stage], tuple[str]]:
+        return Stage, (str(self),)  # copies are looked up again: nothing of a Stage can be set
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        raise AttributeError(f"a Stage is frozen: {key} cannot be set")
+
     @property
-    def step(self) -> int | None:
+    def of_front_end(self) -> bool:
+        return self.part == "front end"
+
+    @property
+    def time_axis(self) -> int | None:
         """The axis along which time runs in frames or positions, if there is one."""
-        axes = [i for i, letter in enumerate(self.shape) if letter in "FT"]
-        return axes[0] if axes else None
+        return next((i for i, letter in enumerate(self.axes) if letter in "FT"), None)
+
+    @property
+    def within(self) -> str:
+        """Its name without the block: "attn.q"."""
+        return self.split(".", 2)[2] if self.part == "block" else str(self)
+
+    def in_block(self, block: int | str) -> Stage:
+        """The same stage of another block; "I": of any block. What is in no block is itself."""
+        return Stage(f"block.{block}.{self.within}") if self.part == "block" else self
 
 
-FRONT_END = (
-    Stage(
-        "padded", ("L + N",), "the waveform, zeros up to 30 s, 200 samples mirrored at each edge"
-    ),
-    Stage("frames", ("F", "N"), "pieces of 400 samples, one every 160"),
-    Stage("windowed", ("F", "N"), "each piece times the periodic Hann window"),
-    Stage("spectrum", ("F", "K"), "its Fourier transform, complex"),
-    Stage("power", ("F", "K"), "the squared size of each frequency"),
-    Stage("mel", ("M", "F"), "weighted sums of neighbouring frequencies"),
-    Stage("log", ("M", "F"), "log10 of at least 1e-10"),
-    Stage("clamped", ("M", "F"), "at least the clip's maximum less 8"),
-    Stage("features", ("M", "F"), "(x + 4) / 4: what the encoder is given"),
-)
+FRONT_END = tuple(Stage(name) for name, _, _ in PARTS["front end"])
+STEM = tuple(Stage(name) for name, _, _ in PARTS["stem"])
+BLOCK = tuple(Stage(f"block.I.{name}") for name, _, _ in PARTS["block"])
+LAST = tuple(Stage(name) for name, _, _ in PARTS["end"])
+(LN_POST,) = LAST
+Name = TypeVar("Name", str, Stage)  # of what a dictionary of tensors has as its keys
 
-STEM = (
-    Stage("conv1", ("S", "F"), "first convolution, stride 1"),
-    Stage("gelu1", ("S", "F"), "its GELU"),
-    Stage("conv2", ("S", "T"), "second convolution, stride 2: 20 ms a step from here"),
-    Stage("gelu2", ("S", "T"), "its GELU"),
-    Stage("positions", ("T", "S"), "time first, the positions added: the first block's input"),
-)
 
-BLOCK = (
-    Stage("block.{i}.attn_ln", ("T", "S"), "layer norm before attention"),
-    Stage("block.{i}.attn.q", ("T", "S"), "queries, heads side by side, not yet scaled"),
-    Stage("block.{i}.attn.k", ("T", "S"), "keys, which have no bias"),
-    Stage("block.{i}.attn.v", ("T", "S"), "values"),
-    Stage(
-        "block.{i}.attn.scores", ("H", "T", "T"), "q k^T / sqrt(head_dim): query down, key across"
-    ),
-    Stage("block.{i}.attn.weights", ("H", "T", "T"), "softmax of the scores, along the keys"),
-    Stage("block.{i}.attn.context", ("T", "S"), "weights v, heads side by side again"),
-    Stage("block.{i}.attn.out", ("T", "S"), "its projection"),
-    Stage("block.{i}.attn_residual", ("T", "S"), "added to the block's input"),
-    Stage("block.{i}.mlp_ln", ("T", "S"), "layer norm before the MLP"),
-    Stage("block.{i}.mlp.fc1", ("T", "A"), "first linear map, four times as wide"),
-    Stage("block.{i}.mlp.gelu", ("T", "A"), "its GELU"),
-    Stage("block.{i}.mlp.fc2", ("T", "S"), "second linear map"),
-    Stage("block.{i}.mlp_residual", ("T", "S"), "added to what was there: the block's output"),
-)
+def of_encoder(n_layer: int) -> list[Stage]:
+    """The encoder's stages, in order, for a model of n_layer blocks."""
+    return [*STEM, *(stage.in_block(i) for i in range(n_layer) for stage in BLOCK), *LAST]
 
-LAST = (Stage("ln_post", ("T", "S"), "the last block's output, normed: last_hidden_state"),)
 
-# What other programs call them. `mel` alone in a file is somebody's features, unless its values say
-# otherwise (`compare.is_power`); next to other front-end stages it is the stage of that name.
+# --- names in files and at the command line -------------------------------------------------------
+
+# What other programs call them. `mel` alone in a file is the features, unless its values say
+# otherwise (`resolve.is_power`); next to other front-end stages it is the stage of that name.
 ALIASES = {
     "log_mel": "features",
     "input_features": "features",
@@ -81,48 +152,25 @@ ALIASES = {
 HIDDEN = "hidden_states."
 
 
-def front_end_names() -> list[str]:
-    return [stage.name for stage in FRONT_END]
-
-
-def encoder_names(n_layer: int) -> list[str]:
-    """The encoder's stages, in order, for a model of n_layer blocks."""
-    blocks = [stage.name.format(i=i) for i in range(n_layer) for stage in BLOCK]
-    return [s.name for s in STEM] + blocks + [s.name for s in LAST]
-
-
-def find(name: str) -> Stage:
-    """The stage of this name, block number and all. Raises KeyError."""
-    general = re.sub(r"^block\.\d+\.", "block.{i}.", name)
-    for stage in (*FRONT_END, *STEM, *BLOCK, *LAST):
-        if stage.name == general:
-            return stage._replace(name=name)
-    raise KeyError(name)
-
-
-def canonical(names: list[str], n_layer: int | None) -> dict[str, str]:
+def stages_of(names: Iterable[str], n_layer: int | None) -> dict[str, Stage]:
     """The stage that each of the names in a file stands for, name to stage.
 
-    Takes our names, those of ALIASES, and `hidden_states.i` as transformers counts them. Raises
-    ParityError for a name that is no stage (with the nearest one), or two names for one stage; a
-    hidden state that is given under another name as well is taken once.
+    Takes our names, those of ALIASES, and `hidden_states.i` as transformers counts them, for an
+    encoder of n_layer blocks, or None where that is not known. A hidden state that is given under
+    another name as well is taken once. Raises ParityError for an unknown name, with the nearest
+    known one, and for two names of one stage.
     """
-    known = set(front_end_names()) | set(encoder_names(n_layer or 0))
-    spelled_out = set(front_end_names()) - {"mel"}
-    result: dict[str, str] = {}
+    names = list(names)
+    spelled_out = {s for s in FRONT_END if s != "mel"} | {"log_mel", "input_features"}
+    result: dict[str, Stage] = {}
     for name in sorted(names, key=lambda name: name.startswith(HIDDEN)):
-        stage = name
         hidden = re.fullmatch(rf"{re.escape(HIDDEN)}(\d{{1,3}})", name)
-        if name == "mel" and any(
-            n in spelled_out or ALIASES.get(n) == "features" for n in names if n != "mel"
-        ):
-            stage = "mel"
-        elif name in ALIASES:
-            stage = ALIASES[name]
-        elif hidden:
+        if hidden:
             stage = hidden_state(int(hidden[1]), n_layer)
-        elif name not in known and not (n_layer is None and re.match(r"block\.\d+\.", name)):
-            raise ParityError(unknown(name, sorted(known | set(ALIASES))))
+        elif name == "mel" and not spelled_out.isdisjoint(names):
+            stage = Stage(name)
+        else:
+            stage = known(ALIASES.get(name, name), n_layer)
         if stage in result.values() and not hidden:
             raise ParityError(f"two tensors for the stage {stage}: {name!r} and another; keep one")
         if stage not in result.values():
@@ -130,35 +178,46 @@ def canonical(names: list[str], n_layer: int | None) -> dict[str, str]:
     return result
 
 
-def hidden_state(i: int, n_layer: int | None) -> str:
+def known(name: str, n_layer: int | None) -> Stage:
+    """`Stage(name)`, of an encoder of n_layer blocks. Raises ParityError."""
+    stage = Stage(name)
+    if stage.part == "block":
+        too_high = n_layer is not None and stage.block is not None and stage.block >= n_layer
+        if stage.block is None or too_high:
+            raise ParityError(unknown(name, n_layer))
+    return stage
+
+
+def hidden_state(i: int, n_layer: int | None) -> Stage:
     """The stage that transformers returns as hidden_states[i]. Raises ParityError."""
     if n_layer and i > n_layer:
         raise ParityError(
-            f"{HIDDEN}{i} is no stage: an encoder of {n_layer} blocks has {HIDDEN}0 to "
+            f"unknown stage {HIDDEN}{i}: an encoder of {n_layer} blocks has {HIDDEN}0 to "
             f"{HIDDEN}{n_layer}"
         )
     if i == 0:
-        return "positions"
-    return "ln_post" if i == n_layer else f"block.{i - 1}.mlp_residual"
+        return Stage("positions")
+    return LN_POST if i == n_layer else Stage(f"block.{i - 1}.mlp_residual")
 
 
-def unknown(name: str, known: list[str]) -> str:
+def unknown(name: str, n_layer: int | None = None) -> str:
+    """What an error says of a name that no stage has."""
     if re.fullmatch(r"arr_\d+", name):
         return (
             f"{name!r} is NumPy's name for an array saved without one: save it as "
             "np.savez(path, log_mel=...); `python -m parity stages` lists the names"
         )
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    every = [*FRONT_END, *of_encoder(1 if n_layer is None else n_layer), *ALIASES]
+    near = difflib.get_close_matches(name, sorted(every), n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"{name!r} is no stage; {hint}`python -m parity stages` lists them"
+    return f"unknown stage {name!r}; {hint}`python -m parity stages` lists them"
 
 
-def listing(n_layer: int = 1) -> str:
-    """All stages as text, one a line."""
+def listing() -> str:
+    """All stages as text, one a line: name, shape, meaning."""
     rows = [*FRONT_END, *STEM, *BLOCK, *LAST]
-    width = max(len(stage.name) for stage in rows)
+    width = max(map(len, rows))
     return "\n".join(
-        f"{stage.name.replace('{i}', 'I'):{width}}  {'(' + ', '.join(stage.shape) + ')':10}  "
-        f"{stage.meaning}"
+        f"{stage:{width}}  {'(' + ', '.join(stage.axes) + ')':10}  {stage.meaning}"
         for stage in rows
     )

@@ -1,8 +1,8 @@
-"""The noise of right float32 computations on other CPUs, and with another FFT, than this one has.
+"""Measure one unit of noise as other CPUs and another FFT would have it ("several CPUs").
 
-A floor that one machine measured accuses a right port on the next, whose libraries choose other
-kernels. So each committed floor is the largest of those that these settings give, each in a process
-of its own, because MKL, oneDNN and torch read their variables as they are loaded.
+A floor measured on one machine accuses right ports on the next, whose libraries choose other
+kernels. So each committed floor is the largest that these settings give. Each setting runs in its
+own process, because MKL, oneDNN and torch read these variables as they are loaded.
 
     python -m reference_data.floors "MKL AVX2" FILE ...   # one setting's floors, as JSON
 """
@@ -18,21 +18,19 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import scipy
 import torch
 
-from parity import measure, stages
-from parity.compare import order_of
-from parity.dump import as_real, at_positions
-from parity.sampling import N_SAMPLES
-from parity.subject import resolve
-from parity.table import trained
-from parity.tensors import Dump, read
+from parity.files.sampling import as_real, at_positions
+from parity.files.tensors import read
+from parity.noise import noise_floor
+from parity.pages.mistakes_page import trained
+from parity.pipeline import needs_encoder
+from parity.resolve import NO_DUMP, resolve
 
-THREADS = (1, 2)  # our torch path takes other products on several
+THREADS = (1, 2)  # with several, torch chooses other matrix products
 SETTINGS = {
     "MKL AVX-512": {"MKL_ENABLE_INSTRUCTIONS": "AVX512"},
     "MKL AVX2": {
@@ -45,10 +43,10 @@ SETTINGS = {
         "ONEDNN_MAX_CPU_ISA": "SSE41",
         "ATEN_CPU_CAPABILITY": "default",
     },
-    "pocketfft": {},  # as NumPy and SciPy have it, and many ports
+    "pocketfft": {},  # the FFT of NumPy, SciPy and many ports
 }
-# MKL heeds the first two on Intel's CPUs only. These functions of its own, which torch calls
-# wherever they are loaded first, say that the CPU is one.
+# MKL honours the first two on Intel CPUs only. These two functions of MKL, preloaded, tell it that
+# this is one.
 INTEL = "int mkl_serv_intel_cpu(void) { return 1; } int mkl_serv_intel_cpu_true(void) { return 1; }"
 
 Floors = dict[str, dict[str, float]]  # file, then stage
@@ -70,7 +68,7 @@ def largest(paths: Iterable[Path]) -> Floors:
 
 
 def by_setting(paths: Iterable[str]) -> dict[str, Floors]:
-    """What `measured` gives for these files in a process for each setting."""
+    """The result of `measured` for these files, one process for each setting."""
     with tempfile.TemporaryDirectory() as folder:
         return {
             name: json.loads(run(name, ["-m", "reference_data.floors", name, *paths], folder))
@@ -79,7 +77,7 @@ def by_setting(paths: Iterable[str]) -> dict[str, Floors]:
 
 
 def run(setting: str, arguments: list[str], folder: str) -> str:
-    """What Python prints under a setting; `folder` is for the library that is loaded first."""
+    """What Python prints under a setting. folder: holds the library that is preloaded."""
     library = Path(folder) / "intel.so"
     if not library.exists():
         compiler = ["cc", "-shared", "-fPIC", "-x", "c", "-o", str(library), "-"]
@@ -93,25 +91,24 @@ def run(setting: str, arguments: list[str], folder: str) -> str:
 
 
 def measured(path: str) -> dict[str, float]:
-    """rms noise of each stage that the file holds, of what it holds of it, in this process."""
-    held = read(path)
+    """rms noise of each stage in the file, of the values that the file holds, in this process."""
     weights = trained() if Path(path).stem == "tiny.en" else None
-    subject = resolve(Dump({}, {}), held, model=weights and str(weights))
-    wanted = set(order_of(subject)) & held.tensors.keys()
-    encoder = bool(wanted - set(stages.front_end_names()))
+    pipeline, _, held = resolve(NO_DUMP, read(path), model=weights and str(weights))
+    assert held is not None
+    wanted = held.tensors.keys() & set(pipeline.stages)
     found: dict[str, float] = {}
 
     def weigh(stage: str, tensor: np.ndarray) -> None:
         if stage in wanted:
             mine = as_real(tensor)
             if stage in held.sampled:
-                mine = at_positions(stage, mine, N_SAMPLES)
+                mine = at_positions(stage, mine)
             truth = held.tensors[stage].values.astype(np.float64)
-            found[stage] = max(measure.noise_floor(truth, mine), found.get(stage, 0.0))
+            found[stage] = max(noise_floor(truth, mine), found.get(stage, 0.0))
 
     for threads in THREADS:
         torch.set_num_threads(threads)
-        subject.run_right_port(weigh, encoder)
+        pipeline.run_right_port(weigh, needs_encoder(wanted))
     return found
 
 
@@ -120,7 +117,7 @@ def pocketfft(x: torch.Tensor) -> torch.Tensor:
 
 
 def machine() -> str:
-    """What the floors were measured on: CPU, libraries, settings."""
+    """The machine that the floors were measured on: CPU, libraries, settings."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     widest = "AVX-512" if torch.cpu._is_avx512_supported() else "no AVX-512"
@@ -132,8 +129,9 @@ def machine() -> str:
 
 
 def main(setting: str, *paths: str) -> None:
-    with patch.object(torch.fft, "rfft", pocketfft if setting == "pocketfft" else torch.fft.rfft):
-        print(json.dumps({path: measured(path) for path in paths}))
+    if setting == "pocketfft":
+        torch.fft.rfft = pocketfft  # in this process, which measures and ends
+    print(json.dumps({path: measured(path) for path in paths}))
 
 
 if __name__ == "__main__":

@@ -5,15 +5,14 @@
 
 Parts: signals, frontend, libraries, toy, the published sizes, and tiny.en, which needs trained
 weights: the folder `whisper-tiny.en` in the folder that MELFRONT_SHARED names, or in `shared`
-beside the checkout. A part whose weights or libraries are missing is left as it was.
+next to the checkout. A part whose weights or libraries are missing is left unchanged.
 
-Each part is written with the noise that this process measures, and `floors.py` then raises it to
-what other CPUs and another FFT would have.
+Each part is written with the noise measured in this process; `floors.py` then raises that to the
+noise that other CPUs and another FFT would have.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import tempfile
@@ -26,61 +25,47 @@ import numpy as np
 from scipy.io import wavfile
 
 import melfront
-from melfront.audio import SAMPLE, as_clips
+from encoder.built_in import TOY, TOYS
 from melfront.command import Parser, exit_status, replacing
-from parity import libraries, signals, stages, tensors, toy
-from parity.dump import (
-    N_FLOOR,
-    as_real,
-    at_positions,
-    dump,
-    noise_of_sample,
-    noise_of_stage,
-    spaced,
-)
-from parity.sampling import N_SAMPLES
-from parity.subject import of_signal
-from parity.table import trained
-from parity.truth import Subject, model_digest
+from parity import signals, stages
+from parity.files import dump, tensors
+from parity.files.sampling import as_real, at_positions
+from parity.pages import libraries
+from parity.pages.libraries_page import features_of
+from parity.pages.mistakes_page import trained
+from parity.pipeline import Pipeline, load_model
+from parity.resolve import of_signal
 
 from . import floors
+from .manifest import (
+    COMMAND,
+    HERE,
+    LIBRARIES,
+    MEASURED_ON,
+    N_MELS,
+    PACKAGES,
+    clips_of,
+    manifest,
+    text_of,
+    waveforms,
+)
 
-HERE = Path(__file__).resolve().parent
-FORMAT = 2
-COMMAND = "python -m reference_data.make"
 SIZES = ("tiny", "base", "small", "medium", "large-v2", "large-v3")
 PARTS = ("signals", "frontend", "libraries", "toy", *SIZES, "tiny.en")
-N_MELS = (80, 128)
 # The sample clip's features are kept for 816 frames: frame 811 is the last that hears the clip, and
 # at 30 s all that follow are the same constant.
 SAMPLE_SECONDS = 8.16
-MEASURED_ON = "floors_measured_on"
-
-# Of these stages a fixed sample of positions is kept: they are bulky, and a wrong one shows in the
-# sample, or in the stage after it.
+# Of these stages a fixed sample of positions is kept: they are large, and an error shows in the
+# sample or in the next stage.
 SAMPLED = ("frames", "windowed", "spectrum")
-SAMPLED_TWICE = ("padded", *SAMPLED, "power")  # at 80 bins too, for they are whole at 128
-LIBRARIES = (
-    "transformers, torch path",
-    "transformers, NumPy path",
-    "openai-whisper",
-    "faster-whisper",
-)
-PACKAGES = {libraries.find(name).package for name in LIBRARIES}
-SHARED_DIMENSIONS = {
-    "tiny": ["tiny.en"],
-    "base": ["base.en"],
-    "small": ["small.en", "distil-small.en"],
-    "medium": ["medium.en", "distil-medium.en"],
-    "large-v2": ["large", "large-v1", "distil-large-v2"],
-    "large-v3": ["large-v3-turbo", "turbo", "distil-large-v3"],
-}
+SAMPLED_TWICE = ("padded", *SAMPLED, "power")  # at 80 bins: the files at 128 hold them whole
+IN_MANIFEST = ("melfront", "numpy", "torch")  # the versions, which a dump has in its metadata
 
 
 def write(
     path: Path, arrays: Mapping[str, Any], about: dict[str, str], dtype: str = "float32"
 ) -> None:
-    """Write a safetensors file whose bytes depend on nothing but what is in it."""
+    """Write a safetensors file whose bytes depend on its content alone."""
     path.parent.mkdir(exist_ok=True)
     shapes = {name: np.shape(values) for name, values in arrays.items()}
     with replacing(path) as temporary:  # the values may be those of the file itself
@@ -91,7 +76,7 @@ def write(
 
 
 def parts_of(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
-    """What `write` was given: tensors in their order, metadata, dtype."""
+    """Undo `write`: the tensors in their order, the metadata, the dtype."""
     held = tensors.read(path)
     with path.open("rb") as file:
         order = json.loads(file.read(int.from_bytes(file.read(8), "little")))
@@ -101,7 +86,7 @@ def parts_of(path: Path) -> tuple[dict[str, Any], dict[str, str], str]:
 
 
 def raise_floors(paths: Iterable[Path]) -> None:
-    """Let each file publish the largest noise that right computations have, on other CPUs too."""
+    """Raise each file's published noise to the largest that right computations have anywhere."""
     for path, noise in floors.largest(paths).items():
         arrays, about, dtype = parts_of(Path(path))
         for stage, floor in noise.items():
@@ -110,14 +95,6 @@ def raise_floors(paths: Iterable[Path]) -> None:
 
 
 # --- waveforms ------------------------------------------------------------------------------------
-
-
-def waveforms(name: str) -> dict[str, Any]:
-    """The clips of a signal, not yet padded: one under its name, several under NAME.0, NAME.1."""
-    clips = as_clips(signals.load(name))
-    if not clips.batched:
-        return {name: clips.arrays[0]}
-    return {f"{name}.{i}": clip for i, clip in enumerate(clips.arrays)}
 
 
 def make_signals() -> None:
@@ -135,49 +112,34 @@ def front_end(name: str, n_mels: int) -> tuple[dict[str, Any], dict[str, str]]:
     return golden(of_signal(name, n_mels), SAMPLED if n_mels == max(N_MELS) else SAMPLED_TWICE)
 
 
-def golden(subject: Subject, sampled: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+def golden(pipeline: Pipeline, sampled: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
     """Every front-end stage of a signal, whole or sampled, and what the file says of itself."""
-    truth = {stage: as_real(values) for stage, values in subject.front_end_truth.items()}
-    port = subject.right_port(truth, "float32")
-    about = describe(subject)
+    truth = {stage: as_real(values) for stage, values in pipeline.front_end_truth.items()}
+    port = pipeline.right_port(truth, "float32")
+    about = metadata(pipeline)
     for stage, values in truth.items():
-        measured = noise_of_sample if stage in sampled else noise_of_stage
-        pair = [at_positions(stage, x, N_FLOOR) for x in (values, as_real(port[stage]))]
-        about[tensors.FLOOR + stage] = repr(measured(stage, values.shape, *pair))
+        pair = [at_positions(stage, x, dump.N_FLOOR) for x in (values, as_real(port[stage]))]
+        about[tensors.FLOOR + stage] = repr(
+            dump.noise_of(stage, values.shape, *pair, stage in sampled)
+        )
     about |= {tensors.NORM + s: repr(float(np.linalg.norm(truth[s]))) for s in sampled}
-    about |= {tensors.SAMPLED + s: spaced(truth[s].shape) for s in sampled}
-    kept = {s: at_positions(s, x, N_SAMPLES) if s in sampled else x for s, x in truth.items()}
+    about |= {tensors.SAMPLED + s: dump.spaced(truth[s].shape) for s in sampled}
+    kept = {s: at_positions(s, x) if s in sampled else x for s, x in truth.items()}
     return kept, about
 
 
-def describe(subject: Subject) -> dict[str, str]:
-    about = {
-        "format": tensors.FORMAT,
-        "clip": subject.clip_name,
-        "clip_sha256": subject.clip_digest,
-        **clips_of(subject.clip_name, subject.length),
-        "n_mels": str(subject.n_mels),
-        "convention": subject.convention.name,
-        "pad_to": str(subject.pad_to),
-        "dtype": "float64",
-    }
-    if subject.model:
-        about |= {"model": subject.model_name, "model_sha256": model_digest(subject.model)}
-    return about
-
-
-def clips_of(clip_name: str, length: int) -> dict[str, str]:
-    """The names of the .wav files, and what each is padded to with zeros, in samples."""
-    names = waveforms(clip_name.removeprefix(signals.PREFIX))
-    return {"wav": " ".join(f"signals/{name}.wav" for name in names), "length": str(length)}
+def metadata(pipeline: Pipeline) -> dict[str, str]:
+    """What a file says of itself: a dump's metadata, and the .wav files to read."""
+    said = dump.describe(pipeline, "float64") | clips_of(pipeline.clip_name, pipeline.length)
+    return {key: text for key, text in said.items() if key not in IN_MANIFEST}
 
 
 def sample_features(n_mels: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """The features of the sample clip, which are those of 30 s as far as they go."""
-    subject = replace(of_signal("sample", n_mels), pad_to=SAMPLE_SECONDS)
-    truth = {"features": subject.front_end_truth["features"]}
-    floor = subject.floors(truth, "float32")["features"]
-    return truth, describe(subject) | {tensors.FLOOR + "features": repr(floor)}
+    """The features of the sample clip: the first frames of those padded to 30 s."""
+    pipeline = replace(of_signal("sample", n_mels), pad_to=SAMPLE_SECONDS)
+    truth = {"features": pipeline.front_end_truth["features"]}
+    floor = pipeline.floors(truth, "float32")["features"]
+    return truth, metadata(pipeline) | {tensors.FLOOR + "features": repr(floor)}
 
 
 def make_frontend() -> None:
@@ -202,10 +164,9 @@ def library_features(name: str) -> tuple[dict[str, Any], dict[str, str]]:
         library = libraries.find(title)
         versions[f"version.{library.package}"] = str(libraries.version(library.package))
         for n_mels in N_MELS:
-            case = libraries.case_of(of_signal(name, n_mels))
-            kept[key(title, n_mels)] = library.run(case)
-    subject = of_signal(name, N_MELS[0])
-    about = {"clip": subject.clip_name, **clips_of(subject.clip_name, subject.length)}
+            kept[key(title, n_mels)] = features_of(library, of_signal(name, n_mels))
+    pipeline = of_signal(name, N_MELS[0])
+    about = {"clip": pipeline.clip_name, **clips_of(pipeline.clip_name, pipeline.length)}
     return kept, about | versions
 
 
@@ -222,28 +183,28 @@ def make_libraries() -> None:
 
 
 def toy_stages(name: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Every stage of a toy encoder, whole, after those of the front end that feeds it."""
-    subject = of_signal("toy", toy.TOY.n_mels, toy.load(name), f"formula:{name}")
-    kept, about = golden(subject, SAMPLED)
-    names = stages.encoder_names(toy.TOY.n_audio_layer)
-    truth = subject.encoder_truth(names)
-    noise = subject.floors(truth, "float32")
+    """Every stage of a toy encoder, whole, and of the front end that feeds it."""
+    pipeline = of_signal("toy", TOY.n_mels, load_model(f"formula:{name}"), f"formula:{name}")
+    kept, about = golden(pipeline, SAMPLED)
+    names = stages.of_encoder(TOY.n_audio_layer)
+    truth = pipeline.encoder_truth(names)
+    noise = pipeline.floors(truth, "float32")
     about |= {tensors.FLOOR + stage: repr(noise[stage]) for stage in names}
     return kept | {stage: truth[stage] for stage in names}, about
 
 
 def make_toy() -> None:
-    for name in toy.NAMES:
+    for name in TOYS:
         path = HERE / "encoder" / f"{name}.safetensors"
         write(path, *toy_stages(name), dtype="float64")
-    raise_floors(HERE / "encoder" / f"{name}.safetensors" for name in toy.NAMES)
+    raise_floors(HERE / "encoder" / f"{name}.safetensors" for name in TOYS)
 
 
 def make_size(file: str, model: str, public: str) -> None:
     """256 positions of each stage of a whole model on the sample clip."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump.safetensors"
-        dump(path, model=model, sample=True)
+        dump.dump(path, model=model, sample=True)
         settle(path, HERE / "encoder" / f"{file}.safetensors", public)
     raise_floors([HERE / "encoder" / f"{file}.safetensors"])
 
@@ -253,94 +214,8 @@ def settle(path: Path, target: Path, model: str) -> None:
     arrays, about, _ = parts_of(path)
     about |= {"model": model}
     about |= clips_of(about["clip"], round(float(about["pad_to"]) * melfront.SAMPLE_RATE))
-    for package in ("melfront", "numpy", "torch"):  # MANIFEST.json has them
-        about.pop(package, None)
+    about = {key: text for key, text in about.items() if key not in IN_MANIFEST}
     write(target, arrays, about)
-
-
-# --- manifest -------------------------------------------------------------------------------------
-
-
-def manifest() -> dict[str, Any]:
-    """What is in the folder: every file and tensor with its SHA-256, and how it came about."""
-    files = sorted(HERE.glob("*/*.safetensors"))
-    return {
-        "format": FORMAT,
-        "command": COMMAND,
-        "about": "Float64 truth of every stage, rounded to float32; the toy encoders in float64. "
-        "README.md says how to read it.",
-        "versions": {
-            "melfront": melfront.__version__,
-            **{p: libraries.version(p) for p in ("numpy", "scipy", "torch", "safetensors")},
-            **{
-                p: libraries.version(p)
-                for p in sorted({libraries.find(n).package for n in LIBRARIES})
-            },
-        },
-        "python": ".".join(map(str, sys.version_info[:3])),
-        "licence": {
-            "sample.flac": "MIT, as this repository: synthesised from a text of ours by rules, "
-            "with no recording of a person in it (make_sample.py)",
-            "all else": "MIT, as this repository: computed",
-        },
-        "sampling": f"Of a sampled stage, {N_SAMPLES} positions: element j is flat index "
-        "(z[j] mod size), z the splitmix64 sequence seeded with the FNV-1a of the stage's name",
-        "signals": {
-            name: {
-                "formula": s.formula,
-                "pad_to": s.pad_to,
-                "shows": s.shows,
-                **clips_of(name, of_signal(name, N_MELS[0]).length),
-            }
-            for name, s in signals.SIGNALS.items()
-        },
-        "models": {
-            "toy": "formula weights (encoder/formula.py); dimensions " + str(toy.TOY),
-            "toy-quiet": "the same with conv1, conv2 and the positions, weights and biases, over "
-            f"2^{toy.QUIET_BITS}",
-            **{
-                size: f"formula weights; the dimensions are also those of {', '.join(others)}"
-                for size, others in SHARED_DIMENSIONS.items()
-            },
-            "tiny.en": "openai/whisper-tiny.en, trained weights",
-        },
-        "sample.flac": sha256(SAMPLE.read_bytes()),
-        "wav": {p.name: sha256(p.read_bytes()) for p in sorted(HERE.glob("signals/*.wav"))},
-        "files": {str(path.relative_to(HERE).as_posix()): listing(path) for path in files},
-    }
-
-
-def listing(path: Path) -> dict[str, Any]:
-    """One file of the manifest."""
-    held = tensors.read(path)
-    sampled, noise = held.sampled, held.floors
-    entries: dict[str, dict[str, Any]] = {}
-    for name, tensor in sorted(held.tensors.items()):
-        dtype = tensor.values.dtype.newbyteorder("<")
-        entries[name] = {
-            "shape": list(sampled.get(name, tensor.values.shape)),
-            "sha256": sha256(np.ascontiguousarray(tensor.values, dtype).tobytes()),
-        }
-        if name in sampled:
-            entries[name]["sampled"] = tensor.values.size
-        if name in noise:
-            entries[name]["floor"] = float(f"{noise[name]:.6g}")
-    said = {MEASURED_ON: held.metadata[MEASURED_ON]} if noise else {}
-    file = {"bytes": path.stat().st_size, "sha256": sha256(path.read_bytes())}
-    return file | said | {"tensors": entries}
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def text_of(what: Any, margin: str = "") -> str:
-    """JSON with one line for each tensor."""
-    if not isinstance(what, dict) or ("sha256" in what and "shape" in what):
-        return json.dumps(what, ensure_ascii=False)
-    inside = margin + " "
-    lines = [f"{inside}{json.dumps(k)}: {text_of(v, inside)}" for k, v in what.items()]
-    return "{\n" + ",\n".join(lines) + f"\n{margin}}}"
 
 
 def make(part: str) -> None:

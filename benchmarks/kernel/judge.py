@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parity import measure
+from parity import noise as measure
 
 from .cases import Case, Dice
 from .fence import FRESH, INTEGERS, POISON

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from encoder import ops
 from melfront import variants as front
-from parity import measure
+from parity import noise as measure
 
 from .functions import f64
 from .judge import Finding, array

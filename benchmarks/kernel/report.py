@@ -6,7 +6,7 @@ import textwrap
 
 import numpy as np
 
-from parity import measure
+from parity import noise as measure
 
 from .reasons import REASONS
 from .run import Outcome

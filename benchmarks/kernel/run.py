@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from parity import measure
+from parity import noise as measure
 
 from . import cases, judge, machine, naming, timing, whole
 from .cases import Case, Dice

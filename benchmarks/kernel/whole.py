@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import melfront
 from encoder import WhisperEncoder, ops, oracle
 from melfront.conventions import N_SAMPLES
-from parity import measure
+from parity import noise as measure
 from parity.stages import hidden_state
 
 from . import cases, timing

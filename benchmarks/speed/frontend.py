@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import metadata
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 from numpy.typing import NDArray
 
 import melfront
 from melfront.audio import SAMPLE
+from melfront.conventions import HOP_LENGTH, N_FRAMES, N_SAMPLES
+from parity.pages import libraries
 
 from .child import peak
 from .race import AGAIN, Row, Table, cores, errors, race
@@ -35,92 +36,62 @@ def speech(n_samples: int) -> Array:
     return np.tile(sample, -(-n_samples // len(sample)))[:n_samples].copy()
 
 
-# --- the peers: each a function that makes `run(clip) -> features (M, F)` -------------------------
+# --- the peers: each a function of a clip (N,) that gives features (M, F) -------------------------
 
 
-def ours_torch() -> Callable[[Array], Any]:
+def ours_torch(clip: Array) -> Any:
     import torch
 
-    def run(clip: Array) -> Any:
-        with torch.inference_mode():
-            return melfront.log_mel(torch.from_numpy(clip), n_mels=N_MELS)
-
-    return run
+    with torch.inference_mode():
+        return melfront.log_mel(torch.from_numpy(clip), n_mels=N_MELS)
 
 
-def ours_numpy() -> Callable[[Array], Any]:
-    return partial(melfront.log_mel, n_mels=N_MELS)
+def ours_numpy(clip: Array) -> Array:
+    return melfront.log_mel(clip, n_mels=N_MELS)
 
 
-def transformers(torch_path: bool) -> Callable[[Any], Any]:
-    import transformers.models.whisper.feature_extraction_whisper as module
-
-    extractor = module.WhisperFeatureExtractor(feature_size=N_MELS)
-
-    def run(clip: Any) -> Any:
-        with patch.object(module, "is_torch_available", lambda: torch_path):
-            out = extractor(clip, sampling_rate=16_000, return_tensors="np")["input_features"]
-        return out if isinstance(clip, list) else out[0]
-
-    return run
+def transformers(clip: Array) -> Array:
+    return libraries.transformers([clip], N_SAMPLES, N_MELS)[0]
 
 
-def openai() -> Callable[[Array], Any]:
+def transformers_numpy(clip: Array) -> Array:
+    return libraries.transformers_numpy([clip], N_SAMPLES, N_MELS)[0]
+
+
+def openai(clip: Array) -> Array:
     import torch
     import whisper
 
-    def run(clip: Array) -> Any:
-        return whisper.log_mel_spectrogram(whisper.pad_or_trim(torch.from_numpy(clip)), N_MELS)
-
-    return run
+    return libraries.openai(whisper.pad_or_trim(torch.from_numpy(clip)), N_MELS)
 
 
-def faster_whisper() -> Callable[[Array], Any]:
-    from faster_whisper.feature_extractor import FeatureExtractor
-
-    extractor = FeatureExtractor(feature_size=N_MELS)
+def faster_whisper(clip: Array) -> Array:
     # `padding` adds zeros after the clip: with it the last frame is one too many, as documented.
-    return lambda clip: extractor(clip, padding=160 + 480_000 - len(clip))[:, :3000]
+    padding = HOP_LENGTH + N_SAMPLES - len(clip)
+    return libraries.faster_whisper(clip, N_MELS, padding)[:, :N_FRAMES]
 
 
-def librosa() -> Callable[[Array], Any]:
-    from librosa.feature import melspectrogram
+def librosa(clip: Array) -> Array:
     from librosa.util import fix_length
 
-    def run(clip: Array) -> Any:
-        clip = fix_length(clip, size=480_000)
-        mel = melspectrogram(
-            y=clip, sr=16_000, n_fft=400, hop_length=160, n_mels=N_MELS, pad_mode="reflect"
-        )
-        log = np.log10(np.maximum(mel[:, :-1], np.float32(1e-10)))
-        return (np.maximum(log, log.max() - 8) + 4) / 4
-
-    return run
+    return libraries.librosa(fix_length(clip, size=N_SAMPLES), N_MELS, pad_mode="reflect")
 
 
-def asrfront() -> Callable[[Array], Any]:
-    from asrfront import whisper
-
-    return lambda clip: whisper.log_mel(clip, n_mels=N_MELS)
+def asrfront(clip: Array) -> Array:
+    return libraries.asrfront(clip, N_MELS)
 
 
-def hf_processors() -> Callable[[Array], Any]:
-    from hf_processors_rs import WhisperFeatureExtractor
-
-    config = {"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": N_MELS}
-    extractor = WhisperFeatureExtractor.from_dict(config)
-    return lambda clip: extractor(clip, sampling_rate=16_000, return_tensors="np")[
-        "input_features"
-    ][0]
+def hf_processors(clip: Array) -> Array:
+    return libraries.hf_processors([clip], N_SAMPLES, N_MELS)[0]
 
 
 # Each with the packages that it needs.
-PEERS: dict[str, tuple[tuple[str, ...], Callable[[], Callable[[Any], Any]]]] = {
+PEERS: dict[str, tuple[tuple[str, ...], Callable[[Any], Any]]] = {
     TORCH: ((), ours_torch),
     NUMPY: ((), ours_numpy),
-    "transformers, torch": (("transformers",), partial(transformers, torch_path=True)),
-    "transformers, torch" + AGAIN: (("transformers",), partial(transformers, torch_path=True)),
-    "transformers, NumPy": (("transformers",), partial(transformers, torch_path=False)),
+    "transformers, torch": (("transformers",), transformers),
+    "transformers, torch" + AGAIN: (("transformers",), transformers),
+    "transformers, NumPy": (("transformers",), transformers_numpy),
     "openai-whisper": (("openai-whisper",), openai),
     "faster-whisper": (("faster-whisper",), faster_whisper),
     "librosa": (("librosa",), librosa),
@@ -137,7 +108,7 @@ def installed(*packages: str) -> bool:
 
 
 def peers() -> dict[str, Callable[[Any], Any]]:
-    return {name: make() for name, (packages, make) in PEERS.items() if installed(*packages)}
+    return {name: run for name, (packages, run) in PEERS.items() if installed(*packages)}
 
 
 def roof(clip: Array) -> Callable[[], object]:
@@ -188,9 +159,9 @@ def batch(seconds: float, threads: int, n_clips: int = 32) -> Table:
         NUMPY: lambda: melfront.log_mel(clips, n_mels=N_MELS),
     }
     if installed("transformers"):
-        extract = transformers(torch_path=True)
-        runs["transformers, torch"] = lambda: extract(clips)
-        runs["transformers, torch" + AGAIN] = lambda: extract(clips)
+        extract = partial(libraries.transformers, clips, N_SAMPLES, N_MELS)
+        runs["transformers, torch"] = extract
+        runs["transformers, torch" + AGAIN] = extract
     if installed("asrfront"):
         from asrfront.whisper import log_mel_batch
 

@@ -8,7 +8,7 @@ from benchmarks.kernel import report, run
 from benchmarks.kernel.cases import Dice
 from benchmarks.kernel.edges import edges
 from benchmarks.kernel.run import Options, judge_file
-from parity import measure
+from parity import noise as measure
 from tests.benchmarks.test_honest import EXAMPLES
 
 

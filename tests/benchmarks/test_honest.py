@@ -12,7 +12,7 @@ from benchmarks.kernel.cases import Dice
 from benchmarks.kernel.edges import edges
 from benchmarks.kernel.run import Options, judge_file
 from encoder import WhisperEncoder, ops
-from parity import measure
+from parity import noise as measure
 from tests.encoder.peers import TOY, features
 
 KERNELS = Path(__file__).parent / "kernels"

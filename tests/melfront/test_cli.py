@@ -15,7 +15,7 @@ from safetensors import safe_open
 import melfront
 from melfront.__main__ import main
 from parity import compare
-from parity.tensors import ParityError
+from parity.stages import ParityError
 from tests.conftest import CHECKOUT
 from tests.signals import SAMPLE, Signal
 

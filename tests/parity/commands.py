@@ -1,4 +1,4 @@
-"""What the tests of the command line share; the fixtures are in conftest.py."""
+"""Helpers shared by the tests of the command line; the fixtures are in conftest.py."""
 
 import melfront
 from parity.signals import SIGNALS
@@ -8,7 +8,7 @@ FEATURES = melfront.log_mel(SPEECH, n_mels=80, pad_to=None)
 
 
 def assert_one_line(result, *words):
-    """Exit 2, and one line that names what was given."""
+    """Exit status 2, and one line on stderr that names the input."""
     status, out, err = result
     assert status == 2, (out, err)
     assert out == ""

@@ -1,4 +1,4 @@
-"""Right ports of the front end and the encoder, whose sums run in other orders than ours."""
+"""Right ports of the front end and the encoder that sum in other orders than ours."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def einsum(x: np.ndarray, length: int, n_mels: int) -> np.ndarray:
 
 
 def magnitude_squared(x: np.ndarray, length: int, n_mels: int) -> np.ndarray:
-    """A root that is squared again, and the product the other way round."""
+    """The magnitude squared again, and the matrix product transposed."""
     s = np.fft.rfft(framed(x, length)).astype(np.complex64)
     return finish((np.abs(s) ** 2 @ bank(n_mels).T).T)
 
@@ -122,7 +122,7 @@ FRONT_ENDS: dict[str, Port] = {
 
 
 def matrix_dft(x: np.ndarray, length: int, n_mels: int) -> np.ndarray:
-    """The transform as a matrix product in float32: right, and noisier than an FFT."""
+    """The DFT as a matrix product in float32: right, but noisier than an FFT."""
     angle = 2 * np.pi * (np.outer(np.arange(400), np.arange(201)) % 400) / 400
     frames = framed(x, length)
     power = (frames @ np.cos(angle).astype("f4")) ** 2 + (frames @ np.sin(angle).astype("f4")) ** 2
@@ -135,13 +135,13 @@ Encoder = Callable[[WhisperEncoder, Tensor], Tensor]  # model, mel (B, M, F) -> 
 
 
 def blocked_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The sum over the channels in pieces of 7, as a kernel with small tiles has it."""
+    """Sum over the channels in pieces of 7, as a kernel with small tiles does."""
     y = sum(a @ b.T for a, b in zip(x.split(7, -1), weight.split(7, -1), strict=True))
     return y if bias is None else y + bias
 
 
 def permuted_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The channels summed in another order."""
+    """Sum over the channels in another order."""
     order = torch.randperm(x.shape[-1], generator=torch.Generator().manual_seed(3))
     return functional.linear(x[..., order], weight[:, order], bias)
 
@@ -207,7 +207,7 @@ def in_type(model: WhisperEncoder, dtype: str) -> WhisperEncoder:
 
 
 def as_float32(stages: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What somebody would dump: complex64 for what is complex, float32 for the rest."""
+    """Stages as a float32 port dumps them: complex64 for the spectrum, float32 for the rest."""
     return {
         name: x.astype(np.complex64 if np.iscomplexobj(x) else np.float32)
         for name, x in stages.items()

@@ -1,4 +1,4 @@
-"""What is broken, mistyped or of something else: a clear verdict, or one line, no traceback."""
+"""Broken, mistyped or unrelated input: a clear verdict, or one line and no traceback."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from safetensors.numpy import save_file
 
 import parity
-from parity.dump import dump
+from parity.files.dump import dump
 from parity.signals import SIGNALS
 from tests.parity.commands import FEATURES, SPEECH, assert_one_line
 from tests.parity.ports import front_end_dump
@@ -29,7 +29,7 @@ def assert_contract(text):
     """The JSON of the design's contract; extra keys are allowed."""
 
     def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     report = json.loads(text, parse_constant=refuse)
     assert text.count("\n") == 1  # one object on one line
@@ -106,7 +106,7 @@ def test_json_of_a_dump_with_a_reference(run, clip, tmp_path):
     assert report["first_wrong"] == "power"
 
 
-# --- numbers that are none ------------------------------------------------------------------------
+# --- NaN, infinity, constants -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -141,7 +141,7 @@ def test_not_finite_in_a_sample(run, clip, tmp_path):
 
 
 def test_silence_that_is_not_silent(run, tmp_path):
-    """The truth's stages are all zeros, which have no scale."""
+    """A reference of zeros, which has no scale."""
     soundfile.write(tmp_path / "silence.wav", np.zeros(4001), 16_000)
     options = ("--audio", tmp_path / "silence.wav", "--pad-to", "none")
     truth = parity.trace(np.zeros(4001, np.float32), n_mels=80, pad_to=None)
@@ -238,7 +238,7 @@ def test_metadata_that_says_nonsense(run, tmp_path, key, value):
     ],
 )
 def test_a_reference_that_says_nonsense(run, tmp_path, right, key, value):
-    """An infinite floor would let everything pass; `floors` is what the key was called before."""
+    """An infinite floor would let everything pass; `floors` is the key's old name."""
     save_file({"features": FEATURES}, tmp_path / "truth.safetensors", metadata={key: value})
     result = run("compare", right, tmp_path / "truth.safetensors", "--pad-to", "none")
     assert_one_line(result, "metadata", key)
@@ -315,7 +315,7 @@ def test_wrong_options(run, right, tmp_path, options, words):
     assert_one_line(run("compare", right, *options), *words)
 
 
-# --- tensors of something else --------------------------------------------------------------------
+# --- unrelated tensors ----------------------------------------------------------------------------
 
 
 def test_another_clip(run, clip, tmp_path):
@@ -325,7 +325,7 @@ def test_another_clip(run, clip, tmp_path):
     dump(tmp_path / "other.npz", other, n_mels=80, pad_to=None)
     assert_one_line(run("compare", mine, "--audio", other), "clip.wav", "other.wav", "--audio")
     assert_one_line(run("compare", mine, tmp_path / "other.npz"), "another clip")
-    # Without metadata only the numbers can tell, and they fit no mistake.
+    # Without metadata only the numbers can tell, and no mistake fits them.
     np.savez(tmp_path / "bare.npz", features=FEATURES)
     status, out, _ = run("compare", tmp_path / "bare.npz", tmp_path / "other.npz")
     assert status == 1
@@ -377,7 +377,7 @@ def test_one_frame_too_many_is_named(compare, tmp_path):
 
 
 def test_tensors_of_torch_that_need_work():
-    """A gradient, a view, another device's type: taken as they are."""
+    """Tensors with a gradient, views and others of torch are accepted as they are."""
     tensor = torch.from_numpy(FEATURES.copy()).requires_grad_()
     assert parity.compare({"features": tensor}, audio=SPEECH, pad_to=None).ok
     with pytest.raises(parity.ParityError, match="int32"):

@@ -1,10 +1,9 @@
-"""The command line: usage, what it writes, and what cannot be written, read or held."""
+"""The command line: usage, output, and files that cannot be written, read or held in memory."""
 
 import subprocess
 import sys
 import tempfile
 import zipfile
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +44,7 @@ def test_usage(run, tmp_path):
     ],
 )
 def test_empty_names(run, right, monkeypatch, arguments):
-    """What an unset variable of a shell gives; as a path it would be the current folder."""
+    """An unset shell variable gives an empty value, which as a path is the current folder."""
     monkeypatch.chdir(right.parent)
     np.save("features.npy", FEATURES)
     result = run(*(right if argument == "MINE" else argument for argument in arguments))
@@ -93,7 +92,7 @@ def test_what_comes_up_in_the_middle(run, right, monkeypatch, error, status, wor
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(import_module("parity.compare"), "compare", fail)
+    monkeypatch.setattr("parity.comparison.compare.compare", fail)
     found, out, err = run("compare", right)
     assert (found, out, err.count("\n")) == (status, "", 1), err
     assert words in err
@@ -105,11 +104,11 @@ def test_what_comes_up_in_the_middle(run, right, monkeypatch, error, status, wor
 @pytest.mark.parametrize("content", [b"\x80\x04random", b"PK, a letter", b"a letter", bytes(9)])
 @pytest.mark.parametrize("name", ["features.npz", "features.npy"])
 def test_what_numpy_did_not_write(compare, tmp_path, content, name):
-    """NumPy takes it for a pickle; there is none in it."""
+    """NumPy takes any unknown file for a pickle; these contain none."""
     (tmp_path / name).write_bytes(content)
-    assert_one_line(compare(tmp_path / name), name, f"no {name[-4:]} file, whatever its name")
+    assert_one_line(compare(tmp_path / name), name, f"not a {name[-4:]} file, whatever its name")
     save_file({"features": FEATURES}, tmp_path / name)
-    assert_one_line(compare(tmp_path / name), name, f"no {name[-4:]} file, whatever its name")
+    assert_one_line(compare(tmp_path / name), name, f"not a {name[-4:]} file, whatever its name")
 
 
 def test_an_archive_of_something_else(compare, tmp_path):
@@ -139,7 +138,7 @@ def test_names_that_numpy_or_the_file_system_gave(compare, tmp_path):
     assert_one_line(compare(tmp_path / "mine.npz"), "arr_0", "np.savez(path, log_mel=...)")
     np.save(tmp_path / "mine.npy", FEATURES[0])
     assert_one_line(compare(tmp_path / "mine.npy"), "mine.npy", "file's name", "log_mel.npy")
-    for name in ("mine.npy", "log_mel.npy"):  # what looks like features is taken for them
+    for name in ("mine.npy", "log_mel.npy"):  # either name, if it looks like features
         np.save(tmp_path / name, FEATURES)
         assert compare(tmp_path / name)[0] == 0
 
@@ -147,7 +146,7 @@ def test_names_that_numpy_or_the_file_system_gave(compare, tmp_path):
 def test_nothing_runs_together(compare, tmp_path):
     for name, hint in (("qqq", ""), ("featurs", "did you mean features? ")):
         np.savez(tmp_path / "mine.npz", **{name: FEATURES})
-        text = f"{name!r} is no stage; {hint}`python -m parity stages` lists them"
+        text = f"unknown stage {name!r}; {hint}`python -m parity stages` lists them"
         assert_one_line(compare(tmp_path / "mine.npz"), text)
 
 
@@ -163,14 +162,18 @@ OUTPUTS = [
 
 @pytest.fixture
 def no_work(monkeypatch):
-    """What is refused is refused before the work."""
+    """Fail if any work is begun: bad input has to be refused before it."""
 
     def fail(*_, **__):
         raise AssertionError("the work was begun")
 
-    for module in ("dump.dump", "compare.compare", "libraries_page.report", "table.write"):
-        name, function = module.split(".")
-        monkeypatch.setattr(import_module(f"parity.{name}"), function, fail)
+    for name in (
+        "files.dump.dump",
+        "comparison.compare.compare",
+        "pages.libraries_page.report",
+        "pages.mistakes_page.write",
+    ):
+        monkeypatch.setattr(f"parity.{name}", fail)
 
 
 @pytest.mark.parametrize("arguments", OUTPUTS)
@@ -198,11 +201,11 @@ def test_a_folder_that_may_not_be_written_to(run, right, tmp_path, no_work, monk
 def test_pages_are_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
     out = tmp_path / "page.md"
     out.write_text("what was there before")
-    monkeypatch.setattr("parity.libraries_page.page", lambda *_: "new")
-    monkeypatch.setattr("parity.libraries.judge_all", lambda *_: {})
-    monkeypatch.setattr("parity.table.page", lambda *_: "new")
-    monkeypatch.setattr("parity.table.front_end_rows", dict)
-    monkeypatch.setattr("parity.table.encoder_rows", dict)
+    monkeypatch.setattr("parity.pages.libraries_page.page", lambda *_: "new")
+    monkeypatch.setattr("parity.pages.libraries_page.judge_all", lambda *_: {})
+    monkeypatch.setattr("parity.pages.mistakes_page.page", lambda *_: "new")
+    monkeypatch.setattr("parity.pages.mistakes_page.front_end_rows", dict)
+    monkeypatch.setattr("parity.pages.mistakes_page.encoder_rows", dict)
     write_text = Path.write_text
 
     def fail(path, text, **options):

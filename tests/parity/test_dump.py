@@ -1,4 +1,4 @@
-"""Dumps: what is in them, that they compare, that nothing half written is left."""
+"""Dumps: their content, that they compare, and that no half-written file is left."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from safetensors.numpy import load_file
 
 import melfront
 import parity
-from parity import stages, toy
-from parity.dump import dump
-from parity.sampling import sample_positions
+from parity import stages
+from parity.files.dump import dump
+from parity.files.sampling import sample_positions
+from parity.pipeline import load_model
 from parity.signals import SIGNALS
 from tests.conftest import CHECKOUT
 
 MODEL = "formula:toy"
 AUDIO = SIGNALS["toy"].make()
 TRACE = parity.trace(AUDIO, MODEL)
-NAMES = stages.front_end_names() + stages.encoder_names(2)
+NAMES = [*stages.FRONT_END, *stages.of_encoder(2)]
 KINDS = ["dump.npz", "dump.safetensors"]
 
 
 @pytest.fixture
 def clip(tmp_path):
-    """The toy's clip as a file, which float32 holds exactly."""
+    """The toy's clip as a file; float32 holds it exactly."""
     path = tmp_path / "clip.wav"
     soundfile.write(path, AUDIO, 16_000, subtype="FLOAT")
     return path
@@ -144,7 +145,7 @@ def test_a_stage_that_is_none(tmp_path, clip):
 def test_the_front_end_alone(tmp_path, clip):
     path = tmp_path / "dump.npz"
     written = dump(path, clip, n_mels=80, pad_to=1.0)
-    assert list(written) == stages.front_end_names()
+    assert list(written) == [*stages.FRONT_END]
     assert written["features"] == (80, 100)
     assert parity.compare(path).ok
 
@@ -197,7 +198,7 @@ def test_a_sample_shows_what_is_wrong(tmp_path, clip):
 
 @pytest.mark.parametrize("sampled", [False, True])
 def test_a_dump_of_a_machine_with_model_and_clip_that_are_not_here(tmp_path, clip, sampled):
-    """As a reference it needs neither; as a candidate it says what it needs."""
+    """A dump as the reference needs neither; a dump as the candidate says what is missing."""
     path = tmp_path / "dump.safetensors"
     there = tmp_path / "model"
     save_checkpoint(there)
@@ -227,7 +228,7 @@ def save_checkpoint(folder):
     from encoder.checkpoint import hf_name
 
     folder.mkdir()
-    model = toy.load("toy")
+    model = load_model("formula:toy")
     weights = {f"model.encoder.{hf_name(k)}": w.clone() for k, w in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(model.config.to_hf()))
@@ -239,7 +240,7 @@ def save_checkpoint(folder):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
 def test_a_dump_that_fails_leaves_nothing(tmp_path, clip, kind, error, monkeypatch):
-    from parity.tensors import Writer
+    from parity.files.tensors import Writer
 
     write, count = Writer.write, 0
 

@@ -1,4 +1,4 @@
-"""An op that is wrong, told from those that inherit its error; any stage fed in; the assertion."""
+"""Forced comparison, which separates a wrong op from inherited errors; resume; the assertion."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import torch
 import melfront
 import parity
 from encoder import ops, oracle
-from parity import mistakes, toy
-from parity.dump import dump
+from parity import mistakes
+from parity.files.dump import dump
+from parity.pipeline import load_model
 from parity.signals import SIGNALS
 from tests.parity.ports import as_float32, front_end_dump, in_type
 
-TOY = toy.load("toy")
+TOY = load_model("formula:toy")
 AUDIO = SIGNALS["toy"].make()
 TRACE = parity.trace(AUDIO, TOY)
 SPEECH = SIGNALS["speech"].make()
@@ -34,7 +35,7 @@ def front_end(stages, **options):
 
 
 def port(dtype="float32", model=TOY, **functions):
-    """Every stage of the encoder as a port in this type has it, with these ops."""
+    """Every stage of the encoder of a port in this type, with these ops."""
     seen = {}
 
     def tap(stage, tensor):
@@ -96,7 +97,7 @@ def test_one_wrong_op_of_one_block(name, stage):
 
     slot = next(iter(replaced))
     mine = port(**{slot: later(slot)})
-    if slot != "layer_norm":  # beside the attention, which stays right
+    if slot != "layer_norm":  # computed apart from the attention, which stays right
         context = "block.1.attn.context"
         mine[context] = torch.einsum(
             "hqk,khd->qhd",
@@ -228,8 +229,8 @@ def test_functions_stay_functions_however_modules_are_imported():
 
     for name in ("compare", "dump", "trace"):
         assert callable(getattr(parity, name))
-    importlib.import_module("parity.compare")
-    importlib.import_module("parity.dump")
+    importlib.import_module("parity.comparison.compare")
+    importlib.import_module("parity.files.dump")
     from parity import compare
 
     assert compare is parity.compare

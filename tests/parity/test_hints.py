@@ -1,4 +1,4 @@
-"""What the report says beyond a name: how a tensor was read, what else it may be, where to look."""
+"""Hints in the report: how a tensor was read, what else it may be, where to look."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import melfront
 import parity
 from melfront import variants
 from melfront.conventions import TRANSFORMERS, Convention
-from parity import mistakes, toy
-from parity.diagnose import both
+from parity import mistakes
+from parity.diagnosis.front_end import both
+from parity.pipeline import load_model
 from parity.signals import SAMPLE, SIGNALS
 from reference_data import make
 from tests.parity.ports import ours_numpy
@@ -37,7 +38,7 @@ def names(report):
     return [named.name for named in report.diagnosis.named]
 
 
-# --- `mel`, which people call two things by -------------------------------------------------------
+# --- `mel`, a name with two meanings --------------------------------------------------------------
 
 
 def test_mel_alone_is_features_or_the_power():
@@ -73,7 +74,7 @@ def test_mel_beside_a_reference():
 
 
 def uncentred(window, dropped):
-    """As torch.stft(center=False): only the frames that lie in what it is given."""
+    """As torch.stft(center=False): only the frames that fit into the signal."""
     n = round(PAD_TO * 16_000)
     x = np.pad(AUDIO, (0, n - len(AUDIO)))
     frames = np.lib.stride_tricks.sliding_window_view(x, 400)[::160]
@@ -121,7 +122,7 @@ def test_frames_that_are_missing_and_nothing_else(name):
 
 
 def test_a_reference_of_another_shape_is_no_mistake():
-    """Features of 80 bins that are right, beside somebody's of 128."""
+    """Right features of 80 bins, compared with a reference of 128."""
     reference = {"features": ours_numpy(AUDIO, 8_000, 128)}
     mine = {"features": ours_numpy(AUDIO, 8_000, 80)}
     report = parity.compare(mine, reference, audio=AUDIO, pad_to=PAD_TO)
@@ -136,7 +137,7 @@ def test_a_reference_that_is_wrong_itself():
     )
     assert report.first_wrong.verdict == "WRONG"
     assert names(report) == []
-    assert "it is what float64 gives of this clip, and the reference is not" in report.headline()
+    assert "this is what float64 gives for this clip; the reference differs" in report.headline()
 
 
 def test_another_hop_is_told_from_another_length():
@@ -171,7 +172,7 @@ def test_pairs_that_cannot_be_told_apart_are_named_together():
 
 # --- no name --------------------------------------------------------------------------------------
 
-ASK = "is it of this clip, and made with these options?"
+ASK = "were these tensors made from this clip, and with these options?"
 
 
 def test_only_what_may_be_of_another_clip_is_asked_for_its_clip():
@@ -180,7 +181,7 @@ def test_only_what_may_be_of_another_clip_is_asked_for_its_clip():
     rng = np.random.default_rng(3)
     near = TRUTH["features"] * (1 + 1e-3 * rng.normal(size=TRUTH["features"].shape))
     assert ASK not in compare(features=near).headline()
-    # What came before passes, so it is of this clip.
+    # The stage before passes, so the tensors are of this clip.
     assert ASK not in compare(log=TRUTH["log"], features=other).headline()
 
 
@@ -199,7 +200,7 @@ def test_a_constant_is_called_one(value):
     assert report.diagnosis.nearest is None
 
 
-# --- mistakes of no decision ----------------------------------------------------------------------
+# --- reshaped, bias added to k --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stage", ["features", "power"])
@@ -209,7 +210,7 @@ def test_reshaped_where_a_transposition_is_meant(stage):
         report = compare(**{stage: mine})
         assert names(report) == ["reshaped, not transposed"], report
         assert report.first_wrong.name == stage
-    # And the batch that people forget to take apart.
+    # The same with the batch axis left on.
     clips = [AUDIO, AUDIO[::-1].copy()]
     both_clips = melfront.log_mel(clips, n_mels=80, pad_to=PAD_TO)
     mine = both_clips.swapaxes(1, 2).reshape(both_clips.shape)
@@ -218,7 +219,7 @@ def test_reshaped_where_a_transposition_is_meant(stage):
 
 
 def test_a_bias_on_k():
-    model, clip = toy.load("toy"), SIGNALS["toy"].make()
+    model, clip = load_model("formula:toy"), SIGNALS["toy"].make()
     truth = parity.trace(clip, model)
     stages = [f"block.0.attn.{name}" for name in ("q", "k", "v", "weights")]
     mine = {stage: truth[stage].astype(np.float32) for stage in stages}
@@ -235,7 +236,7 @@ def test_a_bias_on_k():
 
 @pytest.mark.slow
 def test_no_final_norm_on_trained_weights(tiny_en):
-    """Without it the numbers are five times as large, and their noise is ten times as large."""
+    """Without it the numbers are five times as large and their noise ten times."""
     model = encoder.WhisperEncoder.from_pretrained(tiny_en)
     mel = melfront.log_mel(melfront.load_audio(SAMPLE), n_mels=80)
     mine = encoder.trace(model, mel)["block.3.mlp_residual"]
@@ -267,7 +268,7 @@ def test_a_file_misread(stereo, name, pad_to):
     mine = melfront.log_mel(clip, n_mels=80, pad_to=pad_to)
     report = parity.compare({"log_mel": mine}, audio=path, n_mels=80, pad_to=pad_to)
     assert names(report) == [name], report
-    # And from a stage in the middle.
+    # The same from a stage in the middle.
     power = variants.trace(clip, n_mels=80, pad_to=pad_to)["power"]
     report = parity.compare({"power": power}, audio=path, n_mels=80, pad_to=pad_to)
     assert names(report) == [name], report

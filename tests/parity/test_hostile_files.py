@@ -1,4 +1,4 @@
-"""Dumps and arrays that somebody made to do harm, or that a disk spoiled: one line, at once."""
+"""Malicious and corrupted files are refused at once, with one line."""
 
 import io
 import random
@@ -10,7 +10,8 @@ from safetensors.numpy import save as safetensors
 from safetensors.torch import save_file
 
 import parity
-from parity.tensors import ParityError, read
+from parity.files.tensors import read
+from parity.stages import ParityError
 from tests.parity.commands import FEATURES, assert_one_line
 
 
@@ -52,7 +53,7 @@ def test_a_header_that_is_right_is_read(tmp_path):
 
 @pytest.mark.parametrize("number", ["1000", "9999999", "9" * 5000])
 def test_blocks_without_end(run, tmp_path, number):
-    """Of a model that is not here, so that only the dump says how many blocks it has."""
+    """The model is missing, so only the dump says how many blocks it has."""
     name = f"block.{number}.attn.q"
     for file in ("mine", "truth"):
         np.savez(tmp_path / f"{file}.npz", **{name: np.zeros((11, 26), "f4")})
@@ -81,7 +82,7 @@ def test_metadata_with_control_characters(run, tmp_path, key):
 
 def test_metadata_nested_without_end(run, tmp_path):
     np.savez(tmp_path / "mine.npz", features=FEATURES, __metadata__=np.array("[" * 50_000))
-    assert_one_line(run("compare", tmp_path / "mine.npz"), "metadata", "no JSON object")
+    assert_one_line(run("compare", tmp_path / "mine.npz"), "metadata", "not a JSON object")
 
 
 @pytest.mark.parametrize("shape", ["1000000000 1000000000", "80 38", "-1", "1" * 5000, ""])
@@ -92,7 +93,7 @@ def test_a_sample_that_is_none(run, tmp_path, shape):
 
 
 def test_bins_are_told_where_they_matter(run, tmp_path):
-    """Without a model, of a tensor of the encoder, nobody knows how many mel bins there were."""
+    """An encoder stage alone, without a model, does not tell the number of mel bins."""
     np.savez(tmp_path / "a.npz", ln_post=np.ones((11, 26), "f4"))
     status, out, _ = run("compare", tmp_path / "a.npz", tmp_path / "a.npz")
     assert status == 0
@@ -146,8 +147,8 @@ def test_every_mutation_is_read_or_refused_in_one_line(tmp_path, suffix, seed):
 
 
 def test_sample_of_a_reference_is_still_taken(tmp_path):
-    """What `dump --sample` writes is what `compare` asks for."""
-    from parity.dump import dump
+    """`compare` expects exactly the positions that `dump --sample` writes."""
+    from parity.files.dump import dump
 
     dump(tmp_path / "a.npz", np.float32(FEATURES[0]).repeat(200) / 10, n_mels=80, pad_to=None,
          wanted=["features"], sample=True)  # fmt: skip

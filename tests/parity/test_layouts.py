@@ -1,4 +1,4 @@
-"""The layouts, names, types and files in which people have their tensors."""
+"""The layouts, names, types and files in which tensors are accepted."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from safetensors.torch import save_file
 
 import melfront
 import parity
-from parity import stages, toy
+from parity import stages
+from parity.pipeline import load_model
 from parity.signals import SIGNALS
 
 SPEECH = SIGNALS["speech"].make()
-TOY = toy.load("toy")
+TOY = load_model("formula:toy")
 AUDIO = SIGNALS["toy"].make()  # what the toy hears
 TRACE = parity.trace(AUDIO, TOY)
 N_HEAD = TOY.config.n_audio_head
@@ -61,7 +62,7 @@ def test_features(features, change, note):
 
 @pytest.mark.parametrize("stage", list(TRACE))
 def test_every_stage_with_a_batch_axis(stage):
-    # Alone, `mel` would be somebody's features.
+    # Alone, `mel` would stand for the features.
     report = compare({stage: TRACE[stage][None], "features": TRACE["features"]})
     assert report.ok, report
 
@@ -171,7 +172,7 @@ def test_stages_are_judged_in_order_however_they_are_given():
     names = list(TRACE)[::-1]
     report = compare({name: TRACE[name] for name in names})
     assert [s.name for s in report.stages] == names[::-1]
-    assert names[::-1] == stages.front_end_names() + stages.encoder_names(2)
+    assert names[::-1] == [*stages.FRONT_END, *stages.of_encoder(2)]
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,19 @@
-"""What the installed libraries do differently is found, and named, from their numbers alone."""
+"""How the installed libraries differ is found and named from their numbers alone."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import parity.libraries as module
-from parity import libraries_page, signals
-from parity.libraries import LIBRARIES, Judged, find, judge_at, version
-from parity.measure import PASS, SHAPE, WRONG
+import parity
+import parity.pages.libraries as module
+from parity import signals
+from parity.noise import PASS, SHAPE, WRONG
+from parity.pages import libraries_page
+from parity.pages.libraries import LIBRARIES, find, version
+from parity.pages.libraries_page import N_MELS, Judged, judge_at
 
-PAGE = Path(module.__file__).with_name("LIBRARIES.md")
+PAGE = Path(parity.__file__).with_name("LIBRARIES.md")
 RIGHT = (
     "transformers, torch path",
     "transformers, NumPy path",
@@ -41,7 +44,7 @@ def test_right_ones_pass(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_ones_pass_on_the_sample_clip(name):
-    for n_mels in module.N_MELS:
+    for n_mels in N_MELS:
         found = judge_at(library(name), "sample", n_mels)
         assert found.verdict == PASS, found
 
@@ -75,7 +78,7 @@ def test_others_are_named(name, signal, mistake):
     ("name", "mistakes"),
     [
         ("openai-whisper, transcribe", {"tail of zeros"}),
-        # The clip ends in zeros: whence those of one more frame come cannot be told.
+        # The clip ends in zeros, so the origin of one more frame of zeros cannot be told.
         ("faster-whisper", {"a hop of zeros added", "no frame dropped"}),
         ("faster-whisper, transcribe", {"tail of zeros"}),
         ("librosa, default padding", {"zero padding"}),
@@ -87,7 +90,7 @@ def test_others_are_named_on_the_sample_clip(name, mistakes):
 
 
 def test_masks():
-    """transformers 5.23 gives two that have an entry for each sample."""
+    """Two of the four masks of transformers 5.23 have an entry for each sample."""
     if version("transformers") != "5.23.0":
         pytest.skip("transformers 5.23.0 is not installed")
     sizes = [(size, total) for _, size, total in libraries_page.masks()]
@@ -107,7 +110,7 @@ def test_what_is_not_installed_is_listed_as_such(monkeypatch):
 
 
 def test_report_writes_what_it_returns(monkeypatch, tmp_path):
-    monkeypatch.setattr(module, "SIGNALS", ("padded", "tone"))
+    monkeypatch.setattr(libraries_page, "SIGNALS", ("padded", "tone"))
     monkeypatch.setattr(module, "LIBRARIES", (library("librosa, default padding"),))
     out = tmp_path / "LIBRARIES.md"
     text = libraries_page.report(str(out))

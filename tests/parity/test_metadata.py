@@ -1,4 +1,4 @@
-"""What two dumps say they are of, and what is looked for because a file names it."""
+"""The metadata of dumps: contradictions, and what is looked up because a file names it."""
 
 import json
 
@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import parity
-from parity.dump import dump
+from parity.files.dump import dump
 from parity.signals import SIGNALS
 
 SPEECH = SIGNALS["speech"].make()
@@ -25,7 +25,7 @@ def write_clip(path, samples):
 
 
 def saying(path, tensors, **metadata):
-    """An .npz that says this of itself, as `python -m encoder -o` does, and no hash."""
+    """An .npz with this metadata and no hash, as `python -m encoder -o` writes it."""
     np.savez(path, metadata=np.array(json.dumps(metadata)), **tensors)
     return path
 
@@ -44,7 +44,7 @@ def mine(clip):
 
 
 def test_another_model_than_the_reference(tmp_path, clip, mine):
-    """The model of the one is here and named by it; the hash is the other's."""
+    """The dump names a model that is found; its hash is that of another."""
     dump(tmp_path / "truth.npz", clip, "formula:toy")
     path = saying(tmp_path / "mine.npz", mine, clip=str(clip), model="formula:toy-quiet")
     with pytest.raises(parity.ParityError) as error:
@@ -112,7 +112,7 @@ def asked(monkeypatch):
 
 
 def test_a_reference_that_names_a_model_of_the_hub(tmp_path, clip, mine, asked):
-    """It is compared with without the model, which only a diagnosis would need."""
+    """The comparison works without the model, which only a diagnosis needs."""
     path = tmp_path / "truth.safetensors"
     dump(path, clip, "formula:toy")
     with safe_open(path, "np") as file:
@@ -134,7 +134,7 @@ def test_a_reference_that_names_a_model_of_the_hub(tmp_path, clip, mine, asked):
 
 
 def test_metadata_that_are_no_texts(tmp_path, clip):
-    """JSON has numbers, and people write them."""
+    """Metadata may hold JSON numbers instead of texts."""
     features = parity.trace(TOY, **OPTIONS)["features"]
     path = saying(tmp_path / "mine.npz", {"features": features}, clip=str(clip), n_mels=80)
     assert parity.compare(path, pad_to=None).ok

@@ -12,10 +12,12 @@ import torch
 import melfront
 import parity
 from encoder import ops
+from encoder.built_in import TOYS
 from melfront import variants
 from melfront.conventions import TRANSFORMERS
-from parity import mistakes, toy
-from parity.diagnose import both
+from parity import mistakes
+from parity.diagnosis.front_end import both
+from parity.pipeline import load_model
 from parity.signals import SIGNALS
 from tests.parity.ports import front_end_dump
 
@@ -92,7 +94,7 @@ def random_pairs(count: int, seed: int):
 
 
 def visible_alone(pair, clip) -> bool:
-    """Does each of the two change the features that the other one leaves?"""
+    """Does each of the two change the features that the other gives?"""
 
     def features(convention):
         return variants.log_mel(clip.make(), n_mels=80, convention=convention, pad_to=clip.pad_to)
@@ -104,14 +106,14 @@ def visible_alone(pair, clip) -> bool:
 
 @pytest.mark.parametrize("count", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_two_mistakes_at_once_are_named_both(count):
-    """Of the pairs in which both mistakes can be seen."""
+    """Among the pairs in which both mistakes show."""
     clip = SIGNALS["padded"]
     pairs = [pair for pair in random_pairs(4 * count, seed=7) if visible_alone(pair, clip)][:count]
     assert len(pairs) == count
     for pair in pairs:
         dump = front_end_dump(clip.make(), both(TRANSFORMERS, pair), pad_to=clip.pad_to)
         report = compare({"features": dump["features"]}, n_mels=80)
-        # The first, or as good as the first: two clamps can look the same on a clip.
+        # First, or tied for first: two clamps can look the same on a clip.
         found = [set(named.entries) for named in report.diagnosis.named]
         assert set(pair) in found, f"{pair[0].name} + {pair[1].name}\n{report}"
         assert len(found) <= 2, report
@@ -130,7 +132,7 @@ def test_two_mistakes_in_the_text_and_the_json():
 # --- encoder --------------------------------------------------------------------------------------
 
 AUDIO = SIGNALS["toy"].make()
-MODELS = {name: toy.load(name) for name in toy.NAMES}
+MODELS = {name: load_model(f"formula:{name}") for name in TOYS}
 MEL = torch.from_numpy(melfront.log_mel(AUDIO, n_mels=7, pad_to=0.22))[None]
 HIDDEN = ("positions", "block.0.mlp_residual", "ln_post")  # what transformers returns
 BLOCKS = (*HIDDEN[:2], "block.1.mlp_residual", "ln_post")
@@ -164,7 +166,7 @@ def test_encoder_mistake_is_named(entry):
 
 
 def thirds(entries):
-    """A third of the entries at once, the others when there is time."""
+    """Every third entry runs always, the others only with the slow tests."""
     return [
         pytest.param(entry, id=entry.name, marks=[] if i % 3 == 0 else [pytest.mark.slow])
         for i, entry in enumerate(entries)
@@ -229,7 +231,7 @@ def test_front_end_mistake_is_named_from_the_hidden_state(entry):
     assert entry.name in names(report), report
 
 
-# --- what is not in the catalogue -----------------------------------------------------------------
+# --- unknown mistakes -----------------------------------------------------------------------------
 
 
 def stretched(convention) -> np.ndarray:

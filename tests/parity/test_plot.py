@@ -1,4 +1,4 @@
-"""The picture: what it shows is in the right place, and it is drawn of any report."""
+"""The picture: errors are in the right place, and every report can be drawn."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ import torch
 
 import melfront
 import parity
-from parity import mistakes, plot, toy
+from parity import mistakes
 from parity.__main__ import main
-from parity.compare import judge
+from parity.comparison import plot
+from parity.comparison.one_stage import judge
+from parity.files.tensors import Tensor
+from parity.noise import Floor
+from parity.pipeline import load_model
 from parity.signals import SIGNALS
-from parity.tensors import Tensor
+from parity.stages import Stage
 from tests.parity.ports import as_float32, front_end_dump
 
 SPEECH = SIGNALS["speech"].make()
 AUDIO = SIGNALS["toy"].make()
-TOY = toy.load("toy")
+TOY = load_model("formula:toy")
 FRONT = as_float32(parity.trace(SPEECH, n_mels=80, pad_to=None))
 WHOLE = as_float32(parity.trace(AUDIO, TOY))
 
@@ -102,7 +106,7 @@ def test_the_stage_that_is_shown():
 
 @pytest.mark.parametrize("stage", list(WHOLE))
 def test_time_runs_across(stage):
-    """The value that is wrong stands in the column of its time."""
+    """A wrong value appears in the column of its time."""
     mine = WHOLE[stage].copy()
     axes = {"padded": 0, "mel": 1, "log": 1, "clamped": 1, "features": 1}
     axes |= {name: 1 for name in ("conv1", "gelu1", "conv2", "gelu2")}
@@ -110,7 +114,7 @@ def test_time_runs_across(stage):
     index = [0] * mine.ndim
     index[axis] = 9 if stage != "padded" else 9 * 160 + 3
     mine[tuple(index)] += 7
-    result, _ = judge(stage, Tensor(mine, "float32"), WHOLE[stage], 1e-6, None, None)
+    result, _ = judge(Stage(stage), Tensor(mine, "float32"), WHOLE[stage], Floor(1e-6, "step"))
     error, _, seconds, start = plot.image(result)
     assert np.unravel_index(np.nanargmax(error), error.shape)[1] == 9
     whole_length = 0.22

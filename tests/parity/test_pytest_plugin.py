@@ -1,4 +1,4 @@
-"""The fixture for people's own test suites, run as they would run it."""
+"""The fixture for other projects' test suites, run as they would run it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_nothing():
 
 
 def run_pytest(folder):
-    """pytest in a process of its own, with no plugin but ours."""
+    """pytest in its own process, with no plugin but ours."""
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(CHECKOUT)}
     command = [sys.executable, "-m", "pytest", "-p", "parity.pytest_plugin", "-q", "--rootdir=."]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -60,7 +60,7 @@ def test_in_a_suite(tmp_path):
     assert "1 failed, 2 passed" in done.stdout, done.stdout + done.stderr
     assert "features  WRONG" in done.stdout
     assert "looks like: offset left out" in done.stdout
-    assert "compare_with" not in done.stdout  # our own lines are no part of the traceback
+    assert "compare_with" not in done.stdout  # our own lines are hidden from the traceback
 
 
 def test_a_suite_that_does_not_use_it_waits_for_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""A port that is right is never accused: other libraries, types, orders of the sums, batches.
+"""A right port is never accused: other libraries, types, orders of the sums, batches.
 
 The three tests marked slow are 1,000 runs: 600 and 50 of front ends, 350 of encoders.
 """
@@ -18,10 +18,9 @@ import encoder
 import melfront
 import parity
 from encoder import EncoderConfig, WhisperEncoder
-from parity import toy
-from parity.dump import dump
+from parity.files.dump import dump
+from parity.pipeline import load_model
 from parity.signals import SIGNALS
-from parity.truth import load_model
 from tests.encoder.peers import TOY
 from tests.parity import ports
 from tests.signals import Signal, signals
@@ -107,7 +106,7 @@ def test_named_conventions(sample, convention):
 @given(signal=signals(0.5, min_samples=SHORTEST), n_mels=st.sampled_from([80, 128]))
 @settings(max_examples=15)
 def test_matrix_dft_is_no_mistake(signal, n_mels):
-    """A float32 DFT as a matrix product is up to three times noisier than an FFT, and not wrong."""
+    """A float32 DFT as a matrix product is up to three times noisier than an FFT, but not wrong."""
     x = signal.array()
     mine = ports.matrix_dft(x, len(x), n_mels)
     report = parity.compare({"features": mine}, audio=x, pad_to=None)
@@ -121,8 +120,8 @@ OTHER = EncoderConfig(
     n_mels=11, n_audio_ctx=53, n_audio_state=78, n_audio_head=3, n_audio_layer=2, n_audio_mlp=61
 )
 MODELS = {
-    "toy": toy.load("toy"),
-    "toy-quiet": toy.load("toy-quiet"),
+    "toy": load_model("formula:toy"),
+    "toy-quiet": load_model("formula:toy-quiet"),
     "three blocks": WhisperEncoder.from_formula(TOY),
     "53 positions": WhisperEncoder.from_formula(OTHER),
 }
@@ -177,7 +176,7 @@ def test_encoder_at_length(case):
 
 
 def right_stages(name: str, dtype: str) -> dict[str, torch.Tensor]:
-    """Every encoder stage of a model as a right port in this type has it."""
+    """Every encoder stage of a right port in this type."""
     config = MODELS[name].config
     audio = SIGNALS["toy"].make()[: config.n_frames * 160]
     mel = melfront.log_mel(audio, n_mels=config.n_mels, pad_to=config.n_frames / 100)
@@ -190,7 +189,7 @@ def right_stages(name: str, dtype: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ["toy", "toy-quiet"])
 @pytest.mark.parametrize("sampled", [False, True])
 def test_against_a_reference(tmp_path, name, dtype, sampled):
-    """A reference publishes the noise of float32, and 16-bit types have more of it."""
+    """A reference publishes float32 noise; 16-bit types have more."""
     clip, path = tmp_path / "clip.wav", tmp_path / "truth.npz"
     soundfile.write(clip, SIGNALS["toy"].make(), 16_000, subtype="FLOAT")
     dump(path, clip, f"formula:{name}", sample=sampled)
@@ -201,7 +200,7 @@ def test_against_a_reference(tmp_path, name, dtype, sampled):
 @given(data=st.data(), name=st.sampled_from(sorted(MODELS)), dtype=st.sampled_from(DTYPES))
 @settings(max_examples=25)
 def test_forced(data, name, dtype):
-    """Whichever stages are given: with few of them, each is many steps from the one before."""
+    """With any subset of the stages; with few, each is many steps from the one before."""
     stages = right_stages(name, dtype)
     wanted = data.draw(st.sets(st.sampled_from(list(stages)), min_size=1))
     given = {stage: tensor for stage, tensor in stages.items() if stage in wanted}

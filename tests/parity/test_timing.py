@@ -27,7 +27,7 @@ from tests.parity.ports import front_end_dump
 
 
 def processor_time(command):
-    """Seconds of processor time that a command takes, and what came of it."""
+    """Seconds of processor time that a command takes, and its result."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         command,
@@ -50,7 +50,7 @@ def run(*arguments, status):
 
 @pytest.fixture(scope="module")
 def importing_torch():
-    """Seconds of processor time, on this machine and as busy as it is."""
+    """Seconds of processor time, on this machine at its present load."""
     return min(processor_time([sys.executable, "-c", "import torch"])[0] for _ in range(2))
 
 
@@ -70,7 +70,7 @@ def importing_torch():
     ],
 )
 def test_help_and_usage_errors_at_once(arguments, status, importing_torch):
-    """In less than importing torch takes, which a usage error need not wait for."""
+    """A usage error is reported in less time than importing torch takes."""
     assert run(*arguments, status=status)[0] < importing_torch
 
 
@@ -80,13 +80,13 @@ def test_a_front_end_dump(tmp_path, sample, importing_torch, name):
     known = name != "not in the catalogue"
     convention = mistakes.find(name if known else "no window").convention()
     stages = front_end_dump(sample, convention, n_mels=128, pad_to=30.0)
-    if not known:  # all pairs are tried, too
+    if not known:  # then all pairs are tried
         stages = {"features": stages["features"] * np.float32(0.9)}
     np.savez(tmp_path / "mine.npz", **stages)
     seconds, out = run("compare", tmp_path / "mine.npz", status=1)
     print(f"{seconds:.1f} s, {seconds / importing_torch:.1f} times importing torch")
     assert (f"looks like: {name}" in out) == known, out
-    assert seconds <= 5 * importing_torch  # without the screen it is 40 times that
+    assert seconds <= 5 * importing_torch  # it would be 40 times on all frames
 
 
 def one_pass(model, mel):
@@ -107,7 +107,7 @@ def one_pass(model, mel):
 
 @pytest.mark.slow
 def test_the_last_hidden_state(tmp_path, sample):
-    """One that fits no entry, so that every entry of the catalogue has its run of the encoder.
+    """A hidden state that fits no entry, so that the encoder runs for every entry.
 
     Three passes are allowed for each: a second, because some entries take more steps than ours,
     and the front end, the truth in float64 and the imports are to be paid for; and a third for a

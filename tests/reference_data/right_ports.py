@@ -1,4 +1,4 @@
-"""Prints how every right port, in this process, stands against the committed files, as JSON.
+"""Compare every right port, in this process, with the committed files; print JSON.
 
 python -m tests.reference_data.right_ports    # under the variables of a setting
 """
@@ -8,9 +8,11 @@ import json
 import torch
 import whisper
 
-from parity import compare, signals, stages, toy
-from parity.measure import MISSING
-from parity.subject import of_signal
+from encoder.built_in import TOY, TOYS
+from parity import compare, signals, stages
+from parity.noise import MISSING
+from parity.pipeline import load_model
+from parity.resolve import of_signal
 from reference_data import make
 from tests.parity import ports
 
@@ -28,25 +30,25 @@ def reports():
     for n_mels in make.N_MELS:
         for name in (*signals.SHORT, "sample"):
             path = make.HERE / "frontend" / f"{name}.{n_mels}.safetensors"
-            subject = of_signal(name, n_mels)
+            pipeline = of_signal(name, n_mels)
             if name == "sample":
-                features = subject.right_port(["features"], "float32")["features"]
+                features = pipeline.right_port(["features"], "float32")["features"]
                 yield path, "all stages", compare({"features": features[:, :816]}, path)
                 continue
-            whole = subject.right_port(stages.front_end_names(), "float32")
+            whole = pipeline.right_port([*stages.FRONT_END], "float32")
             yield path, "all stages", compare(whole, path)
             if name != "batch":
-                clip, length = signals.load(name), subject.length
+                clip, length = signals.load(name), pipeline.length
                 for title, port in FEATURES.items():
                     features = port(clip, length, n_mels)
                     yield path, title, compare({"features": features}, path)
-    for name in toy.NAMES:
+    for name in TOYS:
         path = make.HERE / "encoder" / f"{name}.safetensors"
-        model = toy.load(name)
-        subject = of_signal("toy", toy.TOY.n_mels, model)
-        names = stages.front_end_names() + stages.encoder_names(toy.TOY.n_audio_layer)
-        yield path, "all stages", compare(subject.right_port(names, "float32"), path)
-        mel = torch.from_numpy(subject.front_end_truth["features"]).float()[None]
+        model = load_model(f"formula:{name}")
+        pipeline = of_signal("toy", TOY.n_mels, model)
+        names = [*stages.FRONT_END, *stages.of_encoder(TOY.n_audio_layer)]
+        yield path, "all stages", compare(pipeline.right_port(names, "float32"), path)
+        mel = torch.from_numpy(pipeline.front_end_truth["features"]).float()[None]
         for title, port in ports.ENCODERS.items():
             yield path, title, compare({"ln_post": port(model, mel)[0]}, path)
 

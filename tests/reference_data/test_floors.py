@@ -1,4 +1,4 @@
-"""A right port passes against the committed files, whatever its CPU and its FFT."""
+"""A right port passes against the committed files on any CPU and with any FFT."""
 
 import json
 import platform
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from parity import compare, measure, signals, tensors
-from parity.subject import of_signal
+from parity import compare, noise, signals
+from parity.files import tensors
+from parity.resolve import of_signal
 from reference_data import floors, make
 from tests.parity.ports import finish
 
@@ -33,14 +34,14 @@ def noises(setting):
 
 @pytest.mark.parametrize("setting", CPUS)
 def test_right_ports_pass(setting):
-    """Of the features, all front-end stages, and the toys' encoders."""
+    """For the features, all front-end stages, and the toy encoders."""
     for port, by_stage in noises(setting).items():
-        for stage, noise in by_stage.items():
-            assert noise <= measure.PASS_LIMIT["float32"], (port, stage)
+        for stage, error in by_stage.items():
+            assert error <= noise.PASS_LIMIT["float32"], (port, stage)
 
 
 def test_settings_differ():
-    """Else they would be one setting under several names."""
+    """Settings that compute the same would be one setting under several names."""
     found = [tuple(noises(setting)["dc.80.safetensors, all stages"].values()) for setting in CPUS]
     assert len(set(found)) == (3 if torch.cpu._is_avx512_supported() else 2)
 
@@ -72,8 +73,8 @@ def test_an_fft_that_none_of_the_floors_was_measured_with(name, n_mels):
     truth = of_signal(name, n_mels).right_port(["windowed", "power"], "float32")
     spectrum = rough_fft(truth["windowed"])
     power = spectrum.real**2 + spectrum.imag**2
-    scale = measure.rms(truth["power"])
-    assert measure.rms(power - truth["power"]) <= 1e-5 * scale  # it is a Fourier transform
+    scale = noise.rms(truth["power"])
+    assert noise.rms(power - truth["power"]) <= 1e-5 * scale  # it is a Fourier transform
     from melfront import mel_filters
 
     features = finish(mel_filters(n_mels).astype(np.float32) @ power.T)

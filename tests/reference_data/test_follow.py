@@ -1,4 +1,4 @@
-"""The README's steps, taken in C for every file: a stranger without Python can follow them."""
+"""The README's steps, written in C and run on every file: they can be followed without Python."""
 
 import re
 import shutil
@@ -11,10 +11,12 @@ from safetensors.numpy import load_file
 from scipy.io import wavfile
 
 import melfront
+from encoder.built_in import TOY, TOYS
 from melfront.audio import as_clips
-from parity import signals, stages, tensors, toy
-from parity.subject import of_signal
-from parity.truth import load_model
+from parity import signals, stages
+from parity.files import tensors
+from parity.pipeline import load_model
+from parity.resolve import of_signal
 from reference_data import make
 
 README = (make.HERE / "README.md").read_text("utf-8")
@@ -55,7 +57,7 @@ def noises(program: Path, file: str, *port: Path) -> tuple[int, dict[str, float]
 
 
 def front_end_of(file: str) -> set[str]:
-    return set(stages.front_end_names()) & tensors.read(make.HERE / file).tensors.keys()
+    return set(stages.FRONT_END) & tensors.read(make.HERE / file).tensors.keys()
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -72,10 +74,10 @@ def written(folder: Path, port: dict[str, np.ndarray]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", toy.NAMES)
+@pytest.mark.parametrize("name", TOYS)
 def test_every_stage_of_a_toy_encoder(follow, tmp_path, name):
-    subject = of_signal("toy", toy.TOY.n_mels, toy.load(name))
-    port = subject.right_port(stages.encoder_names(toy.TOY.n_audio_layer), "float32")
+    pipeline = of_signal("toy", TOY.n_mels, load_model(f"formula:{name}"))
+    port = pipeline.right_port(stages.of_encoder(TOY.n_audio_layer), "float32")
     file = f"encoder/{name}.safetensors"
     status, found = noises(follow, file, written(tmp_path, port))
     assert found.keys() == port.keys() | front_end_of(file)

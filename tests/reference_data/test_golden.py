@@ -1,4 +1,4 @@
-"""What is committed is what the command gives, and what MANIFEST.json says."""
+"""The committed files are those that the command makes and MANIFEST.json lists."""
 
 import hashlib
 import json
@@ -9,12 +9,17 @@ import pytest
 from safetensors.numpy import load_file
 
 from encoder import checkpoint
-from parity import compare, libraries, measure, signals, stages, tensors, toy
-from parity.dump import as_real, at_positions
-from parity.subject import of_signal
-from parity.table import trained
-from parity.truth import load_model
-from reference_data import make
+from encoder.built_in import TOY, TOYS
+from parity import compare, signals, stages
+from parity.files import tensors
+from parity.files.dump import as_real, at_positions
+from parity.noise import rms
+from parity.pages import libraries
+from parity.pages.libraries_page import features_of
+from parity.pages.mistakes_page import trained
+from parity.pipeline import load_model
+from parity.resolve import of_signal
+from reference_data import make, manifest
 
 FILES = sorted(make.HERE.glob("*/*.safetensors"))
 MANIFEST = json.loads((make.HERE / "MANIFEST.json").read_text(encoding="utf-8"))
@@ -43,8 +48,8 @@ def assert_same_file(made, path):
         if not key.startswith((tensors.FLOOR, tensors.NORM)):
             assert about[key] == held.metadata[key], key
     for name, floor in held.floors.items():
-        # The committed one is the largest of several settings, whose least is up to six times less.
-        # What this machine alone gives is the noise of a right port, which passes at twice that.
+        # The committed floor is the largest of several settings, and up to six times the least.
+        # The noise measured on this machine is that of a right port, which passes up to twice it.
         ours = float(about[tensors.FLOOR + name])
         assert floor / 16 <= ours <= floor * 2, f"{path.name}: floor of {name}"
 
@@ -55,7 +60,7 @@ def assert_same_file(made, path):
 def test_manifest_lists_every_file():
     names = {path.relative_to(make.HERE).as_posix() for path in FILES}
     assert set(MANIFEST["files"]) == names
-    assert MANIFEST["format"] == make.FORMAT
+    assert MANIFEST["format"] == manifest.FORMAT
     assert MANIFEST["command"] == "python -m reference_data.make"
 
 
@@ -165,7 +170,7 @@ def test_front_end(name, n_mels):
 
 @pytest.mark.parametrize("n_mels", make.N_MELS)
 def test_sample_features(n_mels):
-    """They are the first of 30 s, bit for bit, and what follows is the last of them."""
+    """They are the first frames of 30 s, bit for bit; all later frames equal their last one."""
     made = make.sample_features(n_mels)
     assert_same_file(made, make.HERE / "frontend" / f"sample.{n_mels}.safetensors")
     kept, whole = made[0]["features"], of_signal("sample", n_mels).front_end_truth["features"]
@@ -175,37 +180,37 @@ def test_sample_features(n_mels):
 
 @pytest.mark.parametrize("title", make.LIBRARIES)
 def test_libraries(title):
-    """Their float32 rounds differently elsewhere: within the noise of two."""
+    """Float32 rounds differently on other machines: equal to within the noise of two."""
     library = libraries.find(title)
     if libraries.version(library.package) != MANIFEST["versions"][library.package]:
         pytest.skip(f"{library.package} {MANIFEST['versions'][library.package]} is not installed")
     for name in signals.SHORT:
         held = load_file(make.HERE / "libraries" / f"{name}.safetensors")[make.key(title, 80)]
         floor = tensors.read(make.HERE / "frontend" / f"{name}.80.safetensors").floors["features"]
-        mine = library.run(libraries.case_of(of_signal(name, 80)))
+        mine = features_of(library, of_signal(name, 80))
         assert mine.shape == held.shape
-        assert measure.rms(mine - held) <= 4 * floor, name
+        assert rms(mine - held) <= 4 * floor, name
 
 
 # Encoders
 
 
-@pytest.mark.parametrize("name", toy.NAMES)
+@pytest.mark.parametrize("name", TOYS)
 def test_toy(name):
     assert_same_file(make.toy_stages(name), make.HERE / "encoder" / f"{name}.safetensors")
 
 
 def test_toy_sizes_differ():
     """No swapped axis can fit by chance."""
-    c = toy.TOY
+    c = TOY
     sizes = [c.n_mels, c.n_audio_ctx, c.head_dim, c.n_audio_mlp, c.n_audio_head, 2 * c.n_audio_ctx]
     assert len(set(sizes)) == len(sizes)
     assert all(any(n % p == 0 for p in (2, 7, 11, 13, 53)) for n in sizes)
 
 
 def test_quiet_toy_is_a_power_of_two_away():
-    loud, quiet = (toy.load(name).state_dict() for name in ("toy", "toy-quiet"))
-    for name in checkpoint.shapes(toy.TOY):
+    loud, quiet = (load_model(f"formula:{name}").state_dict() for name in ("toy", "toy-quiet"))
+    for name in checkpoint.shapes(TOY):
         factor = 128 if name.startswith(("conv1.", "conv2.", "positions")) else 1
         assert (loud[name] == quiet[name] * factor).all(), name
 
@@ -214,7 +219,7 @@ def check_size(file, model):
     """Float64 truth of every stage at the committed positions."""
     held = tensors.read(make.HERE / "encoder" / f"{file}.safetensors")
     encoder = load_model(model)
-    subject = of_signal("sample", encoder.config.n_mels, encoder, model)
+    pipeline = of_signal("sample", encoder.config.n_mels, encoder, model)
     seen = []
 
     def look(stage, values):
@@ -226,9 +231,9 @@ def check_size(file, model):
         assert_same(at_positions(stage, real, 256), held.tensors[stage].values, stage)
         return values
 
-    subject.run(look, encoder=True)
+    pipeline.run(look, encoder=True)
     assert set(seen) == held.sampled.keys()
-    assert seen == stages.front_end_names() + stages.encoder_names(encoder.config.n_audio_layer)
+    assert seen == [*stages.FRONT_END, *stages.of_encoder(encoder.config.n_audio_layer)]
 
 
 def test_tiny():
@@ -256,7 +261,7 @@ def test_sizes_are_whole(size):
     path = make.HERE / "encoder" / f"{size}.safetensors"
     held = tensors.read(path)
     config = SIZES[size]
-    order = stages.front_end_names() + stages.encoder_names(config.n_audio_layer)
+    order = [*stages.FRONT_END, *stages.of_encoder(config.n_audio_layer)]
     assert list(make.parts_of(path)[0]) == order
     assert held.sampled.keys() == set(order)
     assert held.sampled["ln_post"] == (1500, config.n_audio_state)
@@ -265,7 +270,7 @@ def test_sizes_are_whole(size):
     for stage in order:
         assert held.tensors[stage].values.shape == (256,)
         assert 0 < held.floors[stage] < 1e-3 * max(1, np.abs(held.tensors[stage].values).max())
-    for other in make.SHARED_DIMENSIONS[size]:
+    for other in manifest.SHARED_DIMENSIONS[size]:
         assert SIZES[other] == config
 
 
@@ -275,23 +280,23 @@ def test_sizes_are_whole(size):
 @pytest.mark.parametrize("n_mels", make.N_MELS)
 @pytest.mark.parametrize("name", signals.SHORT)
 def test_right_port_passes_against_every_file(name, n_mels):
-    subject = of_signal(name, n_mels)
-    port = subject.right_port(stages.front_end_names(), "float32")
+    pipeline = of_signal(name, n_mels)
+    port = pipeline.right_port([*stages.FRONT_END], "float32")
     report = compare(port, make.HERE / "frontend" / f"{name}.{n_mels}.safetensors")
     assert report.ok, str(report)
     assert len(report.stages) == 9
 
 
-@pytest.mark.parametrize("name", toy.NAMES)
+@pytest.mark.parametrize("name", TOYS)
 def test_right_toy_passes(name):
-    subject = of_signal("toy", toy.TOY.n_mels, toy.load(name))
-    port = subject.right_port(stages.encoder_names(2), "float32")
+    pipeline = of_signal("toy", TOY.n_mels, load_model(f"formula:{name}"))
+    port = pipeline.right_port(stages.of_encoder(2), "float32")
     report = compare(port, make.HERE / "encoder" / f"{name}.safetensors")
     assert report.ok, str(report)
 
 
 def test_readme_example(monkeypatch):
-    """As it stands, with our features put in for the dots."""
+    """The example as printed, with our features in place of the dots."""
     text = (make.HERE / "README.md").read_text("utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     monkeypatch.chdir(make.HERE.parent)

@@ -1,10 +1,10 @@
-"""The commands of reference_data: help, and one line for what they cannot use."""
+"""The commands of reference_data: help, and one line for invalid input."""
 
 import shutil
 
 import pytest
 
-from parity import libraries
+from parity.pages import libraries
 from reference_data import floors, make, make_picture
 
 make_sample = pytest.importorskip("reference_data.make_sample")  # needs soundfile and soxr
@@ -75,7 +75,7 @@ def test_a_sample_without_its_program(capsys, monkeypatch):
 
 
 def test_signals_are_made_again_bit_for_bit(tmp_path, monkeypatch):
-    """And so is a file whose floors are raised to what they are."""
+    """A file whose floors are raised to their present values does not change either."""
     monkeypatch.setattr(make, "HERE", tmp_path)
     made = make.Path(make.__file__).parent / "signals"
     make.make("signals")

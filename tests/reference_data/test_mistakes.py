@@ -1,4 +1,4 @@
-"""Every mistake of the catalogue shows in the committed data, and is named from it."""
+"""The committed data show every mistake of the catalogue, and suffice to name it."""
 
 from functools import cache
 from pathlib import Path
@@ -7,21 +7,24 @@ import numpy as np
 import pytest
 import torch
 
-from parity import measure, mistakes, signals, table, tensors, toy
-from parity.measure import PASS, SHAPE, WRONG
+import parity
+from encoder.built_in import TOYS
+from parity import mistakes, noise, signals
+from parity.files import tensors
 from parity.mistakes import ENCODER, FRONT_END
+from parity.noise import PASS, SHAPE, WRONG
+from parity.pages import mistakes_page
 from reference_data import make
 
-PAGE = Path(table.__file__).with_name("MISTAKES.md")
+PAGE = Path(parity.__file__).with_name("MISTAKES.md")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def remembering():
-    """One thread, because for the toys' matrices several only wait for each other."""
+def one_thread():
+    """For the toys' small matrices several threads only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with table.remembering():
-        yield
+    yield
     torch.set_num_threads(threads)
 
 
@@ -37,7 +40,7 @@ def committed(name):
 
 def is_wrong(mine, held, stage):
     truth, floor = held.tensors[stage].values.astype(np.float64), held.floors[stage]
-    return mine.shape != truth.shape or measure.error(mine, truth, floor).verdict == WRONG
+    return mine.shape != truth.shape or noise.error(mine, truth, floor).verdict == WRONG
 
 
 @pytest.mark.parametrize("n_mels", make.N_MELS)
@@ -45,8 +48,8 @@ def is_wrong(mine, held, stage):
 def test_front_end_mistake_is_wrong_somewhere(entry, n_mels):
     """From the final features alone."""
     for name in COLUMNS:
-        subject = subject_of(name, n_mels)
-        features = subject.front_end(entry.convention(subject.convention))["features"]
+        pipeline = pipeline_of(name, n_mels)
+        features = pipeline.front_end(entry.convention(pipeline.convention))["features"]
         held = committed(f"frontend/{name}.{n_mels}.safetensors")
         if is_wrong(features.astype(np.float32), held, "features"):
             return
@@ -54,15 +57,15 @@ def test_front_end_mistake_is_wrong_somewhere(entry, n_mels):
 
 
 @cache
-def subject_of(name, n_mels):
-    return table.of_signal(name, n_mels)
+def pipeline_of(name, n_mels):
+    return mistakes_page.of_signal(name, n_mels)
 
 
 @pytest.mark.parametrize("entry", ENCODER, ids=lambda entry: entry.name)
 def test_encoder_mistake_is_wrong_at_its_own_stage(entry):
     """In one of the two toy encoders."""
-    for name in toy.NAMES:
-        mine = table.made(entry, table.model_of(name).subject)
+    for name in TOYS:
+        mine = mistakes_page.made(entry, mistakes_page.model_of(name).pipeline)
         held = committed(f"encoder/{name}.safetensors")
         if is_wrong(mine[entry.stage], held, entry.stage):
             return
@@ -70,7 +73,7 @@ def test_encoder_mistake_is_wrong_at_its_own_stage(entry):
 
 
 def some_slow(entries, every):
-    """All entries, of which only each so many-th runs when slow tests do not."""
+    """All entries; only one in `every` runs without the slow tests."""
     return [
         pytest.param(entry, id=entry.name, marks=[pytest.mark.slow] if i % every else [])
         for i, entry in enumerate(entries)
@@ -82,7 +85,7 @@ def test_front_end_mistake_is_named_first_and_alone(entry):
     """On at least one signal, from the final features alone."""
     cells = {}
     for name in COLUMNS:
-        cells[name] = table.front_end_cell(entry, name)
+        cells[name] = mistakes_page.front_end_cell(entry, name)
         if cells[name].names == (entry.name,):
             return
     pytest.fail(str(cells))
@@ -91,8 +94,8 @@ def test_front_end_mistake_is_named_first_and_alone(entry):
 @pytest.mark.parametrize("entry", ENCODER, ids=lambda entry: entry.name)
 def test_encoder_mistake_is_named_first_and_alone(entry):
     """In at least one of the two toys, from the last hidden state alone."""
-    for name in toy.NAMES:
-        found = table.encoder_cell(entry, name)
+    for name in TOYS:
+        found = mistakes_page.encoder_cell(entry, name)
         if found.names == (entry.name,):
             return
     pytest.fail(f"{entry.name}: {found}")
@@ -119,9 +122,9 @@ def test_page_has_every_mistake(heading, entries):
 
 @pytest.mark.parametrize("entry", FRONT_END[::7], ids=lambda entry: entry.name)
 def test_page_says_what_a_run_gives(entry):
-    """Is it blind or not: every seventh mistake, on three signals."""
+    """The page is blind where a run passes: every seventh mistake, on three signals."""
     for name in ("padded", "tone", "faint"):
-        cell = table.front_end_cell(entry, name)
+        cell = mistakes_page.front_end_cell(entry, name)
         assert (rows("Front end")[entry.name][name] == "blind") == (cell.verdict == PASS)
 
 
@@ -129,9 +132,11 @@ def test_page_of_a_few():
     """The page of a table of two mistakes."""
     names = ("no frame dropped", "tail of zeros")
     columns = ("padded", "tone")
-    front = {n: {c: table.front_end_cell(mistakes.find(n), c) for c in columns} for n in names}
+    front = {
+        n: {c: mistakes_page.front_end_cell(mistakes.find(n), c) for c in columns} for n in names
+    }
     assert front["no frame dropped"]["padded"].verdict == SHAPE
-    text = table.page(front, {})
+    text = mistakes_page.page(front, {})
     assert "| tail of zeros |" in text
     assert "blind to 1 of 2: tail of zeros" in text
     assert "2 of 2 mistakes are named first and alone" in text

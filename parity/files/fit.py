@@ -1,4 +1,4 @@
-"""Recognise how a stage was laid out: batch axis, transposed, heads apart, complex as pairs."""
+"""Recognise the layout of a tensor: batch axis, transposed, heads apart, complex as pairs."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .tensors import Array
+from ..noise import Array
+from ..stages import Stage
 
 
 class Fitted(NamedTuple):
-    """A tensor brought to the expected layout, or as near to it as it comes, and what was done."""
+    """A tensor in the expected layout, or as near to it as possible, and what was changed."""
 
     values: Array
     notes: tuple[str, ...]
     fits: bool
 
 
-def fit(values: Array, stage: str, shape: tuple[int, ...], complex_: bool = False) -> Fitted:
-    """Bring `values` to the shape of the stage, saying what had to be done to it."""
+def fit(values: Array, stage: Stage, shape: tuple[int, ...], complex_: bool = False) -> Fitted:
+    """Bring `values` to the shape of the stage, and say what had to be changed."""
     notes: list[str] = []
     pairs = complex_ and not np.iscomplexobj(values) and values.ndim > len(shape)
     if pairs and values.shape[-1] == 2:
@@ -35,13 +36,13 @@ def fit(values: Array, stage: str, shape: tuple[int, ...], complex_: bool = Fals
     return Fitted(values, (*notes, *changed), values.shape == shape)
 
 
-def rearrange(values: Array, stage: str, shape: tuple[int, ...]) -> tuple[Array, tuple[str, ...]]:
+def rearrange(values: Array, stage: Stage, shape: tuple[int, ...]) -> tuple[Array, tuple[str, ...]]:
     """Undo a transposition or a split into heads, if that gives the shape."""
     if values.ndim == len(shape) >= 2:
         swapped = values.swapaxes(-1, -2)
         if swapped.shape == shape:
             return swapped, ("transposed",)
-        # One frame too many, and transposed on top of it: say the one that can be said.
+        # Transposed, with one frame too many: the transposition at least can be told.
         near = abs(swapped.shape[-1] - shape[-1]) + abs(swapped.shape[-2] - shape[-2])
         if near < abs(values.shape[-1] - shape[-1]) + abs(values.shape[-2] - shape[-2]):
             return swapped, ("transposed",)

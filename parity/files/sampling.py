@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from encoder import formula
 
+from ..noise import Array
+
 N_SAMPLES = 256
 
 
@@ -20,3 +22,14 @@ def sample_positions(stage: str, size: int, count: int = N_SAMPLES) -> NDArray[n
         return np.arange(size)
     drawn = formula.mix(0, count, formula.seed(stage)) % np.uint64(size)
     return drawn.astype(np.int64)
+
+
+def at_positions(stage: str, values: Array, count: int = N_SAMPLES) -> Array:
+    """The values at `sample_positions` of a tensor of any shape: (count,) or fewer."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    return flat[sample_positions(stage, flat.size, count)]
+
+
+def as_real(tensor: Array) -> Array:
+    """Complex (...) to real (..., 2), which is how dumps store it; what is real is returned."""
+    return np.stack([tensor.real, tensor.imag], -1) if np.iscomplexobj(tensor) else tensor

@@ -1,4 +1,4 @@
-"""Which mistake shows on which signal: every entry of the catalogue, run as somebody's port.
+"""Which mistake shows on which signal: every entry of the catalogue, run as if it were a port.
 
 python -m parity mistakes --table parity/MISTAKES.md
 """
@@ -6,27 +6,27 @@ python -m parity mistakes --table parity/MISTAKES.md
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
 
-from melfront.command import PROGRESS
+from melfront.command import PROGRESS, replacing
 
-from . import diagnose, measure, signals
-from .compare import compare_with
-from .measure import NOISY, PASS, SHAPE
-from .mistakes import ENCODER, FRONT_END, EncoderMistake, FrontEndMistake, run
-from .report import Report, number
-from .subject import of_signal
-from .tensors import FLOOR, Array, Dump, ParityError, Tensor, replacing
-from .truth import Subject, load_model
+from .. import signals
+from ..comparison.compare import compare_with
+from ..comparison.report import Report, number
+from ..files.tensors import FLOOR, Dump, Tensor
+from ..mistakes import ENCODER, FRONT_END, EncoderMistake, FrontEndMistake, run
+from ..noise import NOISY, PASS, SHAPE, Array, error, unit_line
+from ..pipeline import Pipeline, load_model
+from ..resolve import of_signal
+from ..stages import LN_POST, ParityError, Stage
 
 N_MELS = 128  # of the front end's table
 MODELS = {  # title: model, clip
@@ -38,9 +38,11 @@ MODELS = {  # title: model, clip
 
 
 def trained() -> Path | None:
-    """The folder of whisper-tiny.en's weights: in the folder that MELFRONT_SHARED names, or in
-    `shared` beside the checkout; None where it is not found."""
-    beside = Path(__file__).resolve().parents[2] / "shared"
+    """The folder of whisper-tiny.en's weights, in the folder MELFRONT_SHARED or `../shared`.
+
+    None where it is not found.
+    """
+    beside = Path(__file__).resolve().parents[3] / "shared"
     folder = Path(os.environ.get("MELFRONT_SHARED") or beside) / "whisper-tiny.en"
     return folder if folder.is_dir() else None
 
@@ -67,16 +69,16 @@ def cell(report: Report, own: str = "") -> Cell:
 
 
 @lru_cache(maxsize=16)
-def subject_of(signal: str) -> Subject:
+def pipeline_of(signal: str) -> Pipeline:
     return of_signal(signal, N_MELS)
 
 
 def front_end_cell(entry: FrontEndMistake, signal: str) -> Cell:
     """The features of a signal with this mistake made, in float32, as `compare` sees them."""
-    subject = subject_of(signal)
-    features = subject.front_end(entry.convention(subject.convention))["features"]
-    given = Dump({"features": Tensor(features.astype(np.float32), "float32")}, {})
-    return cell(compare_with(subject, given))
+    pipeline = pipeline_of(signal)
+    features = pipeline.front_end(entry.convention(pipeline.convention))["features"]
+    given = {Stage("features"): Tensor(features.astype(np.float32), "float32")}
+    return cell(compare_with(pipeline, Dump(given, {})))
 
 
 # --- encoder ------------------------------------------------------------------------------------
@@ -85,7 +87,7 @@ def front_end_cell(entry: FrontEndMistake, signal: str) -> Cell:
 class Model(NamedTuple):
     """A model with a clip, and the truth of every stage that a mistake spoils first."""
 
-    subject: Subject
+    pipeline: Pipeline
     truth: dict[str, Array]
     floors: dict[str, float]
 
@@ -96,56 +98,39 @@ def model_of(title: str) -> Model:
     name, signal = MODELS[title]
     name = name or str(trained() or "openai/whisper-tiny.en")
     encoder = load_model(name)
-    subject = of_signal(signal, encoder.config.n_mels, encoder, name)
-    truth = subject.encoder_truth({entry.stage for entry in ENCODER} | {"ln_post"})
-    return Model(subject, truth, subject.floors(truth, "float32"))
+    pipeline = of_signal(signal, encoder.config.n_mels, encoder, name)
+    pipeline.runs = {}  # the same mistakes are tried on every port
+    truth = pipeline.encoder_truth({entry.stage for entry in ENCODER} | {LN_POST})
+    return Model(pipeline, truth, pipeline.floors(truth, "float32"))
 
 
 def encoder_cell(entry: EncoderMistake, title: str) -> Cell:
     """The last hidden state of a model with this mistake made, and how its own stage looks."""
-    subject, truth, floors = model_of(title)
-    mine = made(entry, subject)
+    pipeline, truth, floors = model_of(title)
+    mine = made(entry, pipeline)
     said = {FLOOR + stage: repr(floor) for stage, floor in floors.items()}
-    held = Dump({"ln_post": Tensor(truth["ln_post"], "float64")}, said)
-    report = compare_with(subject, Dump({"ln_post": Tensor(mine["ln_post"], "float32")}, {}), held)
+    held = Dump({LN_POST: Tensor(truth[LN_POST], "float64")}, said)
+    given = Dump({LN_POST: Tensor(mine[LN_POST], "float32")}, {})
+    report = compare_with(pipeline, given, held)
     return cell(report, verdict_on(mine[entry.stage], truth[entry.stage], floors[entry.stage]))
 
 
-def made(entry: EncoderMistake, subject: Subject) -> dict[str, Array]:
+def made(entry: EncoderMistake, pipeline: Pipeline) -> dict[str, Array]:
     """The mistake's own stage and the last one, float32, with the mistake made."""
     seen: dict[str, Array] = {}
 
     def tap(stage: str, tensor: torch.Tensor) -> torch.Tensor:
-        if stage in (entry.stage, "ln_post"):
+        if stage in (entry.stage, LN_POST):
             seen[stage] = tensor[0].numpy()
         return tensor
 
-    mel = torch.from_numpy(subject.front_end_truth["features"]).float()[None]
-    run(entry, subject.needed_model(), mel, tap, subject.n_audio)
+    mel = torch.from_numpy(pipeline.front_end_truth["features"]).float()[None]
+    run(entry, pipeline.needed_model(), mel, tap, pipeline.n_audio)
     return seen
 
 
 def verdict_on(mine: Array, truth: Array, floor: float) -> str:
-    return SHAPE if mine.shape != truth.shape else measure.error(mine, truth, floor).verdict
-
-
-@contextmanager
-def remembering() -> Iterator[None]:
-    """Within the block the diagnosis runs each mistake of the encoder once per model, not each
-    time that it is asked about another."""
-    original = diagnose.run_with
-    known: dict[tuple[str, str], Array] = {}
-
-    def once(case: diagnose.Case, entry: EncoderMistake, mel: torch.Tensor) -> Array:
-        if entry is diagnose.AS_IT_IS:  # on other features each time
-            return original(case, entry, mel)
-        key = (case.subject.model_name, entry.name)
-        if key not in known:
-            known[key] = original(case, entry, mel)
-        return known[key]
-
-    with patch.object(diagnose, "run_with", once):
-        yield
+    return SHAPE if mine.shape != truth.shape else error(mine, truth, floor).verdict
 
 
 # --- the page -----------------------------------------------------------------------------------
@@ -165,7 +150,7 @@ def encoder_rows(columns: Iterable[str] = MODELS) -> Rows:
     """Of the models that are here."""
     rows: Rows = {entry.name: {} for entry in ENCODER}
     for title in columns:
-        with suppress(ParityError), remembering():
+        with suppress(ParityError):
             for entry in tqdm(ENCODER, desc=f"mistakes in {title}", unit="", **PROGRESS):
                 rows[entry.name][title] = encoder_cell(entry, title)
     return rows
@@ -224,18 +209,19 @@ def alike(rows: Rows) -> list[str]:
     ]
 
 
-HEAD = """# Which mistake shows where
+HEAD = f"""# Which mistake shows where
 
 Every entry of the catalogue (`python -m parity mistakes`), made on purpose, and the final tensor
 alone given to `parity compare`: the features for the front end, the last hidden state for the
 encoder. Written by `python -m parity mistakes --table parity/MISTAKES.md`.
 
-A number is the error in units of float32 noise: up to 2 passes, up to 10 is noisy, above is wrong.
+A number is an error in units of float32 noise: up to 2 passes, up to 10 is noisy, more is wrong.
+{unit_line("transformers").capitalize()}.
 
 - ✓ the mistake is named, first and alone
 - ≈ it is named together with others that give the same numbers there (listed below each table)
 - ✗ it is seen, but another or none is named
-- blind: the numbers are right to within noise, so nobody could tell
+- blind: the numbers are right to within noise, so that the mistake cannot be seen
 - shape: the tensor has another shape
 """
 

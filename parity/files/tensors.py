@@ -11,42 +11,38 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Generic, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from melfront.command import lacks_memory, one_line
-from melfront.command import replacing as replacing  # the modules here import it from this one
+from melfront.command import lacks_memory
 from melfront.conventions import N_FRAMES
 
-Array = NDArray[Any]
+from ..noise import Array
+from ..stages import Name, ParityError, stages_of
+
 FORMAT = "2"
 FLOOR, NORM, SAMPLED = "floor.", "norm.", "sampled."  # before a stage's name, in the metadata
 METADATA = "__metadata__"  # name of the JSON text in an npz; safetensors has a place for it
 METADATA_ROOM = 8192  # bytes, and for each stage's shape, norm and noise:
 STAGE_ROOM = 256
-NO_STAGES = {"attention_mask"}  # which other files of ours hold beside the stages
-
-
-class ParityError(ValueError):
-    """What was given cannot be compared; the message says what to do. One line."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+NO_STAGES = {"attention_mask"}  # our other commands write it next to the stages
 
 
 class Tensor(NamedTuple):
-    """A tensor as somebody stored it. bfloat16 has no NumPy type: its values come as float32."""
+    """A tensor as it was stored. bfloat16 has no NumPy type: its values come as float32."""
 
     values: Array
     dtype: str  # float16, bfloat16, float32 or float64
 
 
-class Dump(NamedTuple):
-    """Tensors by name, and what the file says of itself; `dump.py` says what it may say."""
+class Dump(NamedTuple, Generic[Name]):
+    """Tensors and metadata, as `dump.describe` writes it.
 
-    tensors: dict[str, Tensor]
+    A file's tensors have the file's names; `resolve.by_stage` puts them under their stages.
+    """
+
+    tensors: dict[Name, Tensor]
     metadata: dict[str, str]
 
     @property
@@ -63,7 +59,7 @@ class Dump(NamedTuple):
         return self.said(SAMPLED, whole_shape)
 
     def said(self, prefix: str, kind: Callable[[str], Any]) -> dict[str, Any]:
-        """What the metadata say of each stage under this prefix. Raises ParityError."""
+        """What the metadata says of each stage under this prefix. Raises ParityError."""
         values = {}
         for key, text in self.metadata.items():
             if key.startswith(prefix):
@@ -92,12 +88,12 @@ def table(text: str, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise ParityError(f"{name} is no JSON object; leave it out, or take what `dump` wrote")
+        raise ParityError(f"{name} is not a JSON object; leave it out, or take what `dump` wrote")
     return value
 
 
-def read(path: str | os.PathLike[str]) -> Dump:
-    """Read a dump. Raises ParityError for what is missing, empty, cut short, or needs pickle."""
+def read(path: str | os.PathLike[str]) -> Dump[str]:
+    """Read a dump. Raises ParityError for a file that is missing, empty, cut short, or pickled."""
     path = Path(path)
     if not path.exists():
         raise ParityError(f"{path}: no such file or folder")
@@ -116,23 +112,21 @@ def read(path: str | os.PathLike[str]) -> Dump:
         raise ParityError(f"{path}: no tensors in it")
     if old := {"floors", "sampled"} & dump.metadata.keys():
         raise ParityError(
-            f"{path}: the metadata {min(old)!r} are in a form that is no longer read; dump it again"
+            f"{path}: the metadata {min(old)!r} has a form that is no longer read; dump it again"
         )
-    for key in ("clip", "model"):  # which are printed
+    for key in ("clip", "model"):  # names that are printed
         if not (said := dump.metadata.get(key, "")).isprintable():
             raise ParityError(f"{path}: the metadata {key!r} is {said!r}, expected a name")
     return dump
 
 
 def stage_of(path: Path, tensor: Tensor) -> str:
-    """The name of a single .npy's tensor: the file's, or that of features if it looks like some.
+    """The name of a single .npy's tensor: the file's, or `log_mel` if it looks like features.
 
-    Raises ParityError where it does not, and the file is not called after a stage.
+    Raises ParityError where it does not and no stage has the file's name.
     """
-    from .stages import canonical  # which imports this module
-
     try:
-        canonical([path.stem], None)
+        stages_of([path.stem], None)
     except ParityError as error:
         if {80, 128} & {*tensor.values.shape[-2:]} or tensor.values.shape[-1:] == (N_FRAMES,):
             return "log_mel"  # as `python -m melfront -o` writes it under any name
@@ -150,10 +144,10 @@ def np_load(path: Path) -> Any:
 
 @contextmanager
 def parsed(path: Path, name: str) -> Iterator[None]:
-    """ParityError for whatever another's parser raises: of a damaged file that may be anything."""
+    """Turn any exception of a parser into a ParityError: a damaged file may raise anything."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of headers that it can still make sense of
+            warnings.simplefilter("ignore")  # about headers that are odd but readable
             yield
     except Exception as error:
         raise ParityError(f"{name}: {explain(error, path)}") from error
@@ -163,19 +157,19 @@ def explain(error: Exception, path: Path) -> str:
     if path.stat().st_size == 0:
         return "the file is empty"
     if lacks_memory(error):
-        return f"holds more than the memory does, or is damaged ({error})"
+        return f"too large for the memory, or damaged ({error})"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read: {error.strerror}"
     if "pickle" in str(error).lower():
-        # NumPy takes for a pickle whatever is nothing else.
+        # NumPy takes any file that it does not recognise for a pickle.
         with path.open("rb") as file:
             if not file.read(6).startswith((b"\x93NUMPY", b"PK\3\4", b"PK\5\6")):
-                return f"no {path.suffix} file, whatever its name; write it with NumPy"
+                return f"not a {path.suffix} file, whatever its name; write it with NumPy"
         return "holds Python objects, which are not read; save plain arrays of numbers"
     return f"not a whole file of its kind ({type(error).__name__}); write it again"
 
 
-def read_npz(path: Path) -> Dump:
+def read_npz(path: Path) -> Dump[str]:
     archive = np_load(path)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ParityError(f"{path}: a single .npy array under the name of an .npz; rename it")
@@ -183,21 +177,21 @@ def read_npz(path: Path) -> Dump:
     with archive:
         for name in archive.files:
             with parsed(path, f"{path}: {name}"):
-                values = np.asarray(archive[name])  # bytes, where it is no .npy
+                values = np.asarray(archive[name])  # bytes, if the entry is not a .npy
             if name in (METADATA, "metadata") and values.dtype.kind == "U":
                 said = table(str(values), f"{path}: {name}")
-                # safetensors holds nothing but texts; people put numbers into theirs
+                # safetensors holds texts only; people put numbers into the metadata of an npz
                 metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in said.items()}
             elif name not in NO_STAGES:
                 tensors[name] = as_tensor(values, f"{path}: {name}")
     return Dump(tensors, metadata)
 
 
-def read_safetensors(path: Path) -> Dump:
+def read_safetensors(path: Path) -> Dump[str]:
     from safetensors import safe_open
 
     with parsed(path, str(path)):
-        path.open("rb").close()  # what may not be read is missing to safe_open
+        path.open("rb").close()  # safe_open reports a file without read permission as missing
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             raw = {name: file.get_tensor(name) for name in set(file.keys()) - NO_STAGES}
@@ -218,14 +212,14 @@ def as_tensor(values: Any, name: str) -> Tensor:
 
 
 class Writer:
-    """Writes tensors one after another, as they are made: nothing but the one at hand is held.
+    """Writes tensors one by one as they are made, so that only one is in memory.
 
-    `shapes` are the shapes to come, in order: a safetensors file begins with them. The metadata is
-    known only at the end, so room is left for it.
+    shapes: of all tensors, in order, because a safetensors file begins with them. The metadata is
+    known only at the end, so the header leaves room for it.
     """
 
     def __init__(
-        self, path: Path, kind: str, shapes: Mapping[str, tuple[int, ...]], dtype: str
+        self, path: Path, kind: str, shapes: Mapping[Any, tuple[int, ...]], dtype: str
     ) -> None:
         self.dtype, self.shapes = dtype, shapes
         self.expected = iter(shapes.items())
@@ -252,7 +246,7 @@ class Writer:
             np.lib.format.write_array(entry, values)
 
     def header(self, metadata: dict[str, str]) -> bytes:
-        """What a safetensors file begins with: the place of every tensor, as JSON."""
+        """The head of a safetensors file: the offset of every tensor, as JSON."""
         size, code = {"float64": (8, "F64"), "float32": (4, "F32")}[self.dtype]
         entries: dict[str, Any] = {METADATA: metadata}
         start = 0
@@ -263,18 +257,18 @@ class Writer:
         return json.dumps(entries, separators=(",", ":")).encode()
 
     def close(self, metadata: dict[str, str] | None = None) -> None:
-        """Finish the file; without metadata, give it up."""
+        """Finish the file; without metadata, abandon it."""
         with self.file:
             if metadata is None:
                 if not self.room:
-                    with suppress(OSError, ValueError):  # it would try again when it is collected
+                    with suppress(OSError, ValueError):  # else the destructor would try again
                         self.zip.close()
                 return
             if self.room:
                 self.file.seek(0)
                 self.file.write(struct.pack("<Q", self.room))
                 header = self.header(metadata)
-                if len(header) > self.room:  # it would run over the first tensors
+                if len(header) > self.room:  # it would overwrite the first tensor
                     raise ValueError(f"a header of {len(header)} bytes; room for {self.room}")
                 self.file.write(header.ljust(self.room))
             else:

@@ -1,8 +1,9 @@
-"""The truth of every stage for a clip and a model, and how much noise a right port has.
+"""The pipeline run on a clip and a model: in float64, and as a right port in another type.
 
-The truth is the float64 oracle's. The noise is what transformers' own computation makes of it in
-the type at hand: for its features by our torch path, which is the same computation, and for stages
-that transformers does not show by its steps written out here, and by our model.
+Float64 is the oracle's, and the truth. A right port is what transformers computes in the type at
+hand, and its error is one unit of noise: the features come from our torch path, which is the same
+computation, the stages that transformers does not show from its steps written out here, the
+encoder's from our model.
 
     # N n_fft  F frames  K frequencies  M mel bins
 """
@@ -10,7 +11,7 @@ that transformers does not show by its steps written out here, and by our model.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,15 +29,17 @@ from melfront.audio import Clips, as_clips, digest, fit_length
 from melfront.command import PROGRESS
 from melfront.conventions import (
     CHUNK_LENGTH,
+    DYNAMIC_RANGE,
     HOP_LENGTH,
+    LOG_FLOOR,
     N_FFT,
     SAMPLE_RATE,
     TRANSFORMERS,
     Convention,
 )
 
-from . import measure, stages
-from .tensors import Array, ParityError
+from .noise import Array, noise_floor
+from .stages import FRONT_END, Name, ParityError, Stage, of_encoder
 
 MAX_SECONDS = 3600  # that a clip is padded to: some GB in float64
 
@@ -45,11 +48,26 @@ class Stop(Exception):
     """Raised by a tap that has seen all it wants."""
 
 
-@dataclass
-class Subject:
-    """What is compared: the clip or batch, the model, and whose features.
+class Seen(dict[str, Array]):
+    """A tap that keeps these stages, or every stage, and stops after the last one asked for."""
 
-    audio is what `melfront.log_mel` takes; model may be None while only the front end counts.
+    def __init__(self, wanted: Iterable[str] | None = None, upto: str = "") -> None:
+        super().__init__()
+        self.wanted, self.upto = wanted, upto
+
+    def __call__(self, stage: str, tensor: Array) -> Array:
+        if self.wanted is None or stage in self.wanted:
+            self[stage] = tensor
+        if stage == self.upto:
+            raise Stop
+        return tensor
+
+
+@dataclass
+class Pipeline:
+    """A clip or batch, a model, a convention: what is compared, and how to compute it.
+
+    audio is what `melfront.log_mel` takes; model may be None while only the front end is asked for.
     """
 
     audio: Any
@@ -59,10 +77,11 @@ class Subject:
     pad_to: float | None = CHUNK_LENGTH
     clip_name: str = "sample"
     model_name: str = ""
-    layers: int | None = None  # how many blocks a model has that is not here
+    layers: int | None = None  # how many blocks the model has, if the model itself is missing
     check_range: bool = True  # as of `melfront.log_mel`
-    bins_told: bool = True  # or is n_mels the default, of no use for the stages compared?
-    _floors: dict[tuple[str, str], float] = field(default_factory=dict, repr=False)
+    bins_matter: bool = True  # False: no stage compared has mel bins, and n_mels is a guess
+    runs: dict[tuple[str, str], Array] | None = None  # (mistake, stage): kept only if there is one
+    _floors: dict[tuple[str, str], float] = field(init=False, default_factory=dict, repr=False)
 
     @cached_property
     def given(self) -> Clips:
@@ -75,6 +94,11 @@ class Subject:
     @cached_property
     def length(self) -> int:
         return fit_length(self.clips, self.pad_to, truncate=True)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """The stages that can be computed, in order."""
+        return [*FRONT_END, *(of_encoder(self.model.config.n_audio_layer) if self.model else ())]
 
     @property
     def n_layer(self) -> int | None:
@@ -94,16 +118,9 @@ class Subject:
         self, convention: Convention | None = None, upto: str = "features"
     ) -> dict[str, Array]:
         """Every front-end stage up to one, float64, under this or another convention."""
-        seen: dict[str, Array] = {}
-
-        def keep(stage: str, tensor: Array) -> Array:
-            seen[stage] = tensor
-            if stage == upto:
-                raise Stop
-            return tensor
-
+        seen = Seen(upto=upto)
         with suppress(Stop):
-            variants.run(self.clips, self.length, self.n_mels, convention or self.convention, keep)
+            variants.run(self.clips, self.length, self.n_mels, convention or self.convention, seen)
         return seen
 
     @cached_property
@@ -122,23 +139,15 @@ class Subject:
 
     def _encode(self, mel: Array, wanted: set[str], upto: str) -> dict[str, Array]:
         model = self.needed_model()
-        seen: dict[str, Array] = {}
-
-        def keep(stage: str, tensor: Array) -> Array:
-            if stage in wanted:
-                seen[stage] = tensor
-            if stage == upto:
-                raise Stop
-            return tensor
-
-        with suppress(Stop), self.progress("float64", keep) as seeing:
+        seen = Seen(wanted, upto)
+        with suppress(Stop), self.progress("float64", seen) as seeing:
             encoder_oracle.encode(mel, model.state_dict(), model.config, seeing)
         return seen
 
     @contextmanager
     def progress(self, what: str, tap: Any) -> Iterator[Any]:
-        """The tap, with a bar of the encoder's stages for who waits at a terminal."""
-        names = stages.encoder_names(self.n_layer or 0)
+        """The tap, with a progress bar of the encoder's stages where stderr is a terminal."""
+        names = of_encoder(self.n_layer or 0)
         with tqdm(total=len(names), desc=what, unit="stage", **PROGRESS) as bar:
 
             def passed(stage: str, tensor: Any) -> Any:
@@ -162,7 +171,7 @@ class Subject:
             seconds = f"{self.length / SAMPLE_RATE:g} s"
             batched = self.clips.batched
             clip += f", the first {seconds} of each" if batched else f", its first {seconds}"
-        bins = f", {self.n_mels} bins" if self.bins_told else ""
+        bins = f", {self.n_mels} bins" if self.bins_matter else ""
         return f"{clip}{bins}, convention {self.convention.name}{model}"
 
     def needed_model(self) -> WhisperEncoder:
@@ -172,42 +181,35 @@ class Subject:
 
     def floors(
         self,
-        truth: dict[str, Array],
+        truth: Mapping[Name, Array],
         dtype: str,
         view: Callable[[str, Array], Array] = lambda _, tensor: tensor,
-    ) -> dict[str, float]:
-        """rms noise of a right implementation in this type, for these stages of the truth.
+    ) -> dict[Name, float]:
+        """One unit of noise of these stages: the rms error of a right port in this type.
 
-        `view(stage, tensor)` is what the truth holds of a stage; what has another shape is left
-        out.
+        truth: stage to float64 tensor. `view(stage, tensor)` cuts a port's tensor to what the truth
+        holds of that stage; a stage whose shape still differs is left out.
         """
         missing = {name for name in truth if (name, dtype) not in self._floors}
 
-        def weigh(stage: str, tensor: Array) -> Array:
+        def weigh(stage: Any, tensor: Array) -> Array:
             if stage in missing and (seen := view(stage, tensor)).shape == truth[stage].shape:
-                self._floors[stage, dtype] = measure.noise_floor(truth[stage], seen, dtype)
+                self._floors[stage, dtype] = noise_floor(truth[stage], seen, dtype)
             return tensor
 
         if missing:
-            encoder = bool(missing - set(stages.front_end_names()))
-            self.run_right_port(weigh, encoder, "float32" if dtype == "float64" else dtype)
+            kind = "float32" if dtype == "float64" else dtype
+            self.run_right_port(weigh, needs_encoder(missing), kind)
         return {name: self._floors[name, dtype] for name in truth if (name, dtype) in self._floors}
 
     def right_port(self, wanted: Iterable[str], dtype: str) -> dict[str, Array]:
         """These stages as a right implementation has them in this type."""
-        wanted = set(wanted)
-        seen: dict[str, Array] = {}
-
-        def keep(stage: str, tensor: Array) -> Array:
-            if stage in wanted:
-                seen[stage] = tensor
-            return tensor
-
-        self.run_right_port(keep, bool(wanted - set(stages.front_end_names())), dtype)
+        seen = Seen(set(wanted))
+        self.run_right_port(seen, needs_encoder(seen.wanted or ()), dtype)
         return seen
 
     def run_right_port(self, tap: Any, encoder: bool, dtype: str = "float32") -> None:
-        """The whole pipeline as transformers computes it in this type; the tap only looks on."""
+        """The whole pipeline as transformers computes it in this type; the tap only looks."""
         kind = getattr(torch, dtype)
         out = transformers_stages(self)
         for name, tensor in out.items():
@@ -228,6 +230,10 @@ class Subject:
             model(out["features"].to(kind), tap=seeing)
 
 
+def needs_encoder(names: Iterable[str]) -> bool:
+    return any(name not in FRONT_END for name in names)
+
+
 def rounded(tensor: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
     """A real or complex tensor with its values rounded to a type, as float32 or complex64."""
     if tensor.is_complex():
@@ -236,47 +242,17 @@ def rounded(tensor: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
     return tensor.to(kind).float()
 
 
-def run_model(
-    model: WhisperEncoder,
-    mel: torch.Tensor,
-    wanted: set[str],
-    runner: Callable[..., Any] | None = None,
-) -> dict[str, Array]:
-    """These stages of the torch model, without the batch axis if mel has none, as float64.
-
-    `runner(model, mel, tap)` stands for the model where something else is to be run.
-    """
-    order = stages.encoder_names(model.config.n_audio_layer)
-    last = max((order.index(name) for name in wanted), default=-1)
-    seen: dict[str, Array] = {}
-
-    def keep(stage: str, tensor: torch.Tensor) -> torch.Tensor:
-        if stage in wanted:
-            values = tensor.detach().double().cpu().numpy()
-            seen[stage] = values if mel.ndim == 3 else values[0]
-        if order.index(stage) >= last:
-            raise Stop
-        return tensor
-
-    with suppress(Stop), torch.no_grad():
-        if runner:
-            runner(model, mel if mel.ndim == 3 else mel[None], keep)
-        else:
-            model(mel, tap=keep)
-    return seen
-
-
-def transformers_stages(subject: Subject) -> dict[str, torch.Tensor]:
+def transformers_stages(pipeline: Pipeline) -> dict[str, torch.Tensor]:
     """transformers' torch path, step by step in float32, with every stage kept.
 
     Reproduces WhisperFeatureExtractor._torch_extract_fbank_features, but for the last dropped
     frame, which is dropped at once. The features are those of `melfront.log_mel` under the
-    subject's convention.
+    pipeline's convention.
     """
-    length = subject.length + subject.convention.extra_padding
+    length = pipeline.length + pipeline.convention.extra_padding
     rows = [
         torch.nn.functional.pad(torch.as_tensor(clip).float(), (0, length - len(clip)))
-        for clip in subject.clips.arrays
+        for clip in pipeline.clips.arrays
     ]
     x = torch.stack(rows)  # (B, L)
     out = {}
@@ -286,23 +262,23 @@ def transformers_stages(subject: Subject) -> dict[str, torch.Tensor]:
     x = out["windowed"] = x * torch.hann_window(N_FFT)
     x = out["spectrum"] = torch.fft.rfft(x)  # (B, F, K)
     x = out["power"] = x.abs() ** 2
-    filters = torch.from_numpy(np.array(melfront.mel_filters(subject.n_mels))).float()
+    filters = torch.from_numpy(np.array(melfront.mel_filters(pipeline.n_mels))).float()
     x = out["mel"] = filters @ x.mT  # (B, M, F)
-    x = out["log"] = x.clamp(min=1e-10).log10()
-    together = subject.convention.max_scope == "batch"
-    counts = variants.counted(subject.clips, x.shape[-1], subject.convention)
+    x = out["log"] = x.clamp(min=LOG_FLOOR).log10()
+    together = pipeline.convention.max_scope == "batch"
+    counts = variants.counted(pipeline.clips, x.shape[-1], pipeline.convention)
     counting = x.masked_fill(~torch.as_tensor(counts), -math.inf)
     loudest = counting.amax() if together else counting.amax((1, 2), keepdim=True)
-    out["clamped"] = torch.maximum(x, loudest - 8.0)
-    tensors = [torch.as_tensor(clip).float() for clip in subject.clips.arrays]
+    out["clamped"] = torch.maximum(x, loudest - DYNAMIC_RANGE)
+    tensors = [torch.as_tensor(clip).float() for clip in pipeline.clips.arrays]
     out["features"] = melfront.log_mel(
         tensors,
-        n_mels=subject.n_mels,
-        convention=subject.convention,
-        pad_to=subject.pad_to,
-        check_range=subject.check_range,
+        n_mels=pipeline.n_mels,
+        convention=pipeline.convention,
+        pad_to=pipeline.pad_to,
+        check_range=pipeline.check_range,
     )
-    return out if subject.clips.batched else {name: tensor[0] for name, tensor in out.items()}
+    return out if pipeline.clips.batched else {name: tensor[0] for name, tensor in out.items()}
 
 
 def load_model(name: str, local_only: bool = False) -> WhisperEncoder:

@@ -1,7 +1,7 @@
 """The front end on a few frames, to rank thousands of conventions by how near they come.
 
-Two mistakes at once are two thousand pairs. On some fifty frames all of them take a second, since
-pairs that agree as far as a stage share it; only the nearest are then computed whole.
+Two mistakes at once make two thousand pairs. On some fifty frames all of them take a second,
+because pairs that agree up to a stage share it. Only the nearest are then computed on all frames.
 
     # B batch, if there is one  K frequencies  M mel bins  n chosen frames
 """
@@ -15,9 +15,8 @@ import numpy as np
 from melfront import variants
 from melfront.conventions import HOP_LENGTH, Convention
 
-from . import measure
-from .tensors import Array
-from .truth import Subject
+from ..noise import Array, rms
+from ..pipeline import Pipeline
 
 ORDER = ["frames", "power", "mel", "log", "clamped", "features"]  # the stages that are computed
 SERVES = ORDER[1:]  # and that it can be asked about
@@ -25,20 +24,20 @@ LOUDEST = 8  # frames
 MEAN = 0.01  # that normalised features may have: in bfloat16 a value is off by up to 0.4 %
 
 
-class Screen:
+class FewFrames:
     """The candidate's values of one stage on the chosen frames, and every convention's.
 
     The frames are the edges, the clips' ends, the loudest ones - so that the maximum is among
     them - and some of the rest.
     """
 
-    def __init__(self, subject: Subject, stage: str, values: Array) -> None:
-        self.subject, self.asked, self.values = subject, stage, values
-        self.n_frames = subject.length // HOP_LENGTH
-        self.ends = np.array([len(clip) // HOP_LENGTH for clip in subject.clips.arrays])
-        # The loudest as the truth has it, and as the candidate has it: that is, as the convention
-        # has it that it was made with.
-        every = [subject.front_end_truth["log"].max(axis=-2)]  # (F,) or (B, F)
+    def __init__(self, pipeline: Pipeline, stage: str, values: Array) -> None:
+        self.pipeline, self.asked, self.values = pipeline, stage, values
+        self.n_frames = pipeline.length // HOP_LENGTH
+        self.ends = np.array([len(clip) // HOP_LENGTH for clip in pipeline.clips.arrays])
+        # The loudest frames of the truth, and those of the candidate, which the convention that it
+        # was made with has too.
+        every = [pipeline.front_end_truth["log"].max(axis=-2)]  # (F,) or (B, F)
         if values.ndim == every[0].ndim + 1:
             every.append(values.max(axis=-1 if stage == "power" else -2))
         chosen = [*range(3), self.n_frames - 1]
@@ -59,7 +58,7 @@ class Screen:
 
     def compute(self, name: str, c: Convention) -> Array:
         if name == "frames":
-            clips, total = self.subject.clips, self.subject.length + c.extra_padding
+            clips, total = self.pipeline.clips, self.pipeline.length + c.extra_padding
             padded = [variants.pad(variants.condition(clip, c), total, c) for clip in clips.arrays]
             every = variants.frames(np.stack(padded) if clips.batched else padded[0], c)
             # A frame too many comes last: it may hold the maximum.
@@ -68,12 +67,12 @@ class Screen:
         if name == "power":
             return variants.power(variants.spectrum(x * variants.window(c), c), c)  # (B, n, K)
         if name == "mel":
-            return variants.mel(x, c, self.subject.n_mels)  # (B, M, n)
+            return variants.mel(x, c, self.pipeline.n_mels)  # (B, M, n)
         if name == "log":
             return variants.log(x, c)
         if name == "clamped":
             n_frames = self.n_frames + x.shape[-1] - len(self.frames)
-            counts = variants.counted(self.subject.clips, n_frames, c)
+            counts = variants.counted(self.pipeline.clips, n_frames, c)
             if counts is not True:
                 counts = counts[..., [*self.frames, *range(self.n_frames, n_frames)]]
             return variants.clamp(x, c, counts)[..., : len(self.frames)]
@@ -81,7 +80,7 @@ class Screen:
         if c.fill is None:
             return x
         after = self.frames >= self.ends[:, None, None]  # (B, 1, n)
-        return np.where(after if self.subject.clips.batched else after[0], c.fill, x)
+        return np.where(after if self.pipeline.clips.batched else after[0], c.fill, x)
 
     def count(self, c: Convention) -> int:
         """How many frames this convention has at the stage in question."""
@@ -89,7 +88,7 @@ class Screen:
         keeps = c.drop is None or (c.drop == "last_after_max" and not late)
         if c.fill is not None and self.asked == "features":
             return self.n_frames
-        return (self.subject.length + c.extra_padding) // c.hop_length + keeps
+        return (self.pipeline.length + c.extra_padding) // c.hop_length + keeps
 
     def distance_to(self, c: Convention) -> float:
         """rms distance of the candidate from this convention on the chosen frames."""
@@ -101,19 +100,19 @@ class Screen:
         if chosen.shape != variant.shape:
             return float("inf")
         if c.output_mean and self.asked == "features":
-            # Normalised over all frames, of which few are here: compare what is left of each if
-            # mean and variance of the few are taken off both.
+            # They are normalised over all frames, and only a few are here: normalise both again,
+            # over these few.
             axes = -1 if c.output_mean == "bin" else (-2, -1)
             if np.abs(self.values.mean(axis=axes, dtype=np.float64)).max() > MEAN:
                 return float("inf")
             chosen, variant = standard(chosen, axes), standard(variant, axes)
-        distance = measure.rms(chosen - variant)
+        distance = rms(chosen - variant)
         return distance if np.isfinite(distance) else float("inf")
 
     def least(self, c: Convention, distance: float) -> float:
         """rms distance that is left in all frames at the least, given that in the chosen ones.
 
-        0 where a convention looks at all frames: what it does to the chosen ones is not known.
+        0 for a convention that looks at all frames: its effect on the chosen ones is not known.
         """
         if c.max_scope == "bin" or c.output_mean:
             return 0.0

@@ -1,4 +1,4 @@
-"""The front end on a few frames is the same as on all, so that the right mistake comes first."""
+"""The front end on a few frames gives what it gives on all, so the right mistake ranks first."""
 
 from dataclasses import replace
 
@@ -9,65 +9,65 @@ import parity
 from melfront import variants
 from melfront.conventions import CONVENTIONS, TRANSFORMERS
 from parity import mistakes
-from parity.diagnose import both
-from parity.screen import SERVES, Screen
+from parity.diagnosis.few_frames import SERVES, FewFrames
+from parity.diagnosis.front_end import both
+from parity.pipeline import Pipeline
+from parity.resolve import of_signal
 from parity.signals import SIGNALS
-from parity.subject import of_signal
-from parity.truth import Subject
 
-# Of "maximum of each bin" and normalised features all frames are needed: near, and not the same.
+# "maximum of each bin" and normalised features need all frames: on a few they are only close.
 NEED_ALL = ("maximum of each bin", "normalised per bin", "normalised features")
 
 
 @pytest.mark.parametrize("stage", SERVES)
 @pytest.mark.parametrize("signal", ["padded", "batch", "late", "tone"])
 def test_what_a_mistake_makes_is_at_no_distance_from_it(signal, stage):
-    subject = of_signal(signal, 80)
+    pipeline = of_signal(signal, 80)
     for entry in mistakes.FRONT_END:
         convention = entry.convention()
-        mine = subject.front_end(convention, upto=stage)[stage]
-        screen = Screen(subject, stage, mine)
+        mine = pipeline.front_end(convention, upto=stage)[stage]
+        screen = FewFrames(pipeline, stage, mine)
         if entry.name in NEED_ALL and stage in ("clamped", "features"):
             assert screen.least(convention, 1.0) == 0.0
         else:
             assert screen.distance_to(convention) <= 1e-12 * (1 + np.abs(mine).max()), entry.name
 
 
-def ends_loudly(convention: str) -> Subject:
-    """Near-silence and a click, which the frame after faster-whisper's last one hears best."""
+def ends_loudly(convention: str) -> Pipeline:
+    """Near-silence and a click that is loudest in the frame after faster-whisper's last one."""
     clip = 1e-4 * np.random.default_rng(3).normal(size=16_159).astype(np.float32)
     clip[-1] = 0.9
-    return Subject(clip, n_mels=80, convention=CONVENTIONS[convention], pad_to=2.0)
+    return Pipeline(clip, n_mels=80, convention=CONVENTIONS[convention], pad_to=2.0)
 
 
 def test_frames_that_do_not_count_for_the_maximum():
-    subject = ends_loudly("faster-whisper")
+    pipeline = ends_loudly("faster-whisper")
     change = {"max_frames": "all", "fill": None}
-    for convention in (subject.convention, replace(subject.convention, **change)):
-        mine = subject.front_end(convention)["clamped"]
-        assert Screen(subject, "clamped", mine).distance_to(convention) <= 1e-12
-    assert Screen(subject, "clamped", mine).distance_to(subject.convention) > 0.1
+    for convention in (pipeline.convention, replace(pipeline.convention, **change)):
+        mine = pipeline.front_end(convention)["clamped"]
+        assert FewFrames(pipeline, "clamped", mine).distance_to(convention) <= 1e-12
+    assert FewFrames(pipeline, "clamped", mine).distance_to(pipeline.convention) > 0.1
 
 
 def test_noise_where_frames_do_not_count_for_the_maximum():
-    subject = ends_loudly("faster-whisper")
-    truth = {"clamped": subject.front_end_truth["clamped"]}
-    assert subject.floors(truth, "float32")["clamped"] <= 1e-4
+    pipeline = ends_loudly("faster-whisper")
+    truth = {"clamped": pipeline.front_end_truth["clamped"]}
+    assert pipeline.floors(truth, "float32")["clamped"] <= 1e-4
 
 
 def test_frames_of_another_number_are_infinitely_far():
-    subject = of_signal("padded", 80)
-    longer = subject.front_end(mistakes.NO_FRAME_DROPPED.convention())["features"]
-    screen = Screen(subject, "features", longer)
+    pipeline = of_signal("padded", 80)
+    longer = pipeline.front_end(mistakes.NO_FRAME_DROPPED.convention())["features"]
+    screen = FewFrames(pipeline, "features", longer)
     assert screen.distance_to(TRANSFORMERS) == np.inf
     assert np.isfinite(screen.distance_to(mistakes.A_HOP_OF_ZEROS_ADDED.convention()))
 
 
 def test_the_least_that_is_left_is_no_more_than_what_is_left():
-    subject = of_signal("padded", 80)
-    truth = subject.front_end_truth["features"]
+    pipeline = of_signal("padded", 80)
+    truth = pipeline.front_end_truth["features"]
     mine = truth + np.random.default_rng(3).normal(0, 1e-3, truth.shape)
-    screen = Screen(subject, "features", mine)
+    screen = FewFrames(pipeline, "features", mine)
     least = screen.least(TRANSFORMERS, screen.distance_to(TRANSFORMERS))
     assert 0 < least <= np.sqrt(np.mean((mine - truth) ** 2))
 
@@ -87,14 +87,14 @@ def test_two_mistakes_at_once(signal):
 
 @pytest.mark.parametrize(("times", "known"), [(1, True), (12, True), (100, False)])
 def test_a_second_mistake_is_not_found_in_noise(times, known):
-    """One frame too many and some noise is one mistake, or none that is known: never two."""
-    subject = of_signal("speech", 80)
-    truth = subject.front_end_truth
-    mine = subject.front_end(mistakes.NO_FRAME_DROPPED.convention())["features"]
-    noise = times * subject.floors({"features": truth["features"]}, "float32")["features"]
+    """One frame too many plus some noise is one mistake or an unknown one, never two."""
+    pipeline = of_signal("speech", 80)
+    truth = pipeline.front_end_truth
+    mine = pipeline.front_end(mistakes.NO_FRAME_DROPPED.convention())["features"]
+    noise = times * pipeline.floors({"features": truth["features"]}, "float32")["features"]
     mine = mine + np.random.default_rng(3).normal(0, noise, mine.shape)
     report = parity.compare(
-        {"features": mine.astype(np.float32)}, audio=subject.audio, pad_to=subject.pad_to
+        {"features": mine.astype(np.float32)}, audio=pipeline.audio, pad_to=pipeline.pad_to
     )
     assert report.stages[0].verdict == "SHAPE"
     names = [named.name for named in report.diagnosis.named]

@@ -1,9 +1,9 @@
-"""The error as a picture, in which a shift, an edge or a bad layer is seen at once.
+"""Draw the error, so that a shift, an edge or a bad layer can be seen at once.
 
-Time runs across. Above, the error of every value of the first wrong stage, the lowest bin or
-channel at the bottom, and beside it the frames around the worst one; then the error of every
-frame; and, if several stages were given, one line of picture for each. All in units of noise: black
-is at most the noise of a right port, and what is not a finite number is cyan.
+Time runs across. The top panel is the error of every value of the first wrong stage, with the
+lowest bin or channel at the bottom; the panel to its right enlarges the frames around the worst
+one. Below is the error of each frame and, if several stages were given, one row for each stage. All
+errors are in units of noise: black is at most the noise of a right port, cyan is NaN or infinity.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from melfront.command import replacing
 from melfront.conventions import HOP_LENGTH, N_FFT, SAMPLE_RATE
 
-from . import measure, stages
+from ..noise import BAD_STEP, PASS_LIMIT, Array
 from .report import Report, StageResult
-from .tensors import Array, replacing
 
-COLUMNS = 400  # of a picture, 2 dots each: what is finer is gathered, the worst of each group
+COLUMNS = 400  # of a picture, 2 dots each; more are merged, keeping the worst of each group
 ROWS = 400
 AROUND = 16  # frames on each side of the worst one
 FRAME = HOP_LENGTH / SAMPLE_RATE  # seconds
-LEAST = 1e-2  # units of noise, where the curve begins
-BRIGHTEST = 1e3  # at least: so that a PASS looks black, and two pictures can be compared
+LEAST = 1e-2  # units of noise: the lower end of the curve
+BRIGHTEST = 1e3  # at least, so that a PASS looks black and two pictures can be compared
 NOT_FINITE = "cyan"
 COLOURMAP = matplotlib.colormaps["inferno"].with_extremes(bad=NOT_FINITE)
 COLOURS = {"PASS": "tab:green", "NOISY": "tab:orange", "WRONG": "tab:red", "SHAPE": "tab:red"}
@@ -47,7 +47,7 @@ def plot(report: Report, path: str | os.PathLike[str]) -> None:
     canvas = FigureCanvasAgg(figure)
     figure.suptitle(title(report, stage), x=0.01, ha="left", fontsize=11, family="monospace")
     if stage is None:
-        figure.text(0.5, 0.4, "no stage has an error that could be drawn", ha="center")
+        figure.text(0.5, 0.4, "no stage has an error to draw", ha="center")
     else:
         top = max([BRIGHTEST, *(brightest(s) for s in (stage, *lines))])
         norm = LogNorm(1.0, top)
@@ -65,7 +65,7 @@ def plot(report: Report, path: str | os.PathLike[str]) -> None:
 
 
 def pictured(report: Report) -> StageResult | None:
-    """The stage that the picture is of: the first wrong one, or the last of those that pass."""
+    """The stage to draw: the first wrong one, or the last of those that pass."""
     drawable = [s for s in report.stages if s.distance is not None and s.distance.size]
     wrong = report.first_wrong
     if wrong in drawable:
@@ -91,27 +91,27 @@ def image(stage: StageResult) -> tuple[Array, str, float, float]:
     """Error in units of noise as (rows, steps), the name of the rows, seconds a step, the start."""
     assert stage.distance is not None
     error = stage.distance / stage.floor
-    shape = stages.find(stage.name).shape
-    if error.ndim > len(shape):  # the clip of the batch that is worst
+    axes = stage.name.axes
+    if error.ndim > len(axes):  # of a batch, the worst clip
         error = error[int(np.argmax([badness(clip) for clip in error]))]
-    if shape == ("L + N",):  # one hop a column
+    if axes == ("L + N",):  # one hop a column
         error = np.append(error, np.zeros(-len(error) % HOP_LENGTH)).reshape(-1, HOP_LENGTH).T
         return error, "sample of 160", FRAME, -N_FFT / 2 / SAMPLE_RATE
-    seconds = FRAME if "F" in shape else 2 * FRAME
+    seconds = FRAME if "F" in axes else 2 * FRAME
     names = {"M": "mel bin", "K": "frequency bin", "N": "sample", "S": "channel", "A": "channel"}
-    if shape[0] == "H":  # (H, T, T): the worst head of each pair
+    if axes[0] == "H":  # (H, T, T): the worst head of each pair
         return error.max(axis=0).T, "key", seconds, 0.0
-    axis = next(i for i, letter in enumerate(shape) if letter in "FT")
-    return (error if axis else error.T), names[shape[1 - axis]], seconds, 0.0
+    time = stage.name.time_axis
+    return (error if time else error.T), names[axes[0 if time else 1]], seconds, 0.0
 
 
 def badness(x: Array) -> float:
-    """Its largest value, infinity if one is not finite."""
+    """The largest value of x; infinity if one is not finite."""
     return float(x.max()) if np.isfinite(x).all() else float("inf")
 
 
 def gathered(x: Array, rows: int, columns: int) -> Array:
-    """x (rows, steps) made no larger than this by taking the worst of neighbours; NaN is worst."""
+    """Reduce x (rows, steps) to this size, keeping the worst of neighbours; NaN is worst."""
     for axis, most in ((0, rows), (1, columns)):
         size = x.shape[axis]
         if size > most:
@@ -138,11 +138,11 @@ def draw_values(axes: Any, near: Any, stage: StageResult, norm: LogNorm) -> None
     n_rows, steps = error.shape
     end = start + steps * seconds
     show(axes, error, (start, end, -0.5, n_rows - 0.5), norm)
-    axes.set_xlim(start - 0.005 * end, 1.005 * end)  # the axis must not hide the first frame
+    axes.set_xlim(start - 0.005 * end, 1.005 * end)  # else the axis hides the first frame
     axes.set_ylabel(rows)
     axes.set_title(f"{stage.name}: |error| of every value, over seconds", fontsize=10, loc="left")
 
-    # Some frames among thousands are thinner than a dot: the worst ones once more, wide.
+    # One frame among thousands is thinner than a dot: enlarge the worst ones.
     each = error.max(axis=0)
     worst = int(np.argmin(np.isfinite(each)) if not np.isfinite(each).all() else np.argmax(each))
     first = max(0, min(worst - AROUND, steps - 2 * AROUND - 1))
@@ -164,11 +164,9 @@ def draw_steps(axes: Any, stage: StageResult, top: float) -> None:
     broken = np.where(finite, LEAST, 4 * top)
     axes.stairs(broken, edges, baseline=LEAST, fill=True, color=NOT_FINITE)
     axes.set_yscale("log")
-    limit = measure.PASS_LIMIT[stage.dtype]
+    limit = PASS_LIMIT[stage.dtype]
     axes.axhline(limit, color="tab:green", lw=1, label=f"{limit:g}: PASS of the whole")
-    axes.axhline(
-        measure.BAD_STEP, color="tab:orange", lw=1, label=f"{measure.BAD_STEP:g}: a bad step"
-    )
+    axes.axhline(BAD_STEP, color="tab:orange", lw=1, label=f"{BAD_STEP:g}: a bad step")
     axes.set_ylim(LEAST, 2 * top)
     axes.set_title(f"{stage.name}: rms of each step, {stage.bad}", fontsize=10, loc="left")
     axes.set_ylabel("x noise")
@@ -176,20 +174,20 @@ def draw_steps(axes: Any, stage: StageResult, top: float) -> None:
 
 
 def span(stage: StageResult) -> float:
-    """How many seconds its steps cover."""
+    """How many seconds the stage covers."""
     assert stage.steps is not None
-    return len(stage.steps) * (FRAME if "F" in stages.find(stage.name).shape else 2 * FRAME)
+    return len(stage.steps) * (FRAME if "F" in stage.name.axes else 2 * FRAME)
 
 
 def draw_layers(axes: Any, lines: list[StageResult], norm: LogNorm) -> None:
-    """One line for each stage, the first at the top: the error of its frames or positions."""
+    """One row for each stage, the first at the top: the error of its frames or positions."""
     rows = len(lines)
     for row, stage in enumerate(lines):
         assert stage.steps is not None
         error = (stage.steps / stage.floor)[None]
         show(axes, error, (0.0, span(stage), rows - row - 1.5, rows - row - 0.5), norm)
     axes.set_ylim(-0.5, rows - 0.5)
-    every = -(-rows // 60)  # as many names as can be read
+    every = -(-rows // 60)  # more names than this cannot be read
     named = range(0, rows, every)
     axes.set_yticks([rows - 1 - row for row in named], [lines[row].name for row in named])
     axes.tick_params(axis="y", labelsize=7)

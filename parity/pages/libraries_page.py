@@ -1,26 +1,98 @@
-"""What the libraries compute, as a page: `python -m parity libraries -o parity/LIBRARIES.md`."""
+"""What the libraries compute, as a page: `python -m parity libraries -o parity/LIBRARIES.md`.
+
+What a library does differently is not written down here: `parity.compare` finds it.
+"""
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
+
+from melfront.command import PROGRESS, replacing
 from melfront.conventions import HOP_LENGTH, N_SAMPLES, SAMPLE_RATE
 
-from . import libraries, measure, signals
-from .libraries import Judged
-from .measure import PASS
-from .report import number
-from .tensors import replacing
+from .. import signals
+from ..comparison.compare import compare
+from ..comparison.report import number
+from ..noise import MISSING, NOISY, PASS, SHAPE, WRONG, Array, unit_line
+from ..pipeline import Pipeline
+from ..resolve import of_signal
+from . import libraries
+from .libraries import Library
+
+# --- judging ------------------------------------------------------------------------------------
+
+N_MELS = (80, 128)
+WINDOW = 0.5  # seconds that short clips are padded to, where zeros are expected after the clip
+SIGNALS = (*signals.SHORT, "sample")
+Results = dict[str, dict[str, "Judged"]]
+
+
+class Judged(NamedTuple):
+    """One library on one signal, the worse of 80 and 128 bins."""
+
+    verdict: str
+    noise: float
+    names: tuple[str, ...]  # the mistakes that fit, best first
+    left: float  # noise that is left once the first of them is assumed
+    nearest: str  # where none fits
+
+
+@lru_cache(maxsize=64)
+def pipeline_of(signal: str, n_mels: int, window: bool) -> Pipeline:
+    """A signal at its own length, or padded to WINDOW."""
+    made = of_signal(signal, n_mels)
+    return replace(made, pad_to=WINDOW) if window and signal != "sample" else made
+
+
+def features_of(library: Library, pipeline: Pipeline) -> Array:
+    """What the library makes of a pipeline's clip: (M, F), or (B, M, F) of a batch."""
+    clips = pipeline.clips
+    out = library.run(list(clips.arrays), pipeline.length, pipeline.n_mels)
+    return out if clips.batched else out[0]
+
+
+def judge(library: Library, signal: str) -> Judged:
+    """The library's features of this signal against float64, with the mistake's name."""
+    return max((judge_at(library, signal, n) for n in N_MELS), key=lambda found: sort_key(found))
+
+
+def sort_key(found: Judged) -> tuple[int, float]:
+    return [PASS, NOISY, WRONG, SHAPE, MISSING].index(found.verdict), found.noise
+
+
+def judge_at(library: Library, signal: str, n_mels: int) -> Judged:
+    pipeline = pipeline_of(signal, n_mels, library.window)
+    given = {"features": features_of(library, pipeline)}
+    result = compare(given, audio=pipeline.audio, n_mels=n_mels, pad_to=pipeline.pad_to)
+    stage, found = result.stages[0], result.diagnosis
+    names = tuple(named.name for named in found.named) if found else ()
+    nearest = found.nearest.name if found and found.nearest else ""
+    left = found.named[0].residual if found and found.named else stage.noise
+    return Judged(stage.verdict, stage.noise, names, left, nearest)
+
+
+def judge_all(libraries: Iterable[Library]) -> Results:
+    """Every library on every signal: name to signal to result."""
+    return {
+        library.name: {signal: judge(library, signal) for signal in SIGNALS}
+        for library in tqdm(list(libraries), desc="libraries", unit="", **PROGRESS)
+    }
+
+
+# --- the page -----------------------------------------------------------------------------------
 
 
 def masks() -> list[tuple[str, int, int]]:
     """How transformers is asked for the sample clip's mask, the mask's length, and its sum."""
     clip = signals.sample()
-    logging.getLogger("transformers").setLevel(logging.ERROR)
     ways: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("`extractor(audio, return_attention_mask=True)`", {}, {"return_attention_mask": True}),
         (
@@ -45,7 +117,7 @@ def masks() -> list[tuple[str, int, int]]:
     return rows
 
 
-HEAD = """# What the libraries compute
+HEAD = f"""# What the libraries compute
 
 The log-mel features of every library that was installed, on the signals of
 `reference_data`, against float64. Written by
@@ -53,30 +125,27 @@ The log-mel features of every library that was installed, on the signals of
 running, and what a library does differently was found by `parity compare` from
 its numbers alone. `left` is the noise that remains once that is assumed.
 
-One unit of noise is what transformers' own float32 computation is away from
-float64 on that signal. Up to 2 passes, up to 10 is noisy, more is wrong. Each
-number is the larger of 80 and 128 bins.
+{unit_line("transformers").capitalize()}. Up to 2
+passes, up to 10 is noisy, more is wrong. Each number is the larger of 80 and 128 bins.
 """
 
 
 def report(out: str | None = None) -> str:
     """Run everything that is installed; Markdown, also written to the file `out`. Takes minutes."""
     present = libraries.installed()
-    text = page(
-        libraries.judge_all(present), [lib for lib in libraries.LIBRARIES if lib not in present]
-    )
+    text = page(judge_all(present), [lib for lib in libraries.LIBRARIES if lib not in present])
     if out is not None:
         with replacing(Path(out)) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
     return text
 
 
-def page(results: libraries.Results, missing: list[libraries.Library]) -> str:
+def page(results: Results, missing: list[libraries.Library]) -> str:
     lines = [HEAD]
     lines += ["| library | version | noise at most | verdict | what it does differently | left |"]
     lines += ["| --- | --- | ---: | --- | --- | ---: |"]
     for name, found in results.items():
-        worst = max(found.values(), key=libraries.sort_key)
+        worst = max(found.values(), key=sort_key)
         lines.append(
             f"| {name} | {libraries.version(libraries.find(name).package)} | {amount(worst)} "
             f"| {worst.verdict} | {difference(found)} | {number(left(found))} |"
@@ -84,14 +153,13 @@ def page(results: libraries.Results, missing: list[libraries.Library]) -> str:
     lines += [f"| {lib.name} | not installed | | | | |" for lib in missing]
     lines += ["", "How each was called:", ""]
     lines += [f"- {lib.name}: {lib.call}" for lib in libraries.LIBRARIES if lib.name in results]
-    lines += ["", "## Signal by signal", "", f"| library | {' | '.join(libraries.SIGNALS)} |"]
-    lines += ["| --- |" + " ---: |" * len(libraries.SIGNALS)]
+    lines += ["", "## Signal by signal", "", f"| library | {' | '.join(SIGNALS)} |"]
+    lines += ["| --- |" + " ---: |" * len(SIGNALS)]
     for name, found in results.items():
         lines.append(f"| {name}{' *' * libraries.find(name).window} | {cells(found)} |")
     lines += [
         "",
-        "\\* is made for clips that zeros follow: the short clips were padded to "
-        f"{libraries.WINDOW} s.",
+        f"\\* is made for clips that zeros follow: the short clips were padded to {WINDOW} s.",
         "",
     ]
     if libraries.version("transformers"):
@@ -100,12 +168,12 @@ def page(results: libraries.Results, missing: list[libraries.Library]) -> str:
 
 
 def cells(found: dict[str, Judged]) -> str:
-    return " | ".join(amount(found[signal]) for signal in libraries.SIGNALS)
+    return " | ".join(amount(found[signal]) for signal in SIGNALS)
 
 
 def amount(found: Judged) -> str:
     """How far off, in a table's cell."""
-    return "shape" if found.verdict == measure.SHAPE else number(found.noise)
+    return "shape" if found.verdict == SHAPE else number(found.noise)
 
 
 def difference(found: dict[str, Judged]) -> str:

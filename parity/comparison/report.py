@@ -1,4 +1,4 @@
-"""What a comparison found, as text and as JSON."""
+"""The result of a comparison, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .diagnose import Diagnosis
-from .measure import MISSING, NOISY, PASS, SHAPE, WRONG
-from .tensors import Array
+from ..diagnosis.match import Diagnosis
+from ..noise import MISSING, NOISY, PASS, SHAPE, UNITS, WRONG, Array
+from ..stages import Stage
 
 
 @dataclass
 class StageResult:
-    """One stage of the report. Errors are NaN where there was nothing to measure."""
+    """One stage of the report. Errors are NaN where there was nothing to measure.
 
-    name: str
+    verdict: PASS, NOISY, WRONG, SHAPE or MISSING. noise: the rms error, in units of noise. max_abs:
+    the largest error, in the stage's own unit.
+    """
+
+    name: Stage
     verdict: str
     noise: float = float("nan")
     max_abs: float = float("nan")
@@ -25,6 +29,7 @@ class StageResult:
     dtype: str = "float32"
     notes: tuple[str, ...] = ()
     floor: float = float("nan")  # one unit of noise
+    unit: str = ""  # whose error that is: a key of `noise.UNITS`
     scale: float = float("nan")  # rms of the truth
     # For the picture: the error of each frame or position, and |candidate - truth|.
     steps: Array | None = field(default=None, repr=False)
@@ -43,11 +48,15 @@ class StageResult:
 
 @dataclass
 class Report:
-    """What `compare` found. `ok` is True if every stage given passes."""
+    """The result of `parity.compare`. `ok` is True if every stage given passes.
+
+    `str(report)` is its text; `to_json()` the same as one JSON object. `first_wrong` is a
+    StageResult, `diagnosis` the mistakes that explain it; both are None if every stage passes.
+    """
 
     stages: list[StageResult]
     diagnosis: Diagnosis | None = None
-    lacking: str = ""  # what there would have to be to make one
+    lacking: str = ""  # why there is no diagnosis
     forced: bool = False
     about: list[str] = field(default_factory=list)  # what was compared with what
 
@@ -90,14 +99,14 @@ class Report:
         if found.right and self.first_wrong and self.first_wrong.verdict == SHAPE:
             return "nothing but the shape is wrong"
         if found.right:
-            return "it is what float64 gives of this clip, and the reference is not"
+            return "this is what float64 gives for this clip; the reference differs"
         if not found.named:
             if found.nearest is not None:
                 return (
                     "none of the known mistakes fits; the nearest, "
                     f"{found.nearest.name!r}, leaves {number(found.nearest.residual)} x noise"
                 )
-            ask = "; is it of this clip, and made with these options?"
+            ask = "; were these tensors made from this clip, and with these options?"
             return "none of the known mistakes comes near" + (ask if self.foreign() else "")
         text = " - or ".join(
             "; and ".join(f"{e.name}: {e.sentence}" for e in n.entries) for n in found.named
@@ -109,8 +118,7 @@ class Report:
         return f"looks like: {text}"
 
     def foreign(self) -> bool:
-        """Is the first wrong stage so far off, and nothing right before it, that it may be of
-        another clip?"""
+        """May the tensors be of another clip? The first wrong stage is far off, and none passed."""
         wrong = self.first_wrong
         before = self.stages[: self.stages.index(wrong)] if wrong else []
         return (
@@ -136,7 +144,7 @@ class Report:
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """The report as one JSON object; what is not finite is null."""
+        """The report as one JSON object, in which NaN and infinity are null."""
         named = self.diagnosis.named if self.diagnosis else []
         wrong = self.first_wrong
         nearest = self.diagnosis.nearest if self.diagnosis else None
@@ -149,6 +157,7 @@ class Report:
                         "noise": finite(s.noise),
                         "max_abs": finite(s.max_abs),
                         "worst": s.worst,
+                        "unit": UNITS.get(s.unit),
                         "notes": list(s.notes),
                     }
                     for s in self.stages

@@ -1,6 +1,6 @@
-"""The encoder's operations done wrong: what the entries of `encoder_mistakes.py` put in.
+"""The encoder's operations done wrong, for the entries of `encoder_stem.py`, `encoder_blocks.py`.
 
-Each takes and returns what the function of `encoder.ops` does whose place it takes.
+Each has the signature of the function of `encoder.ops` that it replaces.
 
     # B batch  T positions  S state  H heads  D head_dim
 """
@@ -181,6 +181,8 @@ def swapped_qkv(order: str) -> Callable[..., tuple[Tensor, ...]]:
 
 # --- weights changed ------------------------------------------------------------------------------
 
+ZERO = torch.zeros_like
+
 
 def each(pattern: str, change: Callable[[Tensor], Tensor]) -> Callable[[Weights], Weights]:
     """Change every tensor whose name matches the pattern to its end."""
@@ -224,7 +226,7 @@ def int8(w: Tensor) -> Tensor:
 # --- positions ------------------------------------------------------------------------------------
 
 
-def table(w: Tensor, make: Callable[[int, int], Any]) -> Tensor:
+def position_table(w: Tensor, make: Callable[[int, int], Any]) -> Tensor:
     """A position table made anew, of the shape and type of w."""
     return torch.as_tensor(make(*w.shape)).to(w)
 

@@ -1,0 +1,345 @@
+"""Find out what a dump is of - clip, model, features - from options, metadata and shapes."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import melfront
+from encoder import WhisperEncoder
+from encoder.built_in import MAX_MELS, is_n_mels
+from melfront.audio import SAMPLE
+from melfront.conventions import CHUNK_LENGTH, FRAMES_PER_SECOND, Convention, named_convention
+
+from . import signals
+from .files.sampling import N_SAMPLES
+from .files.tensors import Dump, Tensor
+from .noise import Array
+from .pipeline import MAX_SECONDS, Pipeline, load_model, model_digest
+from .stages import ParityError, Stage, stages_of
+
+DEFAULT = "default"
+MAX_LAYERS = 1000  # the largest Whisper has 32
+GIVEN_MODEL = "the encoder given"  # the name of a model that is an object and not a file
+SAME = {
+    "clip_sha256": "clip",
+    "model_sha256": "model",
+    "n_mels": "number of mel bins",
+    "convention": "convention",
+}
+NO_DUMP: Dump[str] = Dump({}, {})
+
+
+def resolve(
+    given: Dump[str],
+    held: Dump[str] | None = None,
+    audio: Any = None,
+    model: Any = None,
+    n_mels: int | None = None,
+    convention: Any = None,
+    pad_to: Any = DEFAULT,
+    check_range: bool = True,
+) -> tuple[Pipeline, Dump[Stage], Dump[Stage] | None]:
+    """The pipeline to compare with, and both dumps with their tensors under their stages.
+
+    given: the candidate's tensors; held: the reference's. Options count first, then the files'
+    metadata, then the sample clip. Raises ParityError where the files contradict each other or the
+    options.
+    """
+    ours, theirs = given.metadata, held.metadata if held else {}
+    check_same(ours, theirs)
+    for dump in (given, held or NO_DUMP):
+        check_sampled(dump)
+    said = {**theirs, **ours}
+    check_range = check_range and said.get("check_range") != "False"
+    clip, clip_name = clip_of(audio, said, check_range, needed=held is None)
+    encoder, model_name = model_of(model, said, needed=held is None)
+    layers = layers_named(given, held) if held and encoder is None else None
+    n_layer = encoder.config.n_audio_layer if encoder else layers
+    staged, staged_held = by_stage(given, n_layer), by_stage(held, n_layer) if held else None
+    bins = bins_of(n_mels, encoder, model_name, said, staged)
+    seconds = padding_of(pad_to, said, encoder)
+    chosen = convention_of(convention or said.get("convention") or "transformers")
+    pipeline = Pipeline(clip, encoder, bins, chosen, seconds, clip_name, model_name)
+    pipeline.layers, pipeline.check_range = layers, check_range
+    if held is not None and encoder is None:
+        told = n_mels is not None or "n_mels" in said
+        pipeline.bins_matter = told or any(stage.of_front_end for stage in staged.tensors)
+    if clip is not None:
+        check_made_from(
+            "clip", ours, theirs, clip_name, pipeline.clip_digest, asked=audio is not None
+        )
+    if encoder:
+        sha = model_digest(encoder)
+        check_made_from("model", ours, theirs, model_name, sha, asked=model is not None)
+    windowed = staged_held and first_window(staged_held, pipeline)
+    return pipeline, first_window(staged, pipeline), windowed
+
+
+def of_signal(
+    name: str, n_mels: int, model: WhisperEncoder | None = None, model_name: str = ""
+) -> Pipeline:
+    """A signal of reference_data at its own length, as in the dumps there."""
+    clip = name if name == "sample" else signals.PREFIX + name
+    return Pipeline(
+        signals.load(name),
+        model,
+        n_mels,
+        pad_to=signals.SIGNALS[name].pad_to,
+        clip_name=clip,
+        model_name=model_name,
+    )
+
+
+# --- tensors --------------------------------------------------------------------------------------
+
+
+def by_stage(dump: Dump[str], n_layer: int | None) -> Dump[Stage]:
+    """A dump with its tensors under their stages, in order. Raises ParityError.
+
+    n_layer: how many blocks the encoder has, if that is known.
+    """
+    stages = stages_of(dump.tensors, n_layer)
+    if stages.get("mel") == "features" and is_power(dump.tensors["mel"].values):
+        stages["mel"] = Stage("mel")
+    tensors = {stage: dump.tensors[name] for name, stage in stages.items()}
+    ordered = sorted(tensors, key=lambda stage: stage.order)
+    return Dump({stage: tensors[stage] for stage in ordered}, dump.metadata)
+
+
+def is_power(values: Array) -> bool:
+    """Does a tensor called `mel` hold powers, before the logarithm, and not features?
+
+    Features reach below 0, unless a clip is taken for far too loud: then they span a factor of 2.
+    """
+    return bool(values.size and 0 <= values.min() < values.max() / 100)
+
+
+def first_window(dump: Dump[Stage], pipeline: Pipeline) -> Dump[Stage]:
+    """Keep the first window of tensors that hold every window of a long clip, (W, M, F).
+
+    `python -m melfront` and `python -m encoder` write a clip longer than a window like this.
+    """
+    clip = pipeline.audio
+    if not isinstance(clip, np.ndarray) or clip.ndim != 1 or len(clip) <= pipeline.length:
+        return dump
+    windows = -(-len(clip) // pipeline.length)
+
+    def first(stage: Stage, tensor: Tensor) -> Tensor:
+        several = tensor.values.ndim == len(stage.axes) + 1 and len(tensor.values) == windows
+        # One axis more in attention is that of the heads.
+        if not several or ".attn." in stage:
+            return tensor
+        return tensor._replace(values=tensor.values[0])
+
+    return dump._replace(tensors={stage: first(stage, x) for stage, x in dump.tensors.items()})
+
+
+def check_sampled(dump: Dump[str]) -> None:
+    """Raises ParityError where a tensor is not the sample that the metadata says it is."""
+    for name, shape in dump.sampled.items():
+        values = dump.tensors[name].values if name in dump.tensors else None
+        if values is not None and values.shape != (min(math.prod(shape), N_SAMPLES),):
+            raise ParityError(
+                f"{name}: shape {values.shape}, but the metadata 'sampled' says {N_SAMPLES} values "
+                f"of {shape}; take what `dump` wrote"
+            )
+
+
+def layers_named(*dumps: Dump[str]) -> int:
+    """How many blocks the tensors' names speak of. Raises ParityError for absurdly many."""
+    numbers = [-1]
+    for name in (name for dump in dumps for name in dump.tensors):
+        if found := re.match(r"block\.(\d+)\.", name):
+            if len(found[1]) > 9 or int(found[1]) >= MAX_LAYERS:
+                raise ParityError(f"{name}: expected a block's number below {MAX_LAYERS}")
+            numbers.append(int(found[1]))
+    return 1 + max(numbers)
+
+
+# --- what the files say ---------------------------------------------------------------------------
+
+
+def check_same(ours: dict[str, str], theirs: dict[str, str]) -> None:
+    """Raises ParityError where the metadata of two dumps contradict each other."""
+    for key, what in SAME.items():
+        if key in ours and key in theirs and ours[key] != theirs[key]:
+            raise ParityError(
+                f"the dumps are of another {what}: {named(ours, key)} and {named(theirs, key)}; "
+                "compare dumps of the same"
+            )
+
+
+def named(metadata: dict[str, str], key: str) -> str:
+    """What a dump says of this key of SAME; for a hash, the name and the hash's first digits."""
+    value = metadata[key]
+    return f"{metadata.get(SAME[key])!r} ({value[:12]}...)" if key.endswith("_sha256") else value
+
+
+def check_made_from(
+    what: str, ours: dict[str, str], theirs: dict[str, str], used: str, sha: str, asked: bool
+) -> None:
+    """Raises ParityError where a file was made from another clip or model than the one `used`.
+
+    asked: whether an option named that one, and not a file.
+    """
+    option = {"clip": "--audio", "model": "--model"}[what]
+    for file, metadata in (("the dump", ours), ("the reference", theirs)):
+        if metadata.get(f"{what}_sha256", sha) == sha:
+            continue
+        name = metadata.get(what)
+        if name == used:
+            raise ParityError(
+                f"the {what} {used!r} is not what {file} was made from, but has its name: "
+                f"pass the right one with {option}"
+            )
+        if metadata is theirs and not asked:
+            raise ParityError(
+                f"the dump is of the {what} {used!r}, the reference of the {what} {name!r}: "
+                "compare dumps of the same"
+            )
+        raise ParityError(
+            f"{file} is of the {what} {name!r}, not of {used!r}: pass that {what} with {option}"
+        )
+
+
+# --- the clip -------------------------------------------------------------------------------------
+
+
+def clip_of(audio: Any, said: dict[str, str], check_range: bool, needed: bool) -> tuple[Any, str]:
+    """The clip and its name. With a reference the clip may be missing: it only names mistakes."""
+    try:
+        return load_clip(audio, said, check_range)
+    except ParityError:
+        if needed or audio is not None:
+            raise
+        return None, said["clip"]
+
+
+def load_clip(audio: Any, said: dict[str, str], check_range: bool) -> tuple[Any, str]:
+    """The clip and its name. audio: a path, a name of `is_built_in`, an array, a list."""
+    if audio is None:
+        audio = said.get("clip", "sample")
+        if not is_built_in(audio) and not os.path.isfile(audio):
+            raise ParityError(f"the dump is of the clip {audio!r}, which is not here: pass --audio")
+    if isinstance(audio, (str, os.PathLike)):
+        name = "sample" if Path(audio) == SAMPLE else str(audio)
+        return read_clip(audio, check_range), name
+    if isinstance(audio, (list, tuple)) and all(isinstance(a, (str, os.PathLike)) for a in audio):
+        return [read_clip(path, check_range) for path in audio], ", ".join(map(str, audio))
+    return audio, "the array given"
+
+
+def is_built_in(name: str) -> bool:
+    """Does the name stand for a clip that comes with the project: `sample`, `signal:speech`?"""
+    return name == "sample" or name.startswith(signals.PREFIX)
+
+
+def read_clip(path: str | os.PathLike[str], check_range: bool) -> Any:
+    try:
+        if isinstance(path, str) and path.startswith(signals.PREFIX):
+            return signals.load(path.removeprefix(signals.PREFIX))
+        return melfront.load_audio(path, check_range)
+    except (ValueError, OSError) as error:  # AudioError is one
+        raise ParityError(str(error)) from error
+
+
+# --- the model and the options --------------------------------------------------------------------
+
+
+def model_of(model: Any, said: dict[str, str], needed: bool) -> tuple[WhisperEncoder | None, str]:
+    """The model and its name. With a reference the model may be missing.
+
+    A model that only the files name is then not downloaded.
+    """
+    try:
+        return find_model(model, said, local_only=not needed and model is None)
+    except ParityError:
+        if needed or model is not None:
+            raise
+        return None, said["model"]
+
+
+def find_model(
+    model: Any, said: dict[str, str], local_only: bool
+) -> tuple[WhisperEncoder | None, str]:
+    """The model in float32 on the CPU, and its name."""
+    if isinstance(model, WhisperEncoder):
+        weights = {name: w.detach().cpu().float() for name, w in model.state_dict().items()}
+        return WhisperEncoder.from_weights(model.config, weights), GIVEN_MODEL
+    name = str(model or said.get("model") or "")
+    if name == GIVEN_MODEL and not model:
+        raise ParityError("the dump is of a model that was not a file: pass it as the model")
+    return (load_model(name, local_only), name) if name else (None, "")
+
+
+def bins_of(
+    n_mels: int | None,
+    encoder: WhisperEncoder | None,
+    model_name: str,
+    said: dict[str, str],
+    given: Dump[Stage],
+) -> int:
+    """The number of mel bins: as asked for, the model's, or as the dump looks. ParityError."""
+    if n_mels is None:
+        return encoder.config.n_mels if encoder else guess_n_mels(given, said)
+    if not 1 <= n_mels <= MAX_MELS:
+        raise ParityError(f"--n-mels {n_mels}; expected 1 to {MAX_MELS}")
+    if encoder and encoder.config.n_mels != n_mels:
+        raise ParityError(f"--n-mels {n_mels}, but {model_name} takes {encoder.config.n_mels} bins")
+    return n_mels
+
+
+def guess_n_mels(given: Dump[Stage], said: dict[str, str]) -> int:
+    """80 or 128, by the metadata or by the shape of the features; 128 if nothing tells."""
+    if "n_mels" in said:
+        if not is_n_mels(said["n_mels"]):
+            raise ParityError(
+                f"the dump says n_mels {said['n_mels']!r}; expected a number, 1 to {MAX_MELS}"
+            )
+        return int(said["n_mels"])
+    for stage, tensor in given.tensors.items():
+        if "M" in stage.axes:
+            for size in tensor.values.shape[-2:]:
+                if size in (80, 128):
+                    return int(size)
+    return 128
+
+
+def padding_of(pad_to: Any, said: dict[str, str], encoder: WhisperEncoder | None) -> float | None:
+    """Seconds that the clip is padded to, None for its own length. Raises ParityError."""
+    if pad_to == DEFAULT:
+        pad_to = read_pad_to(said.get("pad_to"))
+    elif pad_to is not None and not 0 < pad_to <= MAX_SECONDS:
+        raise ParityError(f"--pad-to {pad_to:g}; expected seconds above 0, up to {MAX_SECONDS}")
+    if encoder is not None and pad_to == CHUNK_LENGTH:
+        return encoder.config.n_frames / FRAMES_PER_SECOND  # a toy encoder hears less than 30 s
+    return pad_to
+
+
+def read_pad_to(said: str | None) -> float | None:
+    if said is None:
+        return CHUNK_LENGTH
+    if said == "None":
+        return None
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ParityError(
+            f"the dump says pad_to {said!r}; expected seconds, up to {MAX_SECONDS}, or None"
+        )
+    return seconds
+
+
+def convention_of(convention: str | Convention) -> Convention:
+    try:
+        return named_convention(convention)
+    except ValueError as error:
+        raise ParityError(str(error)) from error
