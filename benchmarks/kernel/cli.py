@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--plot draws records: give them with --show RUNS.jsonl")
     if args.template:
         slot_named(args.template)
-        from .templates import template
+        from .slots.templates import template
 
         print(template(args.template), end="")
         return 0
@@ -180,15 +180,15 @@ def check_record(path: str) -> None:
 
 def judge_files(args: argparse.Namespace) -> int:
     """Each file by itself: one that fails does not keep the others from their turn."""
-    from .nursery import SLEEP, nursery
+    from .sandbox.processes import SLEEP, nursery
 
     os.environ.update(SLEEP)  # of this process too, whose libraries are not loaded yet
     if args.device != "cpu":
         usable(args.device)
     nursery()  # it imports torch while we do
-    from .host import Refused
     from .report import text
     from .run import judge_file
+    from .sandbox.parent import Refused
 
     worst, chosen = 0, options(args)
     for path in args.files:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .machine import machine, pools, versions
+from .timing.roof import machine, pools, versions
 
 VERSION = 1  # of the format
 

@@ -10,8 +10,8 @@ from parity import measure
 
 from .reasons import REASONS
 from .run import Outcome
-from .slots import SLOTS
-from .timing import REFERENCE, TWIN, Race
+from .slots.base import SLOTS
+from .timing.fair import REFERENCE, TWIN, Race
 
 TOO_BUSY = "too busy to say"
 

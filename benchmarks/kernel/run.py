@@ -13,14 +13,19 @@ import torch
 
 from parity import measure
 
-from . import cases, judge, machine, naming, timing, whole
-from .cases import Case, Dice
-from .edges import edges
-from .host import Child, Refused
-from .judge import Finding
-from .nursery import descendants
+from .proof import cases
+from .proof import diagnose as naming
+from .proof import verdict as judge
+from .proof.cases import Case, Dice
+from .proof.verdict import Finding
 from .reasons import UNUSABLE
-from .slots import SLOTS, Slot
+from .sandbox.parent import Child, Refused
+from .sandbox.processes import descendants
+from .slots.base import SLOTS, Slot
+from .slots.edges import edges
+from .timing import fair as timing
+from .timing import roof as machine
+from .timing import whole
 
 RESTARTS = 3  # of a kernel that dies, so that the other cases are seen too
 WHOLE_BLOCKS = 4  # of a size without trained weights: enough to see an error grow
@@ -206,7 +211,7 @@ def compete(child: Child, outcome: Outcome, dice: Dice, say: Callable[[str], Non
     first = outcome.findings[timed[0]].case
     # Not from the run's seed, which a kernel could read off the command line and work ahead.
     dice = Dice(secrets.randbits(62), dice.dtype)
-    ours = {"ours": ["benchmarks.kernel.slots", "rivals", [slot.name]], **options.common()}
+    ours = {"ours": ["benchmarks.kernel.slots.base", "rivals", [slot.name]], **options.common()}
     watched = [child]
     load = machine.Load(watched)
     child.ask({"do": "perturb", "on": False})
@@ -271,7 +276,7 @@ def in_place(outcome: Outcome, dice: Dice) -> None:
     depth = options.depth or (None if options.model or options.size == "tiny" else WHOLE_BLOCKS)
     model = cases.model(options.size, options.model, dice.dtype, depth)
     arguments = [slot.name, options.size, options.model, depth, options.dtype, options.device]
-    ours = {"ours": ["benchmarks.kernel.whole", "functions", arguments], **options.common()}
+    ours = {"ours": ["benchmarks.kernel.timing.whole", "functions", arguments], **options.common()}
     limit = max(options.limit, 120)
     what = (
         f"{'front end and ' if slot.front_end else ''}encoder, {options.model or options.size}, "

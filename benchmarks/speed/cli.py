@@ -17,8 +17,8 @@ from melfront.command import UsageError, check_folder
 from parity.tensors import replacing
 
 from ..kernel.cli import processors
+from ..race import Table, from_json, in_process, show, to_json
 from .frontend import installed
-from .race import Table, from_json, in_process, show, to_json
 
 WORKS = {
     "frontend": (
@@ -172,7 +172,7 @@ def run(command: str, arguments: list[str]) -> int:
 
 def header(command: str, arguments: list[str]) -> list[str]:
     """Command line, machine and versions."""
-    from ..kernel import machine  # it needs torch
+    from ..kernel.timing import roof as machine  # it needs torch
 
     here = machine.machine()
     versions = []

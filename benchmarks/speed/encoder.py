@@ -24,9 +24,9 @@ import melfront
 from encoder import EncoderConfig, WhisperEncoder, checkpoint, ops
 from encoder.model import Block
 
-from .child import peak
+from ..race import AGAIN, Row, Table, cores, errors, in_process, least, race
 from .frontend import SAMPLE, installed
-from .race import AGAIN, Row, Table, cores, errors, in_process, least, race
+from .own_process import peak
 
 OURS = "melfront"
 SDPA = "transformers, sdpa"
@@ -249,7 +249,7 @@ def memory(seconds: float, threads: int) -> list[Table]:
 
 def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
     """A work, in this process, as JSON."""
-    from .race import to_json
+    from ..race import to_json
 
     warnings.simplefilter("ignore")
     if work == "memory":

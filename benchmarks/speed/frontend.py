@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 import melfront
 
-from .child import peak
-from .race import AGAIN, Row, Table, cores, errors, race
+from ..race import AGAIN, Row, Table, cores, errors, race
+from .own_process import peak
 
 N_MELS = 128
 SAMPLE = Path(__file__).parents[2] / "reference_data" / "sample.flac"
@@ -323,7 +323,7 @@ def process(seconds: float, threads: int) -> Table:
 
 def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
     """A work, in this process, as JSON."""
-    from .race import to_json
+    from ..race import to_json
 
     warnings.simplefilter("ignore")
     tables: list[Table]

@@ -22,9 +22,9 @@ import encoder
 import melfront
 from encoder import WhisperEncoder
 
+from ..race import AGAIN, Row, Table, errors, race, to_json
 from . import encoder as encoders
 from . import frontend
-from .race import AGAIN, Row, Table, errors, race, to_json
 
 N_EVENTS = 20  # calls
 COMPILED, GRAPH = "melfront, torch.compile", "melfront, CUDA graph"

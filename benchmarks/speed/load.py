@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .child import peak
+from ..race import AGAIN, Row, Table, cores, in_process, least, to_json
 from .frontend import installed
-from .race import AGAIN, Row, Table, cores, in_process, least, to_json
+from .own_process import peak
 
 OURS, THEIRS = "WhisperEncoder.from_pretrained", "transformers WhisperModel.from_pretrained"
 

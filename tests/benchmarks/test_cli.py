@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.kernel import machine, nursery, record, run, timing
-from benchmarks.kernel.edges import edges
+from benchmarks.kernel import record, run
+from benchmarks.kernel.sandbox import processes as nursery
+from benchmarks.kernel.slots.edges import edges
+from benchmarks.kernel.timing import fair as timing
+from benchmarks.kernel.timing import roof as machine
 
 KERNELS = Path(__file__).parent / "kernels"
 ROOT = Path(__file__).parents[2]

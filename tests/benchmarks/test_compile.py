@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 from benchmarks.kernel import report, run
-from benchmarks.kernel.cases import Dice
-from benchmarks.kernel.edges import edges
+from benchmarks.kernel.proof.cases import Dice
 from benchmarks.kernel.run import Options, judge_file
+from benchmarks.kernel.slots.edges import edges
 from parity import measure
 from tests.benchmarks.test_honest import EXAMPLES
 

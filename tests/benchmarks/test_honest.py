@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kernel import cli, report, run, slots, templates, timing, whole
-from benchmarks.kernel.cases import Dice
-from benchmarks.kernel.edges import edges
+from benchmarks.kernel import cli, report, run
+from benchmarks.kernel.proof.cases import Dice
 from benchmarks.kernel.run import Options, judge_file
+from benchmarks.kernel.slots import base as slots
+from benchmarks.kernel.slots import templates
+from benchmarks.kernel.slots.edges import edges
+from benchmarks.kernel.timing import fair as timing
+from benchmarks.kernel.timing import whole
 from encoder import WhisperEncoder, fast
 from parity import measure
 from tests.encoder.peers import TOY, features

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.kernel import report, run, timing
-from benchmarks.kernel.cases import Case
-from benchmarks.kernel.judge import Finding
-from benchmarks.kernel.naming import Suspect
+from benchmarks.kernel import report, run
+from benchmarks.kernel.proof.cases import Case
+from benchmarks.kernel.proof.diagnose import Suspect
+from benchmarks.kernel.proof.verdict import Finding
 from benchmarks.kernel.run import Options, Outcome
-from benchmarks.kernel.slots import SLOTS
-from benchmarks.kernel.whole import Whole
-from benchmarks.speed.race import AGAIN, Row, Table, show
+from benchmarks.kernel.slots.base import SLOTS
+from benchmarks.kernel.timing import fair as timing
+from benchmarks.kernel.timing.whole import Whole
+from benchmarks.race import AGAIN, Row, Table, show
 from tests.benchmarks.test_timing import made_up
 
 

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.kernel import cases, machine, nursery, run, timing
-from benchmarks.kernel.host import Child, Refused
-from benchmarks.kernel.slots import SLOTS, least_bytes, results
+from benchmarks.kernel import run
+from benchmarks.kernel.proof import cases
+from benchmarks.kernel.sandbox import processes as nursery
+from benchmarks.kernel.sandbox.parent import Child, Refused
+from benchmarks.kernel.slots.base import SLOTS, least_bytes, results
+from benchmarks.kernel.timing import fair as timing
+from benchmarks.kernel.timing import roof as machine
 
 KERNELS = Path(__file__).parent / "kernels"
 

@@ -23,10 +23,10 @@ from encoder import SIZES, EncoderConfig, WhisperEncoder, ops
 from melfront import oracle as front
 from melfront.conventions import HOP_LENGTH, N_FFT, TRANSFORMERS
 
-from .functions import BLOCK_WEIGHTS
-from .slots import SLOTS
+from ..slots.base import SLOTS
+from ..slots.functions import BLOCK_WEIGHTS
 
-SAMPLE = Path(__file__).resolve().parents[2] / "reference_data" / "sample.flac"
+SAMPLE = Path(__file__).resolve().parents[3] / "reference_data" / "sample.flac"
 DEPTH = 2  # blocks that are run to capture: the first and one that has another before it
 POOL = 1 << 23  # numbers that varied contents are made from
 LARGE = 1 << 24  # elements: a batch of two is left out where it would be larger

@@ -17,8 +17,8 @@ import torch
 
 import melfront
 
-from .host import Child, Refused
-from .nursery import processor_time
+from ..sandbox.parent import Child, Refused
+from ..sandbox.processes import processor_time
 
 BUSY = 0.15  # of the processors, used by others
 

@@ -24,10 +24,11 @@ from melfront.conventions import N_SAMPLES
 from parity import measure
 from parity.stages import hidden_state
 
-from . import cases, timing
-from .functions import BLOCK_WEIGHTS, Array
-from .host import Child, Refused
-from .slots import SLOTS
+from ..proof import cases
+from ..sandbox.parent import Child, Refused
+from ..slots.base import SLOTS
+from ..slots.functions import BLOCK_WEIGHTS, Array
+from . import fair as timing
 
 Function = Callable[..., Any]
 

@@ -1,4 +1,4 @@
-"""A measurement in a process of its own: `... -m benchmarks.speed.child MODULE:NAME THREADS JSON`.
+"""A measurement in its own process: `-m benchmarks.speed.own_process MODULE:NAME THREADS JSON`.
 
 Cores are taken before anything is imported that could count them.
 """

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cases import Case, Dice, constants, framed
+from ..proof.cases import Case, Dice, constants, framed
 
 HEAD_DIM = 64  # of every published Whisper; a kernel may rely on it
 

@@ -14,16 +14,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = str(Path(__file__).resolve().parents[2])
+ROOT = str(Path(__file__).resolve().parents[3])
 
-# As `python -m benchmarks.kernel.child`, from any folder, however we were found ourselves. The path
+# As `python -m benchmarks.kernel.sandbox.worker`, from any folder, however we were found. The path
 # stays as it is: ROOT may be site-packages, and what lies there must not come before Python's own.
 START = """
 import importlib.machinery, importlib.util, runpy, sys
 spec = importlib.machinery.PathFinder.find_spec("benchmarks", [sys.argv[2]])
 sys.modules["benchmarks"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["benchmarks"])
-runpy.run_module("benchmarks.kernel.child", run_name="__main__", alter_sys=True)
+runpy.run_module("benchmarks.kernel.sandbox.worker", run_name="__main__", alter_sys=True)
 """
 
 # Idle workers go to sleep within some 50 us, or they would run in the next contestant's turn.

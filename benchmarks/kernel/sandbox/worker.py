@@ -34,7 +34,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .compilers import compiled, prepare, watch_interpreter
-from .fence import (
+from .guard import (
     INTEGERS,
     OURS,
     POISON,

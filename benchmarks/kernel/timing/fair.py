@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .cases import Case, Dice
-from .functions import Array
-from .host import Child, Refused
-from .judge import Standard, check
-from .machine import Roof, roof
-from .nursery import descendants, helpers_time
-from .slots import Slot, least_bytes, results
+from ..proof.cases import Case, Dice
+from ..proof.verdict import Standard, check
+from ..sandbox.parent import Child, Refused
+from ..sandbox.processes import descendants, helpers_time
+from ..slots.base import Slot, least_bytes, results
+from ..slots.functions import Array
+from .roof import Roof, roof
 
 BAND = 0.05  # ratios this close to 1 are called no difference even if two copies are closer
 TOO_BUSY = 2.0  # a machine on which two copies may differ by this factor says nothing

@@ -167,7 +167,7 @@ def in_process(function: str, options: dict[str, Any], threads: int) -> Any:
     error. Ctrl-C is passed on to it, once, and it is waited for: it may have large files to delete.
     """
     environment = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in THREADS}
-    command = [sys.executable, "-m", "benchmarks.speed.child", function, str(threads)]
+    command = [sys.executable, "-m", "benchmarks.speed.own_process", function, str(threads)]
     with subprocess.Popen(
         [*command, json.dumps(options)],
         env=environment,

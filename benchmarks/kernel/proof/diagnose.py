@@ -20,9 +20,9 @@ from encoder import ops
 from melfront import oracle as front
 from parity import measure
 
-from .functions import f64
-from .judge import Finding, array
-from .slots import Slot
+from ..slots.base import Slot
+from ..slots.functions import f64
+from .verdict import Finding, array
 
 # Stages of the catalogue's front-end entries that a slot spans.
 STAGES = {

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from parity import measure
 
+from ..sandbox.guard import FRESH, INTEGERS, POISON
+from ..sandbox.parent import Child, Refused
+from ..sandbox.processes import descendants
+from ..slots.base import Slot, results
 from .cases import Case, Dice
-from .fence import FRESH, INTEGERS, POISON
-from .host import Child, Refused
-from .nursery import descendants
-from .slots import Slot, results
 
 
 @dataclass

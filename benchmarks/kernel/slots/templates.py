@@ -142,7 +142,7 @@ def block(
 
 def template(slot: str) -> str:
     """The text of a file that passes its proof."""
-    from .slots import SLOTS
+    from .base import SLOTS
 
     s = SLOTS[slot]
     wrapped = [

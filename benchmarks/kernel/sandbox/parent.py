@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .fence import INTEGERS, POISON
-from .nursery import ROOT, children, descendants, nursery, processor_time
+from .guard import INTEGERS, POISON
+from .processes import ROOT, children, descendants, nursery, processor_time
 
 ARENA = 4 << 30  # bytes of address space; only what is touched costs memory
 ALIGN = 4096  # every argument starts on a page of its own
