@@ -17,8 +17,9 @@ from melfront.command import UsageError, check_folder
 from parity.tensors import replacing
 
 from ..kernel.cli import processors
-from ..race import Table, from_json, in_process, show, to_json
 from .frontend import installed
+from .own_process import in_process
+from .results import Table, from_json, show, to_json
 
 WORKS = {
     "frontend": (
@@ -172,9 +173,9 @@ def run(command: str, arguments: list[str]) -> int:
 
 def header(command: str, arguments: list[str]) -> list[str]:
     """Command line, machine and versions."""
-    from ..kernel.timing import roof as machine  # it needs torch
+    from ..machine import machine  # needs torch
 
-    here = machine.machine()
+    here = machine()
     versions = []
     for package in PACKAGES:
         try:

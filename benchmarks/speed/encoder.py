@@ -24,9 +24,10 @@ import melfront
 from encoder import EncoderConfig, WhisperEncoder, checkpoint, ops
 from encoder.model import Block
 
-from ..race import AGAIN, Row, Table, cores, errors, in_process, least, race
-from .frontend import SAMPLE, installed
-from .own_process import peak
+from ..race import least, race
+from .frontend import installed
+from .own_process import in_process, peak
+from .results import AGAIN, Row, Table, cores, errors, to_json
 
 OURS = "melfront"
 SDPA = "transformers, sdpa"
@@ -41,7 +42,7 @@ def config(size: str) -> EncoderConfig:
 
 def features(dims: EncoderConfig, batch: int) -> Tensor:
     """Of the sample clip, (B, M, F), each clip of the batch somewhat later."""
-    clip = melfront.load_audio(SAMPLE)
+    clip = melfront.load_audio("sample")
     clips = [clip[1009 * i :] for i in range(batch)]
     return torch.from_numpy(melfront.log_mel(clips, n_mels=dims.n_mels))
 
@@ -249,8 +250,6 @@ def memory(seconds: float, threads: int) -> list[Table]:
 
 def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
     """A work, in this process, as JSON."""
-    from ..race import to_json
-
     warnings.simplefilter("ignore")
     if work == "memory":
         return to_json(memory(seconds, threads))

@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -20,11 +19,11 @@ from numpy.typing import NDArray
 
 import melfront
 
-from ..race import AGAIN, Row, Table, cores, errors, race
+from ..race import race
 from .own_process import peak
+from .results import AGAIN, Row, Table, cores, errors, to_json
 
 N_MELS = 128
-SAMPLE = Path(__file__).parents[2] / "reference_data" / "sample.flac"
 TORCH, NUMPY = "melfront, torch", "melfront, NumPy"
 ROOF = "its FFT alone"
 Array = NDArray[Any]
@@ -32,7 +31,7 @@ Array = NDArray[Any]
 
 def speech(n_samples: int) -> Array:
     """The sample clip over and over, (n,) float32."""
-    sample = melfront.load_audio(SAMPLE)
+    sample = melfront.load_audio("sample")
     return np.tile(sample, -(-n_samples // len(sample)))[:n_samples].copy()
 
 
@@ -299,14 +298,14 @@ def process(seconds: float, threads: int) -> Table:
     import subprocess
 
     with tempfile.TemporaryDirectory() as folder:
-        clip, out = str(SAMPLE), f"{folder}/out.npy"
+        clip, out = str(melfront.audio.SAMPLE), f"{folder}/out.npy"
         ours = [sys.executable, "-m", "melfront", clip, "-o", out]
         theirs = [sys.executable, "-c", THEIR_PROCESS, clip, out]
 
         def call(command: list[str]) -> None:
             subprocess.run(command, check=True, capture_output=True)
 
-        truth = melfront.oracle.log_mel(melfront.load_audio(SAMPLE), n_mels=N_MELS)
+        truth = melfront.oracle.log_mel(melfront.load_audio("sample"), n_mels=N_MELS)
         runs, error = {}, {}
         names = {"python -m melfront": ours}
         if installed("transformers"):
@@ -323,8 +322,6 @@ def process(seconds: float, threads: int) -> Table:
 
 def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
     """A work, in this process, as JSON."""
-    from ..race import to_json
-
     warnings.simplefilter("ignore")
     tables: list[Table]
     if work == "growth":

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ..race import AGAIN, Row, Table, cores, in_process, least, to_json
+from ..race import least, rounds
 from .frontend import installed
-from .own_process import peak
+from .own_process import in_process, peak
+from .results import AGAIN, Row, Table, cores, to_json
 
 OURS, THEIRS = "WhisperEncoder.from_pretrained", "transformers WhisperModel.from_pretrained"
 
@@ -73,9 +74,8 @@ def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         in_process("benchmarks.speed.load:write", {"size": work, "folder": folder}, threads)
         size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
-        end = time.perf_counter() + seconds
-        while len(times[OURS]) < least(5, seconds) or time.perf_counter() < end:
-            for name in names:
+        for order in rounds(names, seconds, least(5, seconds)):
+            for name in order:
                 options = {"name": name.removesuffix(AGAIN), "folder": folder}
                 got = in_process("benchmarks.speed.load:load", options, threads)
                 times[name].append(got["seconds"])

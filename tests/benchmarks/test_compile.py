@@ -5,9 +5,8 @@ import shutil
 import pytest
 
 from benchmarks.kernel import report, run
-from benchmarks.kernel.proof.cases import Dice
 from benchmarks.kernel.run import Options, judge_file
-from benchmarks.kernel.slots.edges import edges
+from benchmarks.kernel.slots.inputs import Dice
 from parity import measure
 from tests.benchmarks.test_honest import EXAMPLES
 
@@ -18,7 +17,7 @@ def few_cases(monkeypatch):
 
     def few(slot, options, dice, interpreted):
         seen = [case for case in chosen(slot, options, dice, interpreted) if case.seen]
-        return [*seen, *edges(slot.name, dice)[:2]]
+        return [*seen, *slot.edges(dice)[:2]]
 
     chosen = run.chosen_cases
     monkeypatch.setattr(run, "chosen_cases", few)
@@ -81,7 +80,7 @@ def test_it_is_what_was_compiled_that_is_proved(monkeypatch, tmp_path):
     """torch.compile runs a function as it is once it has compiled it for eight shapes."""
 
     def many(slot, _options, _dice, _interpreted):
-        return [case for seed in range(8) for case in edges(slot.name, Dice(seed))]
+        return [case for seed in range(8) for case in slot.edges(Dice(seed))]
 
     monkeypatch.setattr(run, "chosen_cases", many)
     monkeypatch.setattr(run, "compete", lambda *_args: None)

@@ -45,7 +45,7 @@ REFUSED = {
     "patches_the_clock": ("layer_norm", "TAMPERED", "time.perf_counter"),
     "patches_the_checker": ("layer_norm", "TAMPERED", "torch."),
     "calls_the_reference": ("layer_norm", "REFERENCE", "imports encoder"),
-    "takes_the_fence_down": ("layer_norm", "TAMPERED", "sys.meta_path"),
+    "removes_the_guard": ("layer_norm", "TAMPERED", "sys.meta_path"),
     "exits": ("layer_norm", "EXIT", "left the process"),
     "exits_politely": ("layer_norm", "EXIT", "SystemExit"),
     "hangs_on_one_case": ("layer_norm", "HANG", "not done after 5 s"),

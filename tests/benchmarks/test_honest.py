@@ -6,14 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kernel import cli, report, run
-from benchmarks.kernel.proof.cases import Dice
+from benchmarks.kernel import report, run, slots
 from benchmarks.kernel.run import Options, judge_file
-from benchmarks.kernel.slots import base as slots
-from benchmarks.kernel.slots import templates
-from benchmarks.kernel.slots.edges import edges
-from benchmarks.kernel.timing import fair as timing
+from benchmarks.kernel.slots.inputs import Dice
 from benchmarks.kernel.timing import whole
+from benchmarks.kernel.timing.times import REFERENCE, Race
 from encoder import WhisperEncoder, fast
 from parity import measure
 from tests.encoder.peers import TOY, features
@@ -27,41 +24,37 @@ SMALL = ("mel", "log_scale", "gelu", "linear")  # whose whole proof takes a seco
 @pytest.fixture
 def edges_only(monkeypatch):
     """Proofs on the small cases alone, without a race."""
-    monkeypatch.setattr(run, "chosen_cases", lambda slot, _o, dice, _i: edges(slot.name, dice))
+    monkeypatch.setattr(run, "chosen_cases", lambda slot, _o, dice, _i: slot.edges(dice))
     monkeypatch.setattr(run, "compete", lambda *_args: None)
 
 
 def test_the_command_line_knows_the_slots():
-    assert cli.SLOT_NAMES == tuple(slots.SLOTS) == tuple(templates.BODIES)
-    assert tuple(name for name, slot in slots.SLOTS.items() if slot.front_end) == cli.FRONT_END
+    assert [slot.name for slot in slots.everything()] == list(slots.files())
+    for slot in slots.everything():
+        assert slot.front_end == slots.of_front_end(slot.name)
+        assert slot.call.startswith(f"{slot.name}(")
+        assert len(slot.paragraphs) == 3
 
 
-@pytest.mark.parametrize("slot", slots.SLOTS)
+@pytest.mark.parametrize("slot", slots.files())
 def test_the_template_passes(slot, tmp_path, edges_only):
     path = tmp_path / "kernel.py"
-    path.write_text(templates.template(slot))
+    path.write_text(slots.template(slot))
     outcome = judge_file(str(path), slot, QUICK)
     assert outcome.good, f"{outcome.code}: {outcome.text}"
-    assert len(outcome.findings) == len(edges(slot, Dice(1)))
+    assert len(outcome.findings) == len(slots.find(slot).edges(Dice(1)))
     assert outcome.races == {}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("slot", ["gelu", "layer_norm", "linear", "softmax"])
 def test_the_template_passes_in_16_bits(slot, dtype, tmp_path, edges_only):
-    body = templates.template(slot)
-    if slot == "layer_norm":  # the template's own steps would round six times
-        body = body.replace("centred = x", "centred = x.float()").replace(
-            " - x.mean", "- x.float().mean"
+    body = slots.template(slot)
+    if slot != "linear":  # step by step the template would round six times
+        body += (
+            f"\n\nin_float32 = {slot}\n\n\ndef {slot}(*args):\n"
+            "    return in_float32(*(a.float() for a in args)).to(args[0].dtype)\n"
         )
-        body = body.replace("* weight + bias", "* weight.float() + bias.float()").rstrip()
-        body = body.replace("return centred", "return (centred") + ").to(x.dtype)\n"
-    elif slot == "gelu":
-        body = body.replace("return 0.5 * x", "y = x\n    x = x.float()\n    return (0.5 * x")
-        body = body.rstrip() + ").to(y.dtype)\n"
-    elif slot == "softmax":
-        body = body.replace("(scores - scores", "(scores.float() - scores.float()").rstrip()
-        body = body.replace("return shares /", "return (shares /") + ").to(scores.dtype)\n"
     path = tmp_path / "kernel.py"
     path.write_text(body)
     outcome = judge_file(str(path), slot, Options(threads=1, seed=11, dtype=dtype, whole=False))
@@ -72,7 +65,7 @@ def test_the_template_passes_in_16_bits(slot, dtype, tmp_path, edges_only):
     "name", ["layer_norm_c", pytest.param("layer_norm_numba", marks=pytest.mark.slow)]
 )
 def test_an_example_passes_and_its_ratio_is_printed(name, monkeypatch):
-    monkeypatch.setattr(timing.Race, "unclear", lambda self: "")  # also on a busy machine
+    monkeypatch.setattr(Race, "unclear", lambda self: "")  # also on a busy machine
     if name == "layer_norm_numba":
         pytest.importorskip("numba")
     outcome = judge_file(str(EXAMPLES / f"{name}.py"), "layer_norm", QUICK)
@@ -151,7 +144,7 @@ def test_out_is_filled(edges_only):
 def test_a_file_is_found_from_any_folder(tmp_path, monkeypatch, edges_only):
     """Children are forked from a process that was started in another folder."""
     judge_file(str(EXAMPLES / "layer_norm_numpy.py"), "layer_norm", QUICK)
-    (tmp_path / "mine.py").write_text(templates.template("layer_norm"))
+    (tmp_path / "mine.py").write_text(slots.template("layer_norm"))
     monkeypatch.chdir(tmp_path)
     assert judge_file("mine.py", "layer_norm", QUICK).verdict == measure.PASS
 
@@ -165,7 +158,7 @@ def differences(seed):
     outcome = judge_file(str(KERNELS / "reference.py"), "layer_norm", options)
     assert outcome.verdict == measure.PASS, f"seed {seed}: {outcome.code}: {outcome.text}"
     assert outcome.races
-    ratios = [(race, *race.ratio(timing.REFERENCE)) for race in outcome.races.values()]
+    ratios = [(race, *race.ratio(REFERENCE)) for race in outcome.races.values()]
     return [
         f"seed {seed}: {ratio:.3f}, band {race.band():.3f}"
         for race, ratio, counts in ratios
@@ -191,7 +184,7 @@ def test_both_encoders_of_the_whole_go_step_by_step(monkeypatch):
         model(mel)
     assert taken == [1]
     for slot in ("layer_norm", "gelu", "softmax", "attention", "block"):
-        whole.whole(model, slot, None)(mel)
+        whole.whole(model, slots.find(slot), None)(mel)
     assert taken == [1]
 
 
@@ -211,8 +204,8 @@ def test_the_reference_is_no_different_from_itself(runs, monkeypatch):
 )
 def test_the_encoder_runs_with_the_kernel_in_its_slot(slot, tmp_path, monkeypatch):
     path = tmp_path / "kernel.py"
-    path.write_text(templates.template(slot))
-    monkeypatch.setattr(run, "chosen_cases", lambda s, _o, dice, _i: edges(s.name, dice)[:1])
+    path.write_text(slots.template(slot))
+    monkeypatch.setattr(run, "chosen_cases", lambda s, _o, dice, _i: s.edges(dice)[:1])
 
     def only_whole(_child, outcome, dice, _say):
         run.in_place(outcome, dice)
@@ -238,7 +231,7 @@ def test_an_error_that_only_the_whole_can_see_is_seen(tmp_path, monkeypatch):
         "    eps = 1e-2 if 'encoder' in sys.modules else eps\n"
         "    return F.layer_norm(x, weight.shape, weight, bias, eps)\n"
     )
-    monkeypatch.setattr(run, "chosen_cases", lambda s, _o, dice, _i: edges(s.name, dice)[:1])
+    monkeypatch.setattr(run, "chosen_cases", lambda s, _o, dice, _i: s.edges(dice)[:1])
     monkeypatch.setattr(run, "compete", lambda _c, outcome, dice, _s: run.in_place(outcome, dice))
     outcome = judge_file(str(path), "layer_norm", Options(threads=2, seed=5, seconds=0.1, depth=1))
     assert outcome.code == "WHOLE"

@@ -16,9 +16,11 @@ import torch
 from benchmarks import race as race_module
 from benchmarks.__main__ import main
 from benchmarks.kernel.cli import processors
-from benchmarks.race import AGAIN, Row, Table, errors, from_json, in_process, race, show
-from benchmarks.race import to_json as as_json
+from benchmarks.race import race
 from benchmarks.speed import cli, gpu
+from benchmarks.speed.own_process import in_process
+from benchmarks.speed.results import AGAIN, Row, Table, errors, from_json, show
+from benchmarks.speed.results import to_json as as_json
 from tests.conftest import CHECKOUT
 
 
@@ -234,7 +236,7 @@ def wait_long(file: str) -> None:
 
 def test_a_process_that_is_interrupted_clears_away_what_it_made(tmp_path):
     file = str(tmp_path / "made")
-    code = "import sys; from benchmarks.race import in_process as run; " + (
+    code = "import sys; from benchmarks.speed.own_process import in_process as run; " + (
         f"run('tests.benchmarks.test_speed:wait_long', {{'file': {file!r}}}, 1)"
     )
     process = subprocess.Popen(

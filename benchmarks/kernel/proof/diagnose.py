@@ -17,19 +17,11 @@ import torch
 from torch import Tensor
 
 from encoder import ops
-from melfront import oracle as front
 from parity import measure
 
 from ..slots.base import Slot
-from ..slots.functions import f64
 from .verdict import Finding, array
 
-# Stages of the catalogue's front-end entries that a slot spans.
-STAGES = {
-    "stft": ("windowed", "spectrum", "power"),
-    "mel": ("mel",),
-    "log_scale": ("log", "clamped", "features"),
-}
 SAME = 0.05  # of the kernel's error may be left when a mistake is assumed
 ALIKE = 6.0  # the errors are of the same size
 
@@ -46,10 +38,10 @@ def suspects(slot: Slot) -> Iterator[Suspect]:
     from parity import mistakes
 
     yield from fewer_bits(slot)
-    for front_entry in mistakes.FRONT_END if slot.front_end else ():
-        if slot.name == "log_mel" or front_entry.stage in STAGES[slot.name]:
-            made = in_front_end(slot, front_entry)
-            yield Suspect(front_entry.name, front_entry.sentence, "", made)
+    if slot.under:
+        for change in mistakes.FRONT_END:
+            if not slot.stages or change.stage in slot.stages:
+                yield Suspect(change.name, change.sentence, "", slot.under(change.convention()))
     for entry in () if slot.front_end else (*mistakes.KERNEL, *mistakes.ENCODER):
         if entry.ops and not entry.needs_clip:
             yield Suspect(entry.name, entry.sentence, "", in_slot(slot, dict(entry.ops)))
@@ -68,24 +60,6 @@ def in_slot(slot: Slot, replaced: dict[str, Callable[..., Any]]) -> Callable[...
             named = slot.name in {f.name for f in fields(ops.Ops)}
             function = getattr(ops.current(), slot.name) if named else slot.reference
             return function(*args, **kwargs)
-
-    return run
-
-
-def in_front_end(slot: Slot, entry: Any) -> Callable[..., Any]:
-    c = entry.convention()
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        if slot.name == "log_mel":
-            return front.log_mel(f64(args[0]), convention=c, **kwargs)
-        if slot.name == "stft":
-            frames, window = map(f64, args)
-            if {"window", "periodic", "win_length"} & set(c.changes()):
-                window = front.window(c)
-            return front.power(front.spectrum(frames * window, c), c)
-        if slot.name == "mel":
-            return front.mel(f64(args[0]), c, len(args[1]))
-        return front.scale(front.clamp(front.log(f64(args[0]), c), c), c)
 
     return run
 

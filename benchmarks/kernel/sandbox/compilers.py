@@ -1,6 +1,6 @@
-"""What compilers do in the child: Triton's interpreter, and torch.compile.
+"""Settings for compilers in the kernel's process: Triton's interpreter, and torch.compile.
 
-Only the standard library is imported here: this runs in the process that the kernel is loaded into.
+Imports the standard library alone.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import os
 import sys
 from typing import Any
 
-# Shapes and layouts that torch.compile compiles a function for, before it runs it uncompiled: its
-# own 8 are fewer than a slot has cases, and what is proved is to be what is timed.
+# Shapes and layouts for which torch.compile recompiles a function before it runs it uncompiled. Its
+# default of 8 is less than a slot has cases, and what is proved must be what is timed.
 RECOMPILES = 64
 
 
-def prepare(device: str) -> None:
-    """Before the kernel is loaded: how its compilers have to go to work here."""
+def set_environment(device: str) -> None:
+    """Set what the compilers read from the environment; call it before the kernel is loaded."""
     if device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # Triton has no other way to run on a CPU
-    # In the process itself: its workers would live on, and no helper may while a kernel is timed.
+    # Compile in the process itself: workers would live on, and none may while a kernel is timed.
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 
 def compiled() -> bool:
-    """Whether the kernel has called torch.compile, which then may compile every new shape."""
+    """Whether the kernel uses torch.compile; if so, let it compile every new shape."""
     if "torch._dynamo" not in sys.modules:
         return False
     config = sys.modules["torch._dynamo"].config
@@ -36,7 +36,7 @@ def compiled() -> bool:
 def watch_interpreter() -> dict[str, bool]:
     """The kernel's functions for Triton's interpreter: name -> whether it has run, kept up to date.
 
-    torch.compile imports Triton too, and both have functions for Triton of their own.
+    Those of Triton itself and of torch, which torch.compile imports, are left out.
     """
     seen: dict[str, bool] = {}
     if "triton.runtime.interpreter" in sys.modules:
@@ -48,6 +48,7 @@ def watch_interpreter() -> dict[str, bool]:
 
 
 def watch(function: Any, seen: dict[str, bool]) -> None:
+    """Note in `seen` when this function runs."""
     name, run = function.fn.__name__, function.run
     seen[name] = False
 

@@ -1,10 +1,10 @@
-"""This side of the fence: starts children, shares memory with them, holds the clock.
+"""Our side of a worker: starts it, shares memory with it, and holds the clock.
 
-A `Child` is a process with one candidate in it (or with our own functions, for the rivals). The
-parent lays a case out in memory that both see, writes new contents into it before every call,
-poisons the place of the result, says go, and takes the time until the child says that it has
-returned. Two things are watched from outside, because no candidate can lie about them: the
-processor time of its process, and its threads and children in /proc.
+A `Sandbox` is a process with one candidate in it (or with functions of ours, for its rivals). The
+parent lays a case out in memory that both see. Before each call it writes new contents and poisons
+the place of the result; then it says go, and takes the time until the worker says that it has
+returned. No candidate can lie about what is watched from outside: the processor time of its
+process, and its threads and children in /proc.
 """
 
 from __future__ import annotations
@@ -23,21 +23,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .guard import INTEGERS, POISON
-from .processes import ROOT, children, descendants, nursery, processor_time
+from ..reasons import Refused
+from ..slots.inputs import extent
+from .memory import INTEGERS, POISON
+from .processes import ROOT, descendants, fork_server, processor_time, stat_fields, workers
 
 ARENA = 4 << 30  # bytes of address space; only what is touched costs memory
 ALIGN = 4096  # every argument starts on a page of its own
 COMPILE_LIMIT = 300.0  # seconds of a call in which torch.compile may be at work
-
-
-class Refused(Exception):
-    """The candidate is out, or out for this case: a code of `reasons.REASONS` and a sentence."""
-
-    def __init__(self, code: str, text: str, certain: bool = False) -> None:
-        """certain: whether it is so however busy the machine is."""
-        super().__init__(f"{code}: {text}")
-        self.code, self.text, self.certain = code, text, certain
 
 
 class Call(NamedTuple):
@@ -48,24 +41,29 @@ class Call(NamedTuple):
     copying: float  # processor time that laying the result into our memory took
     dense: bool  # the result was contiguous, which makes it quick to copy
     working: float  # processor time from "go" until it slept
-    event: float | None  # on a GPU: what its own events say
+    event: float | None  # by the GPU's own events
 
 
-def span_of(tensor: Tensor) -> int:
-    """How many elements lie under a tensor, from its first to its last, gaps and all."""
-    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def as_integers(tensor: Tensor) -> Tensor:
+    """The bits of a tensor, as integers of the same size."""
+    integer: torch.dtype = getattr(torch, INTEGERS[name_of(tensor.dtype)])
+    return tensor.view(integer)
 
 
 def memory_under(tensor: Tensor) -> Tensor:
-    """All of them, flat."""
-    return tensor.as_strided((span_of(tensor),), (1,))
+    """All the elements from a tensor's first to its last, gaps included, flat."""
+    return tensor.as_strided((extent(tensor),), (1,))
 
 
-class Child:
+class Sandbox:
     """A process with one candidate in it. Close it, or use it in a `with`."""
 
     def __init__(self, order: dict[str, Any], limit: float = 20.0, prints: bool = False) -> None:
-        """order: what `child.Child.load` takes; limit: seconds that anything may take."""
+        """order: what `Worker.load` takes; limit: seconds that anything may take."""
         self.limit, self.device, self.pid = limit, order["device"], 0
         self.threads = order["threads"]
         commands, self.commands = os.pipe()
@@ -73,10 +71,10 @@ class Child:
         with tempfile.TemporaryFile(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as file:
             os.ftruncate(file.fileno(), ARENA)
             self.arena = mmap.mmap(file.fileno(), ARENA)
-            self.pid = nursery().fork(
+            self.pid = fork_server().fork(
                 {"size": ARENA, "prints": prints}, [commands, replies, file.fileno()]
             )
-        children.add(self.pid)
+        workers.add(self.pid)
         os.close(commands)
         os.close(replies)
         self.poll = select.poll()
@@ -92,7 +90,7 @@ class Child:
             self.close()
             raise
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> Sandbox:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,6 +99,7 @@ class Child:
     # --- messages -------------------------------------------------------------------------------
 
     def line(self, start: float, limit: float) -> bytes:
+        """The next line that it writes. Raises Refused if none comes within the limit."""
         while b"\n" not in self.buffer:
             left = start + limit - time.perf_counter()
             if left <= 0 or not self.poll.poll(left * 1000):
@@ -114,6 +113,7 @@ class Child:
         return line
 
     def death(self) -> Refused:
+        """How it has ended."""
         status = self.close()
         if status is None or status >= 0:
             return Refused("EXIT", f"left the process, with status {status}")
@@ -122,12 +122,14 @@ class Child:
         return Refused("CRASH", f"was ended by {name}{fault}")
 
     def send(self, line: bytes) -> None:
+        """Raises Refused if it has ended."""
         try:
             os.write(self.commands, line + b"\n")
         except BrokenPipeError:
             raise self.death() from None
 
     def receive(self, start: float, limit: float) -> dict[str, Any]:
+        """Its answer. Raises Refused for one that is a refusal or no answer of ours."""
         try:
             answer = json.loads(self.line(start, limit))
             assert isinstance(answer, dict)
@@ -139,6 +141,7 @@ class Child:
         return answer
 
     def ask(self, order: dict[str, Any], limit: float | None = None) -> dict[str, Any]:
+        """Send an order, wait for the answer. Raises Refused."""
         short = order["do"] in ("L", "P")
         line = order["do"].encode() if short else json.dumps(order).encode()
         self.check_quiet(order["do"])
@@ -148,7 +151,7 @@ class Child:
         return answer
 
     def rest(self) -> None:
-        """It has nothing to do from now on: note its processor time."""
+        """Note its processor time: it has nothing to do from now on."""
         if self.buffer:
             self.close()
             raise Refused("FORGED", "answers more than it is asked")
@@ -163,7 +166,7 @@ class Child:
         start = now = time.perf_counter()
         try:
             while now - start < patience:
-                state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+                state = stat_fields(self.pid)[0]
                 now = time.perf_counter()
                 if state != "R":
                     break
@@ -172,7 +175,7 @@ class Child:
         return now - start
 
     def check_quiet(self, order: str) -> float:
-        """Note what it has used since, which should be nothing, before an order; seconds or NaN."""
+        """Note the processor time used since, which should be none; seconds, NaN if unknown."""
         used = processor_time(self.pid) - self.idle_from
         if used == used:
             self.overtime.setdefault(order, []).append(used)
@@ -185,62 +188,62 @@ class Child:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         outs: list[Tensor],
-        single: bool,
         function: str = "",
         bind: str = "",
         hold: int = 0,
     ) -> None:
-        """Lay out arguments like these, and results like those (of which only the shape counts).
+        """Lay out arguments like these, and results of the shapes of `outs`.
 
         bind: the signature to try first; hold: how many results before the last one stay in use.
         """
-        self.at = 0
-        self.places: list[Tensor] = []  # flat, one for every tensor among the arguments
-        given = [self.spec(a) if isinstance(a, Tensor) else {"value": a} for a in args]
-        named = {
-            k: self.spec(a) if isinstance(a, Tensor) else {"value": a} for k, a in kwargs.items()
-        }
-        inputs, self.places = self.places, []
-        specs = [
-            self.spec(torch.empty(0, dtype=o.dtype).expand(0).new_empty(o.shape)) for o in outs
-        ]
-        self.outs = specs
-        self.results = [place.view(o.shape) for place, o in zip(self.places, outs, strict=True)]
-        self.places = inputs
+        self.used = 0  # bytes of the arena
+        self.places: list[Tensor] = []  # flat, one for each tensor among the arguments
+        self.results: list[Tensor] = []
+
+        def spec(value: Any) -> dict[str, Any]:
+            if not isinstance(value, Tensor):
+                return {"value": value}
+            place, found = self.place(value)
+            self.places.append(place)
+            return found
+
+        given, named = [spec(a) for a in args], {k: spec(a) for k, a in kwargs.items()}
+        self.outs = []
+        for out in outs:
+            place, found = self.place(out.new_empty(out.shape))
+            self.results.append(place.view(out.shape))
+            self.outs.append(found)
         self.laid = {
             "do": "case",
             "args": given,
             "kwargs": named,
-            "outs": specs,
-            "single": single,
+            "outs": self.outs,
             "function": function,
             "bind": bind,
             "hold": hold,
         }
-        # What torch.compile compiles for new shapes it compiles in the first call.
+        # For new shapes torch.compile compiles in the first call.
         self.to_compile = self.ask(self.laid)["compiled"]
 
     def use(self, function: str) -> None:
-        """The same case for another of the functions that this child has."""
+        """The same case for another of the functions that this worker has."""
         if function != self.laid["function"]:
             outs = [] if function == "nothing" else self.outs
             self.laid = {**self.laid, "function": function, "outs": outs, "bind": ""}
             self.ask(self.laid)
 
-    def spec(self, tensor: Tensor) -> dict[str, Any]:
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        span = span_of(tensor)
-        start = self.at
-        self.at += -(-span * tensor.element_size() // ALIGN) * ALIGN
-        if self.at > ARENA:
+    def place(self, tensor: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        """Room for a tensor in the shared memory: flat, and as the worker is told of it."""
+        count, start = extent(tensor), self.used
+        self.used += -(-count * tensor.element_size() // ALIGN) * ALIGN
+        if self.used > ARENA:
             raise ValueError(f"a case of more than {ARENA >> 30} GiB")
-        place = torch.frombuffer(self.arena, dtype=tensor.dtype, count=span, offset=start)
-        self.places.append(place)
-        return {
-            "dtype": dtype,
+        place = torch.frombuffer(self.arena, dtype=tensor.dtype, count=count, offset=start)
+        return place, {
+            "dtype": name_of(tensor.dtype),
             "shape": list(tensor.shape),
             "strides": list(tensor.stride()),
-            "span": span,
+            "span": count,
             "offset": start,
         }
 
@@ -250,17 +253,14 @@ class Child:
         for place, tensor in zip(self.places, tensors, strict=True):
             place.copy_(memory_under(tensor))
         for result in self.results:
-            name = str(result.dtype).removeprefix("torch.")
-            integer = getattr(torch, INTEGERS[name].removeprefix("u"))
-            result.view(integer).fill_(POISON[name])
+            as_integers(result).fill_(POISON[name_of(result.dtype)])
         if self.device != "cpu":
             self.ask({"do": "L"})
 
     def untouched(self, tensors: list[Tensor]) -> bool:
         """Whether the arguments hold, to the bit, what was written."""
         for place, tensor in zip(self.places, tensors, strict=True):
-            integer = getattr(torch, INTEGERS[str(tensor.dtype)[6:]].removeprefix("u"))
-            if not torch.equal(place.view(integer), memory_under(tensor).view(integer)):
+            if not torch.equal(as_integers(place), as_integers(memory_under(tensor))):
                 return False
         return True
 
@@ -293,11 +293,12 @@ class Child:
             event / 1e3 if event is not None else None,
         )
 
-    look = True  # whether the next call's results are wanted: the child is not told
+    look = True  # whether the next call's results are wanted: the worker is not told
 
     # --- from outside ---------------------------------------------------------------------------
 
     def tasks(self) -> set[int]:
+        """Its threads; none where they cannot be seen."""
         try:
             return {int(name) for name in os.listdir(f"/proc/{self.pid}/task")}
         except OSError:
@@ -327,11 +328,11 @@ class Child:
         pid, self.pid = self.pid, 0
         ended = select.select([self.replies], [], [], 0)[0]
         if ended:
-            time.sleep(0.05)  # it may be dying by itself: its own status is wanted then
+            time.sleep(0.05)  # it may be ending by itself: then its own status is wanted
         for other in [*descendants(pid), pid]:
             with contextlib.suppress(OSError):
                 os.kill(other, signal.SIGKILL)
         os.close(self.commands)
         os.close(self.replies)
-        children.discard(pid)
-        return nursery().wait(pid)
+        workers.discard(pid)
+        return fork_server().wait(pid)

@@ -1,4 +1,7 @@
-"""The process that children are forked from, and what can be seen of a process from outside."""
+"""The fork server's parent side, and what can be seen of a process from outside.
+
+Imports the standard library alone: `guard.py` takes this along into the kernel's process.
+"""
 
 from __future__ import annotations
 
@@ -16,21 +19,22 @@ from typing import Any
 
 ROOT = str(Path(__file__).resolve().parents[3])
 
-# As `python -m benchmarks.kernel.sandbox.worker`, from any folder, however we were found. The path
-# stays as it is: ROOT may be site-packages, and what lies there must not come before Python's own.
+# Runs `python -m benchmarks.kernel.sandbox.fork_server` from any folder, however this package was
+# found. The path stays as it is: ROOT may be site-packages, which must not come before Python's own
+# modules.
 START = """
 import importlib.machinery, importlib.util, runpy, sys
 spec = importlib.machinery.PathFinder.find_spec("benchmarks", [sys.argv[2]])
 sys.modules["benchmarks"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["benchmarks"])
-runpy.run_module("benchmarks.kernel.sandbox.worker", run_name="__main__", alter_sys=True)
+runpy.run_module("benchmarks.kernel.sandbox.fork_server", run_name="__main__", alter_sys=True)
 """
 
-# Idle workers go to sleep within some 50 us, or they would run in the next contestant's turn.
+# Idle worker threads go to sleep within some 50 us, or they would run in the next turn.
 SLEEP = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0", "OPENBLAS_THREAD_TIMEOUT": "16"}
 
 ENVIRONMENT = {
-    # Memory that is freed stays in the process: nobody is timed while the system clears pages.
+    # Freed memory stays in the process, so that no call is timed while the system clears pages.
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     **SLEEP,
@@ -39,7 +43,10 @@ ENVIRONMENT = {
 
 
 def processor_time(pid: int) -> float:
-    """Seconds of processor time that a process with all its threads has used; NaN if unknown."""
+    """Seconds of processor time that a process with all its threads has used; NaN if unknown.
+
+    In nanoseconds, where /proc (and so psutil) counts in steps of 10 ms.
+    """
     if not sys.platform.startswith("linux"):
         return float("nan")
     try:
@@ -49,49 +56,53 @@ def processor_time(pid: int) -> float:
         return float("nan")
 
 
+def stat_fields(pid: int | str) -> list[str]:
+    """What /proc/PID/stat has after the process's name: its state, parent, ... Raises OSError."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def helpers_time(pid: int) -> float:
     """Seconds of processor time of the processes it has started and seen end; NaN if unknown."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = stat_fields(pid)
         return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
     except OSError:
         return float("nan")
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes that a child has started and that still live; none where there is no /proc.
+    """Processes that a worker has started and that still live; none where there is no /proc.
 
-    Those of its session, their children and theirs, and orphans, which become the nursery's.
+    Those of its session, their children and theirs, and orphans, which the fork server adopts.
     """
     parents, session = {}, {}
     for name in os.listdir("/proc") if Path("/proc/self/stat").exists() else []:
         if name.isdigit():
             with contextlib.suppress(OSError):
-                fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+                fields = stat_fields(name)
                 if fields[0] != "Z":
                     parents[int(name)], session[int(name)] = int(fields[1]), int(fields[3])
-    nurse = _nursery[0].process.pid if _nursery else 0
+    server = _server[0].process.pid if _server else 0
     found = {
         p
         for p in parents
-        if session[p] == pid or parents[p] == pid or (parents[p] == nurse and p not in children)
+        if session[p] == pid or parents[p] == pid or (parents[p] == server and p not in workers)
     }
     while more := {p for p in parents if parents[p] in found} - found:
         found |= more
     return sorted(found - {pid})
 
 
-class Nursery:
-    """The process that children are forked from: NumPy and torch are imported once."""
+class ForkServer:
+    """The process that workers are forked from, run as `fork_server.py`."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        self.link = ours
+        self.link, theirs = socket.socketpair()
         self.process = subprocess.Popen(
             [sys.executable, "-c", START, str(theirs.fileno()), ROOT],
             pass_fds=[theirs.fileno()],
             env={**os.environ, **ENVIRONMENT},
-            start_new_session=True,  # Ctrl-C is for us, who then end the children one by one
+            start_new_session=True,  # Ctrl-C is for us, who then end the workers one by one
         )
         theirs.close()
         self.buffer = b""
@@ -108,6 +119,7 @@ class Nursery:
         return line if line == b"ready" else json.loads(line)
 
     def fork(self, order: dict[str, Any], fds: list[int]) -> int:
+        """A new worker that gets these descriptors; returns its process id."""
         if not self.ready:
             self.answer()
             self.ready = True
@@ -116,7 +128,7 @@ class Nursery:
         return int(self.answer())
 
     def wait(self, pid: int) -> int:
-        """Exit status of a child that has ended or is about to; negative: the signal."""
+        """Exit status of a worker that has ended or is about to; negative: the signal."""
         self.link.sendall(json.dumps({"wait": pid}).encode())
         return int(self.answer())
 
@@ -126,12 +138,12 @@ class Nursery:
         self.process.wait()
 
 
-_nursery: list[Nursery] = []
-children: set[int] = set()  # that are meant to be there
+_server: list[ForkServer] = []
+workers: set[int] = set()  # process ids of those that are meant to be there
 
 
-def nursery() -> Nursery:
-    """The one nursery of this program; starts it if need be, without waiting for it."""
-    if not _nursery or _nursery[0].process.poll() is not None:
-        _nursery[:] = [Nursery()]
-    return _nursery[0]
+def fork_server() -> ForkServer:
+    """The one fork server of this program; starts it if need be, without waiting for it."""
+    if not _server or _server[0].process.poll() is not None:
+        _server[:] = [ForkServer()]
+    return _server[0]

@@ -1,23 +1,17 @@
-"""The other side of the fence: the process that a candidate kernel is loaded into.
+"""The process that a candidate kernel runs in: calls it, and lays its results into shared memory.
 
-Run by `nursery.py` as a program, never imported. First it is a *nursery*: it imports NumPy and
-torch once and forks a child for every kernel, so that a kernel that dies takes nothing with it and
-the next one starts at once. A child loads the kernel, is told where in shared memory the arguments
-of a case lie, and then answers "go": it calls the kernel, says so, and copies what came back into
-shared memory, where the parent looks at it.
+`fork_server.py` forks it. A worker loads the kernel, is told where in shared memory the arguments
+of a case are, and then answers "go": it calls the kernel, says that it has returned, and copies the
+result into shared memory, where the parent looks at it.
 
-Nothing in here judges. Truth, seeds, contents, clocks and verdict are the parent's; all that this
-process can say about itself is what the parent cannot see from outside - of which class a result
-is, and whether it shares memory with an argument. A kernel that lies about that still has to lay
-the right numbers down, in time.
-
-Nothing of ours can be imported by a kernel (`Fence`): not by way of the path either, where ours may
-lie beside NumPy. Where the parent asks for our own functions, they come from the parent's folder.
+Nothing here judges. Truth, seeds, contents, clocks and the verdict are the parent's; a worker says
+of itself only what the parent cannot see from outside: the class of a result, and whether it shares
+memory with an argument. A kernel that lies about that must still lay the right numbers down in
+time.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
 import ctypes
 import gc
@@ -26,49 +20,39 @@ import inspect
 import json
 import mmap
 import os
-import signal
-import socket
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
-from .compilers import compiled, prepare, watch_interpreter
-from .guard import (
-    INTEGERS,
-    OURS,
-    POISON,
-    Fence,
-    Refused,
-    changed,
-    first_line,
-    forget_ours,
-    load,
-    overlap,
-    snapshot,
-    span,
-)
+from ..reasons import Refused
+from .compilers import compiled, set_environment, watch_interpreter
+from .guard import ImportGuard, Watched, changed, snapshot
+from .loading import first_line, load
+from .memory import INTEGERS, POISON, overlap, span
 
 
-class Child:
-    """One kernel and its shared memory. Commands are lines of JSON; "G" is go."""
+class Worker:
+    """One kernel and its shared memory. Commands are lines of JSON, or one letter: "G" is go."""
 
-    def __init__(self, commands: int, replies: int, memory: int, size: int) -> None:
-        self.commands, self.replies = commands, replies
+    def __init__(self, fds: list[int], size: int, own: list[Any]) -> None:
+        """fds: commands in, replies out, shared memory of `size` bytes; own: modules to watch."""
+        self.commands, self.replies, memory = fds
         self.arena = mmap.mmap(memory, size)
+        self.own = [*own, Worker, ImportGuard]
         self.functions: dict[str, tuple[Callable[..., Any], str]] = {}
         self.device = "cpu"
         self.takes_out = False
         self.held: list[Any] = []  # the last results: the next may not be their memory
         self.hold = 0
         self.spare: list[Any] = []
-        self.fence = Fence(os.sep)
-        self.before: list[tuple[Any, str, Any]] = []
+        self.guard = ImportGuard(os.sep)
+        self.before: Watched = []
         self.triton: dict[str, bool] = {}
 
     # --- commands -----------------------------------------------------------------------------
 
     def load(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Load the kernel's file, or our own functions, or both; says what was found."""
         import numpy as np
         import torch
 
@@ -77,51 +61,46 @@ class Child:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
         self.np, self.torch, self.device = np, torch, order["device"]
-        prepare(self.device)
-        self.fence = Fence(order["root"])
-        sys.meta_path.insert(0, self.fence)
-        if order.get("path") and not order.get("ours"):
-            self.perturb({"on": True})
+        set_environment(self.device)
+        self.guard = ImportGuard(order["root"])
+        sys.meta_path.insert(0, self.guard)
+        candidate = None
         if order.get("path"):
-            self.before = snapshot()
-            self.slot = order["slot"]
-            function, arrays, self.takes_out = load(order["path"], order["slot"])
+            if not order.get("ours"):
+                self.perturb({"on": True})
+            self.before = snapshot(self.own)
+            candidate = load(order["path"], order["slot"])
+            function, arrays, self.takes_out = candidate
             self.functions = {"": (function, arrays)}
-        if order.get("ours"):  # [module, function that gives the table of functions, arguments]
-            self.fence.lower()
+        if order.get("ours"):  # [module, function that returns the functions, its arguments]
+            self.guard.lower()
             module, maker, arguments = order["ours"]
-            made = getattr(importlib.import_module(module), maker)
-            candidate = (function, arrays, self.takes_out) if order.get("path") else None
-            self.functions = made(candidate, *arguments)
+            self.functions = getattr(importlib.import_module(module), maker)(candidate, *arguments)
             self.takes_out = False
-        arrays = next(iter(self.functions.values()))[1]
         self.triton = watch_interpreter()
         return {
-            "arrays": arrays,
-            "out": self.takes_out,
+            "arrays": next(iter(self.functions.values()))[1],
             "triton": bool(self.triton),
-            "names": list(self.functions),
         }
 
     def case(self, order: dict[str, Any]) -> dict[str, Any]:
-        """Lay the arguments of a case over the shared memory, for one of the functions."""
-        function, arrays = self.functions[order.get("function", "")]
-        self.arrays, self.outs = arrays, order["outs"]
+        """Find the arguments of a case in the shared memory, for one of the functions."""
+        self.function, self.arrays = self.functions[order["function"]]
+        self.outs = order["outs"]
         self.hosts: list[tuple[Any, Any]] = []
         self.args = [self.place(spec) for spec in order["args"]]
         self.kwargs = {name: self.place(spec) for name, spec in order["kwargs"].items()}
         self.targets = [self.host(spec) for spec in self.outs]
-        self.single = order["single"]
-        self.function = function
+        self.single = len(self.outs) == 1
         self.held, self.hold = [], order["hold"] * len(self.outs)
-        if order.get("bind"):
+        if order["bind"]:
             try:
-                bound = [*self.args], {**self.kwargs, **({"out": 0} if self.takes_out else {})}
-                inspect.signature(function).bind(*bound[0], **bound[1])
+                named = {**self.kwargs, **({"out": 0} if self.takes_out else {})}
+                inspect.signature(self.function).bind(*self.args, **named)
             except TypeError as error:
                 raise Refused("SIGNATURE", f"{error}; the slot is {order['bind']}") from None
             except ValueError:
-                pass  # compiled code does not say
+                pass  # compiled code has no signature
         return {"compiled": compiled()}
 
     def interpreted(self, _order: dict[str, Any]) -> dict[str, Any]:
@@ -130,33 +109,24 @@ class Child:
 
     def perturb(self, order: dict[str, Any]) -> dict[str, Any]:
         """Have new memory filled with a mark (FRESH), or not, which costs no time."""
-        with contextlib.suppress(AttributeError, OSError):  # of glibc alone
+        with contextlib.suppress(AttributeError, OSError):  # glibc only
             ctypes.CDLL(None).mallopt(-6, 0x80 if order["on"] else 0)  # M_PERTURB
         return {}
 
     def inspect(self, _order: dict[str, Any]) -> dict[str, Any]:
-        ours = [n for n in sys.modules if n.split(".")[0] in OURS]
-        ours = [
-            n
-            for n in ours
-            if (getattr(sys.modules[n], "__file__", "") or "").startswith(self.fence.root)
-        ]
-        # Also what hides one of our methods in this object alone, or takes the fence away.
-        tampered = changed(self.before) + sorted(set(vars(self)) & set(dir(Child)))
-        if self.fence not in sys.meta_path:
+        """What the kernel has replaced, and what it has imported of ours."""
+        # Also what hides one of our methods in this object alone, or removes the guard.
+        tampered = changed(self.before) + sorted(set(vars(self)) & set(dir(Worker)))
+        if self.guard not in sys.meta_path:
             tampered.append("sys.meta_path")
-        return {
-            "tampered": tampered,
-            "ours": sorted({*self.fence.asked, *ours}),
-            "threads": [t.name for t in threading.enumerate() if t is not threading.main_thread()],
-        }
+        return {"tampered": tampered, "ours": self.guard.imports()}
 
     # --- memory -------------------------------------------------------------------------------
 
     def host(self, spec: dict[str, Any]) -> Any:
         """All the memory under an argument, as a flat torch tensor on the arena."""
         integer = self.np.frombuffer(
-            self.arena, INTEGERS[spec["dtype"]].replace("u", ""), spec["span"], spec["offset"]
+            self.arena, INTEGERS[spec["dtype"]], spec["span"], spec["offset"]
         )
         return self.torch.from_numpy(integer).view(getattr(self.torch, spec["dtype"]))
 
@@ -177,14 +147,15 @@ class Child:
         return out
 
     def poisoned(self, spec: dict[str, Any]) -> Any:
+        """New memory in the form of a result, with the mark of what has not been written."""
         dtype = getattr(self.torch, spec["dtype"])
-        integer = getattr(self.torch, INTEGERS[spec["dtype"]].replace("u", ""))
+        integer = getattr(self.torch, INTEGERS[spec["dtype"]])
         tensor = self.torch.empty(spec["shape"], dtype=dtype, device=self.device)
         tensor.view(integer).fill_(POISON[spec["dtype"]])
         return tensor.numpy() if self.arrays == "numpy" else tensor
 
-    def prepare(self) -> dict[str, Any]:
-        """Before a call: poison in `out`, and in freed memory for the next `empty` to find."""
+    def poison(self) -> dict[str, Any]:
+        """Put poison into `out`, and into freed memory, where the next `empty` finds it."""
         given = [self.poisoned(spec) for spec in self.outs] if self.takes_out else []
         self.given = given[0] if given and self.single else given
         self.spare = [self.poisoned(spec) for spec in self.outs]
@@ -192,7 +163,7 @@ class Child:
         return {}
 
     def to_device(self) -> dict[str, Any]:
-        """New contents for a GPU's buffers, and nothing of them left in its cache."""
+        """Copy new contents into a GPU's buffers, and clear them from its cache."""
         for device, flat in self.hosts:
             device.copy_(flat)
         size = getattr(self.torch.cuda.get_device_properties(0), "L2_cache_size", 1 << 26)
@@ -203,6 +174,7 @@ class Child:
     # --- one call -----------------------------------------------------------------------------
 
     def go(self) -> dict[str, Any]:
+        """Call the kernel, say when it has returned, and copy its result out."""
         kwargs = {**self.kwargs, "out": self.given} if self.takes_out else self.kwargs
         event_ms = None
         try:
@@ -234,7 +206,7 @@ class Child:
         read_line(self.commands)
 
     def copy_out(self, result: Any) -> dict[str, Any]:
-        """What came back, into the parent's memory - if it is what a result has to be."""
+        """Copy a result into the parent's memory, if it has the form that a result must have."""
         if not self.outs:  # the empty call, which is timed to know what a call costs
             return {}
         if self.takes_out and result is None:
@@ -244,29 +216,10 @@ class Child:
             return refusal("TYPE", f"returns {type(result).__name__}, expected a tuple")
         if len(results) != len(self.outs):
             return refusal("SHAPE", f"returns {len(results)} arrays, expected {len(self.outs)}")
-        right = self.torch.Tensor if self.arrays == "torch" else self.np.ndarray
         for got, spec in zip(results, self.outs, strict=True):
-            if type(got) is not right:
-                kind = f"{type(got).__module__}.{type(got).__name__}"
-                return refusal(
-                    "TYPE",
-                    f"returns {kind}, expected {right.__module__}."
-                    f"{right.__name__} itself: nothing lazy, no subclass",
-                )
-            if list(got.shape) != spec["shape"]:
-                return refusal(
-                    "SHAPE", f"returns {tuple(got.shape)}, expected {tuple(spec['shape'])}"
-                )
-            dtype = str(got.dtype).removeprefix("torch.")
-            if dtype != spec["dtype"]:
-                return refusal("DTYPE", f"returns {dtype}, expected {spec['dtype']}")
-            if isinstance(got, self.torch.Tensor):
-                if got.layout != self.torch.strided:
-                    return refusal("TYPE", f"returns a {got.layout} tensor, expected a dense one")
-                if got.device.type != self.torch.device(self.device).type:
-                    return refusal("DEVICE", f"returns it on {got.device}, expected {self.device}")
-        shared = self.shared(results)
-        if shared:
+            if fault := self.fault(got, spec):
+                return refusal(*fault)
+        if shared := self.shared(results):
             return refusal("ALIAS", shared)
         for got, target, spec in zip(results, self.targets, self.outs, strict=True):
             if self.arrays == "numpy":
@@ -280,8 +233,27 @@ class Child:
         )
         return {"dense": dense}
 
+    def fault(self, got: Any, spec: dict[str, Any]) -> tuple[str, str] | None:
+        """What is wrong with the form of a result: a code and a sentence, or None."""
+        right: Any = self.torch.Tensor if self.arrays == "torch" else self.np.ndarray
+        if type(got) is not right:
+            kind = f"{type(got).__module__}.{type(got).__name__}"
+            wanted = f"{right.__module__}.{right.__name__}"
+            return "TYPE", f"returns {kind}, expected {wanted} itself: nothing lazy, no subclass"
+        if list(got.shape) != spec["shape"]:
+            return "SHAPE", f"returns {tuple(got.shape)}, expected {tuple(spec['shape'])}"
+        dtype = str(got.dtype).removeprefix("torch.")
+        if dtype != spec["dtype"]:
+            return "DTYPE", f"returns {dtype}, expected {spec['dtype']}"
+        if self.arrays == "torch":
+            if got.layout != self.torch.strided:
+                return "TYPE", f"returns a {got.layout} tensor, expected a dense one"
+            if got.device.type != self.device.partition(":")[0]:
+                return "DEVICE", f"returns it on {got.device}, expected {self.device}"
+        return None
+
     def shared(self, results: Any) -> str:
-        """What a result shares memory with that it must not share, in words, or nothing."""
+        """Which memory a result shares that it must not share, in words, or nothing."""
         named = [*enumerate(self.args, 1), *self.kwargs.items()]
         for got in results:
             for name, given in named:
@@ -292,6 +264,7 @@ class Child:
         return ""
 
     def serve(self) -> None:
+        """Answer commands until the parent closes the pipe."""
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -302,28 +275,28 @@ class Child:
             try:
                 if line == b"G":
                     answer = self.go()
-                    if type(self) is not Child:
+                    if type(self) is not Worker:
                         answer = refusal("TAMPERED", "replaces the harness's own object")
                 elif line == b"L":
                     answer = self.to_device()
                 elif line == b"P":
-                    answer = self.prepare()
+                    answer = self.poison()
                 else:
                     order = json.loads(line)
                     answer = getattr(self, order["do"])(order)
             except Refused as refused:
                 answer = refusal(refused.code, refused.text)
-            except BaseException as error:  # of ours, or what a kernel broke
+            except BaseException as error:  # a mistake of ours, or what a kernel broke
                 answer = refusal("BROKEN", first_line(error))
             os.write(self.replies, json.dumps(answer).encode() + b"\n")
 
 
 def limit_threads(torch: Any, threads: int) -> None:
-    """Everybody gets as many threads as the user asked for, whichever library they come from."""
+    """Give every library as many threads as the user asked for."""
     for name in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
         os.environ[f"{name}_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
-    try:  # libraries that are loaded already
+    try:  # for libraries that are loaded already
         import threadpoolctl
     except ImportError:
         return
@@ -335,7 +308,7 @@ def refusal(code: str, text: str) -> dict[str, Any]:
 
 
 def read_line(fd: int) -> bytes:
-    """The next command: the parent sends no second one before the first is answered."""
+    """The next command. The parent sends none before the last one has been answered."""
     data = b""
     while not data.endswith(b"\n"):
         more = os.read(fd, 1 << 20)
@@ -343,51 +316,3 @@ def read_line(fd: int) -> bytes:
             return b""
         data += more
     return data[:-1]
-
-
-def nursery(link: socket.socket) -> None:
-    """Fork a child for every set of descriptors that comes in; say how a child has ended."""
-    # Our package was needed to get here. A kernel that imports it gets no copy, but asks the fence.
-    forget_ours()
-    if sys.platform.startswith("linux"):
-        # What a kernel leaves behind becomes a child of this process, so that it can be found.
-        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
-    import numpy  # noqa: F401  # so that the children have it
-    import torch  # noqa: F401  # as above
-
-    link.sendall(b"ready\n")
-    while True:
-        fds = array.array("i")
-        data, ancillary, _, _ = link.recvmsg(4096, socket.CMSG_SPACE(3 * fds.itemsize))
-        if not data:
-            return
-        for _, _, payload in ancillary:
-            fds.frombytes(payload)
-        order = json.loads(data)
-        if "wait" in order:
-            _, status = os.waitpid(order["wait"], 0)
-            link.sendall(json.dumps(os.waitstatus_to_exitcode(status)).encode() + b"\n")
-            continue
-        pid = os.fork()
-        if pid == 0:
-            link.close()
-            os.setsid()  # what it starts can be found, and ended with it
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            if not order["prints"]:
-                null = os.open(os.devnull, os.O_RDWR)
-                for fd in (0, 1, 2):
-                    os.dup2(null, fd)
-            else:
-                os.dup2(2, 1)
-            try:
-                Child(fds[0], fds[1], fds[2], order["size"]).serve()
-            finally:
-                os._exit(0)
-        for fd in fds:
-            os.close(fd)
-        link.sendall(json.dumps(pid).encode() + b"\n")
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(ConnectionError):  # nobody is there any more to want a child
-        nursery(socket.socket(fileno=int(sys.argv[1])))
