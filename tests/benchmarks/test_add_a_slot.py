@@ -1,6 +1,7 @@
 """A slot is two files: whoever adds them finds it everywhere, with no list to change."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -8,52 +9,64 @@ import pytest
 
 from tests.benchmarks.test_installed import copy
 
-SLOT = '''"""scores(q, k)
+SLOT = '''"""conv1d(x, weight, bias, stride)
 
-How well each query fits each key, over sqrt(D).
+Mixes three neighbouring steps, with one zero before the first and after the last.
 
-q, k (B, H, T, D) -> (B, H, T, T)
+x (B, C, F), weight (S, C, 3), bias (S,) -> (B, S, (F - 1) // stride + 1)
 """
 
 from __future__ import annotations
 
+import numpy as np
+from torch import Tensor
+
 from encoder import ops, oracle
 
-from ..base import Slot, f64
-from ..inputs import HEAD_DIM, Case, Dice
+from ..base import Array, Slot, f64
+from ..inputs import Case, Dice, sizes
+
+
+def truth(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Array:
+    return np.stack([oracle.conv1d(item, f64(weight), f64(bias), stride) for item in f64(x)])
 
 
 def edges(dice: Dice) -> list[Case]:
-    q, k = (dice.normal(3, 5, 53, HEAD_DIM) for _ in range(2))
-    return [Case("prime size", (q, k)), Case("large values", (30 * q, k))]
+    b, f, s = sizes(dice)
+    x, weight, bias = dice.normal(b, 83, f), dice.normal(s, 83, 3, std=0.06), dice.normal(s)
+    return [
+        Case("prime size", (x, weight, bias), {"stride": 1}),
+        Case("large values", (50 * x, weight, bias), {"stride": 2}),
+    ]
 
 
 SLOT = Slot(
     __name__,
     __doc__,
-    reference=ops.scores,
-    truth=lambda q, k: oracle.scores(f64(q), f64(k)),
-    flops=lambda q, k: 2.0 * q.numel() * k.shape[-2],
+    reference=ops.conv1d,
+    truth=truth,
+    flops=lambda x, weight, bias, stride: 4.0 * x.numel() * weight.shape[0] / stride,
     edges=edges,
-    around={"attention": ops.explicit_attention},
+    axis=-1,
 )
 '''
 TEMPLATE = """from torch import Tensor
+from torch.nn import functional
 
 
-def scores(q: Tensor, k: Tensor) -> Tensor:
-    return (q * q.shape[-1] ** -0.5) @ k.mT
+def conv1d(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
+    return functional.conv1d(x, weight, bias, stride=stride, padding=1)
 """
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Runs a command in a copy of the project to which the slot `scores` has been added."""
-    folder = tmp_path_factory.mktemp("with scores")
+    """Runs a command in a copy of the project to which the slot `conv1d` has been added."""
+    folder = tmp_path_factory.mktemp("with conv1d")
     copy(folder)
     slots = folder / "benchmarks" / "kernel" / "slots" / "encoder"
-    (slots / "scores.py").write_text(SLOT)
-    (slots / "templates" / "scores.py").write_text(TEMPLATE)
+    (slots / "conv1d.py").write_text(SLOT)
+    (slots / "templates" / "conv1d.py").write_text(TEMPLATE)
 
     def run(*arguments: str) -> str:
         done = subprocess.run(
@@ -71,19 +84,19 @@ def run(tmp_path_factory):
 
 
 def test_it_is_in_the_help_and_in_the_list(run):
-    assert "scores" in run("--help").partition("positional")[2].partition("options")[0]
-    assert "scores(q, k)\n    How well each query fits each key, over sqrt(D).\n" in run("--list")
+    assert "conv1d" in re.findall(r"\w+", run("--help").partition("positional")[2])
+    assert "\nconv1d(x, weight, bias, stride)\n    Mixes three neighbouring" in run("--list")
 
 
 def test_its_template_is_printed_proved_timed_and_run_in_its_place(run):
-    template = run("--template", "scores")
-    assert "python -m benchmarks kernel scores THIS_FILE.py" in template
+    template = run("--template", "conv1d")
+    assert "python -m benchmarks kernel conv1d THIS_FILE.py" in template
     assert template.endswith(TEMPLATE)
     (run.folder / "mine.py").write_text(template)
     options = ["--seconds", "0.1", "--threads", "1", "--depth", "1"]
-    report = run("scores", "mine.py", *options)
+    report = run("conv1d", "mine.py", *options)
     cases = ("speech ", "speech, batch of 2", "prime size", "large values")
     assert all(f"\n{case}" in report for case in cases), report
-    assert "PASS: 4 cases" in report
+    assert "PASS: 5 cases" in report
     assert "\ntime " in report
     assert "in its place (encoder, tiny, 1 blocks)" in report
