@@ -14,7 +14,7 @@ import melfront
 
 
 def machine() -> dict[str, Any]:
-    """What the times depend on."""
+    """Its processor, cores, GPU, system and load."""
     name = platform.processor()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
 
 
 def pools(threads: int) -> list[dict[str, Any]]:
-    """The thread pools of NumPy's and torch's libraries, where threadpoolctl can tell."""
+    """The thread pools of NumPy's and torch's libraries, if threadpoolctl is installed."""
     try:
         from threadpoolctl import threadpool_info
     except ImportError:
@@ -43,6 +43,7 @@ def pools(threads: int) -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, str]:
+    """Of Python, of this project, and of the libraries that kernels are written with."""
     found = {"python": platform.python_version(), "melfront": melfront.__version__}
     for name in ("numpy", "scipy", "torch", "numba", "triton"):
         try:

@@ -1,7 +1,7 @@
 """Contestants called in turn, A B C A B C, and what their times say: of libraries and of kernels.
 
 Each round calls every contestant once, in another order, so that all of them meet the same machine.
-A contestant may come twice under two names: what those two differ by is no difference.
+A contestant may come twice under two names: a difference no larger than theirs does not count.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ def rounds(
     most: float = float("inf"),
     chance: random.Random | None = None,
 ) -> Iterator[list[str]]:
-    """The contestants in another order each round, until the time is used up."""
+    """The contestants in another order each round, until the time is used up.
+
+    At least `least` rounds and at most `most`, however long they take.
+    """
     order, chance = list(names), chance or random.Random(0)
     end, n = time.perf_counter() + seconds, 0
     while n < least or (n < most and time.perf_counter() < end):
@@ -105,12 +108,12 @@ def race(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, 
 
 
 def least(rounds: int, seconds: float) -> int:
-    """So many rounds at least; one where there is no time for any, to see that all runs."""
+    """The least number of rounds: this many, or one if the time is only for trying the code."""
     return rounds if seconds >= 0.2 else 1
 
 
 def settle() -> None:
-    """Wait until the threads of this process use next to no time, or for a second."""
+    """Wait until the threads of this process use hardly any time, or for a second."""
     for _ in range(50):
         before = time.process_time()
         time.sleep(PAUSE)
@@ -119,6 +122,7 @@ def settle() -> None:
 
 
 def warm(run: Callable[[], object]) -> None:
+    """Call it untimed, until WARM is over."""
     end = time.perf_counter() + WARM
     run()
     while time.perf_counter() < end:
@@ -126,6 +130,7 @@ def warm(run: Callable[[], object]) -> None:
 
 
 def timed(run: Callable[[], object]) -> float:
+    """Seconds of one call."""
     start = time.perf_counter()
     result = run()
     stop = time.perf_counter()

@@ -65,6 +65,7 @@ def parser() -> Parser:
 
 
 def positive(text: str) -> int:
+    """An integer of at least 1. Raises ValueError, which argparse reports."""
     value = int(text)
     if value < 1:
         raise ValueError

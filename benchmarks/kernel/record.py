@@ -22,7 +22,7 @@ VERSION = 1  # of the format
 
 
 class RecordError(ValueError):
-    """A file of records that cannot be read: one line that says what to do."""
+    """A file of records cannot be read or drawn: one line that says what to do."""
 
 
 def record(outcome: Outcome) -> dict[str, Any]:
@@ -98,6 +98,7 @@ def number(x: float) -> float | None:
 
 
 def append(path: str, outcome: Outcome) -> None:
+    """Add a record as a line of the file."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(record(outcome)) + "\n")
 

@@ -35,7 +35,7 @@ REPLAYED = 8  # pairs of new and repeated contents
 
 @dataclass(frozen=True)
 class Options:
-    """What a run was asked for."""
+    """What the user asked for."""
 
     size: str = "tiny"
     model: str | None = None
@@ -56,7 +56,7 @@ class Options:
 
 @dataclass
 class Outcome:
-    """All that is known of a kernel at the end."""
+    """Everything known about a kernel at the end."""
 
     slot: Slot
     path: str
@@ -134,6 +134,7 @@ def interpreted(child: Sandbox, slot: Slot, options: Options, dice: Dice) -> boo
 
 
 def chosen_cases(slot: Slot, options: Options, dice: Dice, interpreted: bool) -> Iterator[Case]:
+    """The cases of a proof: captured ones, then edge cases."""
     for case in cases.captured(slot, options.size, options.model, dice.dtype):
         yield cut(slot, case) if interpreted else case
     yield from slot.edges(dice)
@@ -150,7 +151,7 @@ def cut(slot: Slot, case: Case) -> Case:
 
 
 def prove(child: Sandbox, order: dict[str, Any], outcome: Outcome, dice: Dice) -> Sandbox:
-    """Every case; fills in the findings and the verdict, returns the process that is left."""
+    """Prove every case; fills in findings and verdict, returns the process that is still alive."""
     slot, options = outcome.slot, outcome.options
     restarts = 0
     for case in chosen_cases(slot, options, dice, outcome.interpreted):
@@ -177,7 +178,7 @@ def prove(child: Sandbox, order: dict[str, Any], outcome: Outcome, dice: Dice) -
 
 
 def name_it(outcome: Outcome, bad: list[Finding]) -> None:
-    """Say what the failures have in common."""
+    """Name what the failures have in common, if it is known."""
     unseen = [f for f in outcome.findings if not f.case.seen]
     if all(f.code in ("WRONG", "EXACT", "NOT_FINITE") for f in bad):
         outcome.mistake = diagnose.name(outcome.slot, outcome.findings)
@@ -193,7 +194,7 @@ def name_it(outcome: Outcome, bad: list[Finding]) -> None:
 
 def compete(child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], None]) -> None:
     """Time what has been proved, and run it in its place."""
-    # Not from the run's seed, which a kernel could read off the command line and work ahead.
+    # Not from the run's seed: a kernel could read that from the command line and work ahead.
     dice = Dice(secrets.randbits(62), dice.dtype)
     child.ask({"do": "perturb", "on": False})
     if outcome.interpreted:
@@ -207,7 +208,7 @@ def compete(child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], N
 def compete_with_rivals(
     child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], None]
 ) -> None:
-    """A race for every case that is timed; fills them in, and a warning if the machine is busy."""
+    """Race every timed case; fills in the races, and a warning if the machine is busy."""
     slot, options = outcome.slot, outcome.options
     timed = {i: f.case for i, f in enumerate(outcome.findings) if f.case.timed}
     first = next(iter(timed.values()))

@@ -1,7 +1,7 @@
 """`python -m benchmarks load`: a float16 Whisper on disk to a float32 encoder in memory.
 
-Each load has a process of its own, in which nothing but the libraries has been imported. The file
-has just been written, so that it lies in the system's cache for all.
+Each load has a process of its own, in which only the libraries have been imported. The file has
+just been written, so the system has it cached for every load.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OURS, THEIRS = "WhisperEncoder.from_pretrained", "transformers WhisperModel.from
 
 
 def write(size: str, folder: str) -> None:
-    """A whole Whisper in float16 as transformers saves it, its encoder from the formula."""
+    """Write a whole Whisper in float16 as transformers saves it, the encoder from the formula."""
     import torch
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
@@ -45,7 +45,7 @@ def write(size: str, folder: str) -> None:
 
 
 def load(name: str, folder: str) -> dict[str, float]:
-    """Seconds and bytes at the peak of one load in this process, and a sum over its weights."""
+    """Seconds and peak bytes of one load in this process, and a sum over its weights."""
     import torch
 
     if name == OURS:
@@ -64,7 +64,7 @@ def load(name: str, folder: str) -> dict[str, float]:
 
 
 def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
-    """A work, as JSON."""
+    """Run a work; its tables as JSON."""
     names = [OURS]
     if installed("transformers"):
         names += [THEIRS, THEIRS + AGAIN]

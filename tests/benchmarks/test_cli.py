@@ -1,4 +1,4 @@
-"""The command: one line and a status for everything that can be wrong with what it is given."""
+"""The command: one line and a status for everything that can be wrong with its arguments."""
 
 import json
 import os
@@ -117,7 +117,7 @@ UNUSABLE = {
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_a_file_that_cannot_be_used_is_one_line(name, capsys, tmp_path):
     path = KERNELS / f"{name}.py"
-    if name == "syntax_error":  # made here: no tool likes to find one
+    if name == "syntax_error":  # made here: linters stumble over such a file
         path = tmp_path / "syntax_error.py"
         path.write_text("def layer_norm(x, weight, bias, eps=1e-5:\n    return x\n")
     assert main(["kernel", "layer_norm", str(path), "--no-whole"]) == 2
@@ -144,7 +144,7 @@ def test_a_fork_server_that_is_left_ends_silently(capfd):
 
 
 def test_interrupted(tmp_path):
-    """By the terminal, which tells every process of the group: one line, and nobody is left."""
+    """The terminal signals every process of the group: one line is printed, and none is left."""
     kernel, pid = tmp_path / "kernel.py", tmp_path / "pid"
     kernel.write_text(
         f"import os, time\nopen({str(pid)!r}, 'w').write(f'{{os.getpid()}} {{os.getppid()}}.')\n"
@@ -193,7 +193,7 @@ def test_one_bad_file_does_not_stop_the_others(capsys, one_case):
     assert "PASS: 3 cases" in printed.out
 
 
-def test_16_bits_are_timed_beside_torch_alone(capsys, one_case, tmp_path):
+def test_16_bits_are_timed_against_torch_only(capsys, one_case, tmp_path):
     path = tmp_path / "kernel.py"
     path.write_text("from torch.nn.functional import gelu\n")
     assert main(["kernel", "gelu", str(path), *QUICK, "--dtype", "bfloat16"]) == 0
@@ -210,7 +210,7 @@ def test_a_record_is_kept_on_a_quiet_machine_only(capsys, one_case, monkeypatch,
     path = tmp_path / "runs.jsonl"
     kernel = str(KERNELS / "reference.py")
     arguments = ["kernel", "layer_norm", kernel, *QUICK, "--json", str(path)]
-    # The machine that the test runs on has no say in it.
+    # The verdict must not depend on the machine that runs the test.
     monkeypatch.setattr(guard, "fair", lambda *_: None)
     monkeypatch.setattr(Race, "unclear", lambda self: "")
     monkeypatch.setattr(Race, "starved", lambda self: False)

@@ -1,4 +1,4 @@
-"""Kernels that a compiler makes. Only what Triton's interpreter really runs gets no time."""
+"""Compiled kernels. Only a kernel that Triton's interpreter really runs gets no time."""
 
 import shutil
 
@@ -77,7 +77,7 @@ def gelu(x):
 
 
 def test_it_is_what_was_compiled_that_is_proved(monkeypatch, tmp_path):
-    """torch.compile runs a function as it is once it has compiled it for eight shapes."""
+    """By default torch.compile runs a function uncompiled after compiling it for eight shapes."""
 
     def many(slot, _options, _dice, _interpreted):
         return [case for seed in range(8) for case in slot.edges(Dice(seed))]

@@ -1,4 +1,4 @@
-"""What is right passes, on every slot, and is told no more than is known."""
+"""Right kernels pass on every slot, and the report claims no more than is known."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,6 @@ from tests.encoder.peers import TOY, features
 KERNELS = Path(__file__).parent / "kernels"
 EXAMPLES = Path(run.__file__).parents[1] / "examples"
 QUICK = Options(threads=1, seed=11, seconds=0.2, whole=False)
-SMALL = ("mel", "log_scale", "gelu", "linear")  # whose whole proof takes a second
 
 
 @pytest.fixture
@@ -142,14 +141,14 @@ def test_out_is_filled(edges_only):
 
 
 def test_a_file_is_found_from_any_folder(tmp_path, monkeypatch, edges_only):
-    """Children are forked from a process that was started in another folder."""
+    """Workers are forked from a process that was started in another folder."""
     judge_file(str(EXAMPLES / "layer_norm_numpy.py"), "layer_norm", QUICK)
     (tmp_path / "mine.py").write_text(slots.template("layer_norm"))
     monkeypatch.chdir(tmp_path)
     assert judge_file("mine.py", "layer_norm", QUICK).verdict == measure.PASS
 
 
-IN_PLACE = ("conv1d_gelu", "block", "log_scale")  # each put into the model in its own way
+IN_PLACE = ("conv1d_gelu", "block", "log_scale")  # each is put into the model in another way
 
 
 def differences(seed):
@@ -167,7 +166,7 @@ def differences(seed):
 
 
 def reference_runs(seeds):
-    """A difference has to come twice: an interval of 99 % is wrong once in a hundred races."""
+    """A difference must show twice: a 99 % interval is wrong once in a hundred races."""
     for seed in seeds:
         if differences(seed):
             assert differences(seed) == []
@@ -223,7 +222,7 @@ def test_the_encoder_runs_with_the_kernel_in_its_slot(slot, tmp_path, monkeypatc
 
 
 def test_an_error_that_only_the_whole_can_see_is_seen(tmp_path, monkeypatch):
-    """Right on every case, wrong where the encoder calls it: with the fence down, it can tell."""
+    """Right on every case, wrong where the encoder calls it: there it sees that encoder is loaded."""
     path = tmp_path / "kernel.py"
     path.write_text(
         "import sys\nimport torch.nn.functional as F\n\n\n"

@@ -1,4 +1,4 @@
-"""What is printed, of made-up outcomes: no number that says nothing, nothing said twice."""
+"""The printed report of made-up outcomes: no number without meaning, nothing said twice."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -64,7 +64,7 @@ def test_a_machine_that_is_too_busy_is_given_no_number(reason):
     assert reason in run.unclear({0: race})
 
 
-def test_a_clear_case_keeps_its_numbers_beside_one_that_is_not():
+def test_a_clear_case_keeps_its_numbers_next_to_an_unclear_one():
     text = report.text(outcome(made_up(), far_apart()))
     printed = text.splitlines()
     clear, unclear = times(text)

@@ -1,4 +1,4 @@
-"""The tables of speeds: who is called when, what is called a difference, and what is written."""
+"""Timing against other libraries: who is called when, what counts as a difference, the files."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def test_where_there_is_no_time_each_has_one_turn():
 
 
 class Clock:
-    """In the place of `time`, so that no other process has a say in what is measured."""
+    """Stands in for `time`, so that no other process influences what is measured."""
 
     def __init__(self):
         self.now, self.working_until = 0.0, 0.0
@@ -82,7 +82,7 @@ def test_a_short_call_is_warmed_up_many_times_and_a_long_one_once(clock):
     assert calls.count("long") == 1
 
 
-def test_nobody_starts_while_threads_of_the_one_before_are_at_work(clock):
+def test_no_contestant_starts_while_threads_of_the_last_one_work(clock):
     clock.working_until = 0.15
     race_module.settle()
     assert 0.15 <= clock.now < 0.15 + 2 * race_module.PAUSE

@@ -1,4 +1,4 @@
-"""The arithmetic of the race, on made-up times, and what the parent sees of a child."""
+"""The arithmetic of the race on made-up times, and what the parent sees of a worker."""
 
 import os
 import time
@@ -105,7 +105,7 @@ def test_what_the_times_give_away(changes, code):
 
 
 def test_the_roof_is_no_lower_than_what_is_reached():
-    """In turn, and the best of three each: others may use the memory at any time, for a while."""
+    """In turn, and the best of three each: other programs may use the memory for a while."""
     a, b = np.ones(1 << 19, np.float32), np.empty(1 << 19, np.float32)
     bounds, reached = [], []
     for _ in range(3):
@@ -212,7 +212,7 @@ def test_what_others_may_have_done_has_to_come_twice(monkeypatch, code, busy, ra
 
 
 def test_what_no_machine_brings_about_is_not_asked_for_twice(monkeypatch):
-    """A thread of its own is there in the second race from the start, and would not be new."""
+    """In a second race its thread would be there from the start, and not be new."""
 
     def race(*_):
         raise Refused("THREAD", "starts a thread", certain=True)

@@ -1,9 +1,9 @@
-"""The name of a mistake: what would have to be done wrong to get just these wrong numbers.
+"""Names a mistake: which known one gives the kernel's wrong numbers?
 
-Every entry of the catalogue `parity.mistakes` that touches a slot is run on the cases that the
-kernel failed on, and so are our own functions with fewer bits. The one whose numbers the kernel has
-is named. Mistakes of rounding have other wrong digits in every order of summing: one of them is
-named if it fails on the same cases by about as much, and its error is spread alike.
+The cases that the kernel failed are run with every entry of the catalogue `parity.mistakes` that
+touches the slot, and with our own functions in fewer bits. The one that gives the kernel's numbers
+is named. Mistakes of rounding have different wrong digits in every order of summing: such a mistake
+is named if it fails the same cases by about as much, with an error spread in the same way.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ ALIKE = 6.0  # the errors are of the same size
 
 
 class Suspect(NamedTuple):
+    """A mistake that may be the kernel's."""
+
     name: str
     sentence: str
     code: str
-    run: Callable[..., Any]  # of the slot's arguments
+    run: Callable[..., Any]  # the slot's arguments -> what the mistake makes of them
 
 
 def suspects(slot: Slot) -> Iterator[Suspect]:
-    """All that is known to go wrong in a slot."""
+    """Every known mistake that can be made in a slot."""
     from parity import mistakes
 
     yield from fewer_bits(slot)
@@ -65,11 +67,11 @@ def in_slot(slot: Slot, replaced: dict[str, Callable[..., Any]]) -> Callable[...
 
 
 def fewer_bits(slot: Slot) -> Iterator[Suspect]:
-    """The reference with its arguments, or all of it, in fewer bits."""
+    """The reference computed with fewer bits, or with arguments of fewer bits."""
 
     def rounded(change: Callable[[Tensor], Tensor], back: bool) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            # TF32 and the like round factors, not what is added.
+            # TF32 and its like round the factors of products, not what is added.
             wide = [isinstance(a, Tensor) and (back or a.ndim > 1) for a in args]
             given = [change(a) if w else a for a, w in zip(args, wide, strict=True)]
             out = slot.reference(*given, **kwargs)
@@ -104,7 +106,7 @@ def keep_bits(x: Tensor, bits: int) -> Tensor:
 
 
 def name(slot: Slot, findings: list[Finding]) -> Suspect | None:
-    """The mistake that a kernel's wrong results come from, if it is a known one."""
+    """The known mistake that a kernel's wrong results come from, or None."""
     known = [f for f in findings if f.standard and f.outs]
     wrong = [f for f in known if f.code in ("WRONG", "EXACT", "NOT_FINITE")]
     wrong = sorted(wrong, key=lambda f: f.case.args[0].numel())[:4]
@@ -120,7 +122,7 @@ def name(slot: Slot, findings: list[Finding]) -> Suspect | None:
                 distance = [resemblance(suspect, f) for f in wrong]
                 harmless = all(noise_of(suspect, f) <= measure.NOISY_LIMIT for f in right)
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
-            continue  # it cannot be made on these arguments
+            continue  # this mistake cannot be made with these arguments
         if max(distance) <= np.log(ALIKE) and harmless:
             alike.append((sum(distance), suspect))
     return min(alike, key=lambda pair: pair[0])[1] if alike else None
@@ -132,7 +134,7 @@ def outputs(suspect: Suspect, finding: Finding) -> list[Any]:
 
 
 def explains(suspect: Suspect, finding: Finding) -> bool:
-    """Whether a mistake gives just the kernel's results, to noise, and is one on this case."""
+    """Whether a mistake gives the kernel's results up to noise, and is wrong on this case."""
     standard = finding.standard
     assert standard is not None
     made = outputs(suspect, finding)
@@ -154,7 +156,7 @@ def noise_of(suspect: Suspect, finding: Finding) -> float:
 
 
 def of_rounding(suspect: Suspect, finding: Finding) -> bool:
-    """Whether a mistake is none in float64."""
+    """Whether a mistake vanishes in float64."""
     if suspect.code == "PRECISION":
         return True
     case, standard = finding.case, finding.standard
@@ -169,7 +171,7 @@ def of_rounding(suspect: Suspect, finding: Finding) -> bool:
 
 
 def resemblance(suspect: Suspect, finding: Finding) -> float:
-    """How far apart two errors are in size and in spread: 0 for the same, natural logarithms."""
+    """How much two errors differ in size and in spread: the larger log ratio, 0 for none."""
     standard = finding.standard
     assert standard is not None
     theirs, mine = outputs(suspect, finding), [array(o) for o in finding.outs]
@@ -180,7 +182,7 @@ def resemblance(suspect: Suspect, finding: Finding) -> float:
         )
         finite = bool(np.isfinite(error).all())
         size.append(measure.rms(error) if finite else float("inf"))
-        # Of an error everywhere the median is near the mean; of one in a corner it is zero.
+        # An error everywhere has its median near its mean; one in a corner has a median of zero.
         spread.append(float(np.median(error)) / max(size[-1], 1e-30) if finite else 1.0)
     if not np.isfinite(size).all():
         return 0.0 if size[0] == size[1] else float("inf")

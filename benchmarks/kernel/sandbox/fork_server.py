@@ -1,8 +1,9 @@
 """The program that workers are forked from: NumPy and torch are imported once.
 
-A kernel that dies takes nothing with it, and the next one starts at once. `multiprocessing` has a
-fork server too, which does not do: our modules would be in its workers for a kernel to find, it
-cannot adopt the processes that a kernel leaves behind, and it takes every signal for its own.
+A kernel that dies takes nothing with it, and the next one starts at once. The fork server of
+`multiprocessing` would not do: its workers import the module of the function that they run, so a
+kernel would find our packages there; it warns of each process that it adopts; and the process id by
+which those are found is private.
 
 `processes.ForkServer` runs this program with one end of a socket, and sends it orders.
 """
@@ -24,8 +25,8 @@ from .worker import Worker
 
 
 def serve(link: socket.socket) -> None:
-    """Fork a worker for every set of descriptors that comes in; say how a worker has ended."""
-    # Our package was needed to get here. A kernel that imports it gets no copy, but the guard.
+    """Fork a worker for every set of descriptors that comes in, or wait for one that has ended."""
+    # Our package was needed to get here. A kernel that imports it must not get it from here.
     own = forget_ours()
     if sys.platform.startswith("linux"):
         # Makes what a kernel leaves behind a child of this process, so that it can be found.
@@ -56,8 +57,8 @@ def serve(link: socket.socket) -> None:
 
 
 def work(fds: list[int], order: dict[str, Any], own: list[Any]) -> None:
-    """Be a worker until the parent has enough of it. Does not return."""
-    os.setsid()  # what it starts can be found by this, and ended with it
+    """Be a worker until the parent closes its pipe. Does not return."""
+    os.setsid()  # so that what it starts can be found, and ended with it
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if order["prints"]:
         os.dup2(2, 1)

@@ -1,11 +1,10 @@
 """Every defence against a kernel that cheats, in one file. To understand the harness, skip it.
 
-Its first half runs in the kernel's process: ours cannot be imported there (`ImportGuard`), and what
-a kernel has replaced is found (`snapshot`, `changed`). That half runs before NumPy and torch are
-there, so they are not imported here.
+Its first half runs in the kernel's process: our packages cannot be imported there
+(`ImportGuard`), and functions that a kernel has replaced are found (`snapshot`, `changed`).
 
-The second half runs in ours, and goes by what a kernel cannot lie about: the processor time,
-threads and processes that the system counts for its process, and the clock of ours.
+The second half runs in our process, and relies on what a kernel cannot lie about: the processor
+time, threads and processes that the system counts for its process, and our own clock.
 """
 
 from __future__ import annotations
@@ -52,9 +51,9 @@ Watched = list[tuple[Any, str, Any]]  # where, name, function
 
 
 class ImportGuard:
-    """The first importer: finds nothing of ours, and remembers what was asked for.
+    """The first importer: hides our packages, and remembers what was asked for.
 
-    Lowered, it finds ours in our own folder and nowhere else, whatever the path says.
+    Lowered, it finds our packages in our own folder only, whatever the path says.
     """
 
     def __init__(self, root: str) -> None:
@@ -63,7 +62,7 @@ class ImportGuard:
         self.lowered = False
 
     def lower(self) -> None:
-        """Let ours be imported from now on, even where a kernel has a module of such a name."""
+        """Let our packages be imported, even if a kernel has a module of such a name."""
         forget_ours()
         self.lowered = True
 
@@ -81,7 +80,7 @@ class ImportGuard:
         return None
 
     def imports(self) -> list[str]:
-        """What a kernel has asked for, or has got in another way."""
+        """Our modules that a kernel has asked for, or has got in another way."""
         ours = [n for n in sys.modules if n.split(".")[0] in OURS]
         files = {n: getattr(sys.modules[n], "__file__", "") or "" for n in ours}
         return sorted({*self.asked, *(n for n in ours if files[n].startswith(self.root))})
@@ -94,7 +93,7 @@ def forget_ours() -> list[Any]:
 
 
 def snapshot(own: Iterable[Any]) -> Watched:
-    """Every watched function as it is now, and those of these classes and modules of ours."""
+    """Every watched function as it is now, and those of `own`, our classes and modules."""
     found: Watched = []
     for path, names in WATCHED.items():
         module, _, attribute = path.partition(".") if path not in sys.modules else (path, "", "")
@@ -117,11 +116,11 @@ def changed(before: Watched) -> list[str]:
     ]
 
 
-# --- in ours --------------------------------------------------------------------------------------
+# --- in our process -------------------------------------------------------------------------------
 
 
 def inspect(child: Sandbox) -> None:
-    """Ask the child for replaced functions and imports of ours. Raises Refused."""
+    """Refuse a kernel that has replaced a function or imported one of our packages."""
     seen = child.ask({"do": "inspect"})
     if seen["ours"]:
         raise Refused(
@@ -161,12 +160,13 @@ def no_work_after(child: Sandbox, tasks: set[int]) -> None:
 
 
 def no_processes(child: Sandbox) -> None:
+    """Refuse a kernel that has started processes which still live."""
     if others := descendants(child.pid):
         raise Refused("PROCESS", f"leaves {len(others)} process(es) behind")
 
 
 def unfinished(child: Sandbox, content: Case) -> Refused | None:
-    """Why a wrong result may be one that a thread had not finished: call once more and look."""
+    """Call once more to see whether a thread was still at work on a wrong result; if so, say so."""
     try:
         child.write(content.tensors())
         tasks = child.tasks()
@@ -192,7 +192,7 @@ def no_helpers(child: Sandbox, before: float) -> None:
 
 
 def replay(child: Sandbox, case: Case, outs: list[Tensor], dice: Dice, pairs: int) -> list[float]:
-    """Refuse what keeps its answers; returns the times of these calls, in seconds.
+    """Refuse a kernel that keeps its answers; returns the times of these calls, in seconds.
 
     New contents alternate with contents that came four calls before. No timed input comes twice,
     so a cache gains nothing there, but a kernel with a cache computes less than it seems to
@@ -270,9 +270,9 @@ def same_chances(candidate: Sandbox, others: list[Sandbox]) -> None:
 
 
 def fair(race: Race, reference: str, twin: str) -> None:
-    """Refuse what the times of a race give away; reference, twin: the honest ones in it."""
+    """Refuse cheating that the times of a race reveal; reference, twin: the honest contestants."""
     out_of_turn(race, race.overtime[""], race.overtime[reference])
-    # A result with gaps takes longer to lay down, which is counted as time already.
+    # A result with gaps takes longer to copy, which is already counted as time.
     for what, slower in (("lag", 2.0), ("copying", 1.2)) if race.dense else (("lag", 2.0),):
         late(race, what, slower, (reference, twin))
     if race.cores.get("", 1.0) > 1.15 * race.threads + 0.1:
@@ -310,7 +310,7 @@ def out_of_turn(race: Race, mine: float, theirs: float) -> None:
 def late(race: Race, what: str, slower: float, honest: tuple[str, str]) -> None:
     """Refuse work that goes on after the kernel has said that it returned.
 
-    The low end is held against the high one: on a busy machine we may hear of the answer late.
+    The low end is compared with the high one: on a busy machine we may hear of the answer late.
     """
     mine = race.percentile(what, "", 20)
     usual = max(race.percentile(what, name, 80) for name in honest)
@@ -318,5 +318,5 @@ def late(race: Race, what: str, slower: float, honest: tuple[str, str]) -> None:
         raise Refused(
             "LATE",
             f"its process works {1e3 * mine:.2f} ms after it has said that it returned, where "
-            f"others take {1e3 * usual:.2f} ms to lay the result down",
+            f"others take {1e3 * usual:.2f} ms to copy the result",
         )

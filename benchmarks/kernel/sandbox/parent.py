@@ -1,6 +1,6 @@
 """Our side of a worker: starts it, shares memory with it, and holds the clock.
 
-A `Sandbox` is a process with one candidate in it (or with functions of ours, for its rivals). The
+A `Sandbox` is a process with one candidate in it (or with our own functions, for its rivals). The
 parent lays a case out in memory that both see. Before each call it writes new contents and poisons
 the place of the result; then it says go, and takes the time until the worker says that it has
 returned. No candidate can lie about what is watched from outside: the processor time of its
@@ -38,7 +38,7 @@ class Call(NamedTuple):
 
     time: float  # from "go" to "I have returned"
     lag: float  # from there until its main thread sleeps; NaN, like the next two, if unknown
-    copying: float  # processor time that laying the result into our memory took
+    copying: float  # processor time of copying the result into shared memory
     dense: bool  # the result was contiguous, which makes it quick to copy
     working: float  # processor time from "go" until it slept
     event: float | None  # by the GPU's own events
@@ -129,7 +129,7 @@ class Sandbox:
             raise self.death() from None
 
     def receive(self, start: float, limit: float) -> dict[str, Any]:
-        """Its answer. Raises Refused for one that is a refusal or no answer of ours."""
+        """Its answer. Raises Refused for a refusal, and for anything else that is not an answer."""
         try:
             answer = json.loads(self.line(start, limit))
             assert isinstance(answer, dict)
@@ -265,7 +265,7 @@ class Sandbox:
         return True
 
     def call(self) -> Call:
-        """One call with what has been written. Raises Refused for one that does not end well."""
+        """One call with what has been written. Raises Refused if it does not end well."""
         self.check_quiet("G")
         limit = max(self.limit, COMPILE_LIMIT) if self.to_compile else self.limit
         self.to_compile, began = False, time.perf_counter()
@@ -305,7 +305,7 @@ class Sandbox:
             return set()
 
     def left(self, tasks: set[int], patience: float = 0.05) -> set[int]:
-        """Threads that it has beyond those. One that has ended may take a moment to vanish."""
+        """Its threads other than those. One that has ended may take a moment to vanish."""
         end = time.perf_counter() + patience
         new = self.tasks() - tasks
         while new and time.perf_counter() < end:
@@ -314,7 +314,7 @@ class Sandbox:
         return new
 
     def memory(self) -> int:
-        """Bytes of memory of its own that it holds; 0 if unknown."""
+        """Bytes of private memory that it holds; 0 if unknown."""
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
                 if line.startswith("RssAnon:"):
@@ -322,7 +322,7 @@ class Sandbox:
         return 0
 
     def close(self) -> int | None:
-        """End it and all that it has started, and say how it ended; safe to repeat."""
+        """End it and all that it has started; returns its exit status. Safe to repeat."""
         if not self.pid:
             return None
         pid, self.pid = self.pid, 0

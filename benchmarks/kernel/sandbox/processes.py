@@ -1,6 +1,6 @@
-"""The fork server's parent side, and what can be seen of a process from outside.
+"""Our side of the fork server, and what can be seen of a process from outside.
 
-Imports the standard library alone: `guard.py` takes this along into the kernel's process.
+Imports the standard library alone: `guard.py` takes it along into the kernel's process.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def helpers_time(pid: int) -> float:
 
 
 def descendants(pid: int) -> list[int]:
-    """Processes that a worker has started and that still live; none where there is no /proc.
+    """Processes that a worker has started and that still live; none without /proc.
 
     Those of its session, their children and theirs, and orphans, which the fork server adopts.
     """
@@ -102,7 +102,7 @@ class ForkServer:
             [sys.executable, "-c", START, str(theirs.fileno()), ROOT],
             pass_fds=[theirs.fileno()],
             env={**os.environ, **ENVIRONMENT},
-            start_new_session=True,  # Ctrl-C is for us, who then end the workers one by one
+            start_new_session=True,  # Ctrl-C reaches us alone, and we end the workers one by one
         )
         theirs.close()
         self.buffer = b""
@@ -110,6 +110,7 @@ class ForkServer:
         atexit.register(self.close)
 
     def answer(self) -> Any:
+        """Its next line. Raises RuntimeError if it has died."""
         while b"\n" not in self.buffer:
             data = self.link.recv(4096)
             if not data:
@@ -139,11 +140,11 @@ class ForkServer:
 
 
 _server: list[ForkServer] = []
-workers: set[int] = set()  # process ids of those that are meant to be there
+workers: set[int] = set()  # process ids that we have started and not ended yet
 
 
 def fork_server() -> ForkServer:
-    """The one fork server of this program; starts it if need be, without waiting for it."""
+    """This program's one fork server; starts it if needed, without waiting for it."""
     if not _server or _server[0].process.poll() is not None:
         _server[:] = [ForkServer()]
     return _server[0]

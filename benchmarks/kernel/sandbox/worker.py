@@ -6,7 +6,7 @@ result into shared memory, where the parent looks at it.
 
 Nothing here judges. Truth, seeds, contents, clocks and the verdict are the parent's; a worker says
 of itself only what the parent cannot see from outside: the class of a result, and whether it shares
-memory with an argument. A kernel that lies about that must still lay the right numbers down in
+memory with an argument. A kernel that lies about that must still deliver the right numbers in
 time.
 """
 
@@ -114,7 +114,7 @@ class Worker:
         return {}
 
     def inspect(self, _order: dict[str, Any]) -> dict[str, Any]:
-        """What the kernel has replaced, and what it has imported of ours."""
+        """What the kernel has replaced, and which of our modules it has imported."""
         # Also what hides one of our methods in this object alone, or removes the guard.
         tampered = changed(self.before) + sorted(set(vars(self)) & set(dir(Worker)))
         if self.guard not in sys.meta_path:

@@ -1,7 +1,8 @@
 """The ops that people can bring a kernel for, one file each: `front_end/*.py` and `encoder/*.py`.
 
-A slot's docstring says how it is called, what it does and which shapes it has; beside it,
-`templates/` has a file of the same name to start a kernel from. To add a slot is to add these two.
+A slot's docstring says how it is called, what it does and which shapes it has. The folder
+`templates/` next to it has a file of the same name to start a kernel from. To add a slot is to add
+these two.
 
 Nothing is imported before `find`: the command line knows all names without waiting for torch.
 """

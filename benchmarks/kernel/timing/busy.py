@@ -22,7 +22,7 @@ class Load:
         self.began = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
     def now(self) -> tuple[float, float, float, float]:
-        """Seconds of wall time, of processors at work, of processors stolen, and of our own."""
+        """Seconds of wall time, and of processor time: at work, stolen, and our own."""
         ours = sum(os.times()[:2]) + sum(processor_time(c.pid) for c in self.children if c.pid)
         busy = stolen = float("nan")
         if sys.platform.startswith("linux"):
@@ -33,14 +33,14 @@ class Load:
         return time.perf_counter(), busy, stolen, ours
 
     def others(self) -> float:
-        """Share of the processors that went to others, or was stolen by other machines; 0 .. 1."""
+        """Share of the processors that others used, or other machines stole; 0 .. 1."""
         wall, busy, stolen, ours = (b - a for a, b in zip(self.start, self.now(), strict=True))
         if busy != busy or wall < 0.05:
-            return self.began / (os.cpu_count() or 1)  # what was there before we began
+            return self.began / (os.cpu_count() or 1)  # the load before we began
         return max(0.0, (busy - ours + stolen) / wall / (os.cpu_count() or 1))
 
     def warning(self) -> str:
-        """A line if the machine is too busy for a time to mean anything, else nothing."""
+        """A line if the machine is too busy for times to mean anything, else nothing."""
         share = self.others()
         if share <= BUSY:
             return ""

@@ -65,7 +65,7 @@ def race(
     dice: Dice,
     seconds: float,
 ) -> Race:
-    """Time a case. Raises Refused for a result that is wrong, work out of turn, or too good."""
+    """Time a case. Raises Refused for a wrong result, work out of turn, or a time too good."""
     runners = lined_up(candidate, rivals, twin, slot, dice)
     outs = results(slot, case.args, case.kwargs)
     n_bytes = least_bytes(case.args, outs)
@@ -152,11 +152,11 @@ def summed_up(calls: dict[str, list[Call]], candidate: Sandbox, twin: Sandbox) -
     times = {name: np.maximum(t - empty, 0) for name, t in times.items()}
     dense = all(call.dense for call in calls[""])
     if not dense:
-        # A result with gaps, or transposed, takes whoever reads it longer: that is its price too.
+        # A result with gaps, or transposed, takes its reader longer, which is part of its price.
         times[""] += max(0.0, float(np.median(copying[""]) - np.median(copying[REFERENCE])))
     events = [call.event for call in calls[""] if call.event is not None]
-    # Of each gap by itself: the one in which contents are written is the one to work ahead in. The
-    # median: a machine that stops for a moment shows up in one of them.
+    # Each gap by itself: a kernel would work ahead in the one in which contents are written. The
+    # median: a machine that stops for a moment shows up in one call.
     overtime = {
         name: max((float(np.median(u)) for u in child.overtime.values()), default=0.0)
         for name, child in (("", candidate), (REFERENCE, twin))

@@ -12,7 +12,7 @@ import torch
 
 @dataclass
 class Roof:
-    """What this machine can do, measured in the same run; zero if not measured."""
+    """What this machine can do, measured in the same run; zeros if it was not measured."""
 
     bandwidth: float  # bytes read and written a second, copying
     rate: float  # floating-point operations a second, in a matrix product
@@ -25,10 +25,10 @@ _roofs: dict[tuple[int, torch.dtype, int], Roof] = {}
 
 
 def roof(n_bytes: float, dtype: torch.dtype, threads: int) -> Roof:
-    """The best of some copies of about as many bytes, and of some matrix products, on every core.
+    """The best of some copies of about as many bytes, and of some matrix products, on all cores.
 
-    Measured on one core and multiplied: no thread waits for another, so that a busy machine does
-    not lower it, and it is at least what all of them reach together.
+    Measured on one core and multiplied: no thread waits for another, so a busy machine does not
+    lower it, and the cores together reach no more.
     """
     size = 1 << max(16, min(28, int(np.ceil(np.log2(max(n_bytes, 1))))))
     if (size, dtype, threads) not in _roofs:

@@ -1,8 +1,8 @@
 """What the times of a race say.
 
-Processes differ: the same function in two of them is some percent apart. So a second copy of the
-reference runs in a process of its own. What its ratio to the first says, and at least BAND, is no
-difference.
+The same function takes some percent longer in one process than in another. So a second copy of the
+reference runs in a process of its own. A difference no larger than between the two, or than BAND,
+does not count.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Race:
 
     times: dict[str, Array]  # contestant -> one for each round
     lag: dict[str, Array]  # from "returned" to being asleep
-    copying: dict[str, Array]  # processor time of laying the result down
+    copying: dict[str, Array]  # processor time of copying the result
     events: list[float]  # the candidate's on a GPU
     flops: float = 0.0
     n_bytes: float = 0.0
@@ -66,7 +66,7 @@ class Race:
         return self.least() / max(self.median(""), 1e-9)
 
     def band(self) -> float:
-        """Half the width, in natural logarithms, of what is no difference."""
+        """The largest log ratio that does not count as a difference."""
         low, high = self.log_ratio(REFERENCE, TWIN)
         return max(float(np.log1p(BAND)), abs(low), abs(high))
 

@@ -1,8 +1,8 @@
 """A kernel in its place: the encoder or the front end run with it, end to end.
 
-What is right by itself may still add up: an error in every block may grow from one to the next. So
-each hidden state is measured against float64, in units of the noise that our own encoder has at the
-same depth.
+A kernel that is right by itself may still do harm: its error in each block may grow from one to the
+next. So each hidden state is measured against float64, in units of the noise that our own encoder
+has at the same depth.
 
     # B batch  M mel bins  F frames  L samples  T positions  S state
 """
@@ -132,7 +132,7 @@ def features(audio: Tensor, slot: Slot, kernel: Function | None, n_mels: int) ->
     return scaled[None]  # (1, M, F)
 
 
-# --- in ours --------------------------------------------------------------------------------------
+# --- in our process -------------------------------------------------------------------------------
 
 
 @dataclass

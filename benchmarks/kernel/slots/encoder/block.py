@@ -72,7 +72,7 @@ def edges(dice: Dice) -> list[Case]:
 
 
 def calls(encoder: WhisperEncoder, features: Tensor) -> list[Call]:
-    """A block is no op: it is a module, watched by a hook."""
+    """The model calls no op for a block: it is a module, so a hook watches it."""
     seen: list[Call] = []
     hooks = []
     for layer in encoder.blocks:
