@@ -222,7 +222,7 @@ def test_the_encoder_runs_with_the_kernel_in_its_slot(slot, tmp_path, monkeypatc
 
 
 def test_an_error_that_only_the_whole_can_see_is_seen(tmp_path, monkeypatch):
-    """Right on every case, wrong where the encoder calls it: there it sees that encoder is loaded."""
+    """Right on every case, wrong in the whole, where it can see that encoder is loaded."""
     path = tmp_path / "kernel.py"
     path.write_text(
         "import sys\nimport torch.nn.functional as F\n\n\n"

@@ -3,7 +3,7 @@ out_bias, mlp_ln_weight, mlp_ln_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias
 
 Attention and the MLP, each on a normed copy, each added to its input.
 
-x (B, T, S) -> (B, T, S); the weights have the shapes of the slots above
+x (B, T, S) -> (B, T, S); the weights as in layer_norm, qkv, linear and mlp
 """
 
 from __future__ import annotations
