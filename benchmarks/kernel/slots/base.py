@@ -35,8 +35,9 @@ class Slot:
     truth: Function  # the same in float64 NumPy: an array, or a list of arrays
     flops: Callable[..., float]  # floating-point operations that no kernel can do without
     edges: Callable[[Dice], list[Case]]  # small cases that break kernels
-    # Other ways to do it, to be timed with it: name -> (function, "torch" or "numpy").
-    rivals: dict[str, tuple[Function, str]] = field(default_factory=dict)
+    # Other ways to do it, to be timed with it: in NumPy, and in torch by name.
+    numpy: Function | None = None
+    torch: dict[str, Function] = field(default_factory=dict)
     # Which part of a case is enough for Triton's interpreter: the first steps along this axis of
     # the first `along` arguments, each step so many elements.
     axis: int = -2
@@ -65,6 +66,12 @@ class Slot:
     @property
     def front_end(self) -> bool:
         return self.speech is not None
+
+    @property
+    def rivals(self) -> dict[str, tuple[Function, str]]:
+        """Name -> function, and "torch" or "numpy" for the arrays that it takes."""
+        numpy = {"numpy": (self.numpy, "numpy")} if self.numpy else {}
+        return {**numpy, **{name: (function, "torch") for name, function in self.torch.items()}}
 
     @property
     def paragraphs(self) -> list[str]:

@@ -44,10 +44,10 @@ def edges(dice: Dice) -> list[Case]:
 SLOT = Slot(
     __name__,
     __doc__,
-    reference=ops.attention,
-    truth=truth,
-    flops=flops,
-    edges=edges,
-    rivals={"explicit": (ops.explicit_attention, "torch")},
+    ops.attention,
+    truth,
+    flops,
+    edges,
+    torch={"explicit": ops.explicit_attention},
     along=3,
 )

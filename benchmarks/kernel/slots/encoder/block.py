@@ -110,13 +110,4 @@ def fill(model: WhisperEncoder, kernel: Function) -> dict[str, Function]:
     return {}
 
 
-SLOT = Slot(
-    __name__,
-    __doc__,
-    reference=block,
-    truth=truth,
-    flops=flops,
-    edges=edges,
-    calls=calls,
-    fill=fill,
-)
+SLOT = Slot(__name__, __doc__, block, truth, flops, edges, calls=calls, fill=fill)

@@ -56,14 +56,4 @@ def edges(dice: Dice) -> list[Case]:
     ]
 
 
-SLOT = Slot(
-    __name__,
-    __doc__,
-    reference=conv1d_gelu,
-    truth=truth,
-    flops=flops,
-    edges=edges,
-    axis=-1,
-    op="conv1d",
-    fill=fill,
-)
+SLOT = Slot(__name__, __doc__, conv1d_gelu, truth, flops, edges, axis=-1, op="conv1d", fill=fill)

@@ -36,9 +36,9 @@ def edges(dice: Dice) -> list[Case]:
 SLOT = Slot(
     __name__,
     __doc__,
-    reference=ops.gelu,
-    truth=lambda x: oracle.gelu(f64(x)),
-    flops=elementwise(10),
-    edges=edges,
-    rivals={"numpy": (numpy_gelu, "numpy")},
+    ops.gelu,
+    lambda x: oracle.gelu(f64(x)),
+    elementwise(10),
+    edges,
+    numpy=numpy_gelu,
 )

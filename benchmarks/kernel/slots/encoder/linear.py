@@ -43,12 +43,4 @@ def edges(dice: Dice) -> list[Case]:
     ]
 
 
-SLOT = Slot(
-    __name__,
-    __doc__,
-    reference=ops.linear,
-    truth=truth,
-    flops=flops,
-    edges=edges,
-    rivals={"numpy": (numpy_linear, "numpy")},
-)
+SLOT = Slot(__name__, __doc__, ops.linear, truth, flops, edges, numpy=numpy_linear)

@@ -42,4 +42,4 @@ def edges(dice: Dice) -> list[Case]:
     ]
 
 
-SLOT = Slot(__name__, __doc__, reference=ops.mlp, truth=truth, flops=flops, edges=edges)
+SLOT = Slot(__name__, __doc__, ops.mlp, truth, flops, edges)

@@ -56,9 +56,9 @@ def edges(dice: Dice) -> list[Case]:
 SLOT = Slot(
     __name__,
     __doc__,
-    reference=ops.qkv,
-    truth=truth,
-    flops=lambda x, weight, *_: 6.0 * x.numel() * weight.shape[0],
-    edges=edges,
-    rivals={"one product": (one_product, "torch")},
+    ops.qkv,
+    truth,
+    lambda x, weight, *_: 6.0 * x.numel() * weight.shape[0],
+    edges,
+    torch={"one product": one_product},
 )

@@ -36,10 +36,10 @@ def edges(dice: Dice) -> list[Case]:
 SLOT = Slot(
     __name__,
     __doc__,
-    reference=ops.softmax,
-    truth=lambda x: oracle.softmax(f64(x)),
-    flops=elementwise(4),
-    edges=edges,
-    rivals={"numpy": (numpy_softmax, "numpy")},
+    ops.softmax,
+    lambda x: oracle.softmax(f64(x)),
+    elementwise(4),
+    edges,
+    numpy=numpy_softmax,
     around={"attention": ops.explicit_attention},
 )
