@@ -231,7 +231,7 @@ def usable(device: str) -> None:
         if torch.device(device).type != "cuda":
             raise RuntimeError("only cpu and cuda are supported")
         if not torch.cuda.is_available():
-            raise RuntimeError("there is no GPU here")
+            raise RuntimeError("this machine has no GPU")
     except RuntimeError as error:
         raise UsageError(
             f"--device {device}: {str(error).splitlines()[0]}; leave the option out for the CPU"

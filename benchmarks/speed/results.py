@@ -1,6 +1,6 @@
 """The times of one work as a table: to be read, to be written, and as JSON.
 
-A second copy of a contestant has `AGAIN` after its name: what the two differ by is no difference.
+A second copy of a contestant has `AGAIN` after its name: a smaller difference does not count.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Table:
         return not self.band() <= TOO_BUSY - 1
 
     def ratio(self, ours: str, other: str) -> str:
-        """Our time over theirs, or that there is no difference."""
+        """Our time over theirs, marked "=" if the difference does not count."""
         if self.unclear():
             return "?"
         a, b = self.row(ours), self.row(other)

@@ -114,6 +114,23 @@ def test_noise_is_no_difference():
     assert table(ours=one, theirs=other).ratio("ours", "theirs").endswith("=")
 
 
+def test_a_machine_that_is_slow_in_some_rounds_slows_both():
+    """The interval of a ratio pairs the rounds: what slows both leaves their ratio alone."""
+    rng = np.random.default_rng(0)
+    machine, noise = rng.lognormal(0, 2, 41), rng.normal(1, 0.001, (2, 41))
+    low, high = race_module.ratio_interval(machine * noise[0], 2 * machine * noise[1], 0.99)
+    assert 0.49 < low < high < 0.51
+    assert race_module.ratio_interval([1.0], [2.0], 0.99) == (0.5, 0.5)
+
+
+def test_rounds_end_by_time_and_number():
+    assert len(list(race_module.rounds("ab", seconds=0, least=3))) == 3
+    assert len(list(race_module.rounds("ab", seconds=100, least=3, most=5))) == 5
+    orders = [*map(tuple, race_module.rounds("abc", seconds=0, least=20))]
+    assert {*map(frozenset, orders)} == {frozenset("abc")}
+    assert len({*orders}) > 1
+
+
 def test_errors():
     assert errors(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == (np.sqrt(2), 2)
     with pytest.raises(ValueError, match=r"\(2,\), expected \(3,\)"):

@@ -286,7 +286,7 @@ class Worker:
                     answer = getattr(self, order["do"])(order)
             except Refused as refused:
                 answer = refusal(refused.code, refused.text)
-            except BaseException as error:  # a mistake of ours, or what a kernel broke
+            except BaseException as error:  # our own mistake, or what a kernel broke
                 answer = refusal("BROKEN", first_line(error))
             os.write(self.replies, json.dumps(answer).encode() + b"\n")
 

@@ -26,7 +26,7 @@ f64 = oracle.as_float64
 class Slot:
     """An op, and what it takes to prove a kernel for it and to time it.
 
-    The first four functions take the arguments of a call as the kernel does, but as tensors.
+    `reference`, `truth` and `flops` take the arguments of a call, as tensors.
     """
 
     module: str  # `__name__` of the slot's file

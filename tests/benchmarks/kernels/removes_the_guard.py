@@ -1,4 +1,4 @@
-"""Takes the importer away that finds nothing of ours, and hides what it has imported."""
+"""Removes the guard that keeps it from importing ours, and hides what it has imported."""
 
 import sys
 
