@@ -14,7 +14,7 @@ import encoder.__main__
 import melfront.__main__
 import parity.__main__
 import reference_data.make_picture
-from benchmarks.kernel.cases import model as model_of_kernels
+from benchmarks.kernel.proof.cases import model as model_of_kernels
 from benchmarks.speed.cli import WORKS
 from encoder import SIZES
 from encoder.built_in import TOYS

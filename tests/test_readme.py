@@ -408,7 +408,7 @@ def test_ratios_of_time_and_memory():
     assert encoder == ratio(large, "transformers, sdpa")
     ((line,),) = (
         cells
-        for cells in results("encoder, peak memory of a forward pass beside its weights, 1 core")
+        for cells in results("encoder, peak memory of a forward pass without its weights, 1 core")
         if cells[0].startswith("large-v3")
     )
     assert line.endswith(f"ratio {memory}")

@@ -1,6 +1,7 @@
 """Bring your own kernel: proved right on what Whisper really feeds it, then timed.
 
-`cli` is the command. `slots` are the ops, `cases` and `edges` what they are tried on; `host` and
-`child` are the two sides of the fence between us and the kernel; `judge` and `naming` say whether
-it is right, `timing` and `whole` how fast it is, `report` and `record` what came of it.
+`cli` is the command, and `run` takes one file from its loading to its verdict. `slots/` has the
+ops, one file each; `proof/` what a kernel is tried on, the verdict, and the name of its mistake;
+`sandbox/` the kernel's process and our side of it; `timing/` the race, the roof and the whole run.
+`report` and `record` say what came of it, `reasons` why a kernel can be refused.
 """

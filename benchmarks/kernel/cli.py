@@ -10,24 +10,8 @@ from typing import Any
 from encoder import SIZES
 from melfront.command import Parser, UsageError
 
-# Known without importing torch, so that a wrong word is answered at once; a test holds them equal
-# to slots.SLOTS.
-SLOT_NAMES = (
-    "stft",
-    "mel",
-    "log_scale",
-    "log_mel",
-    "conv1d_gelu",
-    "gelu",
-    "layer_norm",
-    "linear",
-    "qkv",
-    "softmax",
-    "attention",
-    "mlp",
-    "block",
-)
-FRONT_END = SLOT_NAMES[:4]
+from . import slots
+
 DTYPES = ("float32", "bfloat16", "float16")
 
 EXAMPLES = """
@@ -51,7 +35,7 @@ def parser() -> Parser:
         epilog=EXAMPLES,
     )
     add = p.add_argument
-    add("slot", nargs="?", help="the op: " + ", ".join(SLOT_NAMES))
+    add("slot", nargs="?", help="the op: " + ", ".join(slots.files()))
     add("files", nargs="*", metavar="FILE.py", help="kernels for it")
     add("--list", action="store_true", help="the slots: signatures, shapes, rivals")
     add("--template", metavar="SLOT", help="print a working file to start from")
@@ -73,6 +57,7 @@ def parser() -> Parser:
 
 
 def positive(text: str) -> int:
+    """An integer of at least 1. Raises ValueError, which argparse reports."""
     value = int(text)
     if value < 1:
         raise ValueError
@@ -91,6 +76,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Do what the options ask for. Raises UsageError."""
     if empty := [name for name, value in vars(args).items() if value == ""]:
         raise UsageError(f"the value of {empty[0]} is empty; give one, or leave it out")
     if args.show:
@@ -98,22 +84,26 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         raise UsageError("--plot draws records: give them with --show RUNS.jsonl")
     if args.template:
-        slot_named(args.template)
-        from .templates import template
-
-        print(template(args.template), end="")
+        check_slot(args.template)
+        print(slots.template(args.template), end="")
         return 0
     if args.list:
         from .report import listing
 
         print(listing(), end="")
         return 0
+    check(args)
+    return judge_files(args)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises UsageError for whatever can be wrong with the arguments of a proof."""
     if args.slot is None:
         raise UsageError(
             f"no slot given; expected SLOT FILE.py with SLOT one of "
-            f"{', '.join(SLOT_NAMES)}, or --list"
+            f"{', '.join(slots.files())}, or --list"
         )
-    slot_named(args.slot)
+    check_slot(args.slot)
     if not args.files:
         raise UsageError(
             f"no file given for {args.slot}; `--template {args.slot}` prints one to start from"
@@ -121,41 +111,38 @@ def run(args: argparse.Namespace) -> int:
     for path in args.files:
         if not os.path.isfile(path):
             raise UsageError(
-                f"{path} is no file; `--template {args.slot}` prints one to start from"
+                f"{path} is not a file; `--template {args.slot}` prints one to start from"
             )
         if not path.endswith(".py"):
-            raise UsageError(f"{path} is no Python file: its name must end in .py")
-    if args.slot in FRONT_END and args.dtype != "float32":
+            raise UsageError(f"{path} is not a Python file: its name must end in .py")
+    if slots.of_front_end(args.slot) and args.dtype != "float32":
         raise UsageError(
             f"--dtype {args.dtype}: {args.slot} belongs to the front end, which is "
             "float32 in every library; leave the option out"
         )
     if not (0 < args.seconds < float("inf") and 0 < args.limit < float("inf")):
-        raise UsageError("--seconds and --limit are positive numbers of seconds")
+        raise UsageError("--seconds and --limit must be positive numbers")
     if args.threads and args.threads > processors():
         raise UsageError(f"--threads {args.threads}: there are {processors()} cores; ask for fewer")
     if args.size not in SIZES:
-        raise UsageError(f"--size {args.size} is not published; expected one of {', '.join(SIZES)}")
+        raise UsageError(f"unknown --size {args.size}; expected one of {', '.join(SIZES)}")
     if args.json:
         check_record(args.json)
-    return judge_files(args)
 
 
-def slot_named(name: str) -> None:
-    if name not in SLOT_NAMES:
+def check_slot(name: str) -> None:
+    """Raises UsageError for an unknown slot."""
+    known = slots.files()
+    if name not in known:
         import difflib
 
-        near = difflib.get_close_matches(name, SLOT_NAMES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(
-            f"{name!r} is no slot{hint} Expected one of {', '.join(SLOT_NAMES)}"
-            if hint
-            else f"{name!r} is no slot; expected one of {', '.join(SLOT_NAMES)}"
-        )
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? Expected" if near else "expected"
+        raise UsageError(f"unknown slot {name}; {hint} one of {', '.join(known)}")
 
 
 def check_record(path: str) -> None:
-    """Raises UsageError where no record can be added: now, and not after minutes."""
+    """Raises UsageError if no record can be added: now, not after minutes of work."""
     new = not os.path.exists(path)
     try:
         open(path, "a").close()
@@ -166,14 +153,14 @@ def check_record(path: str) -> None:
 
 
 def judge_files(args: argparse.Namespace) -> int:
-    """Each file by itself: one that fails does not keep the others from their turn."""
-    from .nursery import SLEEP, nursery
+    """Prove and time each file, the next one even if this one fails; returns the worst status."""
+    from .sandbox.processes import SLEEP, fork_server
 
-    os.environ.update(SLEEP)  # of this process too, whose libraries are not loaded yet
+    os.environ.update(SLEEP)  # for this process too, whose libraries are not loaded yet
     if args.device != "cpu":
         usable(args.device)
-    nursery()  # it imports torch while we do
-    from .host import Refused
+    fork_server()  # it imports torch while we do
+    from .reasons import Refused
     from .report import text
     from .run import judge_file
 
@@ -202,6 +189,7 @@ def judge_files(args: argparse.Namespace) -> int:
 
 
 def options(args: argparse.Namespace) -> Any:
+    """The arguments as `run.Options`, with a random seed unless one is given."""
     import secrets
 
     from .run import Options
@@ -223,13 +211,14 @@ def options(args: argparse.Namespace) -> Any:
 
 
 def usable(device: str) -> None:
+    """Raises UsageError for a device that torch cannot use here."""
     import torch
 
     try:
         if torch.device(device).type != "cuda":
             raise RuntimeError("only cpu and cuda are supported")
         if not torch.cuda.is_available():
-            raise RuntimeError("there is no GPU here")
+            raise RuntimeError("this machine has no GPU")
     except RuntimeError as error:
         raise UsageError(
             f"--device {device}: {str(error).splitlines()[0]}; leave the option out for the CPU"
@@ -237,18 +226,21 @@ def usable(device: str) -> None:
 
 
 def say(line: str) -> None:
-    """What is going on, on a terminal only; an empty line wipes it away."""
+    """Show progress, on a terminal only; an empty line clears it."""
     if sys.stderr.isatty():
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
 def show(args: argparse.Namespace) -> int:
-    from .record import RecordError, plot, read, table
+    """Print a table of records, and plot them if asked."""
+    from .record import RecordError, read, table
 
     try:
         records = read(args.show)
         print(table(records))
         if args.plot:
+            from .roofline_plot import plot
+
             plot(records, args.plot)
     except RecordError as error:
         raise UsageError(str(error)) from None

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
-# What it did, and by which measure it was found.
+# What it did, and how it was found.
 REASONS = {
-    "SYNTAX": "the file is no Python",
+    "SYNTAX": "the file is not valid Python",
     "IMPORT": "the file raises when it is loaded",
-    "MISSING": "no function of the slot's name in it",
+    "MISSING": "the file has no function of the slot's name",
     "SIGNATURE": "the function cannot be called as the slot is",
     "RAISED": "raises; every case is called three times",
-    "EXIT": "leaves the process; it runs in a child",
-    "CRASH": "ended by a signal; it runs in a child",
-    "HANG": "takes longer than the limit; the child is ended, the rest goes on",
+    "EXIT": "leaves the process; it runs in a process of its own",
+    "CRASH": "ended by a signal; it runs in a process of its own",
+    "HANG": "takes longer than the limit; its process is ended, and the next case gets a new one",
     "BROKEN": "broke the process that it was loaded into",
     "TYPE": "returns something other than a plain tensor or array",
     "SHAPE": "returns another shape",
-    "DTYPE": "returns another type of number",
+    "DTYPE": "returns another dtype",
     "DEVICE": "returns it on another device",
     "ALIAS": "returns memory of an argument or of its last result; addresses are compared",
     "MUTATED": "changes an argument; the parent compares it, bit by bit, with what it wrote",
     "UNWRITTEN": "leaves part of the result unwritten; memory is poisoned before each call",
     "NOT_FINITE": "NaN or infinity where the truth is finite",
     "STALE": "answers an earlier question; contents change at the same addresses",
-    "CACHE": "keeps its answers; an input that comes again takes far less, or memory grows",
+    "CACHE": "keeps its answers; repeated input takes far less time, or memory grows",
     "WRONG": "too far from the float64 truth",
-    "SHAPES": "right on the shapes of the encoder and wrong on others, which the seed picks",
-    "PRECISION": "wrong as arithmetic with fewer bits is wrong",
+    "SHAPES": "right on the encoder's own shapes and wrong on others, which the seed picks",
+    "PRECISION": "wrong in the way that arithmetic with fewer bits is wrong",
     "EXACT": "zeros and ones need no rounding, so the result must be exact",
     "THREAD": "works while it is not called; the parent reads its process's clock and threads",
     "PROCESS": "leaves processes behind",
-    "REFERENCE": "imports the package that it is compared with; the child cannot",
+    "REFERENCE": "imports the package that it is compared with, which its process cannot",
     "TAMPERED": "replaces clocks or functions of the harness; compared with before it was loaded",
     "FORGED": "writes to the harness's own pipe",
     "TIMED": "right in the proof, wrong when timed; a random third of timed results is checked",
@@ -37,7 +37,18 @@ REASONS = {
     "LATE": "goes on working after it has said that it returned; the copy takes too long",
     "STREAM": "works on a stream that its own events do not see",
     "ROOF": "faster than this machine can move the bytes or do the multiplications",
-    "WHOLE": "wrong in its slot of the encoder or front end",
+    "WHOLE": "wrong in its place in the encoder or front end",
 }
-# Of the user's file, not of a result: exit status 2.
+# The user's file cannot be used at all: exit status 2.
 UNUSABLE = ("SYNTAX", "IMPORT", "MISSING", "SIGNATURE")
+
+
+class Refused(Exception):
+    """The kernel is refused, or fails a case: a code of `REASONS` and a sentence.
+
+    certain: true however busy the machine is.
+    """
+
+    def __init__(self, code: str, text: str, certain: bool = False) -> None:
+        super().__init__(f"{code}: {text}")
+        self.code, self.text, self.certain = code, text, certain

@@ -1,60 +1,33 @@
-"""Records of runs: one line of JSON each, a table of them, and a roofline plot."""
+"""Records of runs: one line of JSON each, and a table of them."""
 
 from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .machine import machine, pools, versions
+from parity import noise as measure
+
+from ..machine import machine, pools, versions
+from .proof.verdict import Finding
+from .report import aligned, duration
+from .run import Outcome
+from .timing.times import Race
 
 VERSION = 1  # of the format
 
 
 class RecordError(ValueError):
-    """A file of records that cannot be read: one line that says what to do."""
+    """A file of records cannot be read or drawn: one line that says what to do."""
 
 
-def record(outcome: Any) -> dict[str, Any]:
+def record(outcome: Outcome) -> dict[str, Any]:
     """Everything about a run, as JSON can hold it."""
-    from dataclasses import asdict
-
-    cases = []
-    for i, f in enumerate(outcome.findings):
-        entry: dict[str, Any] = {
-            "label": f.case.label,
-            "shape": list(f.case.args[0].shape),
-            "verdict": f.verdict,
-            "noise": number(f.noise),
-            "max_abs": number(f.max_abs),
-            "worst": list(f.worst),
-            "code": f.code,
-            "text": f.text,
-            "same_bits": f.repeats,
-        }
-        race = outcome.races.get(i)
-        if race:
-            entry |= {
-                "times": {who or "candidate": list(map(float, t)) for who, t in race.times.items()},
-                "band": race.band(),
-                "flops": race.flops,
-                "bytes": race.n_bytes,
-                "bandwidth": race.roof.bandwidth,
-                "rate": race.roof.rate,
-                "checked": race.checked,
-                "timed_noise": race.noise,
-                "overtime": race.overtime,
-            }
-            if outcome.verdict == "PASS":
-                entry["ratios"] = {
-                    who: {"ratio": race.ratio(who)[0], "counts": race.ratio(who)[1]}
-                    for who in race.times
-                    if who
-                }
-        cases.append(entry)
+    timed_right = outcome.verdict == measure.PASS
     whole = outcome.whole
     return {
         "version": VERSION,
@@ -71,10 +44,12 @@ def record(outcome: Any) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(),
         "pools": pools(outcome.options.threads),
-        "cases": cases,
-        "whole": None
-        if whole is None
-        else {
+        "cases": [
+            proved(f) | (timed(outcome.races[i], timed_right) if i in outcome.races else {})
+            for i, f in enumerate(outcome.findings)
+        ],
+        "whole": whole
+        and {
             "what": whole.what,
             "states": whole.names,
             "noise": list(map(number, whole.noise)),
@@ -83,12 +58,47 @@ def record(outcome: Any) -> dict[str, Any]:
     }
 
 
+def proved(finding: Finding) -> dict[str, Any]:
+    """What the proof says of a case."""
+    return {
+        "label": finding.case.label,
+        "shape": list(finding.case.args[0].shape),
+        "verdict": finding.verdict,
+        "noise": number(finding.noise),
+        "max_abs": number(finding.max_abs),
+        "worst": list(finding.worst),
+        "code": finding.code,
+        "text": finding.text,
+        "same_bits": finding.repeats,
+    }
+
+
+def timed(race: Race, ratios: bool) -> dict[str, Any]:
+    """What the race says of a case, with or without ratios."""
+    entry = {
+        "times": {who or "candidate": list(map(float, t)) for who, t in race.times.items()},
+        "band": race.band(),
+        "flops": race.flops,
+        "bytes": race.n_bytes,
+        "bandwidth": race.roof.bandwidth,
+        "rate": race.roof.rate,
+        "checked": race.checked,
+        "timed_noise": race.noise,
+        "overtime": race.overtime,
+    }
+    if ratios:
+        found = {who: race.ratio(who) for who in race.times if who}
+        entry["ratios"] = {w: {"ratio": r, "counts": counts} for w, (r, counts) in found.items()}
+    return entry
+
+
 def number(x: float) -> float | None:
     """JSON has neither NaN nor infinity."""
     return float(x) if np.isfinite(x) else None
 
 
-def append(path: str, outcome: Any) -> None:
+def append(path: str, outcome: Outcome) -> None:
+    """Add a record as a line of the file."""
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(record(outcome)) + "\n")
 
@@ -108,7 +118,7 @@ def read(path: str) -> list[dict[str, Any]]:
             entry["slot"], entry["file"], entry["cases"]
         except (ValueError, KeyError, TypeError, AssertionError):
             raise RecordError(
-                f"{path}, line {n} is no record of this program; give what --json wrote"
+                f"{path}, line {n} is not a record of this program; give what --json wrote"
             ) from None
         records.append(entry)
     if not records:
@@ -120,9 +130,6 @@ def read(path: str) -> list[dict[str, Any]]:
 
 def table(records: list[dict[str, Any]]) -> str:
     """One line for each timed case, or for each kernel that has no time."""
-    from .report import duration
-    from .report import table as aligned
-
     rows = [["slot", "file", "case", "shape", "type", "x noise", "verdict", "time", "vs reference"]]
     for r in records:
         head = [r["slot"], r["file"]]
@@ -130,11 +137,9 @@ def table(records: list[dict[str, Any]]) -> str:
         for c in timed:
             shape = " x ".join(map(str, c["shape"]))
             ratio = c.get("ratios", {}).get("reference")
-            said = (
-                "-"
-                if ratio is None
-                else (f"{ratio['ratio']:.3g}x" if ratio["counts"] else "no difference")
-            )
+            said = "-"
+            if ratio:
+                said = f"{ratio['ratio']:.3g}x" if ratio["counts"] else "no difference"
             rows.append(
                 [
                     *head,
@@ -151,77 +156,3 @@ def table(records: list[dict[str, Any]]) -> str:
             said = r["mistake"] or r["code"] or "-"
             rows.append([*head, said, "", r["options"]["dtype"], "", r["verdict"], "", ""])
     return "\n".join(aligned(rows))
-
-
-def plot(records: list[dict[str, Any]], path: str) -> None:
-    """The roofline: speed over operations per byte, on the roof of the machine that was measured.
-
-    Raises RecordError if no record has a time.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    points = []
-    for r in records:
-        for c in r["cases"]:
-            if "times" in c and c["flops"] and c["bandwidth"]:
-                seconds = float(np.median(c["times"]["candidate"]))
-                points.append(
-                    (c["flops"] / c["bytes"], c["flops"] / max(seconds, 1e-9) / 1e9, r, c)
-                )
-    if not points:
-        raise RecordError("no record has a time to plot: a kernel that is wrong has none")
-    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    x = np.geomspace(min(p[0] for p in points) / 4, max(p[0] for p in points) * 4, 200)
-    # The lowest roof of all cases: caches lift that of the small ones.
-    bandwidth = min(c["bandwidth"] for *_, c in points) / 1e9
-    rate = max(c["rate"] for *_, c in points) / 1e9
-    roof = np.minimum(bandwidth * x, rate)
-    axes.loglog(x, roof, color="0.25", linewidth=1.5)
-    axes.fill_between(x, roof, roof.min() * 1e-4, color="0.95", zorder=0)
-    axes.annotate(
-        f"copying {bandwidth:.3g} GB/s",
-        (x[8], bandwidth * x[8]),
-        rotation=0,
-        xytext=(6, -16),
-        textcoords="offset points",
-        color="0.25",
-    )
-    axes.annotate(
-        f"multiplying {rate:.3g} GFLOP/s",
-        (x[-1], rate),
-        ha="right",
-        xytext=(0, 6),
-        textcoords="offset points",
-        color="0.25",
-    )
-    names = list(dict.fromkeys((p[2]["slot"], p[2]["file"]) for p in points))
-    colours = plt.get_cmap("tab10")
-    for i, (slot, file) in enumerate(names):
-        mine = [p for p in points if (p[2]["slot"], p[2]["file"]) == (slot, file)]
-        colour = [colours(i % 10)]
-        x_of, y_of = [p[0] for p in mine], [p[1] for p in mine]
-        axes.scatter(x_of, y_of, 36, c=colour * len(mine), zorder=3, label=f"{slot}: {file}")
-        theirs = [p[3]["flops"] / np.median(p[3]["times"]["reference"]) / 1e9 for p in mine]
-        axes.scatter(x_of, theirs, 36, facecolors="none", edgecolors=colour, zorder=3)
-    axes.scatter([], [], facecolors="none", edgecolors="0.25", label="hollow: the reference")
-    lowest = min(p[1] for p in points)
-    axes.set_ylim(lowest / 3, rate * 3)
-    axes.set_xlim(x[0], x[-1])
-    axes.set_xlabel("operations per byte that must be moved")
-    axes.set_ylabel("GFLOP/s")
-    axes.set_title("Kernels under the roof of this machine: higher is faster", loc="left")
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
-    axes.grid(True, which="major", color="0.9")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise RecordError(
-            f"{path} cannot be written: {error}; give a name that ends in .png"
-        ) from None
-    finally:
-        plt.close(figure)

@@ -1,4 +1,4 @@
-"""What is printed: one screen for a kernel."""
+"""What is printed of a kernel: one screen."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from parity import noise as measure
 
 from .reasons import REASONS
 from .run import Outcome
-from .slots import SLOTS
-from .timing import REFERENCE, TWIN, Race
+from .slots import everything
+from .timing.times import REFERENCE, TWIN, Race
 
 TOO_BUSY = "too busy to say"
 
@@ -24,17 +24,8 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e6:.3g} us"
 
 
-def spread(race: Race, who: str) -> str:
-    low, high = race.spread(who)
-    return f"{duration(race.median(who))} [{duration(low)} {duration(high)}]"
-
-
-def versus(race: Race, rival: str) -> str:
-    ratio, counts = race.ratio(rival)
-    return f"{ratio:.3g}x" if counts else f"{ratio:.2f}x ="
-
-
-def table(rows: list[list[str]]) -> list[str]:
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines in which the columns stand below each other."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
@@ -45,45 +36,18 @@ def table(rows: list[list[str]]) -> list[str]:
 def text(outcome: Outcome) -> str:
     """The report on a kernel: its cases, its times if it has any, and the verdict."""
     o, options = outcome, outcome.options
-    head = (
+    lines = [
         f"{o.slot.name}  {o.path}  {options.dtype} on {options.device}, "
         f"{options.threads} threads, {o.arrays or '?'} arrays, seed {options.seed}"
-    )
-    races = list(o.races.values())
-    timed = bool(races)
-    rivals = [n for n in races[0].times if n not in ("", TWIN)] if timed else []
-    ratios = timed and o.verdict == measure.PASS
+    ]
     rows = [["case", "shape", "x noise", ""]]
-    times = [["time", "median [p20 p80]", *(f"vs {n}" for n in rivals if ratios), "roof"]]
-    for i, f in enumerate(o.findings):
+    for f in o.findings:
         noise = f"{f.noise:.3g}" if f.noise == f.noise else "-"
         said = f"{f.code}: {f.text}" if f.code else f.verdict
         rows.append([f.case.label, f.case.shape(), noise, said])
-        if (race := o.races.get(i)) and race.unclear():
-            times.append([f.case.label, TOO_BUSY, *[""] * (len(times[0]) - 2)])
-        elif race:
-            roof = f"{race.of_roof():.0%}" if race.roof.bandwidth else "-"
-            vs = [versus(race, n) for n in rivals if ratios]
-            times.append([f.case.label, spread(race, ""), *vs, roof])
-    lines = [head, *table(rows)]
-    if timed:
-        lines += table(times)
-        if clear := [r for r in races if not r.unclear()]:
-            band = max(np.expm1(r.band()) for r in clear)
-            copies = ", ".join(f"{r.median(REFERENCE) / r.median(TWIN):.2f}" for r in clear)
-            lines.append(
-                f"second copy of the reference, in a process of its own: {copies} x; "
-                f"ratios within {band:.0%} are no difference (=)"
-            )
-        if reasons := sorted({r.unclear() for r in races} - {""}):
-            lines.append(
-                f"{TOO_BUSY}: {', '.join(reasons)}. "
-                f"Run it again when the machine is quiet, or with --seconds {4 * options.seconds:g}"
-            )
-        lines.append(
-            f"{sum(r.checked for r in races)} timed results checked, the worst "
-            f"{max(r.noise for r in races):.3g} x noise"
-        )
+    lines += aligned(rows)
+    if o.races:
+        lines += times(o)
     if o.whole:
         lines += whole_lines(o)
     lines.append(verdict(o))
@@ -92,7 +56,50 @@ def text(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
+def times(o: Outcome) -> list[str]:
+    """The table of times, and what they are worth."""
+    races = list(o.races.values())
+    rivals = [n for n in races[0].times if n not in ("", TWIN) and o.verdict == measure.PASS]
+    rows = [["time", "median [p20 p80]", *(f"vs {n}" for n in rivals), "roof"]]
+    for i, race in o.races.items():
+        label = o.findings[i].case.label
+        if race.unclear():
+            rows.append([label, TOO_BUSY, *[""] * (len(rows[0]) - 2)])
+        else:
+            roof = f"{race.of_roof():.0%}" if race.roof.bandwidth else "-"
+            rows.append([label, spread(race, ""), *(versus(race, n) for n in rivals), roof])
+    lines = aligned(rows)
+    if clear := [r for r in races if not r.unclear()]:
+        band = max(np.expm1(r.band()) for r in clear)
+        copies = ", ".join(f"{r.median(REFERENCE) / r.median(TWIN):.2f}" for r in clear)
+        lines.append(
+            f"second copy of the reference, in a process of its own: {copies} x; "
+            f"ratios within {band:.0%} are no difference (=)"
+        )
+    if reasons := sorted({r.unclear() for r in races} - {""}):
+        lines.append(
+            f"{TOO_BUSY}: {', '.join(reasons)}. "
+            f"Run it again when the machine is quiet, or with --seconds {4 * o.options.seconds:g}"
+        )
+    lines.append(
+        f"{sum(r.checked for r in races)} timed results checked, the worst "
+        f"{max(r.noise for r in races):.3g} x noise"
+    )
+    return lines
+
+
+def spread(race: Race, who: str) -> str:
+    low, high = race.spread(who)
+    return f"{duration(race.median(who))} [{duration(low)} {duration(high)}]"
+
+
+def versus(race: Race, rival: str) -> str:
+    ratio, counts = race.ratio(rival)
+    return f"{ratio:.3g}x" if counts else f"{ratio:.2f}x ="
+
+
 def whole_lines(o: Outcome) -> list[str]:
+    """What the run of the encoder with the kernel in it says."""
     assert o.whole is not None
     w = o.whole
     noise = " ".join(f"{n:.2g}" for n in w.noise)
@@ -125,13 +132,11 @@ def verdict(o: Outcome) -> str:
 def listing() -> str:
     """Every slot, for --list."""
     lines = []
-    for slot in SLOTS.values():
-        rivals = ", ".join(["reference", *slot.rivals])
-        lines += [
-            *textwrap.wrap(slot.call, 96, subsequent_indent="    "),
-            *textwrap.wrap(slot.meaning, 92, initial_indent="    ", subsequent_indent="    "),
-            *textwrap.wrap(slot.shapes, 92, initial_indent="    ", subsequent_indent="    "),
-            f"    timed beside it: {rivals}",
-            "",
-        ]
+    for slot in everything():
+        call, *more = slot.paragraphs
+        more.append("timed with it: " + ", ".join([REFERENCE, *slot.rivals]))
+        lines += textwrap.wrap(call, 96, subsequent_indent="    ")
+        for said in more:
+            lines += textwrap.wrap(said, 92, initial_indent="    ", subsequent_indent="    ")
+        lines.append("")
     return "\n".join(lines)

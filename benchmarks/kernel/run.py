@@ -13,25 +13,29 @@ import torch
 
 from parity import noise as measure
 
-from . import cases, judge, machine, naming, timing, whole
-from .cases import Case, Dice
-from .edges import edges
-from .host import Child, Refused
-from .judge import Finding
-from .nursery import descendants
-from .reasons import UNUSABLE
-from .slots import SLOTS, Slot
+from .proof import cases, diagnose, verdict
+from .proof.verdict import Finding
+from .reasons import UNUSABLE, Refused
+from .sandbox import guard
+from .sandbox.parent import Sandbox
+from .slots import find
+from .slots.base import Slot, results
+from .slots.inputs import Case, Dice
+from .timing import fair, whole
+from .timing.busy import Load
+from .timing.times import Race
 
 RESTARTS = 3  # of a kernel that dies, so that the other cases are seen too
 WHOLE_BLOCKS = 4  # of a size without trained weights: enough to see an error grow
 INTERPRETED_LIMIT = 300.0  # seconds a call: Triton's interpreter takes milliseconds per program
 CHANCE = ("LATE", "ROOF", "THREAD")  # what a busy machine may bring about by itself
 CUT = 40  # steps of time that the interpreter is given of a captured case
+REPLAYED = 8  # pairs of new and repeated contents
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a run was asked for."""
+    """What the user asked for."""
 
     size: str = "tiny"
     model: str | None = None
@@ -45,13 +49,14 @@ class Options:
     depth: int | None = None
     prints: bool = False
 
-    def common(self) -> dict[str, Any]:
-        return {"threads": self.threads, "device": self.device}
+    def order(self, **more: Any) -> dict[str, Any]:
+        """What a new worker is told."""
+        return {"threads": self.threads, "device": self.device, **more}
 
 
 @dataclass
 class Outcome:
-    """All that is known of a kernel at the end."""
+    """Everything known about a kernel at the end."""
 
     slot: Slot
     path: str
@@ -60,8 +65,8 @@ class Outcome:
     code: str = ""
     text: str = ""
     findings: list[Finding] = field(default_factory=list)
-    mistake: naming.Suspect | None = None
-    races: dict[int, timing.Race] = field(default_factory=dict)  # by number of the finding
+    mistake: diagnose.Suspect | None = None
+    races: dict[int, Race] = field(default_factory=dict)  # by number of the finding
     whole: whole.Whole | None = None
     arrays: str = ""
     interpreted: bool = False
@@ -79,16 +84,15 @@ def judge_file(
     """Prove a file's kernel and, if it is right, time it.
 
     `say` is called with a line now and then. Raises Refused, with a code of `reasons.UNUSABLE`,
-    for a file that has no kernel for the slot in it; ValueError for a model that cannot be read.
+    for a file without a kernel for the slot; ValueError for a model that cannot be read.
     """
     start = time.perf_counter()
-    slot = SLOTS[slot_name]
+    slot = find(slot_name)
     outcome = Outcome(slot, path, options)
     dice = Dice(options.seed, getattr(torch, options.dtype))
-    # Absolute: children are forked from a process that keeps the folder it was started in.
-    file = os.path.abspath(path)
-    order = {"path": file, "slot": slot.name, **options.common()}
-    child = Child(order, options.limit, options.prints)
+    # Absolute: workers are forked from a process that keeps the folder it was started in.
+    order = options.order(path=os.path.abspath(path), slot=slot.name)
+    child = Sandbox(order, options.limit, options.prints)
     try:
         outcome.arrays = child.loaded["arrays"]
         if outcome.arrays == "numpy" and (options.dtype == "bfloat16" or options.device != "cpu"):
@@ -111,56 +115,47 @@ def judge_file(
     finally:
         child.close()
     if not outcome.good:
-        outcome.races.clear()  # no time of what is wrong
+        outcome.races.clear()  # a wrong kernel gets no time
     outcome.seconds = time.perf_counter() - start
     return outcome
 
 
-def started(order: dict[str, Any], outcome: Outcome) -> Child:
-    """A new child with the kernel in it."""
+def started(order: dict[str, Any], outcome: Outcome) -> Sandbox:
+    """A new process with the kernel in it."""
     limit = INTERPRETED_LIMIT if outcome.interpreted else outcome.options.limit
-    return Child(order, limit, outcome.options.prints)
+    return Sandbox(order, limit, outcome.options.prints)
 
 
-def interpreted(child: Child, slot: Slot, options: Options, dice: Dice) -> bool:
+def interpreted(child: Sandbox, slot: Slot, options: Options, dice: Dice) -> bool:
     """Whether Triton's interpreter runs it. It may have another way to run on a CPU."""
     child.limit = INTERPRETED_LIMIT
-    judge.prove_case(child, slot, next(iter(chosen_cases(slot, options, dice, True))), dice)
+    verdict.prove_case(child, slot, next(iter(chosen_cases(slot, options, dice, True))), dice)
     return not child.pid or bool(child.ask({"do": "interpreted"})["ran"])
 
 
 def chosen_cases(slot: Slot, options: Options, dice: Dice, interpreted: bool) -> Iterator[Case]:
-    for case in cases.captured(slot.name, options.size, options.model, dice.dtype):
+    """The cases of a proof: captured ones, then edge cases."""
+    for case in cases.captured(slot, options.size, options.model, dice.dtype):
         yield cut(slot, case) if interpreted else case
-    yield from edges(slot.name, dice)
+    yield from slot.edges(dice)
 
 
 def cut(slot: Slot, case: Case) -> Case:
     """The first steps of a captured case, for the interpreter."""
-    axis = {
-        "softmax": -2,
-        "attention": -2,
-        "stft": -2,
-        "mel": -2,
-        "conv1d_gelu": -1,
-        "log_scale": -1,
-        "log_mel": -1,
-    }.get(slot.name, -2)
-    steps = CUT * 160 if slot.name == "log_mel" else CUT
-    given = 3 if slot.name == "attention" else 1
+    n = CUT * slot.step
     args = tuple(
-        a.narrow(axis, 0, min(steps, a.shape[axis])) if i < given else a
+        a.narrow(slot.axis, 0, min(n, a.shape[slot.axis])) if i < slot.along else a
         for i, a in enumerate(case.args)
     )
     return replace(case, args=args)
 
 
-def prove(child: Child, order: dict[str, Any], outcome: Outcome, dice: Dice) -> Child:
-    """Every case; fills in the findings and the verdict, returns the child that is left."""
+def prove(child: Sandbox, order: dict[str, Any], outcome: Outcome, dice: Dice) -> Sandbox:
+    """Prove every case; fills in findings and verdict, returns the process that is still alive."""
     slot, options = outcome.slot, outcome.options
     restarts = 0
     for case in chosen_cases(slot, options, dice, outcome.interpreted):
-        finding = judge.prove_case(child, slot, case, dice)
+        finding = verdict.prove_case(child, slot, case, dice)
         outcome.findings.append(finding)
         if finding.code in UNUSABLE:
             raise Refused(finding.code, finding.text)
@@ -170,10 +165,8 @@ def prove(child: Child, order: dict[str, Any], outcome: Outcome, dice: Dice) -> 
                 break
             child = started(order, outcome)
     if child.pid:
-        judge.inspected(child)
-        left = descendants(child.pid)
-        if left:
-            raise Refused("PROCESS", f"leaves {len(left)} process(es) behind")
+        guard.inspect(child)
+        guard.no_processes(child)
     bad = [f for f in outcome.findings if not f.good]
     if bad:
         outcome.verdict = "WRONG" if all(f.verdict == measure.WRONG for f in bad) else "INVALID"
@@ -185,10 +178,10 @@ def prove(child: Child, order: dict[str, Any], outcome: Outcome, dice: Dice) -> 
 
 
 def name_it(outcome: Outcome, bad: list[Finding]) -> None:
-    """Say what the failures have in common."""
+    """Name what the failures have in common, if it is known."""
     unseen = [f for f in outcome.findings if not f.case.seen]
     if all(f.code in ("WRONG", "EXACT", "NOT_FINITE") for f in bad):
-        outcome.mistake = naming.name(outcome.slot, outcome.findings)
+        outcome.mistake = diagnose.name(outcome.slot, outcome.findings)
     if outcome.mistake:
         outcome.code = outcome.mistake.code or outcome.code
     elif len(bad) > 1 and all(not f.good for f in unseen) and not any(f.case.seen for f in bad):
@@ -199,93 +192,80 @@ def name_it(outcome: Outcome, bad: list[Finding]) -> None:
         )
 
 
-def compete(child: Child, outcome: Outcome, dice: Dice, say: Callable[[str], None]) -> None:
+def compete(child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], None]) -> None:
     """Time what has been proved, and run it in its place."""
-    slot, options = outcome.slot, outcome.options
-    timed = [i for i, f in enumerate(outcome.findings) if f.case.timed]
-    first = outcome.findings[timed[0]].case
-    # Not from the run's seed, which a kernel could read off the command line and work ahead.
+    # Not from the run's seed: a kernel could read that from the command line and work ahead.
     dice = Dice(secrets.randbits(62), dice.dtype)
-    ours = {"ours": ["benchmarks.kernel.slots", "rivals", [slot.name]], **options.common()}
-    watched = [child]
-    load = machine.Load(watched)
     child.ask({"do": "perturb", "on": False})
-    if not outcome.interpreted:
-        untimed = judge.replayed(child, slot, first, dice)
-        with Child(ours, options.limit) as rivals, Child(ours, options.limit) as twin:
-            watched += [rivals, twin]
-            load = machine.Load(watched)
-            for i in timed:
-                say(f"timing {outcome.findings[i].case.label} {outcome.findings[i].case.shape()}")
-                case = outcome.findings[i].case
-                race = raced(load, child, rivals, twin, slot, case, dice, options.seconds)
-                outcome.races[i] = race
-                if case is first:
-                    even(untimed, race)
-                machine.same_chances(child, [rivals, twin])
-                if race.starved() and not load.warning():
-                    raise Refused(
-                        "TAMPERED", "keeps its rivals from the processor, on a quiet machine"
-                    )
-            judge.inspected(child)
-            outcome.warning = load.warning() or unclear(outcome.races)
-    if options.whole and not outcome.interpreted:
+    if outcome.interpreted:
+        return
+    compete_with_rivals(child, outcome, dice, say)
+    if outcome.options.whole:
         say("running it in its place")
         in_place(outcome, dice)
 
 
-def raced(load: machine.Load, candidate: Child, *others: Any) -> timing.Race:
-    """`timing.race`. What others may have done on a busy machine is held against a kernel only if
-    it comes twice, and then with a word on them."""
+def compete_with_rivals(
+    child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], None]
+) -> None:
+    """Race every timed case; fills in the races, and a warning if the machine is busy."""
+    slot, options = outcome.slot, outcome.options
+    timed = {i: f.case for i, f in enumerate(outcome.findings) if f.case.timed}
+    first = next(iter(timed.values()))
+    outs = results(slot, first.args, first.kwargs)
+    untimed = guard.replay(child, first, outs, dice, REPLAYED)
+    ours = options.order(ours=[fair.__name__, "contestants", [slot.name]])
+    with Sandbox(ours, options.limit) as rivals, Sandbox(ours, options.limit) as twin:
+        load = Load([child, rivals, twin])
+        for i, case in timed.items():
+            say(f"timing {case.label} {case.shape()}")
+            race = raced(load, child, rivals, twin, slot, case, dice, options.seconds)
+            outcome.races[i] = race
+            if case is first:
+                guard.even(untimed, race)
+            guard.same_chances(child, [rivals, twin])
+            if race.starved() and not load.warning():
+                raise Refused("TAMPERED", "keeps its rivals from the processor, on a quiet machine")
+        guard.inspect(child)
+        outcome.warning = load.warning() or unclear(outcome.races)
+
+
+def raced(load: Load, candidate: Sandbox, *others: Any) -> Race:
+    """`fair.race`, once more where a busy machine may be why the kernel is refused.
+
+    Only what comes twice is held against a kernel, and then with a word on the machine.
+    """
     try:
-        return timing.race(candidate, *others)
+        return fair.race(candidate, *others)
     except Refused as refused:
         busy = load.warning()
         if refused.code not in CHANCE or refused.certain or not candidate.pid or not busy:
             raise
     try:
-        return timing.race(candidate, *others)
+        return fair.race(candidate, *others)
     except Refused as refused:
         raise Refused(refused.code, f"{refused.text}; {busy}") from None
 
 
-def unclear(races: dict[int, timing.Race]) -> str:
-    """A line if a race says nothing, though nobody was seen to use the machine; else nothing."""
+def unclear(races: dict[int, Race]) -> str:
+    """A line if a race says nothing, though no other load was seen; else nothing."""
     reasons = [reason for race in races.values() if (reason := race.unclear())]
     return f"the machine is too busy: {reasons[0]}. Nothing is recorded" if reasons else ""
 
 
-def even(untimed: list[float], race: timing.Race) -> None:
-    """It may not take much longer when it is not timed; the child cannot know when it is."""
-    least, most = min(untimed), race.spread("")[1]
-    if least > 2 * most + 1e-3:  # the low end against the high one, as `timing.fair` has it
-        raise Refused(
-            "UNEVEN",
-            f"takes at least {1e3 * least:.1f} ms a call when it is not timed, "
-            f"and {1e3 * most:.1f} ms when it is",
-        )
-
-
 def in_place(outcome: Outcome, dice: Dice) -> None:
+    """Run the encoder with the kernel in it, and time it unless the kernel is noisy."""
     slot, options = outcome.slot, outcome.options
     depth = options.depth or (None if options.model or options.size == "tiny" else WHOLE_BLOCKS)
     model = cases.model(options.size, options.model, dice.dtype, depth)
     arguments = [slot.name, options.size, options.model, depth, options.dtype, options.device]
-    ours = {"ours": ["benchmarks.kernel.whole", "functions", arguments], **options.common()}
+    ours = options.order(ours=[whole.__name__, "functions", arguments])
     limit = max(options.limit, 120)
     what = (
         f"{'front end and ' if slot.front_end else ''}encoder, {options.model or options.size}, "
         f"{model.config.n_audio_layer} blocks"
     )
     filled = {**ours, "path": os.path.abspath(outcome.path), "slot": slot.name}
-    with Child(filled, limit, options.prints) as candidate, Child(ours, limit) as reference:
-        outcome.whole = whole.run_whole(
-            candidate,
-            reference,
-            slot.name,
-            model,
-            dice,
-            what,
-            timed=outcome.verdict == measure.PASS,
-            seconds=options.seconds,
-        )
+    seconds = options.seconds if outcome.verdict == measure.PASS else None
+    with Sandbox(filled, limit, options.prints) as candidate, Sandbox(ours, limit) as reference:
+        outcome.whole = whole.run_whole(candidate, reference, slot, model, dice, what, seconds)

@@ -1,1 +1,1 @@
-"""Our front end, encoder and loader beside those that people would use instead, in one run."""
+"""Our front end, encoder and loader, timed against the libraries that people use instead."""

@@ -16,7 +16,8 @@ from melfront.command import Parser, UsageError, check_folder, replacing
 
 from ..kernel.cli import processors
 from .frontend import installed
-from .race import Table, from_json, in_process, show, to_json
+from .own_process import in_process
+from .results import Table, from_json, show, to_json
 
 WORKS = {
     "frontend": (
@@ -31,14 +32,14 @@ WORKS = {
     "load": ("tiny", "large-v3"),
 }
 OUTPUTS = {"json": ".json", "plot": ".png", "markdown": ".md"}
-# Of these, what `gpu.py` does.
+# Those that `gpu.py` does.
 GPU_WORKS = {"frontend": WORKS["frontend"][:3], "encoder": WORKS["encoder"][:4]}
 WHAT = {"frontend": "log-mel features", "encoder": "hidden states", "load": "loading a checkpoint"}
 PACKAGES = (
     *("transformers", "openai-whisper", "faster-whisper", "ctranslate2", "librosa"),
     *("asrfront", "hf-processors-rs", "onnxruntime", "numpy", "torch"),
 )
-# Of these, what each command's contestants need.
+# Those that each command's contestants need.
 PEERS = {
     "frontend": (*PACKAGES[:3], *PACKAGES[4:7]),
     "encoder": (*PACKAGES[:2], "ctranslate2", "onnx", "onnxruntime"),
@@ -47,12 +48,13 @@ PEERS = {
 EXTRA = "pip install 'melfront[bench]'"
 NOTES = """\
 Every contestant is called in turn, so that all meet the same machine. Times are
-medians, beside them the 20th and 80th percentile. `ours / it` below 1 means
-that ours takes less time; `=` marks what is no difference, being no more than a
-second copy of one contestant shows. Errors are against float64."""
+medians, with the 20th and 80th percentile. `ours / it` below 1 means that ours
+takes less time. `=` marks no difference: no more than two copies of the same
+contestant differ by. Errors are against float64."""
 
 
 def parse(command: str, arguments: list[str]) -> Any:
+    """The arguments of a command. Exits with status 2 if they are wrong."""
     works = WORKS[command]
     parser = Parser(
         prog=f"python -m benchmarks {command}",
@@ -101,7 +103,7 @@ def parse(command: str, arguments: list[str]) -> Any:
 
 
 def check_output(file: Path, ending: str, option: str) -> None:
-    """Raises UsageError where it cannot be written: now, and not after half an hour."""
+    """Raises UsageError if it cannot be written: now, not after half an hour."""
     if file.suffix != ending or file.is_dir():
         raise UsageError(f"{option} {file}: expected the name of a file that ends in {ending}")
     check_folder(file, f"{option} {file}")
@@ -120,7 +122,7 @@ def load(arguments: list[str]) -> int:
 
 
 def run(command: str, arguments: list[str]) -> int:
-    """Run the works asked for, print them, and write what was asked for. Returns 0, or 2."""
+    """Run and print the works asked for, and write the files asked for. Returns 0 or 2."""
     args = parse(command, arguments)
     if missing := [package for package in PEERS[command] if not installed(package)]:
         if command == "load":  # theirs also writes what is loaded
@@ -156,7 +158,7 @@ def run(command: str, arguments: list[str]) -> int:
             plot(tables, args.plot)
         if args.markdown:
             put(args.markdown, command, about, tables)
-    except (OSError, UnicodeDecodeError) as error:  # a full disk, an old file that is no text
+    except (OSError, UnicodeDecodeError) as error:  # a full disk, an old file that is not text
         print(f"python -m benchmarks {command}: not all was written: {error}", file=sys.stderr)
         return 2
     return 0
@@ -164,9 +166,9 @@ def run(command: str, arguments: list[str]) -> int:
 
 def header(command: str, arguments: list[str]) -> list[str]:
     """Command line, machine and versions."""
-    from ..kernel import machine  # it needs torch
+    from ..machine import machine  # needs torch
 
-    here = machine.machine()
+    here = machine()
     versions = []
     for package in PACKAGES:
         try:

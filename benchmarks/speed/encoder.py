@@ -24,9 +24,10 @@ import melfront
 from encoder import EncoderConfig, WhisperEncoder, checkpoint
 from encoder.model import Block
 
-from .child import peak
+from ..race import least, race
 from .frontend import installed
-from .race import AGAIN, Row, Table, cores, errors, in_process, least, race
+from .own_process import in_process, peak
+from .results import AGAIN, Row, Table, cores, errors, to_json
 
 OURS = "melfront"
 SDPA = "transformers, sdpa"
@@ -40,13 +41,13 @@ def config(size: str) -> EncoderConfig:
 
 
 def features(dims: EncoderConfig, batch: int) -> Tensor:
-    """Of the sample clip, (B, M, F), each clip of the batch somewhat later."""
+    """Of the sample clip, (B, M, F); each clip of the batch starts somewhat later."""
     clip = melfront.load_audio("sample")
     clips = [clip[1009 * i :] for i in range(batch)]
     return torch.from_numpy(melfront.log_mel(clips, n_mels=dims.n_mels))
 
 
-# --- the peers: each a function of our model that makes `run(mel) -> (B, T, S)` -------------------
+# --- the peers: each turns our model into a function `run(mel) -> (B, T, S)` ----------------------
 
 
 def ours(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
@@ -85,7 +86,7 @@ def openai(model: WhisperEncoder) -> nn.Module:
 
 
 def ctranslate2(model: WhisperEncoder, compute_type: str) -> Callable[[Tensor], Tensor]:
-    """Converted by its own converter, which asks for a decoder: one of a single small layer."""
+    """Converted by its own converter, which wants a decoder too: one small layer."""
     import ctranslate2 as ct
     from ctranslate2.converters.transformers import WhisperLoader
     from ctranslate2.specs.whisper_spec import WhisperSpec
@@ -121,7 +122,7 @@ def ctranslate2(model: WhisperEncoder, compute_type: str) -> Callable[[Tensor], 
 
 
 class LastHiddenState(nn.Module):
-    """The model as a module of one tensor to one tensor, which is what can be exported."""
+    """The model as a module of one tensor to one tensor, as torch exports it."""
 
     def __init__(self, model: WhisperEncoder) -> None:
         super().__init__()
@@ -147,7 +148,7 @@ def onnxruntime(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
 
 
 HF, CT = ("transformers",), ("ctranslate2", "transformers")
-# Each with the packages that it needs.
+# Each with the packages it needs.
 PEERS: dict[str, tuple[tuple[str, ...], Callable[[WhisperEncoder], Callable[[Tensor], Tensor]]]] = {
     OURS: ((), ours),
     SDPA: (HF, transformers),
@@ -162,7 +163,7 @@ FEW = (OURS, SDPA, SDPA + AGAIN)  # for the large sizes
 
 
 def products(model: WhisperEncoder) -> Callable[[], object]:
-    """Every product of the forward pass, of one clip, into memory that is there."""
+    """Every product of one clip's forward pass, into memory that is already allocated."""
     c = model.config
     n_ctx, state, inner = c.n_audio_ctx, c.n_audio_state, c.n_audio_mlp
     heads, head_dim = c.n_audio_head, c.n_audio_state // c.n_audio_head
@@ -192,6 +193,7 @@ def products(model: WhisperEncoder) -> Callable[[], object]:
 
 @torch.inference_mode()
 def one_size(size: str, seconds: float, threads: int, batch: int = 1) -> Table:
+    """Every peer on one size of the encoder."""
     dims = config(size)
     model, mel = WhisperEncoder.from_formula(dims), features(dims, batch)
     names = PEERS if size in ("tiny", "base") and batch == 1 else FEW
@@ -210,7 +212,7 @@ def one_size(size: str, seconds: float, threads: int, batch: int = 1) -> Table:
 
 
 def forward_memory(size: str, name: str) -> int:
-    """Bytes at the peak of a first forward pass, beside the weights and the features."""
+    """Bytes at the peak of a first forward pass, without the weights and the features."""
     with torch.inference_mode():
         dims = config(size)
         model, mel = WhisperEncoder.from_formula(dims), features(dims, 1)
@@ -221,7 +223,7 @@ def forward_memory(size: str, name: str) -> int:
 
 
 def memory(seconds: float, threads: int) -> list[Table]:
-    """Peak memory of a forward pass, the first in a new process, the median of three."""
+    """Peak memory of the first forward pass in a new process, the median of three."""
     lines, rounds = [], range(least(3, seconds))
     for size in ("base", "large-v3"):
         held = {}
@@ -232,14 +234,12 @@ def memory(seconds: float, threads: int) -> list[Table]:
         a, *others = (float(np.median(x)) for x in held.values())
         theirs = "".join(f", {SDPA} {b:.0f} MB, ratio {a / b:.2f}" for b in others)
         lines.append(f"{size}: {a:.0f} MB{theirs}")
-    title = f"encoder, peak memory of a forward pass beside its weights, {cores(threads)}"
+    title = f"encoder, peak memory of a forward pass without its weights, {cores(threads)}"
     return [Table(title, [], [], lines)]
 
 
 def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
-    """A work, in this process, as JSON."""
-    from .race import to_json
-
+    """Run a work in this process; its tables as JSON."""
     warnings.simplefilter("ignore")
     if work == "memory":
         return to_json(memory(seconds, threads))

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import melfront
-from melfront.audio import SAMPLE
 from melfront.conventions import HOP_LENGTH, N_FRAMES, N_SAMPLES
 from parity.pages import libraries
 
-from .child import peak
-from .race import AGAIN, Row, Table, cores, errors, race
+from ..race import race
+from .own_process import peak
+from .results import AGAIN, Row, Table, cores, errors, to_json
 
 N_MELS = 128
 TORCH, NUMPY = "melfront, torch", "melfront, NumPy"
@@ -31,8 +31,8 @@ Array = NDArray[Any]
 
 
 def speech(n_samples: int) -> Array:
-    """The sample clip over and over, (n,) float32."""
-    sample = melfront.load_audio(SAMPLE)
+    """The sample clip, repeated to this length: (n,) float32."""
+    sample = melfront.load_audio("sample")
     return np.tile(sample, -(-n_samples // len(sample)))[:n_samples].copy()
 
 
@@ -112,7 +112,7 @@ def peers() -> dict[str, Callable[[Any], Any]]:
 
 
 def roof(clip: Array) -> Callable[[], object]:
-    """The Fourier transforms of the frames that hear the clip, windowed before."""
+    """The Fourier transforms of the frames that the clip reaches, already windowed."""
     import torch
 
     n_frames = min(3000, (len(clip) + 200) // 160 + 1)
@@ -129,7 +129,7 @@ def raced(
     seconds: float,
     roofs: Mapping[str, Callable[[], object]] | None = None,
 ) -> list[Row]:
-    """The rows of a table: every contestant's result is held to the truth, then all are timed."""
+    """The rows of a table: measure every contestant's error against the truth, then time all."""
     error = {name: errors(np.asarray(run()), truth) for name, run in runs.items()}
     times = race({**runs, **(roofs or {})}, seconds)
     return [Row(name, spent, *error.get(name, ())) for name, spent in times.items()]
@@ -171,7 +171,7 @@ def batch(seconds: float, threads: int, n_clips: int = 32) -> Table:
 
 
 def hour(seconds: float, threads: int) -> Table:
-    """An hour next to 120 times 30 s, and the memory it takes beside its result."""
+    """An hour against 120 times 30 s, and the memory it takes on top of its result."""
     import torch
 
     clip, short = speech(3600 * 16_000), speech(480_000)
@@ -195,7 +195,7 @@ def hour(seconds: float, threads: int) -> Table:
         beyond = peak() - before - result.nbytes
         error[f"{name}, one hour"] = errors(np.asarray(result)[:, : truth.shape[1]], truth)
         lines.append(
-            f"{name}: {beyond / 1e6:.0f} MB beside the {result.nbytes / 1e6:.0f} MB result"
+            f"{name}: {beyond / 1e6:.0f} MB on top of the {result.nbytes / 1e6:.0f} MB result"
         )
         del result
         runs[f"{name}, one hour"] = partial(run, long)
@@ -265,18 +265,18 @@ numpy.save(sys.argv[2], out["input_features"][0])
 
 
 def process(seconds: float, threads: int) -> Table:
-    """A file to a file: the whole process, imports and all."""
+    """The whole process, imports included, from a file to a file."""
     import subprocess
 
     with tempfile.TemporaryDirectory() as folder:
-        clip, out = str(SAMPLE), f"{folder}/out.npy"
+        clip, out = str(melfront.audio.SAMPLE), f"{folder}/out.npy"
         ours = [sys.executable, "-m", "melfront", clip, "-o", out]
         theirs = [sys.executable, "-c", THEIR_PROCESS, clip, out]
 
         def call(command: list[str]) -> None:
             subprocess.run(command, check=True, capture_output=True)
 
-        truth = melfront.oracle.log_mel(melfront.load_audio(SAMPLE), n_mels=N_MELS)
+        truth = melfront.oracle.log_mel(melfront.load_audio("sample"), n_mels=N_MELS)
         runs, error = {}, {}
         names = {"python -m melfront": ours}
         if installed("transformers"):
@@ -292,9 +292,7 @@ def process(seconds: float, threads: int) -> Table:
 
 
 def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
-    """A work, in this process, as JSON."""
-    from .race import to_json
-
+    """Run a work in this process; its tables as JSON."""
     warnings.simplefilter("ignore")
     tables: list[Table]
     if work == "growth":

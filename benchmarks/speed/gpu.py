@@ -22,9 +22,10 @@ import encoder
 import melfront
 from encoder import WhisperEncoder
 
+from ..race import race
 from . import encoder as encoders
 from . import frontend
-from .race import AGAIN, Row, Table, errors, race, to_json
+from .results import AGAIN, Row, Table, errors, to_json
 
 N_EVENTS = 20  # calls
 COMPILED, GRAPH = "melfront, torch.compile", "melfront, CUDA graph"

@@ -1,7 +1,7 @@
 """`python -m benchmarks load`: a float16 Whisper on disk to a float32 encoder in memory.
 
-Each load has a process of its own, in which nothing but the libraries has been imported. The file
-has just been written, so that it lies in the system's cache for all.
+Each load has a process of its own, in which only the libraries have been imported. The file has
+just been written, so the system has it cached for every load.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from .child import peak
+from ..race import least, rounds
 from .frontend import installed
-from .race import AGAIN, Row, Table, cores, in_process, least, to_json
+from .own_process import in_process, peak
+from .results import AGAIN, Row, Table, cores, to_json
 
 OURS, THEIRS = "WhisperEncoder.from_pretrained", "transformers WhisperModel.from_pretrained"
 
 
 def write(size: str, folder: str) -> None:
-    """A whole Whisper in float16 as transformers saves it, its encoder from the formula."""
+    """Write a whole Whisper in float16 as transformers saves it, the encoder from the formula."""
     import torch
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
@@ -44,7 +45,7 @@ def write(size: str, folder: str) -> None:
 
 
 def load(name: str, folder: str) -> dict[str, float]:
-    """Seconds and bytes at the peak of one load in this process, and a sum over its weights."""
+    """Seconds and peak bytes of one load in this process, and a sum over its weights."""
     import torch
 
     if name == OURS:
@@ -63,7 +64,7 @@ def load(name: str, folder: str) -> dict[str, float]:
 
 
 def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
-    """A work, as JSON."""
+    """Run a work; its tables as JSON."""
     names = [OURS]
     if installed("transformers"):
         names += [THEIRS, THEIRS + AGAIN]
@@ -73,9 +74,8 @@ def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         in_process("benchmarks.speed.load:write", {"size": work, "folder": folder}, threads)
         size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
-        end = time.perf_counter() + seconds
-        while len(times[OURS]) < least(5, seconds) or time.perf_counter() < end:
-            for name in names:
+        for order in rounds(names, seconds, least(5, seconds)):
+            for name in order:
                 options = {"name": name.removesuffix(AGAIN), "folder": folder}
                 got = in_process("benchmarks.speed.load:load", options, threads)
                 times[name].append(got["seconds"])

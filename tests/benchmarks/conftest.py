@@ -2,6 +2,6 @@
 
 import os
 
-from benchmarks.kernel.nursery import SLEEP
+from benchmarks.kernel.sandbox.processes import SLEEP
 
 os.environ.update(SLEEP)

@@ -1,4 +1,4 @@
-"""The command: one line and a status for everything that can be wrong with what it is given."""
+"""The command: one line and a status for everything that can be wrong with its arguments."""
 
 import json
 import os
@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.kernel import machine, nursery, record, run, timing
-from benchmarks.kernel.edges import edges
+from benchmarks.kernel import record, run
+from benchmarks.kernel.sandbox import guard, processes
+from benchmarks.kernel.timing.busy import Load
+from benchmarks.kernel.timing.fair import LEAST_ROUNDS
+from benchmarks.kernel.timing.times import TWIN, Race
 
 KERNELS = Path(__file__).parent / "kernels"
 ROOT = Path(__file__).parents[2]
@@ -36,14 +39,14 @@ def command(*arguments):
         (["kernel"], "no slot given"),
         (["kernel", "layernorm", "x.py"], "did you mean layer_norm?"),
         (["kernel", "layer_norm"], "no file given"),
-        (["kernel", "layer_norm", "nowhere.py"], "is no file"),
-        (["kernel", "layer_norm", "README.md"], "is no Python file"),
+        (["kernel", "layer_norm", "nowhere.py"], "is not a file"),
+        (["kernel", "layer_norm", "README.md"], "is not a Python file"),
         (["kernel", "layer_norm", "--dtype", "int8"], "invalid choice"),
         (["kernel", "mel", "tests/__init__.py", "--dtype", "float16"], "front end"),
         (["kernel", "--template", "gellu"], "did you mean gelu?"),
         (["kernel", "--plot", "x.png"], "--show"),
         (["kernel", "--show", "nowhere.jsonl"], "cannot be read"),
-        (["kernel", "--show", "README.md"], "is no record"),
+        (["kernel", "--show", "README.md"], "is not a record"),
         (
             ["kernel", "gelu", "tests/__init__.py", "--json", "no/such/runs.jsonl"],
             "No such file or",
@@ -56,15 +59,15 @@ def command(*arguments):
         (["kernel", "--show", ""], "value of show is empty"),
         (["kernel", "gelu", "tests/__init__.py", "--threads", "0"], "--threads"),
         (["kernel", "gelu", "tests/__init__.py", "--threads", "999"], "ask for fewer"),
-        (["kernel", "gelu", "tests/__init__.py", "--seconds", "nan"], "positive numbers"),
-        (["kernel", "gelu", "tests/__init__.py", "--limit", "inf"], "positive numbers"),
-        (["kernel", "gelu", "tests/__init__.py", "--size", "huge"], "not published"),
+        (["kernel", "gelu", "tests/__init__.py", "--seconds", "nan"], "must be positive"),
+        (["kernel", "gelu", "tests/__init__.py", "--limit", "inf"], "must be positive"),
+        (["kernel", "gelu", "tests/__init__.py", "--size", "huge"], "unknown --size huge"),
         (["kernel", "gelu", "tests/__init__.py", "--device", "tpu"], "--device tpu"),
     ],
 )
 def test_a_usage_error_is_one_line(arguments, words, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(nursery, "nursery", None)  # no process is started for it
+    monkeypatch.setattr(processes, "fork_server", None)  # no process is started for it
     try:
         status = main(arguments)
     except SystemExit as left:  # argparse's own
@@ -100,7 +103,7 @@ def test_list_and_template(capsys):
     assert main(["kernel", "--template", "softmax"]) == 0
     printed = capsys.readouterr().out
     compile(printed, "softmax.py", "exec")
-    assert "def softmax(scores)" in printed
+    assert "def softmax(scores: Tensor)" in printed
 
 
 UNUSABLE = {
@@ -114,7 +117,7 @@ UNUSABLE = {
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_a_file_that_cannot_be_used_is_one_line(name, capsys, tmp_path):
     path = KERNELS / f"{name}.py"
-    if name == "syntax_error":  # made here: no tool likes to find one
+    if name == "syntax_error":  # made here: linters stumble over such a file
         path = tmp_path / "syntax_error.py"
         path.write_text("def layer_norm(x, weight, bias, eps=1e-5:\n    return x\n")
     assert main(["kernel", "layer_norm", str(path), "--no-whole"]) == 2
@@ -133,15 +136,15 @@ def test_bad_models(capsys):
     assert len(error.strip().splitlines()) == 1
 
 
-def test_a_nursery_that_nobody_wants_ends_silently(capfd):
-    left = nursery.Nursery()
+def test_a_fork_server_that_is_left_ends_silently(capfd):
+    left = processes.ForkServer()
     left.link.close()
     assert left.process.wait() == 0
     assert capfd.readouterr().err == ""
 
 
 def test_interrupted(tmp_path):
-    """By the terminal, which tells every process of the group: one line, and nobody is left."""
+    """The terminal signals every process of the group: one line is printed, and none is left."""
     kernel, pid = tmp_path / "kernel.py", tmp_path / "pid"
     kernel.write_text(
         f"import os, time\nopen({str(pid)!r}, 'w').write(f'{{os.getpid()}} {{os.getppid()}}.')\n"
@@ -172,7 +175,7 @@ def one_case(monkeypatch):
     """One captured case, so that a run is short."""
 
     def first(slot, options, dice, interpreted):
-        return [next(iter(chosen(slot, options, dice, interpreted))), *edges(slot.name, dice)[:2]]
+        return [next(iter(chosen(slot, options, dice, interpreted))), *slot.edges(dice)[:2]]
 
     chosen = run.chosen_cases
     monkeypatch.setattr(run, "chosen_cases", first)
@@ -190,7 +193,7 @@ def test_one_bad_file_does_not_stop_the_others(capsys, one_case):
     assert "PASS: 3 cases" in printed.out
 
 
-def test_16_bits_are_timed_beside_torch_alone(capsys, one_case, tmp_path):
+def test_16_bits_are_timed_against_torch_only(capsys, one_case, tmp_path):
     path = tmp_path / "kernel.py"
     path.write_text("from torch.nn.functional import gelu\n")
     assert main(["kernel", "gelu", str(path), *QUICK, "--dtype", "bfloat16"]) == 0
@@ -207,20 +210,20 @@ def test_a_record_is_kept_on_a_quiet_machine_only(capsys, one_case, monkeypatch,
     path = tmp_path / "runs.jsonl"
     kernel = str(KERNELS / "reference.py")
     arguments = ["kernel", "layer_norm", kernel, *QUICK, "--json", str(path)]
-    # The machine that the test runs on has no say in it.
-    monkeypatch.setattr(timing, "fair", lambda race: None)
-    monkeypatch.setattr(timing.Race, "unclear", lambda self: "")
-    monkeypatch.setattr(timing.Race, "starved", lambda self: False)
-    monkeypatch.setattr(machine.Load, "others", lambda self: 0.5)
+    # The verdict must not depend on the machine that runs the test.
+    monkeypatch.setattr(guard, "fair", lambda *_: None)
+    monkeypatch.setattr(Race, "unclear", lambda self: "")
+    monkeypatch.setattr(Race, "starved", lambda self: False)
+    monkeypatch.setattr(Load, "others", lambda self: 0.5)
     assert main(arguments) == 0
     printed = capsys.readouterr()
     assert "WARNING: the machine is busy: others used 50%" in printed.out
     assert "no record" in printed.err
     assert not path.exists()
 
-    monkeypatch.setattr(machine.Load, "others", lambda self: 0.01)
+    monkeypatch.setattr(Load, "others", lambda self: 0.01)
     assert main(arguments) == 0
-    monkeypatch.setattr(timing.Race, "unclear", lambda self: "calls took no time")
+    monkeypatch.setattr(Race, "unclear", lambda self: "calls took no time")
     assert main(arguments) == 0
     printed = capsys.readouterr()
     assert "WARNING: the machine is too busy: calls took no time" in printed.out
@@ -235,8 +238,8 @@ def test_a_record_is_kept_on_a_quiet_machine_only(capsys, one_case, monkeypatch,
     assert {"python", "torch", "numpy"} <= set(right["versions"])
     assert {"cpu", "cores", "system"} <= set(right["machine"])
     case = right["cases"][0]
-    assert len(case["times"]["candidate"]) >= timing.LEAST_ROUNDS
-    assert set(case["ratios"]) == {"reference", "numpy", timing.TWIN}
+    assert len(case["times"]["candidate"]) >= LEAST_ROUNDS
+    assert set(case["ratios"]) == {"reference", "numpy", TWIN}
     assert wrong["mistake"] == "tanh GELU"
     assert not any("times" in c or "ratios" in c for c in wrong["cases"])
 

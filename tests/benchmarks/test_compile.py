@@ -1,13 +1,12 @@
-"""Kernels that a compiler makes. Only what Triton's interpreter really runs gets no time."""
+"""Compiled kernels. Only a kernel that Triton's interpreter really runs gets no time."""
 
 import shutil
 
 import pytest
 
 from benchmarks.kernel import report, run
-from benchmarks.kernel.cases import Dice
-from benchmarks.kernel.edges import edges
 from benchmarks.kernel.run import Options, judge_file
+from benchmarks.kernel.slots.inputs import Dice
 from parity import noise as measure
 from tests.benchmarks.test_honest import EXAMPLES
 
@@ -18,7 +17,7 @@ def few_cases(monkeypatch):
 
     def few(slot, options, dice, interpreted):
         seen = [case for case in chosen(slot, options, dice, interpreted) if case.seen]
-        return [*seen, *edges(slot.name, dice)[:2]]
+        return [*seen, *slot.edges(dice)[:2]]
 
     chosen = run.chosen_cases
     monkeypatch.setattr(run, "chosen_cases", few)
@@ -78,10 +77,10 @@ def gelu(x):
 
 
 def test_it_is_what_was_compiled_that_is_proved(monkeypatch, tmp_path):
-    """torch.compile runs a function as it is once it has compiled it for eight shapes."""
+    """By default torch.compile runs a function uncompiled after compiling it for eight shapes."""
 
     def many(slot, _options, _dice, _interpreted):
-        return [case for seed in range(8) for case in edges(slot.name, Dice(seed))]
+        return [case for seed in range(8) for case in slot.edges(Dice(seed))]
 
     monkeypatch.setattr(run, "chosen_cases", many)
     monkeypatch.setattr(run, "compete", lambda *_args: None)

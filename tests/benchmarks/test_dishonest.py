@@ -1,4 +1,4 @@
-"""Every kernel in kernels/ that cheats or is broken is refused, and for its own reason."""
+"""Every kernel in kernels/ that cheats or is broken is refused, for its own reason."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from benchmarks.kernel.run import Options, judge_file
 
 KERNELS = Path(__file__).parent / "kernels"
 QUICK = Options(threads=1, seed=7, seconds=0.2, whole=False)
-LIMITED = replace(QUICK, limit=5)  # for who never ends
+LIMITED = replace(QUICK, limit=5)  # for a kernel that never ends
 
 # file -> slot, code, words of the reason
 REFUSED = {
@@ -45,7 +45,7 @@ REFUSED = {
     "patches_the_clock": ("layer_norm", "TAMPERED", "time.perf_counter"),
     "patches_the_checker": ("layer_norm", "TAMPERED", "torch."),
     "calls_the_reference": ("layer_norm", "REFERENCE", "imports encoder"),
-    "takes_the_fence_down": ("layer_norm", "TAMPERED", "sys.meta_path"),
+    "removes_the_guard": ("layer_norm", "TAMPERED", "sys.meta_path"),
     "exits": ("layer_norm", "EXIT", "left the process"),
     "exits_politely": ("layer_norm", "EXIT", "SystemExit"),
     "hangs_on_one_case": ("layer_norm", "HANG", "not done after 5 s"),
@@ -62,7 +62,7 @@ REFUSED = {
     "softmax_overflows": ("softmax", "NOT_FINITE", "huge scores"),
 }
 
-# What a kernel that is wrong by a known mistake is told.
+# The known mistake that the report names.
 NAMED = {
     "one_pass_variance": "one-pass variance",
     "tanh_gelu": "tanh GELU",

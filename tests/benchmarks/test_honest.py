@@ -1,4 +1,4 @@
-"""What is right passes, on every slot, and is told no more than is known."""
+"""Right kernels pass on every slot, and the report claims no more than is known."""
 
 import re
 from dataclasses import replace
@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kernel import cli, report, run, slots, templates, timing, whole
-from benchmarks.kernel.cases import Dice
-from benchmarks.kernel.edges import edges
+from benchmarks.kernel import report, run, slots
 from benchmarks.kernel.run import Options, judge_file
+from benchmarks.kernel.slots.inputs import Dice
+from benchmarks.kernel.timing import whole
+from benchmarks.kernel.timing.times import REFERENCE, Race
 from encoder import WhisperEncoder, ops
 from parity import noise as measure
 from tests.encoder.peers import TOY, features
@@ -18,47 +19,42 @@ from tests.encoder.peers import TOY, features
 KERNELS = Path(__file__).parent / "kernels"
 EXAMPLES = Path(run.__file__).parents[1] / "examples"
 QUICK = Options(threads=1, seed=11, seconds=0.2, whole=False)
-SMALL = ("mel", "log_scale", "gelu", "linear")  # whose whole proof takes a second
 
 
 @pytest.fixture
 def edges_only(monkeypatch):
     """Proofs on the small cases alone, without a race."""
-    monkeypatch.setattr(run, "chosen_cases", lambda slot, _o, dice, _i: edges(slot.name, dice))
+    monkeypatch.setattr(run, "chosen_cases", lambda slot, _o, dice, _i: slot.edges(dice))
     monkeypatch.setattr(run, "compete", lambda *_args: None)
 
 
 def test_the_command_line_knows_the_slots():
-    assert cli.SLOT_NAMES == tuple(slots.SLOTS) == tuple(templates.BODIES)
-    assert tuple(name for name, slot in slots.SLOTS.items() if slot.front_end) == cli.FRONT_END
+    assert [slot.name for slot in slots.everything()] == list(slots.files())
+    for slot in slots.everything():
+        assert slot.front_end == slots.of_front_end(slot.name)
+        assert slot.call.startswith(f"{slot.name}(")
+        assert len(slot.paragraphs) == 3
 
 
-@pytest.mark.parametrize("slot", slots.SLOTS)
+@pytest.mark.parametrize("slot", slots.files())
 def test_the_template_passes(slot, tmp_path, edges_only):
     path = tmp_path / "kernel.py"
-    path.write_text(templates.template(slot))
+    path.write_text(slots.template(slot))
     outcome = judge_file(str(path), slot, QUICK)
     assert outcome.good, f"{outcome.code}: {outcome.text}"
-    assert len(outcome.findings) == len(edges(slot, Dice(1)))
+    assert len(outcome.findings) == len(slots.find(slot).edges(Dice(1)))
     assert outcome.races == {}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("slot", ["gelu", "layer_norm", "linear", "softmax"])
 def test_the_template_passes_in_16_bits(slot, dtype, tmp_path, edges_only):
-    body = templates.template(slot)
-    if slot == "layer_norm":  # the template's own steps would round six times
-        body = body.replace("centred = x", "centred = x.float()").replace(
-            " - x.mean", "- x.float().mean"
+    body = slots.template(slot)
+    if slot != "linear":  # step by step the template would round six times
+        body += (
+            f"\n\nin_float32 = {slot}\n\n\ndef {slot}(*args):\n"
+            "    return in_float32(*(a.float() for a in args)).to(args[0].dtype)\n"
         )
-        body = body.replace("* weight + bias", "* weight.float() + bias.float()").rstrip()
-        body = body.replace("return centred", "return (centred") + ").to(x.dtype)\n"
-    elif slot == "gelu":
-        body = body.replace("return 0.5 * x", "y = x\n    x = x.float()\n    return (0.5 * x")
-        body = body.rstrip() + ").to(y.dtype)\n"
-    elif slot == "softmax":
-        body = body.replace("(scores - scores", "(scores.float() - scores.float()").rstrip()
-        body = body.replace("return shares /", "return (shares /") + ").to(scores.dtype)\n"
     path = tmp_path / "kernel.py"
     path.write_text(body)
     outcome = judge_file(str(path), slot, Options(threads=1, seed=11, dtype=dtype, whole=False))
@@ -69,7 +65,7 @@ def test_the_template_passes_in_16_bits(slot, dtype, tmp_path, edges_only):
     "name", ["layer_norm_c", pytest.param("layer_norm_numba", marks=pytest.mark.slow)]
 )
 def test_an_example_passes_and_its_ratio_is_printed(name, monkeypatch):
-    monkeypatch.setattr(timing.Race, "unclear", lambda self: "")  # also on a busy machine
+    monkeypatch.setattr(Race, "unclear", lambda self: "")  # also on a busy machine
     if name == "layer_norm_numba":
         pytest.importorskip("numba")
     outcome = judge_file(str(EXAMPLES / f"{name}.py"), "layer_norm", QUICK)
@@ -146,14 +142,14 @@ def test_out_is_filled(edges_only):
 
 
 def test_a_file_is_found_from_any_folder(tmp_path, monkeypatch, edges_only):
-    """Children are forked from a process that was started in another folder."""
+    """Workers are forked from a process that was started in another folder."""
     judge_file(str(EXAMPLES / "layer_norm_numpy.py"), "layer_norm", QUICK)
-    (tmp_path / "mine.py").write_text(templates.template("layer_norm"))
+    (tmp_path / "mine.py").write_text(slots.template("layer_norm"))
     monkeypatch.chdir(tmp_path)
     assert judge_file("mine.py", "layer_norm", QUICK).verdict == measure.PASS
 
 
-IN_PLACE = ("conv1d_gelu", "block", "log_scale")  # each put into the model in its own way
+IN_PLACE = ("conv1d_gelu", "block", "log_scale")  # each is put into the model in another way
 
 
 def differences(seed):
@@ -162,7 +158,7 @@ def differences(seed):
     outcome = judge_file(str(KERNELS / "reference.py"), "layer_norm", options)
     assert outcome.verdict == measure.PASS, f"seed {seed}: {outcome.code}: {outcome.text}"
     assert outcome.races
-    ratios = [(race, *race.ratio(timing.REFERENCE)) for race in outcome.races.values()]
+    ratios = [(race, *race.ratio(REFERENCE)) for race in outcome.races.values()]
     return [
         f"seed {seed}: {ratio:.3f}, band {race.band():.3f}"
         for race, ratio, counts in ratios
@@ -171,7 +167,7 @@ def differences(seed):
 
 
 def reference_runs(seeds):
-    """A difference has to come twice: an interval of 99 % is wrong once in a hundred races."""
+    """A difference must show twice: a 99 % interval is wrong once in a hundred races."""
     for seed in seeds:
         if differences(seed):
             assert differences(seed) == []
@@ -192,9 +188,9 @@ def test_both_encoders_of_the_whole_take_the_same_steps(slot, monkeypatch):
         return ops.gelu(ops.conv1d(*args, stride=stride))
 
     kernel = conv1d_gelu if slot == "conv1d_gelu" else getattr(ops, slot)
-    theirs = whole.whole(model, slot, kernel)(mel)
+    theirs = whole.whole(model, slots.find(slot), kernel)(mel)
     steps, shapes[:] = list(shapes), []
-    ours = whole.whole(model, slot, None)(mel)
+    ours = whole.whole(model, slots.find(slot), None)(mel)
     assert shapes == steps
     assert len(shapes) > 2 + config.n_audio_layer
     assert all(a.equal(b) for a, b in zip(theirs, ours, strict=True))
@@ -216,8 +212,8 @@ def test_the_reference_is_no_different_from_itself(runs, monkeypatch):
 )
 def test_the_encoder_runs_with_the_kernel_in_its_slot(slot, tmp_path, monkeypatch):
     path = tmp_path / "kernel.py"
-    path.write_text(templates.template(slot))
-    monkeypatch.setattr(run, "chosen_cases", lambda s, _o, dice, _i: edges(s.name, dice)[:1])
+    path.write_text(slots.template(slot))
+    monkeypatch.setattr(run, "chosen_cases", lambda s, _o, dice, _i: s.edges(dice)[:1])
 
     def only_whole(_child, outcome, dice, _say):
         run.in_place(outcome, dice)
@@ -235,7 +231,7 @@ def test_the_encoder_runs_with_the_kernel_in_its_slot(slot, tmp_path, monkeypatc
 
 
 def test_an_error_that_only_the_whole_can_see_is_seen(tmp_path, monkeypatch):
-    """Right on every case, wrong where the encoder calls it: with the fence down, it can tell."""
+    """Right on every case, wrong in the whole, where it can see that encoder is loaded."""
     path = tmp_path / "kernel.py"
     path.write_text(
         "import sys\nimport torch.nn.functional as F\n\n\n"
@@ -243,7 +239,7 @@ def test_an_error_that_only_the_whole_can_see_is_seen(tmp_path, monkeypatch):
         "    eps = 1e-2 if 'encoder' in sys.modules else eps\n"
         "    return F.layer_norm(x, weight.shape, weight, bias, eps)\n"
     )
-    monkeypatch.setattr(run, "chosen_cases", lambda s, _o, dice, _i: edges(s.name, dice)[:1])
+    monkeypatch.setattr(run, "chosen_cases", lambda s, _o, dice, _i: s.edges(dice)[:1])
     monkeypatch.setattr(run, "compete", lambda _c, outcome, dice, _s: run.in_place(outcome, dice))
     outcome = judge_file(str(path), "layer_norm", Options(threads=2, seed=5, seconds=0.1, depth=1))
     assert outcome.code == "WHOLE"

@@ -102,7 +102,7 @@ def started(request, python, checkout, tmp_path):
 
 
 def test_a_kernel_is_proved_and_the_fence_holds(started):
-    names = ("reference", "calls_the_reference", "takes_the_fence_down")
+    names = ("reference", "calls_the_reference", "removes_the_guard")
     files = [KERNELS / f"{name}.py" for name in names]
     quick = ["--depth", "1", "--seconds", "0.1", "--threads", "1"]
     done = started("kernel", "layer_norm", *files, *quick)

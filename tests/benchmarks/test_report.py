@@ -1,4 +1,4 @@
-"""What is printed, of made-up outcomes: no number that says nothing, nothing said twice."""
+"""The printed report of made-up outcomes: no number without meaning, nothing said twice."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.kernel import report, run, timing
-from benchmarks.kernel.cases import Case
-from benchmarks.kernel.judge import Finding
-from benchmarks.kernel.naming import Suspect
+from benchmarks.kernel import report, run
+from benchmarks.kernel.proof.diagnose import Suspect
+from benchmarks.kernel.proof.verdict import Finding
 from benchmarks.kernel.run import Options, Outcome
-from benchmarks.kernel.slots import SLOTS
-from benchmarks.kernel.whole import Whole
-from benchmarks.speed.race import AGAIN, Row, Table, show
+from benchmarks.kernel.slots import find
+from benchmarks.kernel.slots.inputs import Case
+from benchmarks.kernel.timing.times import TWIN
+from benchmarks.kernel.timing.whole import Whole
+from benchmarks.speed.results import AGAIN, Row, Table, show
 from tests.benchmarks.test_timing import made_up
 
 
@@ -23,7 +24,7 @@ def outcome(*races, **changes):
     findings = [Finding(case, "PASS", noise=0.5) for _ in races] or [
         Finding(case, "WRONG", noise=99.0, code="WRONG", text="99 x noise")
     ]
-    made = Outcome(SLOTS["layer_norm"], "kernel.py", Options(seconds=2), findings=findings)
+    made = Outcome(find("layer_norm"), "kernel.py", Options(seconds=2), findings=findings)
     return replace(made, races=dict(enumerate(races)), **changes)
 
 
@@ -37,7 +38,7 @@ def below_nothing():
 def far_apart():
     """The machine stopped in half of the second copy's calls."""
     race = made_up()
-    race.times[timing.TWIN][::2] *= 1e4
+    race.times[TWIN][::2] *= 1e4
     return race
 
 
@@ -63,7 +64,7 @@ def test_a_machine_that_is_too_busy_is_given_no_number(reason):
     assert reason in run.unclear({0: race})
 
 
-def test_a_clear_case_keeps_its_numbers_beside_one_that_is_not():
+def test_a_clear_case_keeps_its_numbers_next_to_an_unclear_one():
     text = report.text(outcome(made_up(), far_apart()))
     printed = text.splitlines()
     clear, unclear = times(text)
@@ -83,7 +84,7 @@ def test_bands_that_are_wide_but_say_something_stay():
 
 def test_times_that_are_no_numbers_are_unclear():
     race = made_up()
-    race.times[timing.TWIN][:] = np.nan
+    race.times[TWIN][:] = np.nan
     assert race.unclear()
 
 

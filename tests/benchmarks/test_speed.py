@@ -1,4 +1,4 @@
-"""The tables of speeds: who is called when, what is called a difference, and what is written."""
+"""Timing against other libraries: who is called when, what counts as a difference, the files."""
 
 import json
 import re
@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import race as race_module
 from benchmarks.__main__ import main
 from benchmarks.kernel.cli import processors
+from benchmarks.race import race
 from benchmarks.speed import cli, gpu
-from benchmarks.speed import race as race_module
-from benchmarks.speed.race import AGAIN, Row, Table, errors, from_json, in_process, race, show
-from benchmarks.speed.race import to_json as as_json
+from benchmarks.speed.own_process import in_process
+from benchmarks.speed.results import AGAIN, Row, Table, errors, from_json, show
+from benchmarks.speed.results import to_json as as_json
 from tests.conftest import CHECKOUT
 
 
@@ -49,7 +51,7 @@ def test_where_there_is_no_time_each_has_one_turn():
 
 
 class Clock:
-    """In the place of `time`, so that no other process has a say in what is measured."""
+    """Stands in for `time`, so that no other process influences what is measured."""
 
     def __init__(self):
         self.now, self.working_until = 0.0, 0.0
@@ -80,7 +82,7 @@ def test_a_short_call_is_warmed_up_many_times_and_a_long_one_once(clock):
     assert calls.count("long") == 1
 
 
-def test_nobody_starts_while_threads_of_the_one_before_are_at_work(clock):
+def test_no_contestant_starts_while_threads_of_the_last_one_work(clock):
     clock.working_until = 0.15
     race_module.settle()
     assert 0.15 <= clock.now < 0.15 + 2 * race_module.PAUSE
@@ -110,6 +112,23 @@ def test_what_two_copies_differ_by_is_no_difference():
 def test_noise_is_no_difference():
     one, other = around(1.0, 0.5), around(1.05, 0.5, seed=1)
     assert table(ours=one, theirs=other).ratio("ours", "theirs").endswith("=")
+
+
+def test_a_machine_that_is_slow_in_some_rounds_slows_both():
+    """The interval of a ratio pairs the rounds: what slows both leaves their ratio alone."""
+    rng = np.random.default_rng(0)
+    machine, noise = rng.lognormal(0, 2, 41), rng.normal(1, 0.001, (2, 41))
+    low, high = race_module.ratio_interval(machine * noise[0], 2 * machine * noise[1], 0.99)
+    assert 0.49 < low < high < 0.51
+    assert race_module.ratio_interval([1.0], [2.0], 0.99) == (0.5, 0.5)
+
+
+def test_rounds_end_by_time_and_number():
+    assert len(list(race_module.rounds("ab", seconds=0, least=3))) == 3
+    assert len(list(race_module.rounds("ab", seconds=100, least=3, most=5))) == 5
+    orders = [*map(tuple, race_module.rounds("abc", seconds=0, least=20))]
+    assert {*map(frozenset, orders)} == {frozenset("abc")}
+    assert len({*orders}) > 1
 
 
 def test_errors():
@@ -234,7 +253,7 @@ def wait_long(file: str) -> None:
 
 def test_a_process_that_is_interrupted_clears_away_what_it_made(tmp_path):
     file = str(tmp_path / "made")
-    code = "import sys; from benchmarks.speed.race import in_process as run; " + (
+    code = "import sys; from benchmarks.speed.own_process import in_process as run; " + (
         f"run('tests.benchmarks.test_speed:wait_long', {{'file': {file!r}}}, 1)"
     )
     process = subprocess.Popen(

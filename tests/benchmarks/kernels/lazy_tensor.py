@@ -3,7 +3,7 @@ import torch.nn.functional as F
 
 
 class Later(torch.Tensor):
-    """Does the work when somebody looks."""
+    """Does the work when its values are read."""
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):

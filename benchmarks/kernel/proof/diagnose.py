@@ -1,0 +1,184 @@
+"""Names a mistake: which known one gives the kernel's wrong numbers?
+
+The cases that the kernel failed are run with every entry of the catalogue `parity.mistakes` that
+touches the slot, and with our own functions in fewer bits. The one that gives the kernel's numbers
+is named. Mistakes of rounding have different wrong digits in every order of summing: such a mistake
+is named if it fails the same cases by about as much, with an error spread in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from encoder import ops
+from melfront.variants import round_mantissa
+from parity import noise as measure
+
+from ..slots.base import Slot
+from .verdict import Finding, array
+
+SAME = 0.05  # of the kernel's error may be left when a mistake is assumed
+ALIKE = 6.0  # the errors are of the same size
+
+
+class Suspect(NamedTuple):
+    """A mistake that may be the kernel's."""
+
+    name: str
+    sentence: str
+    code: str
+    run: Callable[..., Any]  # the slot's arguments -> what the mistake makes of them
+
+
+def suspects(slot: Slot) -> Iterator[Suspect]:
+    """Every known mistake that can be made in a slot."""
+    from parity import mistakes
+
+    yield from fewer_bits(slot)
+    if slot.under:
+        for change in mistakes.FRONT_END:
+            if not slot.stages or change.stage in slot.stages:
+                yield Suspect(change.name, change.sentence, "", slot.under(change.convention()))
+    for entry in () if slot.front_end else (*mistakes.KERNEL, *mistakes.ENCODER):
+        if entry.ops and not entry.needs_clip:
+            yield Suspect(entry.name, entry.sentence, "", in_slot(slot, dict(entry.ops)))
+    yield Suspect(
+        "argument returned", "the result is the first argument", "", lambda x, *_, **__: x
+    )
+
+
+def in_slot(slot: Slot, replaced: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """The slot's function with other ops inside it, or with itself replaced."""
+    if {"scores", "softmax"} & set(replaced):
+        replaced.setdefault("attention", ops.explicit_attention)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with ops.using(**replaced):
+            named = slot.name in {f.name for f in fields(ops.Ops)}
+            function = getattr(ops.current(), slot.name) if named else slot.reference
+            return function(*args, **kwargs)
+
+    return run
+
+
+def fewer_bits(slot: Slot) -> Iterator[Suspect]:
+    """The reference computed with fewer bits, or with arguments of fewer bits."""
+
+    def rounded(change: Callable[[Tensor], Tensor], back: bool) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            # TF32 and its like round the factors of products, not what is added.
+            wide = [isinstance(a, Tensor) and (back or a.ndim > 1) for a in args]
+            given = [change(a) if w else a for a, w in zip(args, wide, strict=True)]
+            out = slot.reference(*given, **kwargs)
+            return (
+                tuple(o.float() for o in out)
+                if back and isinstance(out, tuple)
+                else (out.float() if back else out)
+            )
+
+        return run
+
+    def to(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        return lambda a: a.to(dtype)
+
+    def bits(n: int) -> Callable[[Tensor], Tensor]:
+        return lambda a: round_mantissa(a, n)
+
+    for dtype in (torch.float16, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
+        text = f"computed in {name} and widened again"
+        yield Suspect(f"{name} inside", text, "PRECISION", rounded(to(dtype), True))
+    for name, n in (("TF32", 10), ("bfloat16 factors", 7)):
+        text = f"the arguments keep {n} bits, as tensor cores take them"
+        yield Suspect(name, text, "PRECISION", rounded(bits(n), False))
+
+
+def name(slot: Slot, findings: list[Finding]) -> Suspect | None:
+    """The known mistake that a kernel's wrong results come from, or None."""
+    known = [f for f in findings if f.standard and f.outs]
+    wrong = [f for f in known if f.code in ("WRONG", "EXACT", "NOT_FINITE")]
+    wrong = sorted(wrong, key=lambda f: f.case.args[0].numel())[:4]
+    right = [f for f in known if f.good and f.case.args[0].numel() < 1 << 18]
+    alike: list[tuple[float, Suspect]] = []
+    for suspect in suspects(slot) if wrong else ():
+        try:
+            with np.errstate(all="ignore"), torch.no_grad():
+                if all(explains(suspect, f) for f in wrong):
+                    return suspect
+                if not all(of_rounding(suspect, f) for f in wrong):
+                    continue
+                distance = [resemblance(suspect, f) for f in wrong]
+                harmless = all(noise_of(suspect, f) <= measure.NOISY_LIMIT for f in right)
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+            continue  # this mistake cannot be made with these arguments
+        if max(distance) <= np.log(ALIKE) and harmless:
+            alike.append((sum(distance), suspect))
+    return min(alike, key=lambda pair: pair[0])[1] if alike else None
+
+
+def outputs(suspect: Suspect, finding: Finding) -> list[Any]:
+    out = suspect.run(*finding.case.args, **finding.case.kwargs)
+    return [array(o) for o in (out if isinstance(out, (tuple, list)) else [out])]
+
+
+def explains(suspect: Suspect, finding: Finding) -> bool:
+    """Whether a mistake gives the kernel's results up to noise, and is wrong on this case."""
+    standard = finding.standard
+    assert standard is not None
+    made = outputs(suspect, finding)
+    if any(m.shape != t.shape for m, t in zip(made, standard.truths, strict=True)):
+        return False
+    for got, assumed, floor in zip(finding.outs, made, standard.floors, strict=True):
+        got = array(got)
+        same = ~(np.isfinite(got) | np.isfinite(assumed))  # not finite in both
+        left = np.where(same, 0.0, got.astype(np.float64) - np.where(same, 0.0, assumed))
+        allowed = max(2 * floor, SAME * finding.noise * floor if np.isfinite(finding.noise) else 0)
+        if not measure.rms(left) <= allowed:
+            return False
+    return not noise_of(suspect, finding) <= measure.PASS_LIMIT[standard.dtype]
+
+
+def noise_of(suspect: Suspect, finding: Finding) -> float:
+    assert finding.standard is not None
+    return finding.standard.error(outputs(suspect, finding)).noise
+
+
+def of_rounding(suspect: Suspect, finding: Finding) -> bool:
+    """Whether a mistake vanishes in float64."""
+    if suspect.code == "PRECISION":
+        return True
+    case, standard = finding.case, finding.standard
+    assert standard is not None
+    args = [a.double() if isinstance(a, Tensor) else a for a in case.args]
+    made = suspect.run(*args, **case.kwargs)
+    made = [array(o) for o in (made if isinstance(made, (tuple, list)) else [made])]
+    return any(m.dtype == np.float64 for m in made) and all(
+        not np.isfinite(m).all() or measure.rms(m - t) <= measure.PASS_LIMIT["float64"] * floor
+        for m, t, floor in zip(made, standard.truths, standard.floors, strict=True)
+    )
+
+
+def resemblance(suspect: Suspect, finding: Finding) -> float:
+    """How much two errors differ in size and in spread: the larger log ratio, 0 for none."""
+    standard = finding.standard
+    assert standard is not None
+    theirs, mine = outputs(suspect, finding), [array(o) for o in finding.outs]
+    size, spread = [], []
+    for made in (theirs, mine):
+        error = np.concatenate(
+            [np.abs(m - t).ravel() for m, t in zip(made, standard.truths, strict=True)]
+        )
+        finite = bool(np.isfinite(error).all())
+        size.append(measure.rms(error) if finite else float("inf"))
+        # An error everywhere has its median near its mean; one in a corner has a median of zero.
+        spread.append(float(np.median(error)) / max(size[-1], 1e-30) if finite else 1.0)
+    if not np.isfinite(size).all():
+        return 0.0 if size[0] == size[1] else float("inf")
+    logs = [abs(float(np.log((a + 1e-12) / (b + 1e-12)))) for a, b in (size, spread)]
+    return max(logs)

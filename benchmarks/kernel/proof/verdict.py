@@ -1,0 +1,215 @@
+"""The proof: is a kernel right on every case, by the measure of `parity.measure`, and is it honest?
+
+Every case is called three times, with contents A, B and A again at the same addresses. The right
+results are worked out here, in float64, from contents that the worker sees only when the kernel is
+called on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from parity import noise as measure
+
+from ..reasons import Refused
+from ..sandbox import guard
+from ..sandbox.memory import FRESH, POISON
+from ..sandbox.parent import Sandbox, as_integers, name_of
+from ..slots.base import Slot, results
+from ..slots.inputs import Case, Dice
+
+WRONG_RESULT = ("WRONG", "EXACT", "STALE", "NOT_FINITE", "UNWRITTEN")
+
+
+@dataclass
+class Standard:
+    """What a case's results must be, and how much noise they may have."""
+
+    case: Case
+    dtype: str
+    truths: list[Any]  # float64
+    references: list[Tensor]  # the reference's results
+    floors: list[float] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, slot: Slot, case: Case) -> Standard:
+        dtype = name_of(case.args[0].dtype)
+        truths = slot.truth(*case.args, **case.kwargs)
+        truths = truths if isinstance(truths, list) else [truths]
+        ours = results(slot, case.args, case.kwargs)
+        floors = [
+            measure.noise_floor(t, array(x), dtype) for t, x in zip(truths, ours, strict=True)
+        ]
+        return cls(case, dtype, truths, ours, floors)
+
+    def error(self, outs: list[Any]) -> measure.Error:
+        """The worst of the results' errors."""
+        errors = [
+            measure.error(array(o), t, f, self.dtype)
+            for o, t, f in zip(outs, self.truths, self.floors, strict=True)
+        ]
+        return max(errors, key=lambda e: e.noise if e.noise == e.noise else float("inf"))
+
+
+@dataclass
+class Finding:
+    """What came of one case."""
+
+    case: Case
+    verdict: str  # PASS, NOISY or WRONG by the measure; INVALID without a result to measure
+    noise: float = float("nan")
+    max_abs: float = float("nan")
+    worst: tuple[int, ...] = ()
+    code: str = ""
+    text: str = ""
+    repeats: bool = True  # the same bits for the same contents
+    standard: Standard | None = None
+    outs: list[Any] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)  # seconds, untimed calls
+
+    @property
+    def good(self) -> bool:
+        return self.verdict in (measure.PASS, measure.NOISY)
+
+
+def array(x: Any) -> Any:
+    """A tensor of any float dtype as NumPy; 16 bits as float32, which holds them exactly."""
+    if not isinstance(x, Tensor):
+        return x
+    return (x if x.dtype in (torch.float32, torch.float64) else x.float()).numpy()
+
+
+def check(
+    outs: list[Tensor], standard: Standard, earlier: Iterable[Standard] = ()
+) -> measure.Error:
+    """The error of a result. Raises Refused, with the reason, unless it is right or nearly so.
+
+    earlier: what calls before had to return, to name a result that is one of theirs.
+    """
+    for out, truth in zip(outs, standard.truths, strict=True):
+        written(out)
+        finite(out, truth)
+    if standard.case.exact:
+        for out, truth in zip(outs, standard.truths, strict=True):
+            exact(out, truth)
+    error = standard.error(outs)
+    if error.verdict == measure.WRONG:
+        if any(other.error(outs).verdict == measure.PASS for other in earlier):
+            raise Refused(
+                "STALE",
+                "the answer to an earlier call with other contents at the same addresses: it "
+                "looks at the address, not at what is there",
+            )
+        raise Refused(
+            "WRONG", f"{error.noise:.3g} x noise, {error.max_abs:.2g} off at {error.worst}"
+        )
+    for out, ours, truth, floor in zip(
+        outs, standard.references, standard.truths, standard.floors, strict=True
+    ):
+        if out.ndim > 1:
+            every_row(array(out), array(ours), truth, floor)
+    return error
+
+
+def written(out: Tensor) -> None:
+    """Refuse a result in which a mark of unwritten memory is left."""
+    bits, dtype = as_integers(out), name_of(out.dtype)
+    marks = torch.tensor([POISON[dtype], FRESH[dtype]], dtype=torch.int64).to(bits.dtype)
+    unwritten = (bits == marks[0]) | (bits == marks[1])
+    if unwritten.any():
+        first = tuple(int(i) for i in unwritten.nonzero()[0])
+        raise Refused(
+            "UNWRITTEN",
+            f"{int(unwritten.sum()):,} of {out.numel():,} values were "
+            f"never written, the first at {first}",
+        )
+
+
+def finite(out: Tensor, truth: Any) -> None:
+    """Refuse NaN and infinity where the truth is finite."""
+    bad = ~torch.isfinite(out) & torch.from_numpy(np.isfinite(truth))
+    if bad.any():
+        first = tuple(int(i) for i in bad.nonzero()[0])
+        raise Refused(
+            "NOT_FINITE",
+            f"{int(bad.sum()):,} of {out.numel():,} values are NaN or "
+            f"infinite, the first at {first}",
+        )
+
+
+def exact(out: Tensor, truth: Any) -> None:
+    """Refuse any other value than the truth's, where nothing needs rounding."""
+    right = torch.from_numpy(truth).to(out.dtype)
+    if not torch.equal(out, right):
+        n = int((out != right).sum())
+        raise Refused(
+            "EXACT",
+            f"{n:,} of {out.numel():,} values are not exact, on {{0, 1}} where nothing is rounded",
+        )
+
+
+def every_row(out: Any, ours: Any, truth: Any, floor: float) -> None:
+    """Refuse a row that is far noisier than the reference's, though the whole is not."""
+    n = out.shape[-1]
+    mine, theirs = (
+        measure.step_errors(x.reshape(-1, n), truth.reshape(-1, n), 0) for x in (out, ours)
+    )
+    excess = mine / np.maximum(theirs, floor)
+    row = int(np.argmax(excess))
+    if not excess[row] <= measure.BAD_STEP:
+        at = tuple(int(i) for i in np.unravel_index(row, out.shape[:-1]))
+        raise Refused(
+            "WRONG",
+            f"row {at} is {excess[row]:.3g} x as noisy as the reference's, though the whole is not",
+        )
+
+
+def prove_case(child: Sandbox, slot: Slot, case: Case, dice: Dice) -> Finding:
+    """Call a case three times: contents A, B, and A again."""
+    contents = [dice.vary(case), dice.vary(case)]
+    standards = [Standard.of(slot, c) for c in contents]
+    finding = Finding(contents[0], measure.PASS)
+    worst: measure.Error | None = None
+    copies: list[list[Tensor]] = []
+    try:
+        child.case(case.args, case.kwargs, standards[0].references, bind=slot.call, hold=2)
+        for i in (0, 1, 0):
+            child.write(contents[i].tensors())
+            tasks = child.tasks()
+            call = child.call()
+            finding.times.append(call.time)
+            copies.append(child.copied)
+            finding.standard, finding.outs = standards[i], child.copied
+            if not child.untouched(contents[i].tensors()):
+                raise Refused("MUTATED", "changes what it is given")
+            if len(copies) == 3:
+                guard.no_work_after(child, tasks)
+            earlier = [standards[1 - i]] if len(copies) > 1 else []
+            error = check(child.copied, standards[i], earlier)
+            worst = error if worst is None or not error.noise <= worst.noise else worst
+    except Refused as refused:
+        return failed(finding, child, refused)
+    assert worst is not None
+    finding.verdict, finding.noise, finding.max_abs, finding.worst = worst
+    finding.repeats = all(map(torch.equal, copies[0], copies[2]))
+    finding.standard, finding.outs = standards[0], copies[0]
+    return finding
+
+
+def failed(finding: Finding, child: Sandbox, refused: Refused) -> Finding:
+    """The finding of a case that was refused."""
+    if refused.code in ("UNWRITTEN", "WRONG", "NOT_FINITE", "STALE"):
+        # A missing result may still be on its way, from a thread.
+        refused = guard.unfinished(child, finding.case) or refused
+    finding.code, finding.text = refused.code, refused.text
+    finding.verdict = measure.WRONG if refused.code in WRONG_RESULT else "INVALID"
+    if refused.code in ("WRONG", "EXACT", "STALE") and finding.standard:
+        error = finding.standard.error(finding.outs)
+        finding.noise, finding.max_abs, finding.worst = error[1:]
+    return finding

@@ -1,0 +1,322 @@
+"""Every defence against a kernel that cheats, in one file. To understand the harness, skip it.
+
+Its first half runs in the kernel's process: our packages cannot be imported there
+(`ImportGuard`), and functions that a kernel has replaced are found (`snapshot`, `changed`).
+
+The second half runs in our process, and relies on what a kernel cannot lie about: the processor
+time, threads and processes that the system counts for its process, and our own clock.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..reasons import Refused
+from .processes import descendants, helpers_time
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..slots.inputs import Case, Dice
+    from ..timing.times import Race
+    from .parent import Sandbox
+
+OURS = ("benchmarks", "encoder", "melfront", "parity")
+ALLOWANCE = 1.25  # how much faster than its roof a kernel may seem
+
+
+# --- in the kernel's process ----------------------------------------------------------------------
+
+# Functions that no kernel has reason to replace: clocks, comparisons, and those of the harness.
+WATCHED = {
+    "time": "*",
+    "builtins": "*",
+    "os": "read write _exit dup2 kill",
+    "__main__": "*",
+    "json": "dumps loads",
+    "numpy": "allclose array_equal copyto isclose isfinite isnan shares_memory",
+    "numpy.testing": "assert_allclose assert_array_equal",
+    "torch": "allclose equal isclose isfinite isnan is_tensor from_numpy",
+    "torch.testing": "assert_close",
+    "torch.Tensor": "copy_ data_ptr equal allclose stride storage_offset",
+    "torch.cuda": "synchronize Event",
+}
+Watched = list[tuple[Any, str, Any]]  # where, name, function
+
+
+class ImportGuard:
+    """The first importer: hides our packages, and remembers what was asked for.
+
+    Lowered, it finds our packages in our own folder only, whatever the path says.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.realpath(root) + os.sep
+        self.asked: list[str] = []
+        self.lowered = False
+
+    def lower(self) -> None:
+        """Let our packages be imported, even if a kernel has a module of such a name."""
+        forget_ours()
+        self.lowered = True
+
+    def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> Any:
+        if name.split(".")[0] not in OURS:
+            return None
+        if self.lowered:
+            here = [self.root] if "." not in name else _path
+            return importlib.machinery.PathFinder.find_spec(name, here)
+        spec = importlib.machinery.PathFinder.find_spec(name.split(".")[0])
+        # A module of the kernel's own may have the same name.
+        if not (spec and spec.origin) or os.path.realpath(spec.origin).startswith(self.root):
+            self.asked.append(name)
+            raise ImportError(f"a kernel may not import {name}, which it is compared with")
+        return None
+
+    def imports(self) -> list[str]:
+        """Our modules that a kernel has asked for, or has got in another way."""
+        ours = [n for n in sys.modules if n.split(".")[0] in OURS]
+        files = {n: getattr(sys.modules[n], "__file__", "") or "" for n in ours}
+        return sorted({*self.asked, *(n for n in ours if files[n].startswith(self.root))})
+
+
+def forget_ours() -> list[Any]:
+    """Take our modules out of `sys.modules`, so that no kernel finds them there; returns them."""
+    names = [name for name in sys.modules if name.split(".")[0] in OURS]
+    return [sys.modules.pop(name) for name in names]
+
+
+def snapshot(own: Iterable[Any]) -> Watched:
+    """Every watched function as it is now, and those of `own`, our classes and modules."""
+    found: Watched = []
+    for path, names in WATCHED.items():
+        module, _, attribute = path.partition(".") if path not in sys.modules else (path, "", "")
+        holder = sys.modules.get(module)
+        holder = getattr(holder, attribute, None) if attribute else holder
+        if holder is None:
+            continue
+        every = [name for name, value in vars(holder).items() if callable(value)]
+        chosen = every if names == "*" else names.split()
+        found += [(holder, name, getattr(holder, name)) for name in chosen if hasattr(holder, name)]
+    return found + [(h, n, v) for h in own for n, v in vars(h).items() if callable(v)]
+
+
+def changed(before: Watched) -> list[str]:
+    """Names of the functions that have been replaced since."""
+    return [
+        f"{getattr(holder, '__name__', holder)}.{name}"
+        for holder, name, was in before
+        if name != "_" and getattr(holder, name, None) is not was  # `_`: an interactive shell's
+    ]
+
+
+# --- in our process -------------------------------------------------------------------------------
+
+
+def inspect(child: Sandbox) -> None:
+    """Refuse a kernel that has replaced a function or imported one of our packages."""
+    seen = child.ask({"do": "inspect"})
+    if seen["ours"]:
+        raise Refused(
+            "REFERENCE",
+            f"imports {', '.join(seen['ours'][:3])}, which it is compared "
+            "with; write it out, or call torch",
+        )
+    if seen["tampered"]:
+        raise Refused("TAMPERED", f"replaces {', '.join(seen['tampered'][:4])}")
+
+
+def no_work_after(child: Sandbox, tasks: set[int]) -> None:
+    """Refuse a kernel that works on after a call has returned, or leaves new threads or processes.
+
+    Workers that were there before the call may stay, such as those of OpenMP and numba from the
+    second call on: they sleep.
+    """
+    left = child.left(tasks)
+    used: list[float] = []
+    patience = 0.01
+    while len(used) < 3 and all(u > 0.25 * patience for u in used):  # three times: no accident
+        child.rest()
+        time.sleep(patience)
+        used.append(child.check_quiet("wait"))
+    child.rest()
+    if all(u > 0.25 * patience for u in used):  # False where it is unknown
+        raise Refused(
+            "THREAD",
+            f"works on after it has returned: {1e3 * min(used):.1f} ms of "
+            f"processor time in the {1e3 * patience:.0f} ms after",
+        )
+    if left:
+        raise Refused(
+            "THREAD", f"a call leaves {len(left)} thread(s) behind that were not there before it"
+        )
+    no_processes(child)
+
+
+def no_processes(child: Sandbox) -> None:
+    """Refuse a kernel that has started processes which still live."""
+    if others := descendants(child.pid):
+        raise Refused("PROCESS", f"leaves {len(others)} process(es) behind")
+
+
+def unfinished(child: Sandbox, content: Case) -> Refused | None:
+    """Call once more to see whether a thread was still at work on a wrong result; if so, say so."""
+    try:
+        child.write(content.tensors())
+        tasks = child.tasks()
+        child.call()
+        no_work_after(child, tasks)
+    except Refused as refused:
+        return refused if refused.code in ("THREAD", "PROCESS") else None
+    return None
+
+
+def alone(child: Sandbox, tasks: set[int]) -> None:
+    """Refuse a kernel that has started threads or processes since it was proved."""
+    if new := child.left(tasks):
+        raise Refused("THREAD", f"starts {len(new)} thread(s) once it is timed", certain=True)
+    if left := descendants(child.pid):
+        raise Refused("PROCESS", f"starts {len(left)} process(es) once it is timed")
+
+
+def no_helpers(child: Sandbox, before: float) -> None:
+    """Refuse work that was done by processes which ended: more `helpers_time` than before."""
+    if helpers_time(child.pid) > before:
+        raise Refused("PROCESS", "has other processes do work once it is timed")
+
+
+def replay(child: Sandbox, case: Case, outs: list[Tensor], dice: Dice, pairs: int) -> list[float]:
+    """Refuse a kernel that keeps its answers; returns the times of these calls, in seconds.
+
+    New contents alternate with contents that came four calls before. No timed input comes twice,
+    so a cache gains nothing there, but a kernel with a cache computes less than it seems to
+    wherever inputs repeat. The processor time that it saves gives it away, or the memory that its
+    answers take.
+    """
+    child.case(case.args, case.kwargs, outs)
+    made = [dice.vary(case) for _ in range(pairs + 2)]
+    order = [(0, True), (1, True)]
+    for i in range(pairs):
+        order += [(i + 2, True), (i, False)]
+    spent: dict[bool, list[float]] = {True: [], False: []}
+    times, start_memory, counted = [], 0, 0
+    child.look = False
+    for number, (i, fresh) in enumerate(order):
+        child.write(made[i].tensors())
+        call = child.call()
+        times.append(call.time)
+        if number >= 4:
+            spent[fresh].append(call.working if call.working == call.working else call.time)
+        if number == 8:
+            start_memory = child.memory()
+        counted += fresh and number > 8
+    child.look = True
+    no_hoard(child.memory() - start_memory if start_memory else 0, counted, outs)
+    new, again = sorted(spent[True]), sorted(spent[False])
+    typical, repeated = statistics.median(new), statistics.median(again)
+    # Not the medians alone: all but one of the repeats must be below all but one of the new ones.
+    if repeated < 0.6 * typical and again[-2] < new[1]:
+        raise Refused(
+            "CACHE",
+            f"an input that came before takes {1e3 * repeated:.2f} ms, "
+            f"a new one {1e3 * typical:.2f} ms: it keeps its answers",
+        )
+    return times
+
+
+def no_hoard(grown: int, inputs: int, outs: list[Tensor]) -> None:
+    """Refuse memory that grows by at least half an answer with each new input."""
+    answer = sum(o.numel() * o.element_size() for o in outs)
+    if grown > max(0.5 * inputs * answer, 8 << 20):
+        raise Refused(
+            "CACHE",
+            f"its memory grows by {grown / inputs / 1e6:.1f} MB with every new "
+            f"input, and an answer takes {answer / 1e6:.1f} MB: it keeps them",
+        )
+
+
+def even(untimed: list[float], race: Race) -> None:
+    """Refuse a kernel that takes much longer untimed, though it cannot know when it is timed."""
+    least, most = min(untimed), race.spread("")[1]
+    if least > 2 * most + 1e-3:  # the low end against the high one, as in `late`
+        raise Refused(
+            "UNEVEN",
+            f"takes at least {1e3 * least:.1f} ms a call when it is not timed, "
+            f"and {1e3 * most:.1f} ms when it is",
+        )
+
+
+def same_chances(candidate: Sandbox, others: list[Sandbox]) -> None:
+    """Refuse a kernel that has changed its own or its rivals' priority, scheduler or processors."""
+    if not hasattr(os, "sched_getaffinity"):
+        return
+    mine = (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0), os.sched_getscheduler(0))
+    for child in (candidate, *others):
+        pid = child.pid
+        theirs = (
+            os.getpriority(os.PRIO_PROCESS, pid),
+            os.sched_getaffinity(pid),
+            os.sched_getscheduler(pid),
+        )
+        if theirs != mine and (child is not candidate or theirs[0] < mine[0] or theirs[2]):
+            whose = "its own" if child is candidate else "its rivals'"
+            raise Refused("TAMPERED", f"changes {whose} priority or processors")
+
+
+def fair(race: Race, reference: str, twin: str) -> None:
+    """Refuse cheating that the times of a race reveal; reference, twin: the honest contestants."""
+    out_of_turn(race, race.overtime[""], race.overtime[reference])
+    # A result with gaps takes longer to copy, which is already counted as time.
+    for what, slower in (("lag", 2.0), ("copying", 1.2)) if race.dense else (("lag", 2.0),):
+        late(race, what, slower, (reference, twin))
+    if race.cores.get("", 1.0) > 1.15 * race.threads + 0.1:
+        raise Refused(
+            "THREAD", f"keeps {race.cores['']:.1f} cores at work, and {race.threads} were asked for"
+        )
+    if race.events:
+        event, median = statistics.median(race.events), race.median("")
+        if median > 2 * event + 1e-4:
+            raise Refused(
+                "STREAM",
+                f"its events say {1e3 * event:.3f} ms, the clock "
+                f"{1e3 * median:.3f} ms: work on a stream of its own",
+            )
+    least = race.least() / ALLOWANCE
+    if race.spread("")[1] < least:  # False where there is no roof
+        raise Refused(
+            "ROOF",
+            f"{1e6 * race.median(''):.1f} us, and this machine needs at least "
+            f"{1e6 * least:.1f} us to move the bytes or to multiply",
+        )
+
+
+def out_of_turn(race: Race, mine: float, theirs: float) -> None:
+    """Refuse more processor time between calls than honest rivals use there."""
+    allowed = 2 * max(theirs, 0) + max(3e-4, 0.05 * race.median(""))
+    if mine > allowed:
+        raise Refused(
+            "THREAD",
+            f"its process uses {1e3 * mine:.2f} ms of processor time between "
+            f"two calls, when it is not its turn (the rivals' {1e3 * theirs:.2f} ms)",
+        )
+
+
+def late(race: Race, what: str, slower: float, honest: tuple[str, str]) -> None:
+    """Refuse work that goes on after the kernel has said that it returned.
+
+    The low end is compared with the high one: on a busy machine we may hear of the answer late.
+    """
+    mine = race.percentile(what, "", 20)
+    usual = max(race.percentile(what, name, 80) for name in honest)
+    if mine > slower * usual + 1e-4:  # False where it is unknown
+        raise Refused(
+            "LATE",
+            f"its process works {1e3 * mine:.2f} ms after it has said that it returned, where "
+            f"others take {1e3 * usual:.2f} ms to copy the result",
+        )

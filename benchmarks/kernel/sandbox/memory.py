@@ -1,0 +1,26 @@
+"""Marks in shared memory, and where an array is in it. Imports the standard library alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# A NaN whose payload means that nothing has been written here; arithmetic never makes it.
+POISON = {"float32": 0x7FC0DEAD, "float16": 0x7EDE, "bfloat16": 0x7FDE}
+# What glibc can be told to fill new memory with: 3.4e38 in float32, never a computed result.
+FRESH = {"float32": 0x7F7F7F7F, "float16": 0x7F7F, "bfloat16": 0x7F7F}
+INTEGERS = {"float32": "int32", "float16": "int16", "bfloat16": "int16"}  # of the same size
+
+
+def span(array: Any) -> tuple[int, int]:
+    """First address of an array or tensor, and the one after its last."""
+    if hasattr(array, "data_ptr"):
+        size, start = array.element_size(), array.data_ptr()
+        strides = [s * size for s in array.stride()]
+    else:
+        size, start, strides = array.itemsize, array.ctypes.data, array.strides
+    reach = [(n - 1) * s for n, s in zip(array.shape, strides, strict=True)]
+    return start + sum(r for r in reach if r < 0), start + sum(r for r in reach if r > 0) + size
+
+
+def overlap(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    return a[0] < b[1] and b[0] < a[1]

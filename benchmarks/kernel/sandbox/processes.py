@@ -1,0 +1,150 @@
+"""Our side of the fork server, and what can be seen of a process from outside.
+
+Imports the standard library alone: `guard.py` takes it along into the kernel's process.
+"""
+
+from __future__ import annotations
+
+import array
+import atexit
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = str(Path(__file__).resolve().parents[3])
+
+# Runs `python -m benchmarks.kernel.sandbox.fork_server` from any folder, however this package was
+# found. The path stays as it is: ROOT may be site-packages, which must not come before Python's own
+# modules.
+START = """
+import importlib.machinery, importlib.util, runpy, sys
+spec = importlib.machinery.PathFinder.find_spec("benchmarks", [sys.argv[2]])
+sys.modules["benchmarks"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["benchmarks"])
+runpy.run_module("benchmarks.kernel.sandbox.fork_server", run_name="__main__", alter_sys=True)
+"""
+
+# Idle worker threads go to sleep within some 50 us, or they would run in the next turn.
+SLEEP = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0", "OPENBLAS_THREAD_TIMEOUT": "16"}
+
+ENVIRONMENT = {
+    # Freed memory stays in the process, so that no call is timed while the system clears pages.
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    **SLEEP,
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of processor time that a process with all its threads has used; NaN if unknown.
+
+    In nanoseconds, where /proc (and so psutil) counts in steps of 10 ms.
+    """
+    if not sys.platform.startswith("linux"):
+        return float("nan")
+    try:
+        # The clock of another process, as clock_getcpuclockid(3) makes it.
+        return time.clock_gettime_ns((~pid << 3) | 2) / 1e9
+    except OSError:
+        return float("nan")
+
+
+def stat_fields(pid: int | str) -> list[str]:
+    """What /proc/PID/stat has after the process's name: its state, parent, ... Raises OSError."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def helpers_time(pid: int) -> float:
+    """Seconds of processor time of the processes it has started and seen end; NaN if unknown."""
+    try:
+        fields = stat_fields(pid)
+        return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return float("nan")
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a worker has started and that still live; none without /proc.
+
+    Those of its session, their children and theirs, and orphans, which the fork server adopts.
+    """
+    parents, session = {}, {}
+    for name in os.listdir("/proc") if Path("/proc/self/stat").exists() else []:
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = stat_fields(name)
+                if fields[0] != "Z":
+                    parents[int(name)], session[int(name)] = int(fields[1]), int(fields[3])
+    server = _server[0].process.pid if _server else 0
+    found = {
+        p
+        for p in parents
+        if session[p] == pid or parents[p] == pid or (parents[p] == server and p not in workers)
+    }
+    while more := {p for p in parents if parents[p] in found} - found:
+        found |= more
+    return sorted(found - {pid})
+
+
+class ForkServer:
+    """The process that workers are forked from, run as `fork_server.py`."""
+
+    def __init__(self) -> None:
+        self.link, theirs = socket.socketpair()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", START, str(theirs.fileno()), ROOT],
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, **ENVIRONMENT},
+            start_new_session=True,  # Ctrl-C reaches us alone, and we end the workers one by one
+        )
+        theirs.close()
+        self.buffer = b""
+        self.ready = False
+        atexit.register(self.close)
+
+    def answer(self) -> Any:
+        """Its next line. Raises RuntimeError if it has died."""
+        while b"\n" not in self.buffer:
+            data = self.link.recv(4096)
+            if not data:
+                raise RuntimeError("the process that starts the kernels has died")
+            self.buffer += data
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        return line if line == b"ready" else json.loads(line)
+
+    def fork(self, order: dict[str, Any], fds: list[int]) -> int:
+        """A new worker that gets these descriptors; returns its process id."""
+        if not self.ready:
+            self.answer()
+            self.ready = True
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        self.link.sendmsg([json.dumps(order).encode()], rights)
+        return int(self.answer())
+
+    def wait(self, pid: int) -> int:
+        """Exit status of a worker that has ended or is about to; negative: the signal."""
+        self.link.sendall(json.dumps({"wait": pid}).encode())
+        return int(self.answer())
+
+    def close(self) -> None:
+        self.link.close()
+        self.process.kill()
+        self.process.wait()
+
+
+_server: list[ForkServer] = []
+workers: set[int] = set()  # process ids that we have started and not ended yet
+
+
+def fork_server() -> ForkServer:
+    """This program's one fork server; starts it if needed, without waiting for it."""
+    if not _server or _server[0].process.poll() is not None:
+        _server[:] = [ForkServer()]
+    return _server[0]

@@ -1,0 +1,44 @@
+"""gelu(x)
+
+x times the chance that a normal variable is below it: 0.5 x (1 + erf(x / sqrt(2))).
+
+x of any shape -> the same
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from encoder import ops, oracle
+
+from ..base import Array, Slot, elementwise, f64
+from ..inputs import Case, Dice, sizes, strided
+
+
+def numpy_gelu(x: Array) -> Array:
+    from scipy.special import erf
+
+    return np.float32(0.5) * x * (1 + erf(x * np.float32(0.5**0.5)))
+
+
+def edges(dice: Dice) -> list[Case]:
+    x = dice.normal(*sizes(dice), std=1.5)
+    return [
+        Case("prime size", (x,)),
+        Case("one axis", (x[0, 0].contiguous(),)),
+        Case("non-contiguous", (strided(x),)),
+        Case("transposed", (x.transpose(1, 2),)),
+        Case("large values", (60 * x,)),
+        Case("small values", (1e-3 * x,)),
+    ]
+
+
+SLOT = Slot(
+    __name__,
+    __doc__,
+    ops.gelu,
+    lambda x: oracle.gelu(f64(x)),
+    elementwise(10),
+    edges,
+    numpy=numpy_gelu,
+)

@@ -1,0 +1,49 @@
+"""layer_norm(x, weight, bias, eps=1e-5)
+
+Mean 0 and variance 1 along the last axis, then scaled and shifted.
+
+x (..., S), weight (S,), bias (S,) -> (..., S)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from encoder import ops, oracle
+
+from ..base import Array, Slot, elementwise, f64
+from ..inputs import Case, Dice, sizes, strided
+
+
+def numpy_layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(centred).mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(variance + np.float32(eps)) * weight + bias
+
+
+def edges(dice: Dice) -> list[Case]:
+    b, t, s = sizes(dice)
+    weight, bias, x = dice.normal(s, mean=1.5), dice.normal(s), dice.normal(b, t, s)
+    # A mean of 1000 times the spread: E[x^2] - E[x]^2 has no digit left. In 16 bits storing x would
+    # lose the spread itself.
+    offset = 1000 if dice.dtype == torch.float32 else 16
+    return [
+        Case("prime size", (x, weight, bias)),
+        Case("one row", (x[0, :1].contiguous(), weight, bias)),
+        Case("non-contiguous", (strided(x), weight, bias)),
+        Case("transposed", (x.transpose(0, 1), weight, bias)),
+        Case("small values", (1e-3 * x, weight, bias)),
+        Case("large offset", (x + offset, weight, bias), vary="add"),
+    ]
+
+
+SLOT = Slot(
+    __name__,
+    __doc__,
+    ops.layer_norm,
+    lambda x, w, b: oracle.layer_norm(f64(x), f64(w), f64(b)),
+    elementwise(7),
+    edges,
+    numpy=numpy_layer_norm,
+)

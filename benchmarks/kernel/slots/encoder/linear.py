@@ -1,0 +1,46 @@
+"""linear(x, weight, bias=None)
+
+x weight^T + bias.
+
+x (..., S), weight (O, S), bias (O,) or None -> (..., O)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from encoder import ops, oracle
+
+from ..base import Array, Slot, f64
+from ..inputs import Case, Dice, sizes, strided
+
+
+def numpy_linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    return x @ weight.T if bias is None else x @ weight.T + bias
+
+
+def truth(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Array:
+    return oracle.linear(f64(x), f64(weight), 0.0 if bias is None else f64(bias))
+
+
+def flops(x: Tensor, weight: Tensor, bias: Any = None) -> float:
+    return 2.0 * x.numel() * weight.shape[0]
+
+
+def edges(dice: Dice) -> list[Case]:
+    b, t, s = sizes(dice)
+    o = dice.prime(97, 103, 109, 113)
+    x, weight, bias = dice.normal(b, t, s), dice.normal(o, s, std=s**-0.5), dice.normal(o)
+    bits = (dice.bits(t, s), dice.bits(o, s), dice.bits(o))
+    return [
+        Case("prime size", (x, weight, bias)),
+        Case("no bias", (x, weight)),
+        Case("non-contiguous", (strided(x), weight, bias)),
+        Case("transposed weight", (x, weight.T.contiguous().T, bias)),
+        Case("zeros and ones", bits, vary="bits", exact=True),
+    ]
+
+
+SLOT = Slot(__name__, __doc__, ops.linear, truth, flops, edges, numpy=numpy_linear)

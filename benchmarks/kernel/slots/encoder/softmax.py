@@ -1,0 +1,45 @@
+"""softmax(scores)
+
+exp, scaled to sum to 1 along the last axis.
+
+scores (..., T) -> the same
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from encoder import ops, oracle
+
+from ..base import Array, Slot, elementwise, f64
+from ..inputs import Case, Dice, sizes, strided
+
+
+def numpy_softmax(scores: Array) -> Array:
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def edges(dice: Dice) -> list[Case]:
+    b, t, s = sizes(dice)
+    x = dice.normal(b, 5, t, s, std=3.0)
+    return [
+        Case("prime size", (x,)),
+        Case("one row", (x[0, 0, :1].contiguous(),)),
+        Case("non-contiguous", (strided(x),)),
+        # exp overflows float32 at 88.
+        Case("huge scores", (60 * x,)),
+        Case("very negative scores", (x - 500,), vary="add"),
+    ]
+
+
+SLOT = Slot(
+    __name__,
+    __doc__,
+    ops.softmax,
+    lambda x: oracle.softmax(f64(x)),
+    elementwise(4),
+    edges,
+    numpy=numpy_softmax,
+    around={"attention": ops.explicit_attention},
+)

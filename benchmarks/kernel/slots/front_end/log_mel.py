@@ -1,0 +1,72 @@
+"""log_mel(audio, n_mels)
+
+The whole front end, waveform to features.
+
+audio (L,) or (B, L), 16 kHz, up to 30 s -> (n_mels, 3000) or (B, n_mels, 3000)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import melfront
+from melfront import variants
+from melfront.conventions import HOP_LENGTH, TRANSFORMERS, Convention
+
+from ..base import Call, Function, Slot, f64
+from ..inputs import Case, Dice
+from . import stft
+
+
+def log_mel(audio: Any, n_mels: int) -> Any:
+    """Ours, for a tensor or an array."""
+    return melfront.log_mel(audio, n_mels=n_mels)
+
+
+def under(c: Convention) -> Function:
+    return lambda audio, n_mels: variants.log_mel(f64(audio), n_mels=n_mels, convention=c)
+
+
+def flops(audio: Tensor, n_mels: int) -> float:
+    """Of the transforms, of the two filters that each frequency is in, and of the logarithms."""
+    n_frames = audio.numel() // HOP_LENGTH
+    return stft.flops(n_frames) + n_frames * (2 * 394 + 6 * n_mels)
+
+
+def speech(audio: Tensor, n_mels: int) -> Call:
+    return (audio,), {"n_mels": n_mels}
+
+
+def edges(dice: Dice) -> list[Case]:
+    n = dice.prime(15_991, 24_001, 31_991)
+    noise = dice.normal(n, std=0.1)
+    click = torch.zeros(n, dtype=dice.dtype)
+    click[dice.below(n)] = 0.7
+    tone = torch.sin(torch.arange(480_000) * 0.37).to(dice.dtype)
+    loud = torch.tensor([[1.0], [1e-3], [0.05]], dtype=dice.dtype)
+    return [
+        Case("prime size", (noise,), {"n_mels": 80}),
+        Case("128 bins", (noise,), {"n_mels": 128}),
+        Case("batch of unequal loudness", (noise * loud,), {"n_mels": 80}),
+        Case("silence", (torch.zeros(n, dtype=dice.dtype),), {"n_mels": 80}),
+        Case("click", (click,), {"n_mels": 80}),
+        Case("30 s of a tone", (tone,), {"n_mels": 80}),
+    ]
+
+
+SLOT = Slot(
+    __name__,
+    __doc__,
+    log_mel,
+    under(TRANSFORMERS),
+    flops,
+    edges,
+    numpy=log_mel,
+    axis=-1,
+    step=HOP_LENGTH,
+    speech=speech,
+    under=under,
+)

@@ -1,0 +1,71 @@
+"""mel(power, filters)
+
+Averages neighbouring frequencies in triangles.
+
+power (F, K) or (B, F, K), filters (M, K) -> (M, F) or (B, M, F)
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from melfront import variants
+from melfront.conventions import Convention
+
+from ..base import Array, Call, Function, Slot, f64
+from ..inputs import Case, Dice, strided
+from . import constants
+from . import stft as previous
+
+
+def mel(power: Tensor, filters: Tensor) -> Tensor:
+    return filters @ power.mT  # (..., M, F)
+
+
+def numpy_mel(power: Array, filters: Array) -> Array:
+    return filters @ power.swapaxes(-1, -2)
+
+
+def truth(power: Tensor, filters: Tensor) -> Array:
+    return f64(filters) @ f64(power).swapaxes(-1, -2)
+
+
+def under(c: Convention) -> Function:
+    return lambda power, filters: variants.mel(f64(power), c, len(filters))
+
+
+def flops(power: Tensor, filters: Tensor) -> float:
+    """Filters that are zero need no product."""
+    return 2.0 * power[..., 0].numel() * int((filters != 0).sum())
+
+
+def speech(audio: Tensor, n_mels: int) -> Call:
+    args, _ = previous.speech(audio, n_mels)
+    return (previous.stft(*args), constants(n_mels)[1]), {}
+
+
+def edges(dice: Dice) -> list[Case]:
+    filters = constants(80)[1].to(dice.dtype)
+    n = dice.prime(53, 59, 61, 67)
+    power = dice.normal(3, n, 201).square()
+    bins = dice.prime(71, 73, 79, 83)
+    return [
+        Case("prime size", (power, filters)),
+        Case("other filters", (power, dice.normal(bins, 201).abs())),
+        Case("non-contiguous", (strided(power), filters)),
+        Case("zeros and ones", (dice.bits(n, 201), dice.bits(bins, 201)), vary="bits", exact=True),
+    ]
+
+
+SLOT = Slot(
+    __name__,
+    __doc__,
+    mel,
+    truth,
+    flops,
+    edges,
+    numpy=numpy_mel,
+    speech=speech,
+    stages=("mel",),
+    under=under,
+)

@@ -1,0 +1,84 @@
+"""stft(frames, window)
+
+The squared magnitude of each frequency of each frame.
+
+frames (F, N) or (B, F, N), a view with overlaps; window (N,) -> (F, K) or (B, F, K)
+"""
+
+from __future__ import annotations
+
+from math import log2
+
+import torch
+from torch import Tensor
+
+from melfront import variants
+from melfront.conventions import TRANSFORMERS, Convention
+
+from ..base import Array, Call, Function, Slot, f64
+from ..inputs import Case, Dice
+from . import constants, framed
+
+
+def stft(frames: Tensor, window: Tensor) -> Tensor:
+    """As `melfront.torch_backend` does it."""
+    return torch.view_as_real(torch.fft.rfft(frames * window)).square().sum(-1)  # (..., F, K)
+
+
+def numpy_stft(frames: Array, window: Array) -> Array:
+    from scipy.fft import rfft
+
+    spectrum = rfft(frames * window)
+    return spectrum.real**2 + spectrum.imag**2
+
+
+def truth(frames: Tensor, window: Tensor) -> Array:
+    spectrum = variants.spectrum(f64(frames) * f64(window), TRANSFORMERS)
+    return variants.power(spectrum, TRANSFORMERS)
+
+
+def under(c: Convention) -> Function:
+    def run(frames: Tensor, window: Tensor) -> Array:
+        given = f64(window)
+        if {"window", "periodic", "win_length"} & set(c.changes()):
+            given = variants.window(c)
+        return variants.power(variants.spectrum(f64(frames) * given, c), c)
+
+    return run
+
+
+def flops(n_frames: int, n: int = 400) -> float:
+    """A real transform takes 2.5 N log2 N, the window N, and the squares 3 for each frequency."""
+    return n_frames * (2.5 * n * log2(n) + n + 1.5 * n)
+
+
+def speech(audio: Tensor, n_mels: int) -> Call:
+    return (framed(audio), constants(n_mels)[0]), {}
+
+
+def edges(dice: Dice) -> list[Case]:
+    window = constants(80)[0].to(dice.dtype)
+    n = dice.prime(53, 59, 61, 67)
+    frames = dice.normal(3, n, 400, std=0.1)
+    clip = dice.normal(160 * n + 7, std=0.1)
+    tone = torch.sin(torch.arange(160 * n) * 0.37).to(dice.dtype)
+    return [
+        Case("prime size", (frames, window)),
+        Case("overlapping frames", (framed(clip), window)),
+        Case("tone", (framed(tone), window)),
+        Case("silence", (torch.zeros_like(frames[0]), window)),
+    ]
+
+
+SLOT = Slot(
+    __name__,
+    __doc__,
+    stft,
+    truth,
+    lambda frames, _: flops(frames[..., 0].numel()),
+    edges,
+    numpy=numpy_stft,
+    speech=speech,
+    stages=("windowed", "spectrum", "power"),
+    under=under,
+)

@@ -1,0 +1,5 @@
+from torch import Tensor
+
+
+def mel(power: Tensor, filters: Tensor) -> Tensor:
+    return filters @ power.mT

@@ -1,0 +1,102 @@
+"""Arguments of calls, and the random numbers that they are made of.
+
+# B batch  T positions  S state
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HEAD_DIM = 64  # of every published Whisper; a kernel may rely on it
+POOL = 1 << 23  # random numbers that are drawn once and cut into contents
+
+
+@dataclass
+class Case:
+    """The arguments of one call. `vary` says how other contents of the same kind are made:
+
+    "scale" changes each value by up to 5 %, "add" adds up to 5 % of the standard deviation, "bits"
+    draws zeros and ones anew.
+    """
+
+    label: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    vary: str = "scale"
+    seen: bool = False  # the model calls the slot with these shapes
+    timed: bool = False
+    exact: bool = False  # nothing needs rounding, so the result must be exact
+
+    def tensors(self) -> list[Tensor]:
+        return [a for a in self.args if isinstance(a, Tensor)]
+
+    def shape(self) -> str:
+        return " x ".join(map(str, self.args[0].shape))
+
+
+class Dice:
+    """The random numbers of one run, all drawn from its seed."""
+
+    def __init__(self, seed: int, dtype: torch.dtype = torch.float32) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.pool = torch.rand(POOL, generator=self.generator) * 2 - 1
+        self.dtype = dtype
+
+    def below(self, n: int) -> int:
+        return int(torch.randint(n, (), generator=self.generator))
+
+    def prime(self, *candidates: int) -> int:
+        return candidates[self.below(len(candidates))]
+
+    def normal(self, *shape: int, std: float = 1.0, mean: float = 0.0) -> Tensor:
+        x = torch.randn(shape, generator=self.generator, dtype=torch.float64)
+        return (x * std + mean).to(self.dtype)
+
+    def bits(self, *shape: int) -> Tensor:
+        return (torch.rand(shape, generator=self.generator) < 0.5).to(self.dtype)
+
+    def noise(self, n: int) -> Tensor:
+        """n numbers in -1 .. 1, cut from the pool where no kernel can foresee it."""
+        pieces, have = [], 0
+        while have < n:
+            start = self.below(POOL // 2)
+            pieces.append(self.pool[start : start + min(n - have, POOL // 2)])
+            have += len(pieces[-1])
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+
+    def vary(self, case: Case) -> Case:
+        """The same case with other contents of the same shapes, strides and scale."""
+        args = [self.varied(a, case.vary) if isinstance(a, Tensor) else a for a in case.args]
+        return replace(case, args=tuple(args))
+
+    def varied(self, tensor: Tensor, how: str) -> Tensor:
+        base = tensor.as_strided((extent(tensor),), (1,))  # with the gaps between the elements
+        noise = self.noise(len(base))
+        if how == "bits":
+            made = (noise > 0).to(tensor.dtype)
+        elif how == "add":
+            made = (base + 0.05 * float(tensor.float().std()) * noise).to(tensor.dtype)
+        else:
+            made = (base * (1 + 0.05 * noise)).to(tensor.dtype)
+        return made.as_strided(tensor.shape, tensor.stride())
+
+
+def extent(tensor: Tensor) -> int:
+    """How many elements of memory lie from a tensor's first to its last, gaps included."""
+    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def strided(x: Tensor) -> Tensor:
+    """The same values, with a NaN in memory after each of them."""
+    wide = torch.full((*x.shape[:-1], 2 * x.shape[-1]), float("nan"), dtype=x.dtype)
+    wide[..., ::2] = x
+    return wide[..., ::2]
+
+
+def sizes(dice: Dice) -> tuple[int, int, int]:
+    """B, T and S: different primes."""
+    return 3, dice.prime(53, 59, 61, 67, 71, 73), dice.prime(101, 107, 127, 131, 149, 173)

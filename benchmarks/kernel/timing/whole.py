@@ -1,0 +1,245 @@
+"""A kernel in its place: the encoder or the front end run with it, end to end.
+
+A kernel that is right by itself may still do harm: its error in each block may grow from one to the
+next. So each hidden state is measured against float64, in units of the noise that our own encoder
+has at the same depth.
+
+    # B batch  M mel bins  F frames  L samples  T positions  S state
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import melfront
+from encoder import WhisperEncoder, ops, oracle
+from melfront.conventions import N_SAMPLES
+from parity import noise as measure
+from parity.stages import hidden_state
+
+from ...race import TOO_BUSY, ratio_interval, rounds
+from ..proof import cases
+from ..reasons import Refused
+from ..sandbox.parent import Sandbox, name_of
+from ..slots import find
+from ..slots.base import Array, Function, Slot
+from ..slots.front_end import constants, framed
+from ..slots.inputs import Case, Dice
+from .fair import steady
+
+LEAST_ROUNDS, MOST_ROUNDS = 3, 15
+
+
+# --- in the worker's process ----------------------------------------------------------------------
+
+
+def functions(
+    candidate: tuple[Function, str, bool] | None,
+    name: str,
+    size: str,
+    source: str | None,
+    depth: int | None,
+    dtype: str,
+    device: str,
+) -> dict[str, tuple[Function, str]]:
+    """What a worker serves: the whole run with the candidate in its slot, or with our own."""
+    slot = find(name)
+    model = cases.model(size, source, getattr(torch, dtype), depth).to(device)
+    kernel = adapted(slot, *candidate) if candidate else None
+    return {"": (whole(model, slot, kernel), "torch")}
+
+
+def adapted(slot: Slot, function: Function, arrays: str, takes_out: bool) -> Function:
+    """A candidate as a function of tensors that returns what our own does."""
+    shapes: dict[Any, Any] = {}
+
+    def outs_like(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        key = tuple(
+            tuple(a.shape) if isinstance(a, Tensor) else a for a in (*args, *kwargs.values())
+        )
+        if key not in shapes:  # computed once: what ours returns for these shapes
+            shapes[key] = slot.reference(*args, **kwargs)
+        like = shapes[key]
+        new = [
+            torch.empty_like(t, memory_format=torch.contiguous_format)
+            for t in (like if isinstance(like, tuple) else (like,))
+        ]
+        return new if isinstance(like, tuple) else new[0]
+
+    def as_numpy(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        out = x.numpy()
+        out.flags.writeable = False
+        return out
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        out = outs_like(args, kwargs) if takes_out else None
+        if arrays == "torch":
+            result = function(*args, **kwargs, **({"out": out} if takes_out else {}))
+            return out if result is None else result
+        given = [as_numpy(a) for a in args]
+        named = {k: as_numpy(v) for k, v in kwargs.items()}
+        if takes_out:
+            named["out"] = (
+                out.numpy() if isinstance(out, Tensor) else [o.numpy() for o in out or ()]
+            )
+        result = function(*given, **named)
+        if takes_out and result is None:
+            return out
+        if isinstance(result, (tuple, list)):
+            return tuple(torch.from_numpy(r) for r in result)
+        return torch.from_numpy(result)
+
+    return call
+
+
+def whole(model: WhisperEncoder, slot: Slot, kernel: Function | None) -> Function:
+    """Features (B, M, F), or for a slot of the front end audio (B, L), to L + 1 hidden states."""
+    replaced = slot.installed(model, kernel)
+
+    def run(given: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad(), ops.using(**replaced):
+            mel = features(given, slot, kernel, model.config.n_mels) if slot.front_end else given
+            states = model(mel, output_hidden_states=True).hidden_states
+        assert states is not None
+        return (mel, *states) if slot.front_end else states
+
+    return run
+
+
+def features(audio: Tensor, slot: Slot, kernel: Function | None, n_mels: int) -> Tensor:
+    """Audio (1, L) to features (1, M, F), step by step, one of them the kernel's."""
+    function = kernel or slot.reference
+    if not slot.stages:
+        out: Tensor = function(audio, n_mels=n_mels)
+        return out
+    step = {name: find(name).reference for name in ("stft", "mel", "log_scale")}
+    step[slot.name] = function
+    window, filters = (t.to(audio.device) for t in constants(n_mels))
+    padded = torch.cat([audio[0], audio.new_zeros(N_SAMPLES - audio.shape[1])])
+    power = step["stft"](framed(padded), window)  # (F, K)
+    scaled: Tensor = step["log_scale"](step["mel"](power, filters))
+    return scaled[None]  # (1, M, F)
+
+
+# --- in our process -------------------------------------------------------------------------------
+
+
+@dataclass
+class Whole:
+    """What came of it."""
+
+    what: str  # in words
+    names: list[str]  # of the hidden states
+    noise: list[float]  # of each, in units of noise
+    verdicts: list[str]
+    # Seconds of the candidate and of our own; empty if not timed.
+    times: list[Array] = field(default_factory=list)
+
+    def ratio(self) -> float:
+        return float(np.median(self.times[1]) / np.median(self.times[0]))
+
+    def unclear(self) -> bool:
+        """Whether the machine was too busy for the ratio to say anything."""
+        low, high = ratio_interval(self.times[1], self.times[0], 0.99)
+        return not high / low <= TOO_BUSY**2
+
+
+def run_whole(
+    candidate: Sandbox,
+    ours: Sandbox,
+    slot: Slot,
+    model: WhisperEncoder,
+    dice: Dice,
+    what: str,
+    seconds: float | None,
+) -> Whole:
+    """Measure every hidden state, and time the whole for so many seconds unless that is None.
+
+    Raises Refused if a state is wrong.
+    """
+    sample = cases.clips()[0]
+    n_mels = model.config.n_mels
+    given = sample[None] if slot.front_end else melfront.log_mel(sample, n_mels=n_mels)[None]
+    case = Case("whole", (given.to(dice.dtype),))
+    dtype = name_of(dice.dtype)
+    first = dice.vary(case)
+    outs = [o.contiguous() for o in whole(model, slot, None)(*first.args)]
+    right = truth(model, slot, first.args[0])
+    floors = [
+        measure.noise_floor(t, o.float().numpy(), dtype) for t, o in zip(right, outs, strict=True)
+    ]
+    for child in (candidate, ours):
+        child.case(case.args, {}, outs)
+    candidate.write(first.tensors())
+    candidate.call()
+    errors = [
+        measure.error(o.float().numpy(), t, f, dtype)
+        for o, t, f in zip(candidate.copied, right, floors, strict=True)
+    ]
+    names = (["features"] if slot.front_end else []) + state_names(model)
+    for name, error in zip(names, errors, strict=True):
+        if error.verdict == measure.WRONG:
+            raise Refused("WHOLE", f"in its place, {name} is {error.noise:.3g} x noise")
+    result = Whole(what, names, [e.noise for e in errors], [e.verdict for e in errors])
+    if seconds is not None:
+        of_states = dict(zip(names, floors, strict=True))
+        result.times = race_of_wholes(candidate, ours, case, dice, of_states, seconds)
+    return result
+
+
+def race_of_wholes(
+    candidate: Sandbox,
+    ours: Sandbox,
+    case: Case,
+    dice: Dice,
+    floors: dict[str, float],
+    seconds: float,
+) -> list[Array]:
+    """Times of the candidate and of ours. Raises Refused if a state differs too much from ours."""
+    children = {"candidate": candidate, "ours": ours}
+    times: dict[str, list[float]] = {name: [] for name in children}
+    chance = random.Random(dice.below(1 << 30))
+    with steady():
+        for order in rounds(children, seconds, LEAST_ROUNDS, MOST_ROUNDS, chance):
+            given = dice.vary(case)
+            for name in order:
+                children[name].write(given.tensors())
+                times[name].append(children[name].call().time)
+            for (state, floor), mine, theirs in zip(
+                floors.items(), candidate.copied, ours.copied, strict=True
+            ):
+                apart = measure.rms((mine.float() - theirs.float()).numpy()) / floor
+                if not apart <= measure.NOISY_LIMIT:
+                    raise Refused(
+                        "TIMED", f"in its place and timed, {state} is {apart:.3g} x noise from ours"
+                    )
+    return [np.array(spent) for spent in times.values()]
+
+
+def truth(model: WhisperEncoder, slot: Slot, given: Tensor) -> list[Array]:
+    """The same states from the oracles, float64, with a batch axis of one."""
+    kept: dict[str, Array] = {}
+
+    def keep(stage: str, tensor: Array) -> Array:
+        kept[stage] = tensor
+        return tensor
+
+    mel = given[0].double().numpy()
+    if slot.front_end:
+        mel = melfront.oracle.log_mel(mel, n_mels=model.config.n_mels)
+    oracle.encode(mel, model.state_dict(), model.config, keep)
+    states = [kept[name][None] for name in state_names(model)]
+    return ([mel[None]] if slot.front_end else []) + states
+
+
+def state_names(model: WhisperEncoder) -> list[str]:
+    n_layer = model.config.n_audio_layer
+    return [hidden_state(i, n_layer) for i in range(n_layer + 1)]
