@@ -24,6 +24,7 @@ class ParityError(ValueError):
         super().__init__(one_line(message))
 
 
+MAX_LAYERS = 1000  # the largest Whisper has 32
 Row = tuple[str, str, str]  # name, axes, meaning
 
 PARTS: dict[str, tuple[Row, ...]] = {
@@ -88,13 +89,13 @@ class Stage(str):
     meaning: str
 
     def __new__(cls, name: str) -> Stage:
-        found = re.fullmatch(r"block\.(\d{1,9}|I)\.(.+)", name)
+        found = re.fullmatch(r"block\.(\d+|I)\.(.+)", name)
         row = ROWS.get((found is not None, found[2] if found else name))
         if row is None:
             raise ParityError(unknown(name))
         self = super().__new__(cls, name)
         part, (number, within), axes, meaning = row
-        block = int(found[1]) if found and found[1] != "I" else None
+        block = block_number(name, found[1]) if found and found[1] != "I" else None
         letters = tuple(letter.replace("+", " + ") for letter in axes.split())
         facts = {"part": part, "block": block, "axes": letters, "meaning": meaning}
         for key, value in {**facts, "order": (number, block or 0, within)}.items():
@@ -124,6 +125,12 @@ class Stage(str):
     def in_block(self, block: int | str) -> Stage:
         """The same stage of another block; "I": of any block. What is in no block is itself."""
         return Stage(f"block.{block}.{self.within}") if self.part == "block" else self
+
+
+def block_number(name: str, digits: str) -> int:
+    if len(digits) > 9 or int(digits) >= MAX_LAYERS:  # int() of thousands of digits raises
+        raise ParityError(f"{name}: expected a block's number below {MAX_LAYERS}")
+    return int(digits)
 
 
 FRONT_END = tuple(Stage(name) for name, _, _ in PARTS["front end"])

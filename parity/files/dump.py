@@ -104,7 +104,7 @@ def write(
 
 
 def noise_of(stage: str, shape: tuple[int, ...], truth: Array, port: Array, sampled: bool) -> float:
-    """The float32 noise of a stage, from values of the truth and of a right port at N_FLOOR places.
+    """The float32 noise of a stage. truth, port: a right port's values at N_FLOOR positions.
 
     sampled: no less than the noise of the few positions kept. Channels differ, and so does their
     noise: 256 values can have three times that of the whole.
