@@ -85,7 +85,7 @@ NOT_NUMERIC = {
     "parity": "bad_input command dump hints hostile_files layouts metadata plot pytest_plugin "
     "timing",
     "reference_data": "floors follow make",  # which choose the kernels themselves, or have none
-    "tests": "commands_end names readme terminal",
+    "tests": "api_page commands_end names one_name project readme strangers terminal",
 }
 
 
@@ -117,6 +117,27 @@ def no_tf32():
 
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
+
+
+# Installed
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """What `pip install melfront` would install, built from this checkout."""
+    from tests.environments import build_wheel
+
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory, wheel) -> Path:
+    """A Python that has the wheel, and from the checkout nothing."""
+    from tests.environments import install, python_without
+
+    python = python_without(tmp_path_factory.mktemp("installed"))
+    install(wheel, python)
+    return python
 
 
 # Clips and weights
