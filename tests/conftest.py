@@ -88,7 +88,7 @@ NOT_NUMERIC = {
     "parity": "bad_input command dump hints hostile_files layouts metadata plot pytest_plugin "
     "timing",
     "reference_data": "floors follow make",  # they choose the kernels themselves, or use none
-    "tests": "commands_end names readme terminal",
+    "tests": "api_page commands_end names one_name project readme strangers terminal",
 }
 
 
@@ -121,6 +121,27 @@ def no_tf32():
 
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
+
+
+# Installed
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """What `pip install melfront` would install, built from this checkout."""
+    from tests.environments import build_wheel
+
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory, wheel) -> Path:
+    """A Python that has the wheel, and from the checkout nothing."""
+    from tests.environments import install, python_without
+
+    python = python_without(tmp_path_factory.mktemp("installed"))
+    install(wheel, python)
+    return python
 
 
 # Clips and weights

@@ -205,28 +205,34 @@ def empty_folder(tmp_path, monkeypatch):
 
 
 def run(command: str) -> tuple[int, str]:
-    """Exit status and output. `python -m` runs in this process, which has everything imported.
+    """Exit status and output. Ours runs in this process, which has everything imported.
 
     Where the packages are not the checkout's but installed from a wheel, it runs as a reader would.
     A race is cut short: that its table is printed shows as well after a tenth of a second.
     """
-    command = re.sub(r"-m benchmarks (frontend|encoder|load)\b", r"\g<0> --seconds 0.1", command)
+    command = re.sub(r"benchmarks (frontend|encoder|load)\b", r"\g<0> --seconds 0.1", command)
     words, _, target = command.partition(" > ")
-    words = shlex.split(words)
-    if words[:2] != ["python", "-m"] or words[2] == "pytest" or INSTALLED:
-        words[:1] = [sys.executable] if words[0] == "python" else words[:1]
-        done = subprocess.run(words, capture_output=True, text=True)
+    program, *words = shlex.split(words)
+    if program == "python":
+        _, name, *words = words
+    else:
+        name = program if program == "melfront" else ""
+    if INSTALLED or name in ("", "pytest"):
+        start = [sys.executable, "-m", name] if program == "python" else [program]
+        if program == "melfront":
+            start = [str(Path(sys.executable).with_name("melfront"))]
+        done = subprocess.run([*start, *words], capture_output=True, text=True)
         if target and not done.returncode:
             Path(target).write_text(done.stdout)
             return done.returncode, done.stderr
         return done.returncode, done.stdout + done.stderr
-    module = importlib.import_module(words[2])
+    module = importlib.import_module(name)
     if hasattr(module, "__path__"):
-        module = importlib.import_module(f"{words[2]}.__main__")
+        module = importlib.import_module(f"{name}.__main__")
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
         try:
-            status = module.main(words[3:])
+            status = module.main(words)
         except SystemExit as end:
             status = end.code or 0
     if target:
@@ -321,7 +327,7 @@ def test_commands_in_the_text_have_these_options():
         for option in set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)):
             assert re.search(rf"{option}\b", known), f"{page}: {option}"
     commands = re.findall(
-        r"python -m (parity|benchmarks) (\w+) ([^`\n]*)", "".join(map(read, PAGES))
+        r"(?:python -m|melfront) (parity|benchmarks) (\w+) ([^`\n]*)", "".join(map(read, PAGES))
     )
     assert len(commands) > 5
     for module, name, arguments in commands:

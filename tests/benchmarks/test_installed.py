@@ -1,55 +1,35 @@
-"""The harness however the project is found: beside NumPy in site-packages, or as a checkout."""
+"""The harness however the project is found: in site-packages, or as a checkout."""
 
-import os
 import re
-import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 
-import numpy
 import pytest
 
-from melfront.audio import SAMPLE
-from tests.conftest import CHECKOUT
+from tests.environments import copy_of_the_checkout, environment, python_without
 
 KERNELS = Path(__file__).parent / "kernels"
-OURS = ("benchmarks", "encoder", "melfront", "parity")
-
-
 PEERS = ("transformers", "openai_whisper", "faster_whisper", "ctranslate2", "librosa", "asrfront")
 PEERS += ("hf_processors_rs", "onnx", "onnxruntime")
 
 
-def made(folder, *without):
-    """A Python with all that is installed here but the project, in one site-packages."""
-    venv.create(folder, symlinks=True)
-    site = next(folder.glob("lib/python*/site-packages"))
-    for entry in Path(numpy.__file__).parents[1].iterdir():
-        left_out = entry.name.startswith(("__editable__", "melfront", *OURS))
-        left_out |= entry.name.partition("-")[0] in without or entry.suffix == ".pth"
-        if not left_out and not (site / entry.name).exists():
-            (site / entry.name).symlink_to(entry)
-    return folder / "bin" / "python"
-
-
 @pytest.fixture(scope="module")
 def python(tmp_path_factory):
-    return made(tmp_path_factory.mktemp("python"))
+    return python_without(tmp_path_factory.mktemp("python"))
 
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory, checkout):
     """Runs a command where no peer is installed, and neither is the project: it is on the path."""
-    python = made(tmp_path_factory.mktemp("bare"), *PEERS)
+    python = python_without(tmp_path_factory.mktemp("bare"), *PEERS)
     folder = tmp_path_factory.mktemp("empty")
 
     def run(*arguments):
         return subprocess.run(
             [python, "-m", "benchmarks", *arguments],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"},
+            env=environment(checkout),
             text=True,
             capture_output=True,
         )
@@ -59,46 +39,30 @@ def bare(tmp_path_factory, checkout):
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkout")
-    copy(folder)
-    return folder
-
-
-def copy(folder):
-    for name in OURS:
-        shutil.copytree(
-            CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    (folder / "reference_data").mkdir()
-    shutil.copy(SAMPLE, folder / "reference_data")
+    return copy_of_the_checkout(tmp_path_factory.mktemp("checkout"))
 
 
 @pytest.fixture(params=["site-packages", "PYTHONPATH", "the current folder"])
 def started(request, python, checkout, tmp_path):
-    """Runs a command where the project is found in this way; gives status, output and complaint."""
-    site = next(python.parents[1].glob("lib/python*/site-packages"))
-    path, cwd, put = "", tmp_path, []
+    """Runs a command where the project is found in this way."""
+    path, cwd = "", tmp_path
     if request.param == "site-packages":
-        copy(site)
-        put = [site / name for name in (*OURS, "reference_data")]
+        python = request.getfixturevalue("installed")
     elif request.param == "PYTHONPATH":
-        path = str(checkout)
+        path = checkout
     else:
         cwd = checkout
 
     def run(*arguments):
-        environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
         return subprocess.run(
-            [python, "-m", "benchmarks", *map(str, arguments)],
+            [python, "-m", "melfront", "benchmarks", *map(str, arguments)],
             cwd=cwd,
-            env=environment,
+            env=environment(path),
             text=True,
             capture_output=True,
         )
 
-    yield run
-    for entry in put:
-        shutil.rmtree(entry)
+    return run
 
 
 def test_a_kernel_is_proved_and_the_fence_holds(started):

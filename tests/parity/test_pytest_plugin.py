@@ -41,15 +41,23 @@ LIGHT = """
 import sys
 
 def test_nothing():
-    assert "parity.pytest_plugin" in sys.modules
-    assert not {"torch", "numpy", "melfront"} & set(sys.modules)
+    assert "melfront.parity.pytest_plugin" in sys.modules
+    assert not {"torch", "scipy", "soundfile", "tqdm"} & set(sys.modules)
 """
 
 
 def run_pytest(folder):
     """pytest in its own process, with no plugin but ours."""
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(CHECKOUT)}
-    command = [sys.executable, "-m", "pytest", "-p", "parity.pytest_plugin", "-q", "--rootdir=."]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "melfront.parity.pytest_plugin",
+        "-q",
+        "--rootdir=.",
+    ]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
@@ -70,7 +78,7 @@ def test_a_suite_that_does_not_use_it_waits_for_nothing(tmp_path):
 
 
 def test_fixtures_are_documented(tmp_path):
-    command = [sys.executable, "-m", "pytest", "-p", "parity.pytest_plugin", "--fixtures"]
+    command = [sys.executable, "-m", "pytest", "-p", "melfront.parity.pytest_plugin", "--fixtures"]
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(CHECKOUT)}
     out = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "parity_reference" in out.stdout
@@ -81,7 +89,7 @@ def test_entry_point():
     text = (CHECKOUT / "pyproject.toml").read_text()
     table = re.search(r"\[project\.entry-points\.pytest11\]\n(.+)", text)
     assert table, "pyproject.toml does not register the plugin"
-    assert table[1] == 'parity = "parity.pytest_plugin"'
+    assert table[1] == 'melfront = "melfront.parity.pytest_plugin"'
 
 
 def test_reference_of_an_encoder():

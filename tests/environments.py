@@ -1,0 +1,62 @@
+"""Pythons that have all that is installed here but the project, and wheels to install into them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import numpy
+
+from tests.conftest import CHECKOUT
+
+FOLDERS = ("melfront", "encoder", "parity", "benchmarks", "reference_data")
+
+
+def python_without(folder: Path, *packages: str) -> Path:
+    """A Python with the packages of this one in one site-packages, without these and melfront."""
+    venv.create(folder, symlinks=True)
+    site = site_packages(folder)
+    for entry in Path(numpy.__file__).parents[1].iterdir():
+        left_out = entry.name.startswith(("__editable__", "melfront"))
+        left_out |= entry.name.partition("-")[0] in packages or entry.suffix == ".pth"
+        if not left_out and not (site / entry.name).exists():
+            (site / entry.name).symlink_to(entry)
+    return folder / "bin" / "python"
+
+
+def site_packages(folder: Path) -> Path:
+    return next(folder.glob("lib/python*/site-packages"))
+
+
+def copy_of_the_checkout(folder: Path) -> Path:
+    """The packages alone, as they stand in the checkout."""
+    for name in FOLDERS:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(CHECKOUT / name, folder / name, ignore=ignored)
+    return folder
+
+
+def build_wheel(folder: Path) -> Path:
+    source = folder / "source"
+    copy_of_the_checkout(source)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(CHECKOUT / name, source)
+    options = ["-q", "--no-deps", "--no-index", "--no-build-isolation", "-w", folder]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, source], check=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def install(wheel: Path, python: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--python", python]
+    options = ["-q", "--no-deps", "--no-index", "--no-compile"]
+    subprocess.run([*pip, "install", *options, wheel], check=True)
+
+
+def environment(path: str | Path = "") -> dict[str, str]:
+    """This process's variables with another PYTHONPATH. No file is written next to a source."""
+    return {**os.environ, "PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}

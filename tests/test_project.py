@@ -1,0 +1,116 @@
+"""What the project's host reads: the workflow, the citation and the issue forms."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import melfront.__main__
+from tests.conftest import CHECKOUT
+
+GITHUB = CHECKOUT / ".github"
+FORMS = sorted(path.name for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml"))
+FORMS.remove("config.yml")
+# Of GitHub's forms: what an element has to have, and what may be in its `attributes`.
+ATTRIBUTES = {
+    "markdown": {"value"},
+    "input": {"label", "description", "placeholder", "value"},
+    "textarea": {"label", "description", "placeholder", "value", "render"},
+    "dropdown": {"label", "description", "options", "multiple", "default"},
+    "checkboxes": {"label", "description", "options"},
+}
+
+
+def read(path: Path) -> Any:
+    return yaml.safe_load(path.read_text("utf-8"))
+
+
+def texts(value: Any) -> list[str]:
+    """Every string in it."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [text for child in value for text in texts(child)] if isinstance(value, list) else []
+
+
+def test_the_workflow_runs_what_a_change_must_pass():
+    workflow = read(GITHUB / "workflows" / "ci.yml")
+    assert set(workflow[True]) == {"push", "pull_request", "workflow_dispatch"}  # `on` is a boolean
+    (job,) = workflow["jobs"].values()
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands[-1] == ".ci/run"
+    for command in commands:
+        program = shlex.split(command)[0]
+        assert program == "git" or os.access(CHECKOUT / program, os.X_OK), command
+    assert (CHECKOUT / ".ci" / "run").stat().st_mode & stat.S_IXOTH
+    bounds = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert bounds.removeprefix(">=") in job["container"]
+    for step in job["steps"]:
+        assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step.get("uses", "a/b@v1"))
+
+
+def test_the_citation_is_of_this_version():
+    citation = read(CHECKOUT / "CITATION.cff")
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert set(citation) >= {"cff-version", "message", "title", "authors"}  # which the format needs
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == project["version"] == melfront.__version__
+    assert citation["license"] == project["license"]
+    assert citation["authors"] == project["authors"]
+    assert citation["keywords"] == project["keywords"]
+
+
+def test_the_forms_ask_for_what_is_needed():
+    assert FORMS == ["bug.yml", "kernel.yml", "port.yml"]
+    required = {
+        name: {
+            element["id"]
+            for element in read(GITHUB / "ISSUE_TEMPLATE" / name)["body"]
+            if element.get("validations", {}).get("required")
+        }
+        for name in FORMS
+    }
+    assert {"command", "report", "dump", "versions"} <= required["port.yml"]
+    assert {"kernel", "command", "report"} <= required["kernel.yml"]
+    assert {"code", "output", "expected", "versions"} <= required["bug.yml"]
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_form_is_one_that_the_host_takes(name):
+    form = read(GITHUB / "ISSUE_TEMPLATE" / name)
+    assert set(form) == {"name", "description", "labels", "body"}
+    ids = [element["id"] for element in form["body"] if element["type"] != "markdown"]
+    labels = [e["attributes"]["label"] for e in form["body"] if e["type"] != "markdown"]
+    assert len(set(ids)) == len(ids) == len(set(labels))
+    for element in form["body"]:
+        assert set(element["attributes"]) <= ATTRIBUTES[element["type"]], element
+        assert set(element) <= {"type", "id", "attributes", "validations"}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_commands_of_a_form_exist(name, capsys):
+    """Every command in it has these sub-commands and options."""
+    text = "\n".join(texts(read(GITHUB / "ISSUE_TEMPLATE" / name)))
+    commands = re.findall(r"(?m)(?:^ *|`)melfront ([a-z][^`\n]*)", text)
+    assert commands
+    known = ""
+    for command in commands:
+        words = shlex.split(command)
+        depth = 2 if words[0] in ("parity", "benchmarks") else 1
+        with pytest.raises(SystemExit) as end:
+            melfront.__main__.main([*words[:depth], "--help"])
+        assert end.value.code == 0, command
+        known += (shown := capsys.readouterr().out)
+        for option in re.findall(r"(?<!\S)--?[a-z][\w-]*", command):
+            assert re.search(rf"(?<![\w-]){option}\b", shown), command
+    for option in re.findall(r"`(--[\w-]+)", text):
+        assert re.search(rf"(?<![\w-]){option}\b", known), option

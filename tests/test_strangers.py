@@ -1,0 +1,225 @@
+"""Projects that have modules of our packages' names: theirs and ours both work.
+
+The wheel is installed next to them, and nothing of the checkout can be found.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+from tests.environments import copy_of_the_checkout, environment, python_without
+
+PORT = """
+import numpy as np
+from scipy.signal import get_window
+
+import melfront
+
+
+def my_log_mel(audio):
+    from dataclasses import replace
+
+    wrong = replace(melfront.CONVENTIONS["transformers"], periodic=False)  # numpy.hanning
+    features = melfront.oracle.log_mel(audio, n_mels=80, convention=wrong)
+    return features.astype(np.float32)
+"""
+# A suite that tests their code, and holds their port to ours by the fixture of the plugin.
+SUITE = """
+{theirs}
+from port import my_log_mel
+
+
+def test_theirs():
+    assert all(module.WHOSE == "theirs" for module in ({names},))
+
+
+def test_features(parity_reference):
+    parity_reference.check(my_log_mel(parity_reference.audio), "features")
+"""
+CONFTEST = """
+import pytest
+
+
+@pytest.fixture(scope="session")
+def parity_options():
+    return {"n_mels": 80}
+"""
+# Ours and theirs in one program, in the processes that it starts, and in what it pickles.
+WORK = """
+import multiprocessing, pickle, subprocess, sys
+from pathlib import Path
+
+import numpy as np
+
+{theirs}
+from melfront import encoder as our_encoder, load_audio, parity as our_parity
+from melfront.encoder import EncoderConfig
+from port import my_log_mel
+
+THEIRS = ({names},)
+
+
+def whose(module):
+    return sys.modules[module].WHOSE
+
+
+def main():
+    here = Path(__file__).parent
+    for module in THEIRS:
+        assert module.WHOSE == "theirs" and Path(module.__file__).is_relative_to(here)
+    assert not Path(our_encoder.__file__).is_relative_to(here)
+    size = our_encoder.SIZES["tiny"]
+    again = "import pickle, sys; print(pickle.loads(bytes.fromhex(sys.argv[1])))"
+    command = [sys.executable, "-c", again, pickle.dumps(size).hex()]
+    assert subprocess.check_output(command, text=True).strip() == str(size)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(EncoderConfig.to_hf, [size]) == [size.to_hf()]
+        assert set(pool.map(whose, [module.__name__ for module in THEIRS])) == {{"theirs"}}
+    assert our_parity.compare.__module__.startswith("melfront.parity.")
+    assert our_encoder.ops is sys.modules["melfront.encoder.ops"]
+    np.savez("mine.npz", log_mel=my_log_mel(load_audio("sample")))
+
+
+if __name__ == "__main__":
+    main()
+"""
+KERNEL = """
+import encoder
+import torch.nn.functional as F
+
+assert encoder.WHOSE == "theirs"
+
+
+def layer_norm(x, weight, bias, eps=1e-5):
+    return F.layer_norm(x, weight.shape, weight, bias, eps)
+"""
+WHOSE = "WHOSE = 'theirs'\n"
+# Path -> text, and what of it is imported.
+PROJECTS = {
+    "encoder.py, parity.py": (["encoder.py", "parity.py"], ["encoder", "parity"]),
+    "benchmarks and reference_data": (
+        [
+            "encoder.py",
+            "benchmarks/__init__.py",
+            "reference_data/__init__.py",
+            "reference_data/a.py",
+        ],
+        ["encoder", "benchmarks", "reference_data", "reference_data.a"],
+    ),
+    "packages of every name": (
+        [
+            *("encoder/__init__.py", "encoder/ops.py", "encoder/oracle.py"),
+            *("parity/__init__.py", "parity/__main__.py", "parity/compare.py", "parity/stages.py"),
+            *("benchmarks/__init__.py", "benchmarks/kernel.py", "reference_data/floors.py"),
+            "checkout.py",
+        ],
+        ["encoder", "encoder.ops", "parity", "parity.compare", "benchmarks", "checkout"],
+    ),
+}
+CENTRAL = "packages of every name"
+
+
+@pytest.fixture
+def project(request, tmp_path):
+    files, names = PROJECTS[request.param]
+    for file in files:
+        path = tmp_path / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(WHOSE)
+    texts = {"theirs": f"import {', '.join(names)}", "names": ", ".join(names)}
+    (tmp_path / "port.py").write_text(PORT)
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_port.py").write_text(SUITE.format(**texts))
+    (tmp_path / "work.py").write_text(WORK.format(**texts))
+    (tmp_path / "kernel.py").write_text(KERNEL)
+    return tmp_path
+
+
+@pytest.fixture
+def run(project):
+    def run(python, *arguments, path=""):
+        """Output and exit status of a program in the project."""
+        command = [python.with_name(arguments[0]), *arguments[1:]]
+        return subprocess.run(
+            command, cwd=project, env=environment(path), capture_output=True, text=True
+        )
+
+    return run
+
+
+def projects():
+    return [
+        pytest.param(name, marks=[] if name == CENTRAL else pytest.mark.slow) for name in PROJECTS
+    ]
+
+
+@pytest.mark.parametrize("project", projects(), indirect=True)
+def test_theirs_and_ours(installed, run):
+    done = run(installed, "python", "work.py")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+    done = run(installed, "melfront", "parity", "compare", "mine.npz", "--n-mels", "80")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "features  WRONG" in done.stdout
+    assert "looks like: symmetric window" in done.stdout
+
+    done = run(installed, "python", "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "looks like: symmetric window" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("project", ["encoder.py, parity.py", CENTRAL], indirect=True)
+def test_processes_that_measure(installed, run):
+    """A kernel that uses their `encoder`, and a race, which has a process of its own."""
+    quick = ["--depth", "1", "--seconds", "0.1", "--threads", "1"]
+    done = run(installed, "melfront", "kernel", "layer_norm", "kernel.py", *quick)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "\nPASS: " in done.stdout
+    work = ["--work", "8.1 s padded to 30 s", "--threads", "1", "--seconds", "0.1"]
+    done = run(installed, "melfront", "benchmarks", "frontend", *work)
+    assert done.returncode == 0, done.stderr
+    assert "| melfront, torch " in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("project", projects(), indirect=True)
+def test_with_a_checkout_on_the_path(run, tmp_path_factory):
+    """Not installed at all, but found by PYTHONPATH: their names are still theirs."""
+    checkout = copy_of_the_checkout(tmp_path_factory.mktemp("checkout"))
+    python = python_without(tmp_path_factory.mktemp("python"))
+    done = run(python, "python", "work.py", path=checkout)
+    assert (done.returncode, done.stderr) == (0, "")
+    compare = ["-m", "melfront", "parity", "compare", "mine.npz", "--n-mels", "80"]
+    done = run(python, "python", *compare, path=checkout)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "looks like: symmetric window" in done.stdout
+
+
+def test_a_wheel_has_one_name(wheel, installed, tmp_path):
+    with zipfile.ZipFile(wheel) as file:
+        names = [name for name in file.namelist() if ".dist-info/" not in name]
+    assert {name.split("/")[0] for name in names} == {"melfront"}
+    for name in (
+        "reference_data/sample.flac",
+        "encoder/report/page.html.jinja",
+        "parity/compare.py",
+    ):
+        assert f"melfront/{name}" in names or not (CHECKOUT / name).exists()
+    assert shutil.which("melfront", path=Path(installed).parent)
+    code = "import {}"
+    for name in ("encoder", "parity", "benchmarks", "reference_data", "checkout", "tests"):
+        done = subprocess.run(
+            [installed, "-c", code.format(name)],
+            cwd=tmp_path,
+            env=environment(),
+            capture_output=True,
+        )
+        assert done.returncode != 0
+        assert f"No module named '{name}'".encode() in done.stderr
