@@ -16,6 +16,7 @@ from .config import SIZES, EncoderConfig
 if TYPE_CHECKING:
     from . import formula, ops, oracle
     from .checkpoint import CheckpointError
+    from .cuda_graph import graphed
     from .model import EncoderOutput, WhisperEncoder, trace
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "EncoderOutput",
     "WhisperEncoder",
     "formula",
+    "graphed",
     "ops",
     "oracle",
     "trace",
@@ -35,6 +37,7 @@ HOME = {
     "CheckpointError": "checkpoint",
     "EncoderOutput": "model",
     "WhisperEncoder": "model",
+    "graphed": "cuda_graph",
     "trace": "model",
 }
 

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 import encoder
+from melfront.command import Parser, UsageError, replacing
 
 from .numbers import (
     KINDS,
@@ -80,8 +81,10 @@ def finish_tests(r: Rows, tests: subprocess.Popen[bytes] | None) -> None:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks gpu", description="Everything that only a GPU can say."
+    parser = Parser(
+        prog="python -m benchmarks gpu",
+        description="Everything that only a GPU can say, in one run.",
+        epilog="example:\n  python -m benchmarks gpu -o results --markdown benchmarks/GPU.md",
     )
     add = parser.add_argument
     add("--device", default="cuda", help="default: cuda; cpu runs the same code without a GPU")
@@ -95,14 +98,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 @torch.inference_mode()
 def main(arguments: list[str]) -> int:
-    """Measure. Returns 0, 1 if a part failed, 2 for a device that is not there."""
+    """Measure. Returns 0, or 1 if a part failed. Raises UsageError for an unknown device."""
     args = parse(arguments)
     try:
         device = torch.zeros(1, device=args.device).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        print(f"python -m benchmarks gpu: --device {args.device}: {reason}", file=sys.stderr)
-        return 2
+        raise UsageError(f"--device {args.device}: {str(error).splitlines()[0]}") from error
     warnings.simplefilter("ignore")
     tf32(False)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -122,18 +123,20 @@ def main(arguments: list[str]) -> int:
     r.part("roofs", lambda: rates.update(roofs(r)))
     for batch in BATCHES["frontend"] if r.on_gpu else (1,):
         r.part("frontend", partial(frontend, r, batch))
-    if r.on_gpu:
-        kernels(r)
     kinds = ("bfloat16", "float16", "float32", TF32) if r.on_gpu else ("float32",)
     for kind, batch in itertools.product(kinds, BATCHES["encoder"] if r.on_gpu else (1,)):
         if batch == 32 and KINDS.get(kind, torch.float32) == torch.float32:
             continue  # seconds a round, and nothing that a batch of 8 does not say
         roof = rates.get(kind, float("nan"))
         r.part("encoder", partial(encoders, r, model, kind, batch, roof), 20)
+    if r.on_gpu:
+        kernels(r)
     lines = table(r.rows, ["$ python -m benchmarks gpu " + " ".join(arguments)])
     print("", *lines, sep="\n")
     if args.markdown:
-        args.markdown.write_text("\n".join(["# On a GPU", "", "```", *lines, "```", ""]), "utf-8")
+        page = "\n".join(["# On a GPU", "", "```", *lines, "```", ""])
+        with replacing(args.markdown) as temporary:
+            temporary.write_text(page, encoding="utf-8")
     return int(any("failed" in row or row.get("status") for row in r.rows))
 
 

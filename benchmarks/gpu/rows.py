@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from melfront.command import replacing
 from melfront.cuda_graph import N_WARM_UP
 
 Calls = dict[str, Callable[[], Tensor]]
@@ -36,9 +37,8 @@ class Rows:
     def add(self, part: str, **row: Any) -> None:
         at = round(time.perf_counter() - self.start, 1)
         self.rows.append({"part": part, "at": at, **row})
-        temporary = self.file.with_suffix(".part")
-        temporary.write_text(json.dumps(self.rows, indent=1), encoding="utf-8")
-        temporary.replace(self.file)
+        with replacing(self.file) as temporary:
+            temporary.write_text(json.dumps(self.rows, indent=1), encoding="utf-8")
         values = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items())
         print(f"{at:6.1f} s  {part:9}", *values, flush=True)
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 import encoder
 import melfront
-from encoder import WhisperEncoder
-from encoder.graphed import graphed
+from encoder import WhisperEncoder, graphed
 from melfront.cuda_graph import Graphed
 
 from ..speed.encoder import transformers as transformers_encoder

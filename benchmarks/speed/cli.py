@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import sys
@@ -32,8 +31,6 @@ WORKS = {
     "load": ("tiny", "large-v3"),
 }
 OUTPUTS = {"json": ".json", "plot": ".png", "markdown": ".md"}
-# Those that `gpu.py` does.
-GPU_WORKS = {"frontend": WORKS["frontend"][:3], "encoder": WORKS["encoder"][:4]}
 WHAT = {"frontend": "log-mel features", "encoder": "hidden states", "load": "loading a checkpoint"}
 PACKAGES = (
     *("transformers", "openai-whisper", "faster-whisper", "ctranslate2", "librosa"),
@@ -68,8 +65,6 @@ def parse(command: str, arguments: list[str]) -> Any:
     add(
         "--threads", default=default, metavar="LIST", help="cores of each run; default: %(default)s"
     )
-    if command in GPU_WORKS:
-        add("--device", default="cpu", help="such as cuda (not verified on a GPU); default: cpu")
     add(
         "--seconds",
         type=float,
@@ -88,11 +83,6 @@ def parse(command: str, arguments: list[str]) -> Any:
         parser.error(f"--threads: expected 1 to {processors()}, as many as there are cores")
     if not 0 < args.seconds < float("inf"):
         parser.error(f"--seconds {args.seconds}: expected a positive number")
-    if vars(args).get("device", "cpu") != "cpu":
-        known = GPU_WORKS[command]
-        if wrong := [work for work in args.work or () if work not in known]:
-            parser.error(f"--work {wrong[0]!r} is not for {args.device}; {', '.join(known)} are")
-        args.work = args.work or list(known)
     try:
         for option, ending in OUTPUTS.items():
             if file := vars(args)[option]:
@@ -132,15 +122,11 @@ def run(command: str, arguments: list[str]) -> int:
         print(f"python -m benchmarks {command}: {said}", file=sys.stderr)
     about = header(command, arguments)
     print(*about, sep="\n")
-    device = vars(args).get("device", "cpu")
     tables: list[Table] = []
     for work in args.work or WORKS[command]:
-        for threads in args.threads if device == "cpu" else [os.cpu_count() or 1]:
+        for threads in args.threads:
             options = {"work": work, "seconds": args.seconds, "threads": threads}
             where = f"benchmarks.speed.{command}:measure"
-            if device != "cpu":
-                options |= {"command": command, "device": device}
-                where = "benchmarks.speed.gpu:measure"
             try:
                 got = in_process(where, options, threads)
             except RuntimeError as error:

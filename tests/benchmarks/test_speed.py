@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from benchmarks import race as race_module
 from benchmarks.__main__ import main
 from benchmarks.kernel.cli import processors
 from benchmarks.race import race
-from benchmarks.speed import cli, gpu
+from benchmarks.speed import cli
 from benchmarks.speed.own_process import in_process
 from benchmarks.speed.results import AGAIN, Row, Table, errors, from_json, show
 from benchmarks.speed.results import to_json as as_json
@@ -170,8 +169,6 @@ def test_a_process_has_the_cores_that_it_is_given():
 def cores_seen(name: str) -> dict:
     import os
 
-    import torch
-
     cores = len(os.sched_getaffinity(0))
     omp = os.environ["OMP_NUM_THREADS"]
     return {"name": name, "torch": torch.get_num_threads(), "cores": cores, "omp": omp}
@@ -300,34 +297,3 @@ def test_encoder(tmp_path, capsys):
         assert row.error_rms is None or row.error_rms <= bound, row
     pytest.importorskip("ctranslate2")
     assert "ctranslate2, float32" in [row.name for row in shown.rows]
-
-
-@pytest.mark.parametrize(
-    ("command", "work", "bound"),
-    [
-        ("frontend", "8.1 s padded to 30 s", 1e-5),
-        pytest.param("encoder", "tiny", 3e-6, marks=pytest.mark.slow),
-    ],
-)
-def test_what_a_gpu_does_is_right_on_a_cpu(command, work, bound, monkeypatch):
-    """But for CUDA graphs and events; what torch.compile has traced runs as it is."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    (shown,) = from_json(gpu.measure(command, work, seconds=0.01, threads=1, device="cpu"))
-    assert len(shown.rows) >= 5
-    for row in shown.rows:
-        assert row.error_rms <= bound, row
-
-
-def test_a_device_that_is_not_there(capsys):
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    assert main(["frontend", "--device", "cuda", "--work", "30 s"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "CUDA" in error
-    with pytest.raises(SystemExit) as stop:
-        main(["encoder", "--device", "cuda", "--work", "memory"])
-    assert stop.value.code == 2
-    assert "--work 'memory' is not for cuda; tiny, base, small, large-v3 are" in (
-        capsys.readouterr().err
-    )
