@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.benchmarks.test_installed import copy
+from tests.environments import copy_of_the_checkout
 
 SLOT = '''"""conv1d(x, weight, bias, stride)
 
@@ -63,7 +63,7 @@ def conv1d(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
 def run(tmp_path_factory):
     """Runs a command in a copy of the project to which the slot `conv1d` has been added."""
     folder = tmp_path_factory.mktemp("with conv1d")
-    copy(folder)
+    copy_of_the_checkout(folder)
     slots = folder / "benchmarks" / "kernel" / "slots" / "encoder"
     (slots / "conv1d.py").write_text(SLOT)
     (slots / "templates" / "conv1d.py").write_text(TEMPLATE)
