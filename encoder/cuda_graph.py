@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from melfront.cuda_graph import Graphed
+from melfront.backends.cuda_graph import Graphed
 
 from .model import WhisperEncoder
 

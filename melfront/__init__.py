@@ -42,7 +42,7 @@ from .conventions import (
 from .filterbank import mel_filters
 
 if TYPE_CHECKING:
-    from .torch_backend import LogMel
+    from .backends.torch_backend import LogMel
 
 __version__ = "0.1.0"
 __all__ = [
@@ -100,7 +100,7 @@ def log_mel(
     """
     convention = named_convention(convention)
     if is_tensor(audio):
-        from .torch_backend import log_mel_of_tensor, taken_whole
+        from .backends.torch_backend import log_mel_of_tensor, taken_whole
 
         if taken_whole(audio):
             check_rate(sampling_rate)
@@ -109,9 +109,9 @@ def log_mel(
     length = fit_length(clips, pad_to, truncate)
     clips = clips.cut(length)
     if is_tensor(clips.arrays[0]):
-        from . import torch_backend as backend
+        from .backends import torch_backend as backend
     else:
-        from . import numpy_backend as backend  # type: ignore[no-redef]  # by kind
+        from .backends import numpy_backend as backend  # type: ignore[no-redef]  # by kind
     features = backend.log_mel(clips, length, n_mels, convention)
     return (features, mask_of(clips, length)) if return_mask else features
 
@@ -141,7 +141,7 @@ def frame_mask(n_samples: int, length: int = N_SAMPLES) -> np.ndarray[Any, np.dt
 def __getattr__(name: str) -> Any:
     # LogMel needs torch, which takes seconds to import: only when it is asked for.
     if name == "LogMel":
-        from .torch_backend import LogMel
+        from .backends.torch_backend import LogMel
 
         return LogMel
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from melfront import torch_backend
+from melfront.backends import torch_backend
 from tests.conftest import STAND_IN
 
 N = 20  # 400 samples are 20 columns of 20: Cooley-Tukey, with factors rounded to float32

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from melfront.backends.cuda_graph import N_WARM_UP
 from melfront.command import replacing
-from melfront.cuda_graph import N_WARM_UP
 
 Calls = dict[str, Callable[[], Tensor]]
 

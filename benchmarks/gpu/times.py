@@ -14,7 +14,7 @@ from torch import Tensor
 import encoder
 import melfront
 from encoder import WhisperEncoder, graphed
-from melfront.cuda_graph import Graphed
+from melfront.backends.cuda_graph import Graphed
 
 from ..speed.encoder import transformers as transformers_encoder
 from .numbers import (

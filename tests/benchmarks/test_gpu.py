@@ -8,7 +8,7 @@ import torch
 from benchmarks.__main__ import main as benchmark
 from benchmarks.gpu import cli
 from encoder import SIZES, WhisperEncoder, graphed
-from melfront.cuda_graph import Graphed
+from melfront.backends.cuda_graph import Graphed
 
 
 def rows(folder):

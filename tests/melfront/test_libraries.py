@@ -30,7 +30,7 @@ import torch
 from hypothesis import assume, example, given, settings
 
 import melfront
-from melfront.numpy_backend import FrameCount
+from melfront.backends.numpy_backend import FrameCount
 from tests.other_fft import device_of
 from tests.signals import Signal, compute, floor, rms, signals
 

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 import melfront
-from melfront import filterbank, numpy_backend, oracle, torch_backend, variants
+from melfront import filterbank, oracle, variants
+from melfront.backends import numpy_backend, torch_backend, torch_constants, torch_in_place
 from tests import shapes
 
-MODULES = (filterbank, oracle, variants, numpy_backend, torch_backend)
+MODULES = (
+    *(filterbank, oracle, variants, numpy_backend),
+    *(torch_backend, torch_constants, torch_in_place),
+)
 FILES = [module.__file__ for module in MODULES]
 
 
@@ -19,7 +23,7 @@ def test_every_shape_comment():
         filterbank.mel_filters,
         numpy_backend.bands,
         numpy_backend.windows,
-        torch_backend.made_once,
+        torch_constants.made_once,
     ):
         cached.cache_clear()
     rng = np.random.default_rng(1)
@@ -35,6 +39,7 @@ def test_every_shape_comment():
             tensors = [torch.from_numpy(clip) for clip in clips]
             melfront.log_mel(tensors, **options)
             same_length = torch.stack([tensor[:2003] for tensor in tensors])
+            melfront.log_mel(same_length.to("meta"), **options)  # as on a GPU
             torch.vmap(melfront.LogMel(31, convention, pad_to=7.0))(same_length)
             tensors = [tensor.requires_grad_() for tensor in tensors]
             melfront.log_mel(tensors, **options).sum().backward()

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import melfront
-from melfront import torch_backend
+from melfront.backends import torch_backend, torch_constants
 from tests.signals import Signal, signals
 
 CONVENTIONS = list(melfront.CONVENTIONS)
@@ -69,10 +69,11 @@ def test_the_number_of_kernels_does_not_grow_with_the_batch(convention, n_clips,
 def as_off_the_cpu():
     """Compute on the CPU what other devices compute."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch_backend, "on_cpu", lambda device: False)
-        torch_backend.made_once.cache_clear()
+        for module in (torch_backend, torch_constants):
+            patch.setattr(module, "on_cpu", lambda device: False)
+        torch_constants.made_once.cache_clear()
         yield
-    torch_backend.made_once.cache_clear()
+    torch_constants.made_once.cache_clear()
 
 
 @given(signal=signals(3.0), n_clips=st.integers(1, 3), n_mels=st.sampled_from([128, 80, 37]))

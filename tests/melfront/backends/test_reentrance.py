@@ -126,7 +126,7 @@ def test_an_interrupt_at_any_moment_spoils_nothing(kind, back):
 @pytest.mark.parametrize("kind", AS)
 def test_calls_in_turn_take_no_new_memory(kind):
     """A second call is faster than the first because it computes in the same memory."""
-    from melfront.numpy_backend import workspace_of_this_thread
+    from melfront.backends.numpy_backend import workspace_of_this_thread
 
     addresses = []
 

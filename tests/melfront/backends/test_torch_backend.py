@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 
 import melfront
-from melfront import torch_backend, variants
+from melfront import variants
+from melfront.backends import torch_constants
 from tests.melfront.test_oracle import stft_formula
 from tests.signals import Signal, signals
 
@@ -91,7 +92,7 @@ def test_gradients_on_meta():
 def test_another_default_device_and_dtype_change_nothing():
     clip = torch.tensor(Signal("speech", 9_001, seed=3).array())
     expected = melfront.log_mel(clip)
-    torch_backend.made_once.cache_clear()
+    torch_constants.made_once.cache_clear()
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"):
@@ -182,7 +183,7 @@ def test_compiled_for_this_machine():
 
 def compare_compiled(backend, convention):
     torch.compiler.reset()
-    torch_backend.made_once.cache_clear()
+    torch_constants.made_once.cache_clear()
     clips = torch.tensor(np.stack([Signal("speech", 9_001, seed=s).array() for s in (3, 5)]))
     frontend = melfront.LogMel(37, convention, pad_to=1.0)
     along = torch.tensor(np.random.default_rng(1).standard_normal((2, 37, 100)))
@@ -228,7 +229,7 @@ def test_module_and_long_clips(device):
 
 def test_inference_mode_first_then_gradients(device):
     """The first call makes constants; made in inference mode, autograd could not use them."""
-    torch_backend.made_once.cache_clear()
+    torch_constants.made_once.cache_clear()
     frontend = melfront.LogMel(n_mels=37).to(device)
     clip = torch.tensor(Signal("speech", 9_001, seed=3).array(), device=device)
     with torch.inference_mode():

@@ -10,8 +10,8 @@ from torch.autograd import forward_ad
 from torch.export import Dim
 
 import melfront
-from melfront import torch_backend
 from melfront.audio import AudioError
+from melfront.backends import torch_constants
 from tests.signals import Signal
 
 CONVENTIONS = list(melfront.CONVENTIONS)
@@ -136,7 +136,7 @@ def test_vmap(convention, n_mels, pad_to):
 @pytest.mark.parametrize(("convention", "n_mels", "pad_to"), ALL_CASES)
 def test_jit_trace(convention, n_mels, pad_to):
     frontend = melfront.LogMel(n_mels, convention, pad_to)
-    torch_backend.made_once.cache_clear()
+    torch_constants.made_once.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error", torch.jit.TracerWarning)
         traced = torch.jit.trace(frontend, (TRACED,))
@@ -300,7 +300,7 @@ def test_calls_after_a_trace(trace):
     frontend = melfront.LogMel(80)
     expected = frontend(TRACED)
     torch.compiler.reset()
-    torch_backend.made_once.cache_clear()
+    torch_constants.made_once.cache_clear()
     trace(frontend)
     assert torch.equal(frontend(TRACED), expected)
     recorded = TRACED.clone().requires_grad_()

@@ -21,7 +21,7 @@ from . import constants, framed
 
 
 def stft(frames: Tensor, window: Tensor) -> Tensor:
-    """As `melfront.torch_backend` does it."""
+    """As `melfront.backends.torch_backend` does it."""
     return torch.view_as_real(torch.fft.rfft(frames * window)).square().sum(-1)  # (..., F, K)
 
 

@@ -1,31 +1,27 @@
 """The front end in torch: any device, batched, differentiable, the same numbers as `oracle.py`.
 
 Three functions compute them. `features_by_autograd` is what a torch user would write; it takes a
-list of clips, on any device, under autograd. `features_in_place` is inference on a CPU: it works as
-`numpy_backend.py` does, whose head says why, block by block, in memory that it allocates once.
+list of clips, on any device, under autograd. `torch_in_place.py` is inference on a CPU.
 `log_mel_of_tensor` never looks at a value and never takes a batch apart. It serves the tools that
 record it and replay it on other clips (torch.export, torch.compile, vmap), and every device but the
 CPU, where launching a kernel costs more than the arithmetic in it: some 15 kernels for any batch,
 no copy from the host, nothing that a CUDA graph could not capture.
 
-    # B clips  L samples  N n_fft = 400  F frames, H that hear the clips, G in a block
+    # B clips  L samples  N n_fft = 400  F frames, H that hear the clips
     # K frequencies = 201  M mel bins
 """
 
 from __future__ import annotations
 
 import math
-import warnings
-from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional
 
-from .audio import (
+from ..audio import (
     Clips,
     as_clips,
     check_shape,
@@ -36,7 +32,7 @@ from .audio import (
     samples_of,
     to_float,
 )
-from .conventions import (
+from ..conventions import (
     CHUNK_LENGTH,
     HOP_LENGTH,
     N_FFT,
@@ -44,68 +40,11 @@ from .conventions import (
     Convention,
     named_convention,
 )
-from .filterbank import mel_filters
-from .numpy_backend import (
-    N_BANDS,
-    FrameCount,
-    Workspace,
-    bands,
-    heard_by,
-    least_feature,
-    of_natural_log,
-    workspace_of_this_thread,
-)
+from .numpy_backend import FrameCount
+from .torch_constants import Filters, constants, on_cpu
+from .torch_in_place import features_in_place
 
-BLOCK = 1500  # frames: fewer leave torch's overhead in sight, more leave the cache
-N_WIDE_BANDS = 8  # 16 of 128 filters each, the width that MKL multiplies fastest
 LOG10_FLOOR = -10.0  # log10(LOG_FLOOR)
-
-
-Filters = list[tuple[slice, slice, Tensor]]
-
-
-def on_cpu(device: torch.device) -> bool:
-    return device.type == "cpu"
-
-
-@lru_cache(maxsize=16)
-def made_once(
-    n_mels: int, dtype: torch.dtype, device: torch.device, n_bands: int = N_BANDS
-) -> tuple[Tensor, Filters]:
-    # What is made in inference mode could not be used outside, and torch.jit.trace need not warn
-    # that these are constants.
-    with torch.inference_mode(False), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        # torch's float32 window is 2e-7 off, as much as the FFT's rounding; next to a loud tone
-        # that moves a feature by 2e-4. It is transformers' window, so we move along with it.
-        window = torch.hann_window(N_FFT, dtype=dtype, device=device)
-        if on_cpu(device):
-            filters = [
-                (mels, part, torch.from_numpy(weights.T.copy()).to(dtype))
-                for mels, part, weights in bands(n_mels, n_bands)
-            ]
-        else:  # one product: bands would save arithmetic, and cost a launch each
-            bank = torch.from_numpy(mel_filters(n_mels).copy()).to(device, dtype)  # (M, K)
-            filters = [(slice(0, len(bank)), slice(0, bank.shape[1]), bank)]
-    return window, filters
-
-
-def constant(n_mels: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Filters]:
-    return made_once(n_mels, dtype, device, N_BANDS)
-
-
-# `torch.compiler.assume_constant_result` does this, and takes a second to be imported.
-vars(constant)["_dynamo_marked_constant"] = True
-
-
-def constants(x: Tensor, n_mels: int, dtype: torch.dtype) -> tuple[Tensor, Filters]:
-    """Window and bands of the filter bank, made once per device and kept there.
-
-    Under a trace they are made anew: what is made there is a part of it.
-    """
-    real = torch.compiler.is_dynamo_compiling() or not is_traced(x)
-    make = constant if real else made_once.__wrapped__
-    return make(n_mels, dtype, x.device)
 
 
 def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> Tensor:
@@ -286,98 +225,6 @@ def pad_traced(
     left = x.index_select(-1, N_FFT // 2 - half)
     right = x.index_select(-1, total - 2 - half)
     return torch.cat([left, x, right], dim=-1), length
-
-
-@torch.no_grad()
-def features_in_place(
-    clips: list[Tensor], length: int, n_mels: int, convention: Convention
-) -> Tensor:
-    """Clips on the CPU to features (B, M, F)."""
-    dtype = torch.float64 if convention.precision == "float64" else clips[0].dtype
-    mel_filters(n_mels)  # raises for a number of bins that cannot be
-    shape = (len(clips), n_mels, length // HOP_LENGTH)
-    # NumPy asks Linux for large pages where an array is large: an hour takes a tenth less time.
-    features = torch.from_numpy(np.empty(shape, str(dtype).removeprefix("torch.")))  # (B, M, F)
-    with workspace_of_this_thread() as workspace:
-        loudest = [
-            before_clamp(clip, length, convention, out, workspace)
-            for clip, out in zip(clips, features, strict=True)
-        ]
-    if convention.max_scope == "batch":
-        loudest = [max(loudest)] * len(clips)
-    for clip, top, out in zip(clips, loudest, features, strict=True):
-        # Rounding keeps the order, so the clamp can come after it.
-        least = least_feature(convention, top)
-        n_heard = FrameCount.of(len(clip), length, convention).n_heard
-        out[:, :n_heard].clamp_(min=least)
-        out[:, n_heard:] = least
-    return features
-
-
-def before_clamp(
-    clip: Tensor, length: int, convention: Convention, out: Tensor, workspace: Workspace
-) -> float:
-    """As `numpy_backend.before_clamp`: clip (n,), out (M, F).
-
-    Power is not held above the floor: the clamp lifts what the logarithm of 0 is, -inf.
-    """
-    n_mels, n_frames = out.shape
-    total = length + convention.extra_padding
-    scale, offset = of_natural_log(convention)
-    term = out.new_tensor(offset)
-    loudest = -math.inf
-    for block in FrameCount.of(len(clip), length, convention).blocks(BLOCK):
-        mel = mel_power(clip, total, n_mels, block, out.dtype, workspace)  # (M, G)
-        log = mel.numpy()
-        with np.errstate(divide="ignore"):  # as a decorator, NumPy 1.26 keeps one state for all
-            np.log(log, out=log)  # on one thread faster than torch's on two
-        loudest = max(loudest, float(log.max()))
-        n_kept = max(0, n_frames - block.start)
-        torch.add(term, mel[:, :n_kept], alpha=scale, out=out[:, block])
-    return loudest * scale + offset
-
-
-def mel_power(
-    clip: Tensor,
-    length: int,
-    n_mels: int,
-    block: slice,
-    dtype: torch.dtype,
-    workspace: Workspace,
-) -> Tensor:
-    """The mel power of these frames of a clip (n,), padded to `length`: (M, G), in a workspace."""
-    # Several threads share out the frames at every step, so that none reads what another has
-    # written. In the product they do that where frames are its rows and bands are wide; one thread
-    # is faster with filters as rows, in narrow bands.
-    several = torch.get_num_threads() > 1
-    n_bands = N_WIDE_BANDS if several else N_BANDS
-    window, filters = made_once(n_mels, dtype, clip.device, n_bands)
-    x = tensor_in(workspace, "heard", (BLOCK * HOP_LENGTH + N_FFT,), dtype)
-    x = heard_by(block, clip, length, x)
-    n_frames = block.stop - block.start
-    frames = x.unfold(0, N_FFT, HOP_LENGTH)[:n_frames]  # (G, N)
-    windowed = tensor_in(workspace, "windowed", (BLOCK, N_FFT), dtype)[:n_frames]  # (G, N)
-    mel = tensor_in(workspace, "mel", (n_mels * BLOCK,), dtype)[: n_mels * n_frames]
-    mel = mel.view(n_frames, n_mels).mT if several else mel.view(n_mels, n_frames)  # (M, G)
-    torch.mul(frames, window, out=windowed)
-    parts = torch.view_as_real(torch.fft.rfft(windowed)).flatten(-2)  # (G, 2K)
-    parts.mul_(parts)
-    parts = parts.mT  # (2K, G)
-    for mels, part, weights in filters:
-        torch.mm(weights, parts[part], out=mel[mels])
-    return mel
-
-
-def tensor_in(
-    workspace: Workspace, purpose: str, shape: tuple[int, ...], dtype: torch.dtype
-) -> Tensor:
-    """As `numpy_backend.array_in`."""
-    key = purpose, shape, dtype
-    if key not in workspace:
-        with torch.inference_mode(False):
-            workspace[key] = torch.empty(shape, dtype=dtype, device="cpu")
-    tensor: Tensor = workspace[key]
-    return tensor
 
 
 def of_module(

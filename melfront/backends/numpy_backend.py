@@ -31,10 +31,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import oracle
-from .audio import Clips, is_tensor
-from .conventions import HOP_LENGTH, N_FFT, TRANSFORMERS, Convention
-from .filterbank import mel_filters
+from .. import oracle
+from ..audio import Clips, is_tensor
+from ..conventions import HOP_LENGTH, N_FFT, TRANSFORMERS, Convention
+from ..filterbank import mel_filters
 
 BLOCK = 256  # frames: 256 x 402 doubles are 0.8 MB
 N_BANDS = 16

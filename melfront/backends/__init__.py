@@ -1,0 +1,1 @@
+"""What computes the features fast: NumPy, torch on any device, CUDA graphs. Held to `oracle.py`."""
