@@ -44,7 +44,7 @@ def condition(clip: Array, convention: Convention) -> Array:
 
 
 def pad(clip: Array, n_samples: int, convention: Convention) -> Array:
-    """Zeros up to n_samples, and what lies beyond the edges: (n,) -> (L + N,)."""
+    """Zeros up to n_samples, then half a window beyond each edge: (n,) -> (L + N,)."""
     left = -convention.start
     right = convention.n_fft - left
     zeros = (0, n_samples - len(clip))
