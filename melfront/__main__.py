@@ -124,7 +124,7 @@ def targets(out: str, clips: list[Path], endings: tuple[str, ...], default: str)
                 f"{out}: one file cannot hold {len(clips)} clips; name a folder that exists"
             )
     if not folder.is_dir():
-        raise ValueError(f"{out}: there is no folder {folder}; make it first")
+        raise ValueError(f"{out}: the folder {folder} does not exist; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"{out}: the folder {folder} cannot be written to; choose another")
     names = [path.name for path in paths]

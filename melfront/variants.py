@@ -10,7 +10,6 @@ by running this with a field changed. float64 NumPy, as the oracle.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +43,7 @@ def condition(clip: Array, convention: Convention) -> Array:
 
 
 def pad(clip: Array, n_samples: int, convention: Convention) -> Array:
-    """Zeros up to n_samples, and what lies beyond the edges: (n,) -> (L + N,)."""
+    """Zeros up to n_samples, then half a window beyond each edge: (n,) -> (L + N,)."""
     left = -convention.start
     right = convention.n_fft - left
     zeros = (0, n_samples - len(clip))
@@ -101,10 +100,11 @@ def round_mantissa(x: Any, bits: int) -> Any:
 
     An array or a tensor, any shape, any float dtype, which the result has too.
     """
-    xp: Any = sys.modules["torch"] if is_tensor(x) else np
-    mantissa, exponent = xp.frexp(xp.asarray(x, dtype=xp.float64))
-    rounded = xp.ldexp(xp.round(mantissa * 2.0 ** (bits + 1)), exponent - bits - 1)
-    return xp.asarray(rounded, dtype=x.dtype)
+    if is_tensor(x):
+        rounded = round_mantissa(x.detach().double().cpu().numpy(), bits)
+        return x.new_tensor(rounded)
+    mantissa, exponent = np.frexp(x.astype(np.float64))
+    return np.ldexp(np.round(mantissa * 2.0 ** (bits + 1)), exponent - bits - 1).astype(x.dtype)
 
 
 def filters(convention: Convention, n_mels: int) -> Array:

@@ -238,7 +238,7 @@ def test_unknown_ending(capsys, out, clip, option, name):
 def test_no_such_folder(capsys, out, clip, option, name):
     name = name.replace("npy", "png" if option == "--plot" else "npy")
     message = fails(capsys, out, clip, option, f"{out}/{name}")
-    assert "there is no folder" in message
+    assert "does not exist; make it first" in message
     assert "make it first" in message
 
 
@@ -285,7 +285,7 @@ def test_interrupted(capsys, out, clip, monkeypatch, name):
     assert list(out.iterdir()) == []
 
 
-def test_a_reader_that_goes_is_no_error():
+def test_a_closed_pipe_is_not_an_error():
     process = subprocess.Popen(
         [sys.executable, "-m", "melfront", str(SAMPLE), str(SAMPLE)],
         cwd=CHECKOUT,

@@ -60,7 +60,7 @@ def test_what_kernels_rely_on():
     bank = filterbank.mel_filters(128)
     assert bank.dtype == np.float64
     assert np.count_nonzero(bank) == 394
-    assert (bank != 0).sum(axis=0).max() == 2  # a frequency lies in at most two triangles
+    assert (bank != 0).sum(axis=0).max() == 2  # a frequency is in at most two triangles
     assert bank.any(axis=1).all()
     assert not bank[:, 0].any()  # 0 Hz
     assert not bank[:, 200].any()  # 8000 Hz

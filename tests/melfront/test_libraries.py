@@ -87,7 +87,7 @@ def fits(n: int, pad_to: float | None) -> bool:
 def from_torch_path(backend: str, theirs: np.ndarray, exact: np.ndarray) -> float:
     """How far our features may be from those of transformers' torch path.
 
-    `exact` is its own NumPy path: no word of ours is in how far the two are apart.
+    `exact` is its own NumPy path: the distance between the two owes nothing to our code.
     """
     their_max = float(np.abs(theirs - exact).max())
     if backend == "numpy":

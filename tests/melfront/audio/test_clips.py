@@ -84,7 +84,7 @@ def test_full_scale(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint16", "bool", "complex64"])
-def test_a_type_that_says_nothing(dtype):
+def test_a_dtype_that_is_not_audio(dtype):
     with pytest.raises(AudioError, match=f"dtype {dtype} .*convert it to float32"):
         melfront.log_mel(np.zeros(401, dtype=dtype))
 
@@ -177,7 +177,7 @@ def test_stereo_in_a_list():
 
 
 @pytest.mark.parametrize("given", ["speech.wav", b"RIFF", Path("speech.wav")])
-def test_a_file_name_is_no_waveform(given):
+def test_a_file_name_is_not_a_waveform(given):
     with pytest.raises(TypeError, match=r"waveform.*melfront\.load_audio"):
         melfront.log_mel(given)
     with pytest.raises(TypeError, match=r"clip 0: .*waveform"):
@@ -196,7 +196,7 @@ def test_an_empty_list():
 
 
 @pytest.mark.parametrize("given", [None, 3, object()])
-def test_what_is_no_audio(given):
+def test_an_object_that_is_not_audio(given):
     with pytest.raises((AudioError, TypeError)):
         melfront.log_mel(given)
 
@@ -263,7 +263,7 @@ def test_the_shortest_clip_of_its_own_length():
 
 
 @pytest.mark.parametrize("pad_to", [-1.0, 0.0, float("inf"), float("nan")])
-def test_no_length_at_all(pad_to):
+def test_a_pad_to_that_is_not_a_length(pad_to):
     with pytest.raises(AudioError):
         melfront.log_mel(CLIP.array(), pad_to=pad_to)
     with pytest.raises(AudioError):

@@ -162,7 +162,7 @@ def test_rows_that_are_not_decoded(tmp_path):
         (np.array(["a"] * 401, dtype=object), TypeError, r"melfront\.load_audio"),
     ],
 )
-def test_what_is_no_clip(given, error, message):
+def test_a_container_of_something_else(given, error, message):
     with pytest.raises(error, match=message):
         melfront.log_mel(given)
 

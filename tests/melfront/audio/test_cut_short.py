@@ -85,7 +85,7 @@ def test_a_wav_out_of_a_pipe_with_more_before_its_samples():
     assert np.array_equal(melfront.load_audio(wav[:36] + note + wav[36:]), WHOLE)
 
 
-def test_silence_out_of_a_pipe_is_no_header():
+def test_silence_from_a_pipe_is_not_a_header():
     assert len(melfront.load_audio(with_size(file_of(samples=0 * CLIP), 0))) == len(CLIP)
 
 
@@ -97,7 +97,7 @@ def test_a_wav_without_samples_has_none():
             melfront.load_audio(wav)
 
 
-def test_what_follows_the_samples_is_no_loss():
+def test_a_tail_after_the_samples_is_not_a_loss():
     """A header with a wrong total size, and a file with a tail: all samples are read."""
     wav = file_of()
     for other in (with_size(wav, 100_000, 7), with_size(wav, 100_000, 0), wav + b"tail of rubbish"):

@@ -1,4 +1,4 @@
-"""Audio files: formats, channels, sampling rates, and what is no audio."""
+"""Audio files: formats, channels, sampling rates, and files that are not audio."""
 
 import io
 from pathlib import Path
@@ -129,7 +129,7 @@ def test_not_audio(tmp_path, data):
         melfront.load_audio(io.BytesIO(data))
 
 
-def test_a_folder_is_no_audio(tmp_path):
+def test_a_folder_is_not_audio(tmp_path):
     with pytest.raises(AudioError, match=r"no.* audio file"):
         melfront.load_audio(tmp_path)
 

@@ -26,10 +26,10 @@ CASES = [
     ("faster-whisper", 128, 30.0),
 ]
 ALL_CASES = [(name, m, pad) for name in CONVENTIONS for m in (80, 128) for pad in (4.9, None)]
-# Two float32 FFTs of one clip, of other blocks of frames: `test_recorded_and_not_recorded_agree`.
+# Two float32 FFTs of one clip in different blocks: see `test_recorded_and_not_recorded_agree`.
 SAME_FFT = 1e-6
-# onnxruntime's is in float64, so this is the error of ours in float32, which the project allows
-# 3e-5 of speech: the loudest frame is 80 dB over the quietest that counts.
+# onnxruntime's FFT is float64, so this is the error of our float32: 3e-5 is allowed on speech, and
+# here the loudest frame is 80 dB above the quietest that counts.
 OTHER_FFT = 1e-4
 
 
