@@ -7,7 +7,7 @@ fill:
         out = model(mel)
 
     # B batch  C channels in  F frames  T positions  S state  O features out  A mlp width = 4 S
-    # H heads  D head_dim = S / H
+    # H heads  D head_dim = S / H  R positions that the MLP takes at a time
 
 Every function returns a tensor of its input's dtype, on its input's device.
 """
@@ -112,17 +112,17 @@ def mlp(
     """
     op = current()
 
-    def mlp(x: Tensor) -> Tensor:
+    def in_one(x: Tensor) -> Tensor:
         return op.linear(op.gelu(op.linear(x, fc1_weight, fc1_bias)), fc2_weight, fc2_bias)
 
     if x.device.type != "cpu" or is_recorded():
-        return mlp(x)
-    pieces = x.split(MLP_ROWS, dim=-2)  # (B, C, S) each
+        return in_one(x)
+    pieces = x.split(MLP_ROWS, dim=-2)  # (B, R, S) each
     if torch.is_grad_enabled():
-        return torch.cat([mlp(rows.contiguous()) for rows in pieces], dim=-2)
+        return torch.cat([in_one(rows.contiguous()) for rows in pieces], dim=-2)
     out = torch.empty_like(x)
     for rows, place in zip(pieces, out.split(MLP_ROWS, dim=-2), strict=True):
-        place.copy_(mlp(rows.contiguous()))
+        place.copy_(in_one(rows.contiguous()))
     return out
 
 

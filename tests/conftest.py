@@ -79,8 +79,8 @@ def device_params(config) -> list:
 # same numbers another way. One in them that holds a number to a bound says so by `numeric`.
 NOT_NUMERIC = {
     "benchmarks": "all",
-    "encoder": "checkpoint checkpoint_hostile checkpoint_refusals cli cli_ends config hub report "
-    "report_axes report_browser using",
+    "encoder": "checkpoint checkpoint_fuzz checkpoint_hostile checkpoint_refusals cli cli_ends "
+    "cli_refusals config hub public report report_axes report_browser using",
     "melfront": "audio audio_cut_short cli import inputs reentrance traced",  # traced: compilers
     "parity": "bad_input command dump hints hostile_files layouts metadata plot pytest_plugin "
     "timing",

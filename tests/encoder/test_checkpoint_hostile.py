@@ -1,8 +1,7 @@
-"""Checkpoints that somebody made to do harm, or that a disk spoiled: one line, at once."""
+"""Checkpoints made to do harm: refused at once, in one line."""
 
 import dataclasses
 import json
-import random
 import resource
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from encoder import EncoderConfig, WhisperEncoder
-from encoder.checkpoint import CheckpointError, load
+from encoder.checkpoint import load
 from tests.conftest import CHECKOUT
 from tests.encoder.checkpoints import (
     NARROW,
@@ -22,6 +21,7 @@ from tests.encoder.checkpoints import (
     make,
     refuses,
     renamed,
+    with_header,
     write,
     write_shards,
 )
@@ -49,15 +49,6 @@ def shards(tmp_path):
         return tmp_path
 
     return change
-
-
-def with_header(path, edit):
-    """A safetensors file with another header over the same bytes; edit takes and gives JSON."""
-    data = path.read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    text = edit(data[8:end].decode())
-    path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + data[end:])
-    return path
 
 
 def entry(**change):
@@ -315,65 +306,3 @@ def test_a_pickle_that_takes_more_memory_than_there_is(tmp_path, monkeypatch, er
 def test_no_published_size_is_refused():
     config = dataclasses.replace(NARROW, n_audio_layer=(1 << 31) - 1)
     assert EncoderConfig.from_hf(config.to_hf()) == config
-
-
-# --- at random ------------------------------------------------------------------------------------
-
-JUNK = [None, True, 0, -1, 10**30, 1.5, "", "x" * 2000, "\x1b[31m", "\ud800", [], [[]], {}, [1, 2]]
-
-
-def mutate(value, random):
-    """JSON with one thing in it another, gone, or under another name."""
-    parent, key = value, random.choice(list(value))
-    while isinstance(parent[key], dict) and parent[key] and random.random() < 0.8:
-        parent, key = parent[key], random.choice(list(parent[key]))
-    change = random.randrange(3)
-    if change == 0:
-        parent[key] = random.choice(JUNK)
-    elif change == 1:
-        del parent[key]
-    else:
-        parent[str(random.choice(JUNK))] = parent.pop(key)
-    return value
-
-
-def spoil(data, random):
-    """Bytes of which some near the start are others, or which end early."""
-    data = bytearray(data)
-    for _ in range(random.choice([1, 2, 9])):
-        place = random.randrange(min(len(data), 3000))
-        data[place] = random.choice(b'[]{}:,"0' + bytes([data[place] ^ 1 << random.randrange(8)]))
-    return bytes(data[: random.choice([len(data), len(data), random.randrange(len(data))])])
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("kind", ["header", "config", "index", "bytes", "zip", "legacy"])
-def test_every_mutation_loads_or_is_refused_in_one_line(tmp_path, kind, seed):
-    draw = random.Random(f"{kind} {seed}")
-    path = tmp_path / "model.safetensors"
-    if kind == "index":
-        write_shards(tmp_path, renamed(make()), NARROW, ".safetensors")
-        path = tmp_path / "model.safetensors.index.json"
-    elif kind in ("zip", "legacy"):
-        path = tmp_path / "pytorch_model.bin"
-        torch.save(renamed(make()), path, _use_new_zipfile_serialization=kind == "zip")
-        path.with_name("config.json").write_text(json.dumps(NARROW.to_hf()))
-    else:
-        write(path, renamed(make()), NARROW)
-    if kind == "config":
-        path = path.with_name("config.json")
-    whole, refused = path.read_bytes(), []
-    for _ in range(20):
-        path.write_bytes(whole)
-        if kind == "header":
-            with_header(path, lambda text: json.dumps(mutate(json.loads(text), draw)))
-        elif kind in ("config", "index"):
-            path.write_text(json.dumps(mutate(json.loads(whole), draw)))
-        else:
-            path.write_bytes(spoil(whole, draw))
-        try:
-            load(tmp_path)
-        except CheckpointError as error:
-            refused.append(str(error))
-    assert refused
-    assert all(message.isprintable() and len(message) <= 1000 for message in refused)
