@@ -11,20 +11,14 @@ from typing import Any
 
 from melfront.command import NO_CHECK_RANGE, Parser, check_folder, exit_status, filled
 
-PROG = "python -m parity"
-EXAMPLES = {
-    "stages": "stages",
-    "dump": "dump clip.wav --model formula:tiny/128 -o truth.safetensors",
-    "compare": "compare mine.npz --audio clip.wav --model openai/whisper-tiny",
-    "mistakes": "mistakes",
-    "libraries": "libraries -o parity/LIBRARIES.md",
-}
-EPILOG = f"""examples:
-  {PROG} stages
-  {PROG} dump clip.wav --model openai/whisper-tiny -o truth.npz
-  {PROG} compare mine.npz --audio clip.wav --model openai/whisper-tiny
-  {PROG} compare mine.npz truth.npz --plot error.png
+EPILOG = """examples:
+  python -m parity stages
+  python -m parity dump clip.wav --model openai/whisper-tiny -o truth.npz
+  python -m parity compare mine.npz --audio clip.wav --model openai/whisper-tiny
+  python -m parity compare mine.npz truth.npz --plot error.png
 """
+
+PROG = "python -m parity"
 DONE, FAILED = 0, 1
 
 
@@ -35,71 +29,65 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    command(commands, "stages", "list the stages: name, shape, what it is")
-    dump_options(command(commands, "dump", "write our tensors of every stage"))
-    compare_options(command(commands, "compare", "judge a port's tensors and name the mistake"))
-    command(commands, "mistakes", "list the catalogue: name, stage, sentence").add_argument(
-        "--table",
+
+    add(commands, "stages", "list the stages: name, shape, what it is", "python -m parity stages")
+
+    dump = add(
+        commands,
+        "dump",
+        "write our tensors of every stage",
+        "python -m parity dump clip.wav --model formula:tiny/128 -o truth.safetensors",
+    )
+    dump.add_argument(
+        "audio",
+        nargs="?",
         type=filled,
-        metavar="OUT.md",
-        help="instead, make every mistake on every committed signal and write where it shows "
-        "(takes minutes)",
+        metavar="AUDIO",
+        help="a file (default: sample, the built-in clip)",
     )
-    command(commands, "libraries", "compare every installed library with float64").add_argument(
-        "-o", dest="out", type=filled, metavar="OUT.md", help="also write it as Markdown"
-    )
-    return top
-
-
-def command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=text,
-        description=text[0].upper() + text[1:] + ".",
-        epilog=f"example: {PROG} {EXAMPLES[name]}",
-    )
-    return made
-
-
-def dump_options(dump: argparse.ArgumentParser) -> None:
-    add = dump.add_argument
-    add("audio", nargs="?", type=filled, metavar="AUDIO", help="a file; default: the sample clip")
     subject_options(dump)
-    add(
+    dump.add_argument(
         "-o",
         dest="out",
         type=filled,
         required=True,
         metavar="DUMP",
-        help="file to write; its name ends in .safetensors or .npz",
+        help="where to: a name that ends in .safetensors or .npz",
     )
-    add(
+    dump.add_argument(
         "--stages",
         nargs="+",
         type=filled,
         metavar="STAGE",
         help="only these; 'block.0.' is all of block 0 (default: every stage)",
     )
-    add(
+    dump.add_argument(
         "--dtype",
         choices=["float64", "float32"],
         default="float64",
         help="float64: the oracle's; float32: a right port's (default: float64)",
     )
-    add("--sample", action="store_true", help="only norms and 256 fixed positions of each stage")
+    dump.add_argument(
+        "--sample", action="store_true", help="only norms and 256 fixed positions of each stage"
+    )
 
-
-def compare_options(compare: argparse.ArgumentParser) -> None:
-    add = compare.add_argument
-    add("mine", type=filled, metavar="MINE", help=".npz, .safetensors, or a folder of .npy")
-    add(
+    compare = add(
+        commands,
+        "compare",
+        "judge a port's tensors and name the mistake",
+        "python -m parity compare mine.npz --audio clip.wav --model openai/whisper-tiny",
+    )
+    compare.add_argument(
+        "mine", type=filled, metavar="MINE", help=".npz, .safetensors, or a folder of .npy"
+    )
+    compare.add_argument(
         "reference",
         nargs="?",
         type=filled,
         metavar="REFERENCE",
         help="a dump to compare with (default: the truth is computed)",
     )
-    add(
+    compare.add_argument(
         "--audio",
         nargs="+",
         type=filled,
@@ -108,13 +96,47 @@ def compare_options(compare: argparse.ArgumentParser) -> None:
         "signal:NAME of reference_data (default: what MINE says, or sample)",
     )
     subject_options(compare)
-    add(
+    compare.add_argument(
         "--forced",
         action="store_true",
-        help="compute each stage's truth from MINE's own earlier stages",
+        help="compute each stage's truth from MINE's own stages before it",
     )
-    add("--json", action="store_true", help="one JSON object instead of text")
-    add("--plot", type=filled, metavar="OUT.png", help="draw the error of the first wrong stage")
+    compare.add_argument("--json", action="store_true", help="one JSON object instead of text")
+    compare.add_argument(
+        "--plot", type=filled, metavar="OUT.png", help="draw the error of the first wrong stage"
+    )
+
+    mistakes = add(
+        commands,
+        "mistakes",
+        "list the catalogue: name, stage, sentence",
+        "python -m parity mistakes",
+    )
+    mistakes.add_argument(
+        "--table",
+        type=filled,
+        metavar="OUT.md",
+        help="instead, make every mistake on every committed signal and write what shows where "
+        "(takes minutes)",
+    )
+
+    libraries = add(
+        commands,
+        "libraries",
+        "every installed library against float64",
+        "python -m parity libraries -o parity/LIBRARIES.md",
+    )
+    libraries.add_argument(
+        "-o", dest="out", type=filled, metavar="OUT.md", help="also write it as Markdown"
+    )
+    return top
+
+
+def add(commands: Any, name: str, text: str, example: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"example: {example}"
+    )
+    return made
 
 
 def subject_options(command: argparse.ArgumentParser) -> None:
