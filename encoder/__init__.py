@@ -3,7 +3,13 @@
     model = encoder.WhisperEncoder.from_pretrained("openai/whisper-large-v3")
     out = model(melfront.log_mel(audio))   # out.last_hidden_state (1, 1500, 1280)
 
-`model.py` is the encoder to read and to run, `oracle.py` the same in float64 NumPy.
+WhisperEncoder      the model, a torch module; EncoderOutput is what it returns
+trace               every stage of a forward pass, by name
+EncoderConfig       the dimensions of an encoder; SIZES has those of every published one
+CheckpointError     why a checkpoint cannot be loaded
+ops                 the operations, and `ops.using`, which replaces them
+oracle              the encoder in float64 NumPy: read this first
+formula             weights from a formula, for an encoder without a download
 """
 
 from __future__ import annotations
@@ -42,8 +48,12 @@ HOME = {
 }
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
-    # Torch takes two seconds to import: only for those who ask for something that is made of it.
+    # Importing torch takes two seconds, so it waits until a name that needs it is used.
     if name in MODULES:
         return import_module(f".{name}", __name__)
     if name in HOME:

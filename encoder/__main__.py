@@ -1,6 +1,6 @@
-"""`python -m encoder`: audio files through the front end and the encoder, to hidden states.
+"""`python -m encoder`: run audio files through the front end and the encoder.
 
-What is wrong with the arguments or the audio is found before torch is imported.
+Mistakes in the arguments and the audio are reported before torch is imported.
 
     # W windows of 30 s  M mel bins  F frames = 3000  T positions = 1500  S state
 """
@@ -40,22 +40,22 @@ if TYPE_CHECKING:
 
 BUILT_IN = "formula:tiny/128"  # tiny, but 128 bins, weights from a formula: `built_in.py`
 DESCRIPTION = """\
-Audio through Whisper's front end and encoder. One clip is shown stage by stage;
-of several, a line each says what was computed. With no arguments nothing is
-needed, and nothing downloaded."""
+Run audio through Whisper's front end and encoder. One clip is shown stage by
+stage; several clips get one line each. With no arguments, a built-in clip and
+built-in weights are used, and nothing is downloaded."""
 EPILOG = """\
 example:
   python -m encoder sample --model openai/whisper-large-v3 -o speech.npz
   python -m encoder sample --model openai/whisper-tiny --report tour.html
 
 The file OUT holds last_hidden_state and hidden_states.0 .. L (T, S), log_mel
-(M, F) and attention_mask (F,), and in its metadata the clip, the model and the
-versions (in .npz a string of JSON, `metadata`). A clip over 30 s is taken in W
-windows of 30 s, and each tensor has a leading axis for them: (W, T, S). Of
-large-v3 in float32 a window is 250 MB. Where OUT is a folder, each clip becomes
-OUT/NAME.safetensors; several clips need one."""
+(M, F) and attention_mask (F,); its metadata name the clip, the model and the
+versions (in .npz a string of JSON, `metadata`). A clip over 30 s is cut into W
+windows of 30 s, and each tensor gets a leading axis for them: (W, T, S). For
+large-v3 in float32 a window takes 250 MB. If OUT is a folder, each clip becomes
+OUT/NAME.safetensors; several clips need a folder."""
 
-# A step of each axis. A frame starts every hop; conv2, with stride 2, makes a position of two.
+# The step of each axis. A frame starts every hop; conv2, with stride 2, merges two into a position.
 FRAME, POSITION = "10 ms", "20 ms"
 STEPS = {
     "padded": "0.0625 ms",
@@ -65,7 +65,7 @@ STEPS = {
     **dict.fromkeys(("conv1", "gelu1"), f"channel, {FRAME}"),
     **dict.fromkeys(("conv2", "gelu2"), f"channel, {POSITION}"),
 }
-# A table of 80 columns, as a terminal has them.
+# A table of 80 columns, to fit a terminal.
 HEADING = f"{'stage':22}{'shape':13}{'step of each axis':17}{'min':>9}{'mean':>10}{'max':>9}"
 LEGEND = f"1 frame = 160 samples = {FRAME}, 1 position = 320 samples = {POSITION}"
 
@@ -93,16 +93,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     add("-o", dest="out", metavar="OUT", type=path, help="a .safetensors or .npz file, or a folder")
     add("--no-check-range", **NO_CHECK_RANGE)
-    add("--report", metavar="OUT.html", type=path, help="a page that shows the clip's way through")
+    add("--report", metavar="OUT.html", type=path, help="a page that shows the clip stage by stage")
     return parser.parse_args(argv)
 
 
 def output_files(clips: list[Path], out: Path, dtype: str) -> list[Path]:
-    """The file for each clip, in a folder that can be written to. Raises UsageError."""
+    """The file for each clip. Raises UsageError if one cannot be written."""
     if out.is_dir():
         files = [out / f"{clip.stem}.safetensors" for clip in clips]
     elif len(clips) > 1:
-        raise UsageError(f"-o {out} for {len(clips)} clips: expected a folder that exists")
+        raise UsageError(f"-o {out} for {len(clips)} clips: expected an existing folder")
     elif out.suffix not in (".safetensors", ".npz"):
         raise UsageError(f"-o {out}: expected a .safetensors or .npz file, or an existing folder")
     elif out.suffix == ".npz" and dtype == "bfloat16":
@@ -117,7 +117,7 @@ def output_files(clips: list[Path], out: Path, dtype: str) -> list[Path]:
 
 
 def check_report(clips: list[Path], file: Path) -> None:
-    """Raises UsageError: the page shows one clip, and no other file is to be written over by it."""
+    """Raises UsageError for several clips, and for a file that is not a page."""
     if len(clips) > 1:
         raise UsageError(f"--report {file} of {len(clips)} clips: it shows one; give one clip")
     if file.suffix not in (".html", ".htm") or file.is_dir():
@@ -126,17 +126,17 @@ def check_report(clips: list[Path], file: Path) -> None:
 
 
 def load_model(name: str, device: str, dtype: str) -> WhisperEncoder:
-    """The encoder asked for, on its device. Raises UsageError."""
+    """The encoder of this name on this device. Raises UsageError."""
     import torch
 
     from . import CheckpointError, WhisperEncoder
 
     try:
         torch.zeros(1, device=device).item()
-    except Exception as error:  # each kind of device has its own
+    except Exception as error:  # each kind of device raises its own type
         reason = str(error).partition("\n")[0]
         raise UsageError(f"--device {device}: {reason}; try --device cpu") from error
-    # TF32 keeps 10 bits of each factor, which is not float32 and costs 1e-3.
+    # TF32 keeps only 10 bits of each factor, an error of 1e-3.
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     options: dict[str, Any] = {"device": device, "dtype": getattr(torch, dtype)}
     if not sys.stderr.isatty():
@@ -150,7 +150,7 @@ def load_model(name: str, device: str, dtype: str) -> WhisperEncoder:
 
 
 def row(stage: str, x: Any) -> str:
-    """A line of the table, of an array or tensor without batch."""
+    """A line of the table, for an array or tensor without batch axis."""
     steps = STEPS.get(stage, f"{POSITION}, channel")
     if isinstance(x, np.ndarray) and np.iscomplexobj(x):  # a tensor may be on a GPU
         steps, x = f"{steps}, |x|", np.abs(x)
@@ -242,7 +242,7 @@ def run(args: argparse.Namespace) -> None:
         check_report(clips, args.report)
     audios = [melfront.load_audio(clip, args.check_range) for clip in clips]
     model = load_model(name, args.device, args.dtype)
-    import torch  # by now it is imported
+    import torch  # load_model has imported it
 
     about = {"model": name, "dtype": args.dtype, "device": args.device}
     about |= {"melfront": melfront.__version__, "torch": torch.__version__, "numpy": np.__version__}
@@ -255,7 +255,7 @@ def run(args: argparse.Namespace) -> None:
             print("", *rows, "", LEGEND, sep="\n")
         if files:
             window = audio[: model.config.n_frames * melfront.HOP_LENGTH]
-            origin = {  # parity looks for the first and knows the second again
+            origin = {  # parity finds the clip by the first and recognises it by the second
                 "clip": "sample" if clip == SAMPLE else str(clip),
                 "clip_sha256": digest(window),
                 "samples": str(len(audio)),
@@ -269,7 +269,7 @@ def run(args: argparse.Namespace) -> None:
         report.write(args.report, clips[0].name, audios[0], model, about)
         print(f"written to {args.report}: open it in a browser")
     elif not files:
-        print("nothing was written; -o OUT.safetensors keeps the hidden states")
+        print("nothing was written; -o OUT.safetensors saves the hidden states")
 
 
 def main(argv: list[str] | None = None) -> int:

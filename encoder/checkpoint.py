@@ -1,14 +1,14 @@
-"""Reads the encoder's tensors out of a Whisper checkpoint, and nothing else of it.
+"""Reads the encoder's tensors out of a Whisper checkpoint, and nothing else.
 
-A checkpoint is a dictionary from names to tensors. Five layouts of the file are read (safetensors
-and PyTorch pickles, whole or in shards, and openai-whisper's own `.pt`), with the names of Hugging
-Face, of OpenAI or of this package, under the prefix `model.encoder.`, `encoder.` or none. All come
-out the same: our names, one order, shapes that are checked before the first byte is read.
+A checkpoint maps names to tensors. Five file formats are read (safetensors and PyTorch pickles,
+whole or in shards, and openai-whisper's own `.pt`), with the names of Hugging Face, of OpenAI or of
+this package, under the prefix `model.encoder.`, `encoder.` or none. The result is always the same:
+our names, one order, shapes that were checked before the first byte was read.
 
-Only the encoder's bytes are read: 1.3 GB of the 3.1 GB of a float16 large-v3. Each tensor goes
-from the file straight into its final dtype and place, so that the most memory ever held is the
-result and one tensor. Every tensor owns its memory. `safetensors.safe_open` would hand out
-views of the mapped file, whose values change when somebody writes a new checkpoint over it.
+Only the encoder's bytes are read: 1.3 GB of the 3.1 GB of a float16 large-v3. Each tensor goes from
+the file straight to its final dtype and device, so that peak memory is the result plus one tensor.
+Every tensor owns its memory. `safetensors.safe_open` would return views of the mapped file, whose
+values change when a new checkpoint is written over it.
 """
 
 # M mel bins  T positions  S state  N inner width of the MLP
@@ -34,7 +34,7 @@ from .files import CheckpointError, Get, Stored, locate, open_file, read_json
 __all__ = ["CheckpointError", "hf_name", "load", "save_hf", "shapes"]
 
 # There is no row for the bias of k, because Whisper has none: it would add the same number to
-# every score of a query, and softmax does not see that.
+# every score of a query, and softmax cancels it.
 TABLE = """
 conv1.weight               conv1.weight                           conv1.weight                 S,M,3
 conv1.bias                 conv1.bias                             conv1.bias                   S
@@ -92,17 +92,17 @@ def load(
 
     name_or_path: a folder, a file (.safetensors, .bin, .pt), or a name on the Hugging Face Hub:
         "openai/whisper-tiny", in short "whisper-tiny" or "tiny". A file or folder of that name
-        wins; then the local Hub cache (HF_HOME and HF_HUB_OFFLINE are honoured), then the Hub.
-    dtype: of the result; None keeps what is on disk, tensor by tensor.
-    config: None takes config.json, or the `dims` of an openai-whisper file. A file with neither
-        has its dimensions read off the tensors' shapes, and one head for every 64 of its width,
-        which is true of every published size.
+        comes first, then the local Hub cache (HF_HOME and HF_HUB_OFFLINE apply), then the Hub.
+    dtype: of the result; None keeps each tensor's stored dtype.
+    config: None reads config.json, or the `dims` of an openai-whisper file. Without either, the
+        dimensions are inferred from the tensors' shapes, with one head per 64 channels, as in
+        every published size.
     revision, local_files_only: as in `huggingface_hub.hf_hub_download`.
-    check_finite: False also takes weights that are NaN or infinite, in the file or in `dtype`.
-    progress: called as progress(tensors read, tensors in all).
+    check_finite: False also accepts weights that are NaN or infinite, in the file or in `dtype`.
+    progress: called as progress(number of tensors read, number of tensors in all).
 
     Returns the tensors under our names, in the order and with the shapes of `shapes(config)`.
-    Raises CheckpointError, which lists every tensor that is missing, left over or ill-shaped.
+    Raises CheckpointError; it lists every tensor that is missing, left over or of a wrong shape.
     """
     name = os.fspath(name_or_path)
     try:
@@ -112,20 +112,15 @@ def load(
         config = config or _config(path, get, dims, layout, tensors)
         if problems := _problems(config, names, layout, tensors):
             raise CheckpointError(f"{path} does not fit {config}: {problems}")
-
         weights: dict[str, Tensor] = {}
         for row in _rows(config.n_audio_layer):
             theirs = layout.prefix + row[layout.column]
-            stored = tensors[theirs]
-            assert isinstance(stored.dtype, torch.dtype)  # else it would be among the problems
-            weight = torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device)
-            stored.into(weight)
+            weight = weights[row[OURS]] = _read(tensors[theirs], dtype, device)
             if check_finite and not _is_finite(weight):
                 raise CheckpointError(
                     f"{path}: {theirs} has values that are NaN or infinite in {weight.dtype}; if "
-                    "that is meant, pass check_finite=False"
+                    "that is intended, pass check_finite=False"
                 )
-            weights[row[OURS]] = weight
             if progress:
                 progress(len(weights), len(layout.found))
     except OSError as error:
@@ -140,11 +135,12 @@ def save_hf(
     weights: Mapping[str, Tensor],
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Writes an encoder as Hugging Face has it: config.json and model.safetensors, no decoder.
+    """Write an encoder as Hugging Face stores it: config.json and model.safetensors, no decoder.
 
-    weights: as `load` returns them; in the file they have transformers' names, under
-    `model.encoder.`. A file appears under its name when it is complete.
-    Raises CheckpointError when the weights do not fit the config.
+    weights: as `load` returns them; the file has transformers' names, under `model.encoder.`.
+    dtype: of the file; None keeps each tensor's own.
+    Raises CheckpointError if the weights do not fit the config, OSError if the folder cannot be
+    written to. Each file is written whole or not at all.
     """
     from safetensors.torch import save_file
 
@@ -187,11 +183,11 @@ def hf_name(ours: str) -> str:
     for row in STEM + BLOCK + POST:
         if row[OURS] == name:
             return row[HF].format(layer and layer[1])
-    raise KeyError(f"{ours!r} is no weight of the encoder")
+    raise KeyError(f"the encoder has no weight {ours!r}")
 
 
 def _rows(n_layer: int) -> Iterator[list[str]]:
-    """The table, written out for every layer."""
+    """The rows of the table, with those of a block repeated for every layer."""
     yield from STEM
     for i in range(n_layer):
         for row in BLOCK:
@@ -199,10 +195,17 @@ def _rows(n_layer: int) -> Iterator[list[str]]:
     yield from POST
 
 
+def _read(stored: Stored, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
+    assert isinstance(stored.dtype, torch.dtype)  # _problems reports any other type
+    weight = torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device)
+    stored.into(weight)
+    return weight
+
+
 def _open(path: Path, get: Get) -> tuple[dict[str, Stored], Any, Collection[str]]:
     """The tensors of a checkpoint, its `dims` if it has them, and every name that it lists.
 
-    Of a checkpoint in shards, only those are opened that hold something of the encoder.
+    Of a checkpoint in shards, only those that hold a tensor of the encoder are opened.
     """
     if not path.name.endswith(".index.json"):
         tensors, dims = open_file(path)
@@ -222,10 +225,10 @@ def _open(path: Path, get: Get) -> tuple[dict[str, Stored], Any, Collection[str]
 
 
 def _is_beneath(shard: str) -> bool:
-    """Does a name that an index gives stay in the index's folder, on every system?
+    """Does a file name from an index stay in the index's folder, on every system?
 
-    Links are followed: the Hub's cache is made of them, and so are the folders of people whose
-    weights lie on another disk. Whoever made a link could write there; an index is only text.
+    Symbolic links are followed: the Hub's cache consists of them, and people use them to keep
+    weights on another disk. Making a link takes write access; an index is only text.
     """
     kinds = PurePosixPath(shard), PureWindowsPath(shard)
     return not any(kind.anchor or ".." in kind.parts for kind in kinds)
@@ -235,7 +238,7 @@ def _is_beneath(shard: str) -> bool:
 
 
 def _recognise(names: Collection[str], path: Path) -> Layout:
-    """The prefix and the column of the table that explain most of the names."""
+    """The prefix and the column of the table that match the most names."""
     best = Layout("", HF, {})
     for prefix, column in itertools.product(PREFIXES, (HF, OPENAI, OURS)):
         inside = (LAYER.match(n.removeprefix(prefix)) for n in names if n.startswith(prefix))
@@ -244,14 +247,16 @@ def _recognise(names: Collection[str], path: Path) -> Layout:
         if len(found) > len(best.found):
             best = Layout(prefix, column, found)
     if not best.found:
-        raise CheckpointError(f"{path} has nothing of a Whisper encoder; it has {_some(names, 3)}")
+        raise CheckpointError(
+            f"{path} has no tensor of a Whisper encoder; it has {_some(names, 3)}"
+        )
     return best
 
 
 def _config(
     path: Path, get: Get, dims: Any, layout: Layout, tensors: Mapping[str, Stored]
 ) -> EncoderConfig:
-    """What the checkpoint says of itself, or else what its tensors' shapes say."""
+    """The dimensions that the checkpoint states, or else those of its tensors."""
     try:
         if dims is not None:
             return EncoderConfig.from_openai(dims)
@@ -263,7 +268,7 @@ def _config(
         n_mlp, _ = _shape("blocks.0.mlp.fc1.weight", 2, layout, tensors)
         n_layer = 1 + max(int(layer[1]) for name in layout.found if (layer := LAYER.match(name)))
         if state % 64:
-            raise ValueError(f"its width {state} is no multiple of 64, the width of one head")
+            raise ValueError(f"its width {state} is not a multiple of 64, the width of one head")
         return EncoderConfig(n_mels, n_ctx, state, state // 64, n_layer, n_mlp)
     except KeyError as error:
         raise CheckpointError(f"{path}: no tensor for {error}, and no config.json") from error
@@ -276,7 +281,7 @@ def _config(
 def _shape(
     ours: str, n_axes: int, layout: Layout, tensors: Mapping[str, Stored]
 ) -> tuple[int, ...]:
-    """The shape of a tensor that has so many axes. Raises KeyError, ValueError."""
+    """The shape of a tensor. Raises KeyError if it is missing, ValueError if not `n_axes` long."""
     shape = tensors[layout.found[ours]].shape
     if len(shape) != n_axes:
         raise ValueError(f"{layout.found[ours]} has shape {shape}, expected {n_axes} axes")
@@ -284,7 +289,7 @@ def _shape(
 
 
 def _is_finite(weight: Tensor) -> bool:
-    """Without a copy of it: the least and the most of values with a NaN among them are NaN."""
+    """Checks the minimum and the maximum, which are NaN if any value is; makes no copy."""
     return weight.is_meta or all(bool(extreme.isfinite()) for extreme in weight.aminmax())
 
 
@@ -294,10 +299,10 @@ def _problems(
     layout: Layout,
     tensors: Mapping[str, Stored],
 ) -> str:
-    """Every tensor that is missing, left over, ill-shaped or of another type; "" if all is well."""
+    """Tensors that are missing, left over, or of a wrong shape or type, as text; "" if none are."""
     prefix, column, _ = layout
-    if config.n_audio_layer > len(names):  # before as many names are written out
-        return f"it lists {len(names)} tensors, fewer than there are to be layers"
+    if config.n_audio_layer > len(names):  # before the loop below makes names for every layer
+        return f"it lists {len(names)} tensors, fewer than its {config.n_audio_layer} layers"
     rows = {row[OURS]: prefix + row[column] for row in _rows(config.n_audio_layer)}
     want = {rows[ours]: shape for ours, shape in shapes(config).items()}
     have = {name: tensors[name] for name in want if name in tensors}
@@ -306,18 +311,18 @@ def _problems(
         for name in names
         if name not in want
         and name.startswith(prefix)
-        and not name.startswith(("decoder.", "proj_out."))  # with no prefix, these are the others'
+        and not name.startswith(("decoder.", "proj_out."))  # if the prefix is empty
     ]
     k_bias = any(name.endswith(("k_proj.bias", "key.bias", "attn.k.bias")) for name in surplus)
     groups = {
         "missing": [f"{name} {shape}" for name, shape in want.items() if name not in have],
         "left over" + k_bias * " (Whisper's k projection has no bias)": surplus,
-        "of another shape": [
+        "of a wrong shape": [
             f"{name} {stored.shape}, expected {want[name]}"
             for name, stored in have.items()
             if stored.shape != want[name]
         ],
-        "of a type that is none of float16, bfloat16, float32 and float64": [
+        "of a type other than float16, bfloat16, float32 and float64": [
             f"{name} {stored.dtype}"
             for name, stored in have.items()
             if not isinstance(stored.dtype, torch.dtype)

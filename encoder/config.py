@@ -1,7 +1,7 @@
 """The encoder's six dimensions, read from a checkpoint's own description; the published sizes.
 
-The names are openai-whisper's `ModelDimensions`; next to each is the name that transformers gives
-it in config.json.
+The names are those of openai-whisper's `ModelDimensions`; next to each is transformers' name for it
+in config.json.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 class EncoderConfig:
     """The dimensions of one encoder. Immutable and hashable.
 
-    Raises ValueError for a value that is no positive whole number below 2^31, and for a width that
-    the heads do not divide.
+    Raises ValueError for a value that is not a positive whole number below 2^31, and for a width
+    that is not a multiple of the number of heads.
     """
 
     n_mels: int  # num_mel_bins: 128 for large-v3 and turbo, 80 for every earlier size
@@ -46,19 +46,19 @@ class EncoderConfig:
 
     @property
     def n_frames(self) -> int:
-        """Mel frames that go in: two per position, because conv2 has stride 2."""
+        """Mel frames of the input: two per position, because conv2 has stride 2."""
         return 2 * self.n_audio_ctx
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> EncoderConfig:
         """From a Hugging Face config.json, as a dict.
 
-        `scale_embedding` may be anything: transformers 5.23 reads it in the encoder and never
-        uses it there, it scales the decoder's token embeddings. `encoder_layerdrop` and dropout
-        act in training only.
+        `scale_embedding` is ignored: it scales the decoder's token embeddings, and transformers
+        5.23 reads it in the encoder without using it. `encoder_layerdrop` and dropout are ignored
+        too, because they act in training only.
 
-        Raises ValueError for another kind of model, for an activation other than the exact GELU
-        (the only one that ours computes), and for a dimension that is absent.
+        Raises ValueError for another kind of model, for an activation other than the exact GELU,
+        and for a missing dimension.
         """
         if config.get("model_type") != "whisper":
             raise ValueError(f"model_type is {config.get('model_type')!r}, expected 'whisper'")
@@ -71,9 +71,9 @@ class EncoderConfig:
 
     @classmethod
     def from_openai(cls, dims: Mapping[str, Any]) -> EncoderConfig:
-        """From the `dims` of an openai-whisper file, which has no width for the MLP: 4 * state.
+        """From the `dims` of an openai-whisper file. It has no MLP width; that is 4 * state.
 
-        Raises ValueError for a dimension that is absent, and for what is no dictionary.
+        Raises ValueError for a missing dimension, or if `dims` is not a dictionary.
         """
         if not isinstance(dims, Mapping):
             raise ValueError(f"dims is a {type(dims).__name__}, expected a dictionary")
@@ -83,10 +83,10 @@ class EncoderConfig:
         return cls(**known, n_audio_mlp=4 * state if isinstance(state, int) else state)
 
     def to_hf(self) -> dict[str, Any]:
-        """What config.json says of this encoder; `transformers.WhisperConfig(**it)` is its config.
+        """The content of config.json, and the arguments of `transformers.WhisperConfig`.
 
-        transformers builds no encoder without a decoder's dimensions, and its two halves share
-        d_model. The decoder described here is the smallest one that fits: one layer.
+        transformers cannot build an encoder without the dimensions of a decoder, and both share
+        d_model. The decoder described here is the smallest that fits: one layer.
         """
         return {
             "model_type": "whisper",
@@ -115,9 +115,9 @@ def _pick(source: Mapping[str, Any], names: Mapping[str, str], what: str) -> dic
     return {ours: source[theirs] for ours, theirs in names.items()}
 
 
-# The names mean what they mean on the Hugging Face Hub: `large` is the first large model. The
-# package openai-whisper moves `large` on to the newest one, which is large-v3 today.
-# A distilled model has fewer decoder layers; its encoder is its teacher's, copied and frozen.
+# The names are those of the Hugging Face Hub, where `large` is the first large model. In
+# openai-whisper, `large` is always the newest one, today large-v3.
+# A distilled model has fewer decoder layers; its encoder is a frozen copy of its teacher's.
 _PUBLISHED = (  # layers, width, heads, mel bins
     ("tiny tiny.en", 4, 384, 6, 80),
     ("base base.en", 6, 512, 8, 80),

@@ -1,10 +1,11 @@
 """Finds a checkpoint's files, and opens them without reading the tensors.
 
-A folder, a file, or the Hugging Face Hub, the local cache first; safetensors and PyTorch pickles.
-`checkpoint.py` says which tensors are wanted of them.
+A checkpoint is a folder, a file, or a repository of the Hugging Face Hub (local cache first), in
+safetensors or PyTorch pickles. `checkpoint.py` decides which tensors to read.
 
-A checkpoint may come from anybody. No code of it is run, nothing is allocated because it says so,
-and what of it is quoted in an error is cut short and has no control characters.
+A checkpoint may come from anyone, so it is not trusted: none of its code is run, no size that it
+states is allocated unchecked, and what an error quotes of it is shortened, without control
+characters.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ WEIGHT_FILES = (  # in order of preference
     "pytorch_model.bin.index.json",
 )
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-DTYPES = {  # by safetensors' names; what is stored in any other type is quantised, or no weight
+DTYPES = {  # by safetensors' names; any other type is quantised, or not a weight
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-# Bytes of JSON that are parsed: in memory it takes up to 30 times that. Of large-v3 it is 150 kB.
+# Bytes of JSON that are parsed, which take up to 30 times that in memory. large-v3 has 150 kB.
 MAX_JSON = 4 << 20
 
 
@@ -56,16 +57,16 @@ class Stored(NamedTuple):
     """A tensor that is still in its file."""
 
     shape: tuple[int, ...]
-    dtype: torch.dtype | str  # a name, where it is none of DTYPES
+    dtype: torch.dtype | str  # a name if it is not one of DTYPES
     into: Callable[[Tensor], object]  # reads it into a tensor of any dtype, on any device
 
 
-Get = Callable[[str], Path | None]  # a file of the same folder or repository, by its name
+Get = Callable[[str], Path | None]  # finds a file of the same folder or repository by its name
 
 
 def locate(name: str, revision: str | None, local_only: bool) -> tuple[Path, Get]:
-    """The file that holds, or lists, the weights; and how to get at those beside it."""
-    path = Path(os.path.expanduser(name))  # Path's own raises where nobody is called so
+    """The file that holds or lists the weights, and a function to find its neighbours."""
+    path = Path(os.path.expanduser(name))  # Path.expanduser raises for an unknown user
     folder = path if path.is_dir() else path.parent
 
     def beside(filename: str) -> Path | None:
@@ -80,7 +81,7 @@ def locate(name: str, revision: str | None, local_only: bool) -> tuple[Path, Get
         if short not in SIZES and not is_repository:
             near = difflib.get_close_matches(short, SIZES, n=1)
             raise CheckpointError(
-                f"{name!r} is no file or folder here, nor the name of a Whisper model, such as "
+                f"{name!r} is neither a file or folder nor the name of a Whisper model, such as "
                 "'tiny' or 'openai/whisper-tiny'"
                 + (f"; the nearest known size is {near[0]!r}" if near else "")
             )
@@ -104,7 +105,7 @@ def _repository(size: str) -> str:
 
 
 def _hub(repository: str, revision: str | None, local_only: bool) -> list[Get]:
-    """Where to look for a file of a repository: first the local cache, then the Hub itself."""
+    """Functions that find a file of a repository: in the local cache, then on the Hub itself."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     from huggingface_hub.utils import logging
@@ -112,13 +113,13 @@ def _hub(repository: str, revision: str | None, local_only: bool) -> list[Get]:
     def cached(filename: str) -> Path | None:
         try:
             path = try_to_load_from_cache(repository, filename, revision=revision)
-        except ValueError as error:  # of the name
-            raise CheckpointError(f"{repository!r} is no name on the Hub: {error}") from error
-        return Path(path) if isinstance(path, str) else None  # or a mark that there is none
+        except ValueError as error:  # the name is malformed
+            raise CheckpointError(f"{repository!r} is not a Hub name: {error}") from error
+        return Path(path) if isinstance(path, str) else None  # a sentinel means "known missing"
 
     def download(filename: str) -> Path | None:
         verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # what it tries again is not said, only how it ended
+        logging.set_verbosity_error()  # hides its retries; the final error is raised
         try:
             return Path(
                 hf_hub_download(
@@ -127,12 +128,12 @@ def _hub(repository: str, revision: str | None, local_only: bool) -> list[Get]:
             )
         except LocalEntryNotFoundError as error:
             raise CheckpointError(
-                f"{repository} is no folder here, its {filename} is not in the local Hugging Face "
-                f"cache{f' at revision {revision}' if revision else ''}, and the Hub cannot be "
-                "reached or is not to be asked; give a local folder, or run "
+                f"{repository} is not a local folder, its {filename} is not in the local Hugging "
+                f"Face cache{f' at revision {revision}' if revision else ''}, and the Hub cannot "
+                "be reached or is switched off; give a local folder, or run "
                 f"`hf download {repository}` where there is a network"
             ) from error
-        except EntryNotFoundError:  # the repository is there, and has no such file
+        except EntryNotFoundError:  # the repository exists but has no such file
             return None
         except Exception as error:  # no such repository, no access, a lost connection, a full disk
             reason = str(error).strip().partition("\n")[0]
@@ -143,7 +144,7 @@ def _hub(repository: str, revision: str | None, local_only: bool) -> list[Get]:
     return [cached, download]
 
 
-# --- what is in it ------------------------------------------------------------------------------
+# --- what a file holds --------------------------------------------------------------------------
 
 
 def open_file(path: Path) -> tuple[dict[str, Stored], Any]:
@@ -165,7 +166,7 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
     https://huggingface.co/docs/safetensors, "Format". Every number is little-endian.
     """
     size = path.stat().st_size
-    scratch = torch.empty(0, dtype=torch.uint8)  # one for all tensors: fresh memory costs time
+    scratch = torch.empty(0, dtype=torch.uint8)  # shared by all tensors: fresh memory costs time
 
     def read(dtype: torch.dtype, begin: int, end: int, target: Tensor) -> None:
         nonlocal scratch
@@ -198,29 +199,36 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
                 raise ValueError(f"a header of {start - 8} bytes")
             header = parse(file.read(min(start - 8, MAX_JSON + 1)))
         header.pop("__metadata__", None)
-        places = sorted(entry["data_offsets"] for entry in header.values())
-        # One after another to the end, so that no file gives more bytes than it has.
-        if [0, *(end for _, end in places)] != [*(begin for begin, _ in places), size - start]:
-            raise ValueError(f"its tensors are not the {size - start} bytes after the header")
+        check_places(header, size - start)
         return {
             name: stored(entry["dtype"], entry["shape"], *entry["data_offsets"])
             for name, entry in header.items()
         }
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} is cut short, damaged, or no safetensors file ({size} bytes; {error})"
+            f"{path} is cut short, damaged, or not a safetensors file ({size} bytes; {error})"
         ) from error
 
 
+def check_places(header: dict[str, Any], n_bytes: int) -> None:
+    """Raises ValueError unless the tensors fill these bytes without gap or overlap.
+
+    Otherwise a small file could claim any amount of memory.
+    """
+    places = sorted(entry["data_offsets"] for entry in header.values())
+    if [0, *(end for _, end in places)] != [*(begin for begin, _ in places), n_bytes]:
+        raise ValueError(f"its tensors are not the {n_bytes} bytes after the header")
+
+
 def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:
-    """A PyTorch file. It is mapped, not read; unless it is no zip file, as before PyTorch 1.6."""
+    """A PyTorch file, memory-mapped if it is a zip file, as PyTorch 1.6 and later write it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an old or odd format
+            warnings.simplefilter("ignore")  # about an old or odd format
             content = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
-    except Exception as error:  # what a damaged file raises depends on where the damage is
+    except Exception as error:  # the type depends on where the file is damaged
         if lacks_memory(error):
             raise CheckpointError(f"{path}: too little memory, or damaged ({error})") from error
         if what := re.search(r"GLOBAL ([\w.]+)", str(error)):
@@ -228,7 +236,7 @@ def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:
                 f"{path} holds a {what[1]}, not only tensors. Unpickling that can run any code, "
                 "so it is refused: save the model's state_dict, best as safetensors"
             ) from error
-        raise CheckpointError(f"{path} is cut short, damaged, or no PyTorch file") from error
+        raise CheckpointError(f"{path} is cut short, damaged, or not a PyTorch file") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a state_dict")
 
@@ -238,7 +246,7 @@ def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:
             dtype = f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
         elif tensor.dtype not in DTYPES.values():
             dtype = str(tensor.dtype)
-        elif tensor.untyped_storage().nbytes() < tensor.nbytes:  # a few bytes as any number of them
+        elif tensor.untyped_storage().nbytes() < tensor.nbytes:  # a few bytes shown as many
             dtype = f"{tensor.dtype}, expanded"
         return Stored(tuple(tensor.shape), dtype, lambda target: target.copy_(tensor.detach()))
 
@@ -265,7 +273,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse(text: bytes) -> Any:
-    """What JSON holds. Raises ValueError for what is none, too deep, or says a thing twice."""
+    """Parse JSON. Raises ValueError if it is malformed, too large or deep, or repeats a name."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -1,11 +1,11 @@
 """Weights from a formula: an encoder of any size without a download, the same bits in any language.
 
-A port can be checked with them before it can read a checkpoint. They have what trained weights have
-and random ones lack - large biases, outlier channels, scales that differ from tensor to tensor -
-because a port that forgets a bias or an eps still looks right on small numbers.
+They let a port be checked before it can read a checkpoint. Like trained weights and unlike random
+ones, they have large biases, outlier channels, and scales that differ from tensor to tensor: a port
+that forgets a bias or an eps would still look right on small numbers.
 
-Element i (counted in C order) of the tensor with the Hugging Face name `name`, counted after
-"model.encoder.", is made of 64-bit unsigned integers that wrap around:
+Element i (in C order) of the tensor with the Hugging Face name `name`, without its prefix
+"model.encoder.", is computed in 64-bit unsigned integers that wrap around:
 
     seed = FNV-1a of the name's bytes:          h = 0xcbf29ce484222325
                                                 h = (h ^ byte) * 0x100000001b3, byte by byte
@@ -18,12 +18,12 @@ Element i (counted in C order) of the tensor with the Hugging Face name `name`, 
     s    = 8 s  if d < 1024                     one in 64 is an outlier
     w    = float32((mean << 28) + s * scale) / 2^32         one rounding, int64 to float32
 
-`mean` and `std` are sixteenths, from the row of the table STATISTICS with the longest ending
-that the name has. For a vector scale = std << 12. For a matrix it is
-floor(sqrt(std^2 * 2^24 / fan_in)), fan_in the product of all axes but the first.
+`mean` and `std` are in sixteenths, from the row of the table STATISTICS with the longest ending of
+the name. For a vector, scale = std << 12. For a matrix it is floor(sqrt(std^2 * 2^24 / fan_in)),
+where fan_in is the product of all axes but the first.
 
-The one exception are the positions, embed_positions.weight: `sinusoids`, rounded to multiples of
-2^-12, which every libm agrees on.
+The only exception is embed_positions.weight: `sinusoids`, rounded to multiples of 2^-12, on which
+every libm agrees.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from . import checkpoint
 from .config import EncoderConfig
 
-# (mean, std) in sixteenths, by how the tensor's name ends; after what whisper-tiny.en has.
+# (mean, std) in sixteenths, by the ending of the tensor's name; modelled on whisper-tiny.en.
 STATISTICS = {
     "conv1.weight": (0, 12),
     "conv2.weight": (0, 14),
@@ -60,7 +60,7 @@ STATISTICS = {
     "layer_norm.bias": (0, 10),
 }
 OUTLIER = 1024  # of 65536
-BLOCK = 1 << 16  # elements made at a time: the integers stay in the cache
+BLOCK = 1 << 16  # elements computed at a time, so that the integers stay in cache
 
 
 def seed(name: str) -> int:
@@ -88,7 +88,7 @@ def sinusoids(n_positions: int, state: int) -> NDArray[np.float64]:
     """The position table as OpenAI's `sinusoids` defines it, in float64: (n_positions, state).
 
     Column j < state / 2 is the sine of position / 10000^(j / (state / 2 - 1)), column state / 2 + j
-    its cosine: clocks from a fast one, 6.3 positions a turn, to one 10,000 times slower.
+    its cosine. The fastest has a period of 6.3 positions, the slowest one 10,000 times that.
     """
     half = state // 2
     period = 10_000.0 ** (np.arange(half) / (half - 1))
@@ -97,7 +97,7 @@ def sinusoids(n_positions: int, state: int) -> NDArray[np.float64]:
 
 
 def hf_weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The tensor with this Hugging Face name (after "model.encoder.") and shape, float32."""
+    """The tensor with this Hugging Face name (without "model.encoder.") and shape, float32."""
     if name == "embed_positions.weight":
         n_positions, state = shape
         return (np.round(sinusoids(n_positions, state) * 2**12) / 2**12).astype(np.float32)
@@ -116,7 +116,7 @@ def hf_weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def weight(name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The tensor with our name (`checkpoint.shapes`), float32."""
+    """The tensor with this name of ours (`checkpoint.shapes`) and shape, float32."""
     return hf_weight(checkpoint.hf_name(name), shape)
 
 

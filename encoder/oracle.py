@@ -1,16 +1,16 @@
 """Whisper's encoder in float64 NumPy, spelled out: read this file first.
 
 The features say how loud each of M pitches is in each of 3000 frames of 10 ms. The encoder turns
-them into 1500 hidden states, one for 20 ms, each of which knows what was said around it. Stages:
+them into 1500 hidden states, one per 20 ms, each of which knows what was said around it. Stages:
 
     conv1, gelu1        each frame and its two neighbours, mixed into S channels    (S, F)
     conv2, gelu2        the same again, at every other frame only                   (S, T)
     positions           the table of positions added; time runs downwards now       (T, S)
     block.i.attn_ln     normed copy of the hidden states                            (T, S)
-    block.i.attn.q,k,v  what each position asks, offers and says                    (T, S)
-    block.i.attn.scores how well each question (down) fits each offer (across)      (H, T, T)
+    block.i.attn.q,k,v  queries, keys and values                                    (T, S)
+    block.i.attn.scores how well each query (down) matches each key (across)        (H, T, T)
     block.i.attn.weights  the same as shares that sum to 1                          (H, T, T)
-    block.i.attn.context  what was said, in these shares                            (T, S)
+    block.i.attn.context  the values, averaged with these shares                    (T, S)
     block.i.attn.out    mixed across the heads                                      (T, S)
     block.i.attn_residual  added to the block's input                               (T, S)
     block.i.mlp_ln, .mlp.fc1, .mlp.gelu, .mlp.fc2, .mlp_residual    the same, for the MLP
@@ -19,7 +19,7 @@ them into 1500 hidden states, one for 20 ms, each of which knows what was said a
     # M mel bins  F frames = 3000  T positions = 1500  S state  H heads  D head_dim = S / H
     # C channels in  A mlp width = 4 S
 
-One clip at a time, (M, F); `weights` are those of `checkpoint.shapes`, any float type.
+One clip at a time, (M, F). `weights` has the names of `checkpoint.shapes`, in any float type.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from scipy.special import erf
 from .config import EncoderConfig
 
 Array = NDArray[np.float64]
-Tap = Callable[[str, Array], Array]  # sees each stage's name and tensor, returns what to go on with
+Tap = Callable[[str, Array], Array]  # gets each stage's name and tensor, returns the tensor to use
 Weights = Mapping[str, Any]
 
 
@@ -45,30 +45,31 @@ def no_tap(_stage: str, tensor: Array) -> Array:
 def conv1d(x: Array, weight: Array, bias: Array, stride: int) -> Array:
     """Each output step is a weighted sum of three neighbouring input steps, over all channels.
 
-    One step of zeros is put before and after, so that stride 1 keeps the length. Stride 2 does the
-    same and keeps every other output: step t is centred on input step 2 t.
+    One step of zeros pads either end, so that stride 1 keeps the length. Stride 2 keeps every other
+    output: step t is centred on input step 2 t.
 
     x (C, F), weight (S, C, 3), bias (S,) -> (S, (F - 1) // stride + 1). Reproduces torch's conv1d
-    with padding=1, which like all of them does not flip the kernel.
+    with padding=1, which, as in every deep-learning library, does not flip the kernel.
     """
     n = x.shape[1]
     x = np.pad(x, ((0, 0), (1, 1)))
-    # Copies, because NumPy multiplies matrices that lie scattered in memory thirty times slower.
+    # Copies, because NumPy multiplies matrices that are not contiguous thirty times slower.
     before, centre, after = (x[:, shift : shift + n : stride].copy() for shift in range(3))
     kernel = weight.transpose(2, 0, 1).copy()  # (3, S, C)
     return kernel[0] @ before + kernel[1] @ centre + kernel[2] @ after + bias[:, None]
 
 
 def gelu(x: Array) -> Array:
-    """x times the chance that a normal variable is below x: a soft gate, closed below about -3.
+    """x times the probability that a standard normal variable is below x: a soft gate.
 
-    Any shape. The exact form; the tanh approximation is up to 4.7e-4 off.
+    It is nearly closed below -3. Any shape. The exact form; the tanh approximation is up to 4.7e-4
+    off.
     """
     return x * 0.5 * (1 + erf(x / np.sqrt(2)))
 
 
 def layer_norm(x: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
-    """Each position by itself brought to mean 0 and variance 1, then scaled and shifted.
+    """Mean 0 and variance 1 at each position by itself, then scale and shift.
 
     (T, S) -> (T, S). The variance is the mean square (divided by S, not by S - 1).
     """
@@ -83,12 +84,12 @@ def linear(x: Array, weight: Array, bias: Array | float = 0.0) -> Array:
 
 
 def split_heads(x: Array, n_head: int) -> Array:
-    """Cut the channels into heads that attend each on its own: (T, S) -> (H, T, D)."""
+    """Cut the channels into heads that attend independently: (T, S) -> (H, T, D)."""
     return x.reshape(len(x), n_head, -1).transpose(1, 0, 2)
 
 
 def merge_heads(x: Array) -> Array:
-    """The heads side by side again, in order: (H, T, D) -> (T, S)."""
+    """Concatenate the heads' channels in order: (H, T, D) -> (T, S)."""
     return x.transpose(1, 0, 2).reshape(x.shape[1], -1)
 
 
@@ -101,18 +102,18 @@ def scores(q: Array, k: Array) -> Array:
 
 
 def softmax(scores: Array) -> Array:
-    """Shares along the last axis, larger than 0, that sum to 1: (H, T, T) -> (H, T, T).
+    """Positive shares along the last axis that sum to 1: (H, T, T) -> (H, T, T).
 
-    The largest score is taken off first, which changes nothing but keeps exp from overflowing.
+    Subtracting the largest score first changes nothing but keeps exp from overflowing.
     """
     shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return shares / shares.sum(axis=-1, keepdims=True)
 
 
 def attention(x: Array, w: Weights, n_head: int, tap: Tap) -> Array:
-    """Every position gathers from all positions, past and future, padding too: (T, S) -> (T, S)."""
+    """Every position gathers from all: past, future and padding alike: (T, S) -> (T, S)."""
     q = tap("q", linear(x, w["q.weight"], w["q.bias"]))
-    k = tap("k", linear(x, w["k.weight"]))  # no bias: softmax would take it off again
+    k = tap("k", linear(x, w["k.weight"]))  # no bias: softmax would cancel it
     v = tap("v", linear(x, w["v.weight"], w["v.bias"]))
     q, k, v = (split_heads(t, n_head) for t in (q, k, v))  # (H, T, D) each
     weights = tap("weights", softmax(tap("scores", scores(q, k))))
@@ -121,13 +122,13 @@ def attention(x: Array, w: Weights, n_head: int, tap: Tap) -> Array:
 
 
 def mlp(x: Array, w: Weights, tap: Tap) -> Array:
-    """Widen four times, gate, and bring back: (T, S) -> (T, S), each position for itself."""
+    """Widen four times, gate, and narrow again, every position by itself: (T, S) -> (T, S)."""
     hidden = tap("fc1", linear(x, w["fc1.weight"], w["fc1.bias"]))  # (T, A)
     return tap("fc2", linear(tap("gelu", gelu(hidden)), w["fc2.weight"], w["fc2.bias"]))
 
 
 def block(x: Array, w: Weights, n_head: int, tap: Tap) -> Array:
-    """Attention, then an MLP, each fed a normed copy and added to what was: (T, S) -> (T, S)."""
+    """Attention, then an MLP; each reads a normed copy of x and adds to x: (T, S) -> (T, S)."""
     normed = tap("attn_ln", layer_norm(x, w["attn_ln.weight"], w["attn_ln.bias"]))
     attended = attention(normed, part(w, "attn."), n_head, under(tap, "attn."))
     x = tap("attn_residual", x + attended)
@@ -138,8 +139,10 @@ def block(x: Array, w: Weights, n_head: int, tap: Tap) -> Array:
 def encode(mel: Any, weights: Weights, config: EncoderConfig, tap: Tap = no_tap) -> Array:
     """Features (M, F) of one clip to hidden states (T, S), float64.
 
-    `tap(stage, tensor)` sees each stage and returns what the next one gets. Fewer frames than
-    2 n_audio_ctx use the first positions. Reproduces transformers' WhisperEncoder.
+    mel: NumPy or torch, any float type; fewer frames than 2 n_audio_ctx use the first positions.
+    weights: by the names of `checkpoint.shapes(config)`; others are ignored.
+    tap: called as tap(stage, tensor) for each stage; the next stage gets what it returns.
+    Raises KeyError for a missing weight. Reproduces transformers' WhisperEncoder.
     """
     w = {name: as_float64(tensor) for name, tensor in weights.items()}
     x = as_float64(mel)
@@ -154,10 +157,10 @@ def encode(mel: Any, weights: Weights, config: EncoderConfig, tap: Tap = no_tap)
 
 
 def trace(mel: Any, weights: Weights, config: EncoderConfig) -> dict[str, Array]:
-    """Every stage of `encode`, name to tensor, in order.
+    """Every stage of `encode`, name to float64 tensor, in order.
 
-    Exercises. Put another op in the place of ours. Say which stage goes wrong first, and which are
-    right again after it; only then run it, on 1 s of speech and positions for 1 s:
+    Exercises. Replace an op. Predict which stage goes wrong first, and which stages after it are
+    right again; only then run it, on 1 s of speech and positions for 1 s:
 
         from dataclasses import replace
         from functools import partial
@@ -178,10 +181,10 @@ def trace(mel: Any, weights: Weights, config: EncoderConfig) -> dict[str, Array]
         report = parity.compare(stages, audio=audio, model=model, pad_to=1.0)
         print(report)
 
-    4. CHANGE is `gelu=partial(functional.gelu, approximate="tanh")`. No value of it is more than
+    4. CHANGE is `gelu=partial(functional.gelu, approximate="tanh")`, which is never more than
        4.7e-4 off. Is that within the noise?
-    5. CHANGE is `qkv=biased`: the keys get a bias, which Whisper's have not. How far down does the
-       error reach?
+    5. CHANGE is `qkv=biased`: the keys get a bias, which Whisper's do not have. How far down does
+       the error reach?
     6. CHANGE is `attention=partial(functional.scaled_dot_product_attention, is_causal=True)`.
        One position of the first block comes out right: which? And of the second block?
 
@@ -198,17 +201,17 @@ def trace(mel: Any, weights: Weights, config: EncoderConfig) -> dict[str, Array]
 
 
 def part(weights: Weights, prefix: str) -> dict[str, Any]:
-    """The tensors whose names start with this prefix, without it."""
+    """The tensors whose names start with this prefix, by the rest of their names."""
     return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 
 def under(tap: Tap, prefix: str) -> Tap:
-    """A tap for a part of the encoder, whose stages have this prefix."""
+    """A tap for a part of the encoder; its stages get this prefix."""
     return lambda stage, tensor: tap(prefix + stage, tensor)
 
 
 def as_float64(tensor: Any) -> Array:
-    """A NumPy array or torch tensor of any float type as float64 NumPy; values are kept exactly."""
-    if hasattr(tensor, "detach"):  # torch; NumPy has no bfloat16 to go through
+    """A NumPy array or torch tensor of any float type as float64 NumPy, exactly."""
+    if hasattr(tensor, "detach"):  # torch; converted there, because NumPy has no bfloat16
         tensor = tensor.detach().cpu().double().numpy()
     return np.asarray(tensor, dtype=np.float64)

@@ -80,8 +80,8 @@ def device_params(config) -> list:
 # same numbers in another form. A test in them that holds a number to a bound is marked `numeric`.
 NOT_NUMERIC = {
     "benchmarks": "all",
-    "encoder": "checkpoint checkpoint_hostile checkpoint_refusals cli cli_ends config hub report "
-    "report_axes report_browser using",
+    "encoder": "checkpoint checkpoint_fuzz checkpoint_hostile checkpoint_refusals cli cli_ends "
+    "cli_refusals config hub public report report_axes report_browser using",
     "melfront": "cli import plot",
     "audio": "all",
     "backends": "reentrance traced",  # traced: compilers

@@ -1,16 +1,22 @@
 """How every command ends that cannot go on: one line on stderr, an exit status, no traceback."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import benchmarks.__main__
 import encoder.__main__
 import melfront.__main__
 import parity.__main__
-from melfront.command import UsageError, exit_status, one_line
+from melfront.command import UsageError, exit_status, one_line, replacing
+from reference_data import make, make_picture, make_sample
 from tests.conftest import CHECKOUT
+
+COMMANDS = [package.__main__ for package in (melfront, encoder, parity, benchmarks)]
+COMMANDS += [make, make_picture, make_sample]
 
 NO_MEMORY = [
     MemoryError(),
@@ -60,19 +66,72 @@ def test_a_disk_that_is_full(command):
 
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: str(error)[:40])
-@pytest.mark.parametrize("module", [melfront, encoder, parity], ids=lambda module: module.__name__)
-def test_too_little_memory(module, error, monkeypatch, capsys):
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_too_little_memory(command, error, monkeypatch, capsys):
     def fail(_options):
         raise error
 
-    monkeypatch.setattr(module.__main__, "run", fail)
-    arguments = ["stages"] if module is parity else []
-    assert module.__main__.main(arguments) == 2
+    monkeypatch.setattr(command, "run", fail)
+    arguments = ["stages"] if command is parity.__main__ else []
+    assert command.main(arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
     assert ": too little memory" in err
     assert err.endswith("; give a shorter clip\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_an_unknown_option_is_one_line_that_names_the_help(command, capsys):
+    name = command.__name__.removesuffix(".__main__")
+    words = ["kernel"] if command is benchmarks.__main__ else []
+    words += ["stages"] if command is parity.__main__ else []
+    with pytest.raises(SystemExit) as stop:
+        command.main([*words, "--frobnicate"])
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    prog = " ".join(["python -m", name, *(words if words != ["stages"] else [])])
+    assert (out, err) == ("", f"{prog}: unrecognized arguments: --frobnicate; see {prog} --help\n")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "out.txt"
+    for content in ("first", "second"):
+        with replacing(path) as temporary:
+            assert temporary.parent == tmp_path
+            temporary.write_text(content)
+            assert not path.exists() or path.read_text() == "first"
+        assert path.read_text() == content
+
+    def interrupted():
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "second"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
+    """safetensors writes files that only their owner may read."""
+    before = os.umask(0o027)
+    try:
+        with replacing(tmp_path / "out") as temporary:
+            temporary.touch()
+            temporary.chmod(0o600)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    with pytest.raises(UsageError, match="no such folder to write out into"):
+        replacing(tmp_path / "none" / "out").__enter__()
+    with pytest.raises(UsageError, match="a folder; expected the name of a file"):
+        replacing(tmp_path).__enter__()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_exit_statuses(capsys):

@@ -1,7 +1,7 @@
-"""The page of `python -m encoder --report OUT.html`: one clip's way, from samples to hidden states.
+"""The page of `python -m encoder --report OUT.html`: one clip, from samples to hidden states.
 
-`measure.py` computes what is shown, `page.py` makes pictures and numbers of it, `page.html.jinja`
-has the words; style and script go into the one file. It opens from disk and asks for nothing.
+`measure.py` computes what is shown, `page.py` turns it into pictures and numbers, and the templates
+hold the text. The result is one file with its style and script; it makes no network request.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ __all__ = ["write"]
 def write(
     file: Path, name: str, audio: NDArray[Any], model: WhisperEncoder, about: Mapping[str, str]
 ) -> None:
-    """The page of a clip (N,) called `name`, of which the first window is shown.
+    """Write the page of a clip (N,) called `name`; it shows the first window.
 
-    about: what the page says it was made with, by name. Raises OSError; the file is written whole
-    or not at all.
+    about: model, device, dtype and versions, which the page states. Raises OSError; the file is
+    written whole or not at all.
     """
     html = render(name, len(audio), look(audio, model), model.config, about)
     with replacing(file) as temporary:

@@ -1,4 +1,4 @@
-"""The pictures of the page: which tensors are drawn, how, and what stands at their axes.
+"""The pictures of the page: which tensors are drawn, how, and the labels of their axes.
 
 # L blocks  F frames  T positions  S state  H heads  M mel bins  K frequencies  R rows drawn
 """
@@ -22,12 +22,12 @@ from .picture import LEVELS, Picture, png, rgb, spread, thinned, two_ramps
 Array = NDArray[Any]
 FRAME_MS = 1000 // FRAMES_PER_SECOND
 POSITION_MS = CONV2_STRIDE * FRAME_MS
-DECADES = 12.0  # of power that its picture shows below the maximum
-CHANNELS = 8  # of each convolution in the picture
-ROWS = 128  # at most, of the pictures of many channels
-MOST_DEPTHS = 9  # labels along the blocks
+DECADES = 12.0  # of power shown below the maximum
+CHANNELS = 8  # shown of each convolution
+ROWS = 128  # at most, in a picture of many channels
+MOST_DEPTHS = 9  # labels along the blocks, at most
 ATTENTION_LEVELS = 64
-FAINT = 0.05  # of what even attention would give: the darkest colour
+FAINT = 0.05  # of the share that uniform attention would give: the darkest colour
 LABELLED_HZ = (100, 500, 1000, 2000, 3000, 4000, 6000)
 
 
@@ -50,7 +50,7 @@ def pictures(seen: Seen, config: EncoderConfig) -> dict[str, Picture]:
 
 
 def corners(n_mels: int) -> Array:
-    """Hz of the mel triangles' corners, (M + 2,): triangle m is highest at corner m + 1."""
+    """The corners of the mel triangles in Hz, (M + 2,): triangle m peaks at corner m + 1."""
     top = float(filterbank.hz_to_mel(melfront.SAMPLE_RATE / 2))
     return filterbank.mel_to_hz(np.linspace(0, top, n_mels + 2).astype(np.float64))
 
@@ -91,7 +91,7 @@ def front_end(front: dict[str, Array], n_mels: int) -> list[Picture]:
 
 
 def walk(seen: Seen, n_layer: int) -> list[Picture]:
-    """How large the state is along the blocks, and how far each turns it; row 0 is the first."""
+    """The norm of the state along the blocks, and its cosine across each; row 0 is the first."""
     depths = ["into block 1", *(f"after block {i + 1}" for i in range(n_layer))]
     marks = ["input", *(str(i + 1) for i in range(n_layer))]
     few = -(-n_layer // MOST_DEPTHS)
@@ -100,7 +100,7 @@ def walk(seen: Seen, n_layer: int) -> list[Picture]:
         ("norm", np.log10(np.maximum(seen.norm, 1e-9)), 0, "magma"),
         ("cosine", seen.cosine, 1, "viridis"),
     ):
-        # A few positions lie far beyond the others, and would leave one colour for these.
+        # Without the few outliers, which would leave one colour for all other positions.
         low, high = np.quantile(values[:, : seen.in_view], (0.01, 0.99))
         rows = len(values)
         picture = quantised(name, values, low, high, POSITION_MS, depths[first:], name, palette)
@@ -110,7 +110,7 @@ def walk(seen: Seen, n_layer: int) -> list[Picture]:
 
 
 def cut_share(log: Array) -> float:
-    """How much of the range of the logarithms (M, F) lies below the clamp's threshold, 0 .. 1."""
+    """The share of the range of the logarithms (M, F) that is below the clamp, 0 .. 1."""
     above = conventions.TRANSFORMERS.dynamic_range / max(float(np.ptp(log)), 1e-12)
     return max(1 - above, 0.0)
 
@@ -133,19 +133,19 @@ def quantised(
 
 
 def signed(name: str, values: Array, size: float, step: int, labels: Sequence[str]) -> Picture:
-    """A picture of values (R, C) of both signs, 0 in the middle of the palette."""
+    """A picture of values (R, C) of either sign; 0 has the middle colour of the palette."""
     return quantised(name, values, -size, size, step, labels, palette="berlin")
 
 
 def convolution(stem: dict[str, Array], i: int, step: int, n_samples: int) -> list[Picture]:
-    """The channels that vary most of those that GELU opens and shuts, before it and after it."""
+    """The channels that vary most, of those that GELU opens and closes; before and after it."""
     before, after = stem[f"conv{i}"], stem[f"gelu{i}"]  # (S, F or T)
     n_clip = -(-n_samples * FRAMES_PER_SECOND // (melfront.SAMPLE_RATE * step // FRAME_MS))
     heard = before[:, :n_clip]
     opened = (heard > 0).mean(axis=1)  # share of the time that GELU lets a channel through
     change = heard.std(axis=1) * (np.abs(opened - 0.5) < 0.4)
     kept = np.sort(change.argsort()[-CHANNELS:])
-    size = spread(after[kept, :n_clip], 0.998)  # what GELU lets through is to be seen
+    size = spread(after[kept, :n_clip], 0.998)  # so that what GELU lets through shows
     labels = [f"channel {c}" for c in kept]
     marks = [((r + 0.5) / len(kept), str(c)) for r, c in enumerate(kept)]
     return [
@@ -155,7 +155,7 @@ def convolution(stem: dict[str, Array], i: int, step: int, n_samples: int) -> li
 
 
 def attention_pictures(attention: Attention, config: EncoderConfig) -> dict[str, Any]:
-    """Each head's picture, queries downwards, and the range of its colours: log10 of the share."""
+    """Each head's picture, queries downwards, and the range of its colours, log10 of the share."""
     low = float(np.log10(FAINT * attention.group / config.n_audio_ctx))
     palette = rgb("magma", ATTENTION_LEVELS)
     shares = np.log10(np.maximum(attention.shares, 1e-12))[:, :, ::-1]  # row 0 is at the bottom

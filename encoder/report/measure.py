@@ -1,10 +1,11 @@
-"""What the page shows, computed: the front end in float64, the encoder through its taps.
+"""Computes what the page shows: the front end in float64, the encoder through a tap.
 
-Attention of a large model does not fit into memory at once: each block's is pooled as it passes.
+The attention of all blocks of a large model does not fit into memory, so each block's is pooled as
+it is computed.
 
     # N samples  L blocks  F frames  T positions  S state  H heads  M mel bins
     # P positions in view: the clip and a little of the padding after it
-    # G groups of neighbouring positions in view, a pixel each
+    # G groups of neighbouring positions in view, one pixel each
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ from melfront.conventions import FRAMES_PER_SECOND
 from ..model import WhisperEncoder
 
 Array = NDArray[Any]
-# conv1 and conv2 take three steps each, their own and one on either side.
+# conv1 and conv2 read three steps each, their own and one on either side.
 REACH = 1
 CONV2_STRIDE = 2
 POSITION = CONV2_STRIDE * melfront.HOP_LENGTH  # samples from one position to the next
 PADDING_IN_VIEW = 25  # positions = half a second
-# The attention pictures of all blocks and heads have this many pixels between them. At 64 colours
-# a pixel takes at most 6 bits, in base64 8: with everything else the page stays under 15 MB.
+# Of the attention pictures of all blocks and heads together. At 64 colours a pixel takes at most 6
+# bits, 8 in base64, so that the whole page stays under 15 MB.
 PIXELS = 9_500_000
 
 
 class Attention(NamedTuple):
-    """Of every head: where it looks. Queries and keys in view, `group` positions a pixel."""
+    """Where every head looks: queries and keys in view, `group` positions a pixel."""
 
     shares: Array  # (L, H, G, G) float32: share that a query gives to all keys of a group
     group: int  # positions
     padding: Array  # (L, H): share that the clip's queries give to positions after the clip
-    distance: Array  # (L, H): how far from themselves they look, on average, in positions
+    distance: Array  # (L, H): mean distance of the clip's queries to their keys, in positions
 
 
 class Seen(NamedTuple):
-    """One clip's way, stage by stage; at most one window of it."""
+    """One clip, stage by stage; at most its first window."""
 
     audio: Array  # (N,) float32
     front: dict[str, Array]  # the oracle's stages, float64
@@ -57,15 +58,15 @@ class Seen(NamedTuple):
 
 
 def receptive_field(position: int, n_frames: int) -> tuple[int, int]:
-    """First and last sample of the clip under a position, before attention mixes all positions.
+    """First and last sample of the clip that a position depends on, before any attention.
 
-    The first of them is in it by 0: a window starts there, and Hann's first value is 0.
+    The first has a weight of 0, because Hann's first value is 0.
     """
     middle = CONV2_STRIDE * position
-    first = max(middle - 2 * REACH, 0)  # frames: conv2 takes three outputs of conv1, each of three
+    first = max(middle - 2 * REACH, 0)  # frames: conv2 reads three outputs of conv1, each of three
     last = min(middle + 2 * REACH, n_frames - 1)
     hop, half = melfront.HOP_LENGTH, melfront.N_FFT // 2
-    # What lies beyond the edges is mirrored, and so within them.
+    # Samples beyond the edges mirror samples within them.
     return max(first * hop - half, 0), min(last * hop + half, n_frames * hop) - 1
 
 
@@ -81,12 +82,12 @@ def pool(weights: Tensor, group: int) -> Tensor:
 
 
 def look(audio: Array, model: WhisperEncoder) -> Seen:
-    """The clip (N,) float32, of which one window is taken, through the front end and the model."""
+    """Run the first window of a clip (N,) float32 through the front end and the model."""
     config, weight = model.config, model.conv1.weight
     seconds = config.n_frames / FRAMES_PER_SECOND
     audio = audio[: round(seconds * melfront.SAMPLE_RATE)]
     options: dict[str, Any] = {"n_mels": config.n_mels, "pad_to": seconds}
-    front = melfront.oracle.trace(audio, check_range=False, **options)  # it was, when loaded
+    front = melfront.oracle.trace(audio, check_range=False, **options)  # load_audio checked it
     n_clip = -(-len(audio) // POSITION)  # positions with a sample of the clip in their 20 ms
     in_view = min(n_clip + PADDING_IN_VIEW, config.n_audio_ctx)
     n_pictures = config.n_audio_layer * config.n_audio_head
@@ -117,6 +118,7 @@ def look(audio: Array, model: WhisperEncoder) -> Seen:
 
     with torch.inference_mode():
         model(front["features"].astype(np.float32), tap=tap)
+    looks = [torch.stack(of_blocks).numpy() for of_blocks in (shares, padding, distance)]
     return Seen(
         audio=audio,
         front=front,
@@ -124,12 +126,7 @@ def look(audio: Array, model: WhisperEncoder) -> Seen:
         stem=stem,
         norm=torch.stack(norms).numpy(),
         cosine=torch.stack(cosines).numpy(),
-        attention=Attention(
-            torch.stack(shares).numpy(),
-            group,
-            torch.stack(padding).numpy(),
-            torch.stack(distance).numpy(),
-        ),
+        attention=Attention(looks[0], group, *looks[1:]),
         before=last[0].cpu().numpy(),
         after=stem["ln_post"],
         in_view=in_view,

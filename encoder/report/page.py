@@ -1,6 +1,6 @@
 """The page's content: what was measured, as pictures, numbers and lines of source.
 
-The template has all the words; here is what fills it.
+The templates hold all the text; this module fills them.
 
     # L blocks  F frames  T positions  S state  H heads  M mel bins  K frequencies
 """
@@ -31,9 +31,9 @@ from .picture import LEVELS, rgb, two_ramps
 from .source import Line, line
 
 Array = NDArray[Any]
-FAR = 5.0  # times the median size: a position that stands out
+FAR = 5.0  # times the median size: an outlier
 BARS = 60  # of the histogram
-COLUMNS = 2400  # of the waveform: more than a screen has
+COLUMNS = 2400  # of the waveform: more than the pixels of a screen
 TICK_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
 LINES: dict[str, tuple[Callable[..., Any], str]] = {
@@ -67,7 +67,7 @@ LINES: dict[str, tuple[Callable[..., Any], str]] = {
 def render(name: str, n_samples: int, seen: Seen, config: EncoderConfig, about: Any) -> str:
     """The page of a clip of n_samples, of which `seen` shows the first window."""
     environment = Environment(
-        loader=PackageLoader("encoder.report", "."),
+        loader=PackageLoader(__package__, "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -75,7 +75,7 @@ def render(name: str, n_samples: int, seen: Seen, config: EncoderConfig, about: 
     )
     environment.filters["count"] = lambda n: f"{n:,}"
     environment.filters["as"] = lambda x, form: f"{x:{form}}".replace("-", "−")
-    own = files("encoder.report")
+    own = files(__package__)
     time = ticks(seen, config)
     return environment.get_template("page.html.jinja").render(
         clip=name,
@@ -105,30 +105,32 @@ def lines() -> dict[str, Line]:
 
 def numbers(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
     """Every number that the text states about this clip and this model."""
-    n, log, features = len(seen.audio), seen.front["log"], seen.front["features"]
-    n_mask = int(seen.mask.sum())
-    hears = (n - 1 + melfront.N_FFT // 2 - 1) // melfront.HOP_LENGTH + 1  # frames, by the window
-    threshold = float(log.max()) - conventions.TRANSFORMERS.dynamic_range
-    loudest = np.unravel_index(log.argmax(), log.shape)
-    middle = config.n_audio_ctx // 2 // 50 * 50
-    first, last = receptive_field(middle, config.n_frames)
-    bank = melfront.mel_filters(config.n_mels)
-    hz = corners(config.n_mels)[1:-1]
-    clip = slice(0, -(-n // POSITION))
-    attention = seen.attention
-    near = np.unravel_index(attention.distance.argmin(), attention.distance.shape)
-    far = np.unravel_index(attention.distance.argmax(), attention.distance.shape)
-    cosine = seen.cosine[:, clip].mean(axis=1)
-    middle_norm = float(np.median(seen.norm[-1, clip]))
+    n_samples = len(seen.audio)
     return {
-        "samples": n,
-        "seconds": n / melfront.SAMPLE_RATE,
+        "samples": n_samples,
+        "seconds": n_samples / melfront.SAMPLE_RATE,
         "window_samples": config.n_frames * melfront.HOP_LENGTH,
         "window_seconds": config.n_frames / FRAMES_PER_SECOND,
         "peak": float(np.abs(seen.audio).max()),
         "n_fft": melfront.N_FFT,
         "hop": melfront.HOP_LENGTH,
         "rate": melfront.SAMPLE_RATE,
+        "turn": 2 * np.pi,
+        **front_end_numbers(seen, config),
+        **encoder_numbers(seen, config),
+    }
+
+
+def front_end_numbers(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
+    log, features = seen.front["log"], seen.front["features"]
+    n_mask = int(seen.mask.sum())
+    last_sample = len(seen.audio) - 1
+    hears = (last_sample + melfront.N_FFT // 2 - 1) // melfront.HOP_LENGTH + 1  # frames
+    threshold = float(log.max()) - conventions.TRANSFORMERS.dynamic_range
+    loudest = np.unravel_index(log.argmax(), log.shape)
+    bank = melfront.mel_filters(config.n_mels)
+    hz = corners(config.n_mels)[1:-1]
+    return {
         "padded": seen.front["padded"].shape,
         "frequencies": seen.front["power"].shape[1],
         "hz_step": melfront.SAMPLE_RATE / melfront.N_FFT,
@@ -149,6 +151,19 @@ def numbers(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
         "padding_feature": float(features[:, -1].min()),
         "least": float(features.min()),
         "most": float(features.max()),
+    }
+
+
+def encoder_numbers(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
+    middle = config.n_audio_ctx // 2 // 50 * 50
+    first, last = receptive_field(middle, config.n_frames)
+    clip = slice(0, -(-len(seen.audio) // POSITION))
+    attention = seen.attention
+    near = np.unravel_index(attention.distance.argmin(), attention.distance.shape)
+    far = np.unravel_index(attention.distance.argmax(), attention.distance.shape)
+    cosine = seen.cosine[:, clip].mean(axis=1)
+    middle_norm = float(np.median(seen.norm[-1, clip]))
+    return {
         "position_samples": POSITION,
         "middle": middle,
         "field": (first, last),
@@ -163,7 +178,6 @@ def numbers(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
         "outliers": [int(p) for p in np.flatnonzero(seen.norm[-1, clip] > FAR * middle_norm)],
         "outlier_norm": float(seen.norm[-1, clip].max()),
         "middle_norm": middle_norm,
-        "turn": 2 * np.pi,
         "near": (*near, float(attention.distance[near]) * POSITION_MS / 1000),
         "far": (*far, float(attention.distance[far]) * POSITION_MS / 1000),
         "padding_share": float(attention.padding.mean()),
@@ -176,7 +190,7 @@ def numbers(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
 
 
 def data(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
-    """What the page's script needs beyond the pictures."""
+    """The data of the page's script, besides the pictures."""
     n_mels = config.n_mels
     palettes = {
         "magma": rgb("magma", LEVELS),
@@ -199,20 +213,20 @@ def data(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
         "threshold": float(log.max()) - conventions.TRANSFORMERS.dynamic_range,
         "palettes": {name: palette.tobytes().hex() for name, palette in palettes.items()},
         "attention": attention_pictures(seen.attention, config),
-        # As numbers too: a few positions lie far beyond the range of the picture.
+        # As numbers too, because a few positions are far outside the picture's range.
         "norm": [[float(f"{x:.4g}") for x in row] for row in seen.norm],
         "cosine": seen.cosine.round(3).tolist(),
     }
 
 
 def start_frame(seen: Seen) -> int:
-    """The frame that the page opens at: the loudest, made even so that it is a position's own."""
+    """The frame that the page opens at: the loudest, rounded down to the centre of a position."""
     energy = seen.front["power"].sum(axis=1)
     return int(energy.argmax()) // CONV2_STRIDE * CONV2_STRIDE
 
 
 def envelope(audio: Array) -> dict[str, Any]:
-    """The waveform (N,) as lowest and highest sample of each stretch, and its largest size."""
+    """The lowest and the highest sample of each stretch of the waveform (N,), and its peak."""
     step = -(-len(audio) // COLUMNS)
     starts = np.arange(0, len(audio), step)
     peak = max(float(np.abs(audio).max()), 1e-6)
@@ -224,14 +238,14 @@ def envelope(audio: Array) -> dict[str, Any]:
 
 
 def histogram(seen: Seen) -> dict[str, Any]:
-    """How often each loudness occurs within the clip, and where the clamp cuts."""
+    """How often each loudness occurs within the clip."""
     log = seen.front["log"][:, : max(int(seen.mask.sum()), 1)]
     counts, edges = np.histogram(log, bins=BARS, range=(log.min() - 0.1, log.max() + 0.1))
     return {"heights": (counts / counts.max()).tolist(), "edges": edges.tolist()}
 
 
 def ticks(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
-    """Seconds at which the time axes are labelled, for the clip and for the whole window."""
+    """The labels of the time axes in seconds, for the clip and for the whole window."""
     spans = {
         "clip": seen.in_view * POSITION_MS / 1000,
         "whole": config.n_frames / FRAMES_PER_SECOND,
@@ -244,7 +258,7 @@ def ticks(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
 
 
 def wav(audio: Array) -> str:
-    """The clip as 16-bit WAV, a data: URI."""
+    """The clip as a data: URI of a 16-bit WAV."""
     import soundfile
 
     file = io.BytesIO()

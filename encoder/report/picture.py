@@ -1,8 +1,7 @@
-"""Arrays as pictures: a pixel for a number, in a palette that can be read back into numbers.
+"""Arrays as pictures, one pixel a number, in a palette that can be converted back into numbers.
 
-The page shows the PNG as it is and, for the number under the pointer, looks up the pixel's colour
-in the palette: so every colour of a palette is a different one, and a picture is the only copy of
-its data.
+For the number under the pointer, the page looks up the pixel's colour in the palette. So all
+colours of a palette differ, and the page needs no other copy of the data.
 
     # R rows  C columns, time along the columns
 """
@@ -20,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Array = NDArray[Any]
-LEVELS = 128  # steps of a range: with 256, neighbours would have the same colour in 8 bits
+LEVELS = 128  # steps of a range: of 256, neighbours would round to the same 8-bit colour
 
 
 class Picture(NamedTuple):
-    """One picture and what the page needs to draw its axes."""
+    """A picture and what the page needs to draw its axes."""
 
     name: str
     source: str  # data: URI of the PNG
@@ -35,12 +34,12 @@ class Picture(NamedTuple):
     high: float  # and of the last
     palette: str
     unit: str
-    labels: Sequence[str]  # what row r is, r = 0 at the bottom
-    ticks: Sequence[tuple[float, str]] = ()  # share of the height from below, and what stands there
+    labels: Sequence[str]  # of each row, from the bottom
+    ticks: Sequence[tuple[float, str]] = ()  # share of the height from the bottom, and its label
 
 
 def rgb(name: str, levels: int) -> Array:
-    """A colormap of matplotlib's in so many steps: (levels, 3) uint8."""
+    """A colormap of matplotlib, sampled in `levels` steps: (levels, 3) uint8."""
     colours = colormaps[name](np.linspace(0, 1, levels))[:, :3]
     return np.round(255 * colours).astype(np.uint8)
 
@@ -54,9 +53,9 @@ def two_ramps(share: float) -> Array:
 
 
 def png(values: Array, low: float, high: float, palette: Array) -> str:
-    """(R, C), low .. high as the colours of a palette, row 0 at the bottom: a data: URI.
+    """Values (R, C) from low to high in the colours of a palette, row 0 at the bottom: a data: URI.
 
-    What lies beyond the range has the colour of its end.
+    Values outside the range get the colour of its nearer end.
     """
     last = len(palette) - 1
     share = (np.asarray(values, dtype=np.float64) - low) / max(high - low, 1e-12)
@@ -69,7 +68,7 @@ def png(values: Array, low: float, high: float, palette: Array) -> str:
 
 
 def spread(x: Array, share: float = 0.995) -> float:
-    """The size that all but a few of the values keep below; more than 0."""
+    """The quantile `share` of the absolute values; more than 0."""
     return max(float(np.quantile(np.abs(x), share)), 1e-6)
 
 

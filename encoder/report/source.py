@@ -1,4 +1,4 @@
-"""Lines of our own source, found where they stand today."""
+"""Finds lines of our own source, so that the page quotes today's code and line numbers."""
 
 from __future__ import annotations
 

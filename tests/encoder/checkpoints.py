@@ -101,3 +101,12 @@ def refuses(path, *expected, **options):
     for text in expected:
         assert text in message, message
     return message
+
+
+def with_header(path, edit):
+    """Replace the header of a safetensors file by `edit(header)`, JSON both."""
+    data = path.read_bytes()
+    end = 8 + int.from_bytes(data[:8], "little")
+    text = edit(data[8:end].decode())
+    path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + data[end:])
+    return path

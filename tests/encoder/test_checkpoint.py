@@ -186,7 +186,7 @@ def test_dimensions_from_the_tensors_alone(tmp_path):
     assert load(path)[0] == BARE
     assert load(path, config=dataclasses.replace(BARE, n_audio_head=4))[0].n_audio_head == 4
     narrow = write(tmp_path / "b" / "b.safetensors", renamed(make(NARROW)))
-    refuses(narrow, "its width 26 is no multiple of 64")
+    refuses(narrow, "its width 26 is not a multiple of 64")
     assert load(narrow, config=NARROW)[0] == NARROW
     tensors = renamed(make(BARE))
     del tensors["model.encoder.embed_positions.weight"]

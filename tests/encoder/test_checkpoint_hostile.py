@@ -1,8 +1,7 @@
-"""Checkpoints that somebody made to do harm, or that a disk spoiled: one line, at once."""
+"""Checkpoints made to do harm: refused at once, in one line."""
 
 import dataclasses
 import json
-import random
 import resource
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from encoder import EncoderConfig, WhisperEncoder
-from encoder.checkpoint import CheckpointError, load
+from encoder.checkpoint import load
 from tests.conftest import CHECKOUT
 from tests.encoder.checkpoints import (
     NARROW,
@@ -22,6 +21,7 @@ from tests.encoder.checkpoints import (
     make,
     refuses,
     renamed,
+    with_header,
     write,
     write_shards,
 )
@@ -51,15 +51,6 @@ def shards(tmp_path):
     return change
 
 
-def with_header(path, edit):
-    """A safetensors file with another header over the same bytes; edit takes and gives JSON."""
-    data = path.read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    text = edit(data[8:end].decode())
-    path.write_bytes(len(text).to_bytes(8, "little") + text.encode() + data[end:])
-    return path
-
-
 def entry(**change):
     def edit(text):
         header = json.loads(text)
@@ -80,7 +71,7 @@ def test_json_nested_without_end(folder, text):
     config.write_text(json.dumps(NARROW.to_hf() | {"extra": 0}).replace("0}", DEEP + "]" * 50_000))
     refuses(folder, f"{config} is damaged")
     with_header(folder / "model.safetensors", lambda _: text)
-    refuses(folder, "no safetensors file", "its JSON is nested too deep")
+    refuses(folder, "not a safetensors file", "its JSON is nested too deep")
 
 
 def test_an_index_nested_without_end(shards):
@@ -94,14 +85,14 @@ def test_what_is_said_twice(folder):
     refuses(folder, "config.json is damaged: it has 'd_model' twice")
     one = '"model.encoder.conv1.bias": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, '
     with_header(folder / "model.safetensors", lambda text: "{" + one + text[1:])
-    refuses(folder, "no safetensors file", "it has 'model.encoder.conv1.bias' twice")
+    refuses(folder, "not a safetensors file", "it has 'model.encoder.conv1.bias' twice")
 
 
 def test_json_of_a_size_that_none_has(folder):
     (folder / "config.json").write_text(json.dumps(NARROW.to_hf()) + " " * (1 << 22))
     refuses(folder, "config.json is damaged: it has more than 4194304 bytes")
     (folder / "model.safetensors").write_bytes((1 << 62).to_bytes(8, "little") + b"{}")
-    refuses(folder, "no safetensors file (10 bytes; a header of 4611686018427387904 bytes)")
+    refuses(folder, "not a safetensors file (10 bytes; a header of 4611686018427387904 bytes)")
 
 
 # --- values that are no numbers -------------------------------------------------------------------
@@ -115,7 +106,7 @@ def test_weights_that_are_not_finite(tmp_path, file, dtype, value):
     weights["blocks.1.mlp.fc2.weight"][-1, -1] = value
     path = write(tmp_path / file, renamed(weights), NARROW)
     name = "model.encoder.layers.1.fc2.weight has values that are NaN or infinite in "
-    refuses(path, f"{path}: {name}{dtype}; if that is meant, pass check_finite=False")
+    refuses(path, f"{path}: {name}{dtype}; if that is intended, pass check_finite=False")
     refuses(path, f"{name}torch.float32", dtype=torch.float32)
     read = load(path, check_finite=False)[1]["blocks.1.mlp.fc2.weight"]
     assert torch.equal(read, weights["blocks.1.mlp.fc2.weight"]) or read[-1, -1].isnan()
@@ -252,7 +243,7 @@ def test_bytes_that_are_given_twice_or_to_nobody(folder):
 def test_tensors_that_hold_no_values_of_their_own(tmp_path, tensor, what):
     tensors = renamed(make()) | {"model.encoder.conv1.bias": tensor}
     path = write(tmp_path / "a.bin", tensors, NARROW)
-    refuses(path, f"1 of a type that is none of float16, bfloat16, float32 and float64: "
+    refuses(path, f"1 of a type other than float16, bfloat16, float32 and float64: "
             f"model.encoder.conv1.bias {what}")  # fmt: skip
 
 
@@ -271,7 +262,7 @@ def test_names_that_are_no_text(tmp_path):
     odd = {5: torch.zeros(2), None: torch.zeros(2), ("a", 1): torch.zeros(2)}
     assert_same(load(write(tmp_path / "a.bin", tensors | odd, NARROW))[1], make())
     refuses(write(tmp_path / "a.pt", {"model_state_dict": 5}), "a.pt holds a int, expected")
-    refuses(write(tmp_path / "a.pt", odd), "a.pt has nothing of a Whisper encoder")
+    refuses(write(tmp_path / "a.pt", odd), "a.pt has no tensor of a Whisper encoder")
 
 
 # --- what is said of it ---------------------------------------------------------------------------
@@ -280,7 +271,7 @@ def test_names_that_are_no_text(tmp_path):
 def test_what_a_file_says_is_quoted_short_and_without_control_characters(tmp_path):
     tensors = {f"\x1b[31m\n{i}{'long' * 999}": torch.zeros(1) for i in range(50)}
     path = write(tmp_path / "a.safetensors", tensors)
-    message = refuses(path, "has nothing of a Whisper encoder; it has \\x1b[31m 0long")
+    message = refuses(path, "has no tensor of a Whisper encoder; it has \\x1b[31m 0long")
     assert message.isprintable()
     assert len(message) <= 1000
     encoder = renamed(make()) | {f"model.encoder.{name}": x for name, x in tensors.items()}
@@ -291,8 +282,8 @@ def test_what_a_file_says_is_quoted_short_and_without_control_characters(tmp_pat
 
 def test_what_cannot_be_opened(tmp_path):
     refuses("x" * 5000, "cannot be read: File name too long")
-    refuses("~nobody-of-this-name/x", "is no file or folder here")
-    refuses("a\0b", "is no file or folder here")
+    refuses("~nobody-of-this-name/x", "is neither a file or folder nor")
+    refuses("a\0b", "is neither a file or folder nor")
     write_shards(tmp_path, renamed(make()), NARROW, ".safetensors")
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(index.read_text().replace("part-1", "x" * 300))
@@ -315,65 +306,3 @@ def test_a_pickle_that_takes_more_memory_than_there_is(tmp_path, monkeypatch, er
 def test_no_published_size_is_refused():
     config = dataclasses.replace(NARROW, n_audio_layer=(1 << 31) - 1)
     assert EncoderConfig.from_hf(config.to_hf()) == config
-
-
-# --- at random ------------------------------------------------------------------------------------
-
-JUNK = [None, True, 0, -1, 10**30, 1.5, "", "x" * 2000, "\x1b[31m", "\ud800", [], [[]], {}, [1, 2]]
-
-
-def mutate(value, random):
-    """JSON with one thing in it another, gone, or under another name."""
-    parent, key = value, random.choice(list(value))
-    while isinstance(parent[key], dict) and parent[key] and random.random() < 0.8:
-        parent, key = parent[key], random.choice(list(parent[key]))
-    change = random.randrange(3)
-    if change == 0:
-        parent[key] = random.choice(JUNK)
-    elif change == 1:
-        del parent[key]
-    else:
-        parent[str(random.choice(JUNK))] = parent.pop(key)
-    return value
-
-
-def spoil(data, random):
-    """Bytes of which some near the start are others, or which end early."""
-    data = bytearray(data)
-    for _ in range(random.choice([1, 2, 9])):
-        place = random.randrange(min(len(data), 3000))
-        data[place] = random.choice(b'[]{}:,"0' + bytes([data[place] ^ 1 << random.randrange(8)]))
-    return bytes(data[: random.choice([len(data), len(data), random.randrange(len(data))])])
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("kind", ["header", "config", "index", "bytes", "zip", "legacy"])
-def test_every_mutation_loads_or_is_refused_in_one_line(tmp_path, kind, seed):
-    draw = random.Random(f"{kind} {seed}")
-    path = tmp_path / "model.safetensors"
-    if kind == "index":
-        write_shards(tmp_path, renamed(make()), NARROW, ".safetensors")
-        path = tmp_path / "model.safetensors.index.json"
-    elif kind in ("zip", "legacy"):
-        path = tmp_path / "pytorch_model.bin"
-        torch.save(renamed(make()), path, _use_new_zipfile_serialization=kind == "zip")
-        path.with_name("config.json").write_text(json.dumps(NARROW.to_hf()))
-    else:
-        write(path, renamed(make()), NARROW)
-    if kind == "config":
-        path = path.with_name("config.json")
-    whole, refused = path.read_bytes(), []
-    for _ in range(20):
-        path.write_bytes(whole)
-        if kind == "header":
-            with_header(path, lambda text: json.dumps(mutate(json.loads(text), draw)))
-        elif kind in ("config", "index"):
-            path.write_text(json.dumps(mutate(json.loads(whole), draw)))
-        else:
-            path.write_bytes(spoil(whole, draw))
-        try:
-            load(tmp_path)
-        except CheckpointError as error:
-            refused.append(str(error))
-    assert refused
-    assert all(message.isprintable() and len(message) <= 1000 for message in refused)

@@ -35,8 +35,8 @@ def test_missing_left_over_and_ill_shaped_in_one_error(tmp_path):
             "does not fit EncoderConfig(n_mels=7,",
             "1 missing: model.encoder.conv1.bias (26,);",
             "1 left over: model.encoder.layers.2.extra;",
-            "1 of another shape: model.encoder.layers.1.fc2.weight (17, 26), expected (26, 17);",
-            "1 of a type that is none of float16, bfloat16, float32 and float64: "
+            "1 of a wrong shape: model.encoder.layers.1.fc2.weight (17, 26), expected (26, 17);",
+            "1 of a type other than float16, bfloat16, float32 and float64: "
             "model.encoder.layers.0.fc1.bias",
             "I8" if file == "a.safetensors" else "torch.int8",
         )
@@ -65,7 +65,7 @@ def test_config_of_other_dimensions(tmp_path):
     path = write(tmp_path / "a.safetensors", renamed(make()), config)
     refuses(
         path,
-        "2 of another shape: model.encoder.conv1.weight (26, 7, 3), expected (26, 5, 3), "
+        "2 of a wrong shape: model.encoder.conv1.weight (26, 7, 3), expected (26, 5, 3), "
         "model.encoder.embed_positions.weight (11, 26), expected (13, 26)",
     )
 
@@ -84,7 +84,7 @@ def test_config_of_another_model(tmp_path):
 def test_another_model(tmp_path):
     names = [f"bert.encoder.layer.{i}.attention.self.query.weight" for i in range(12)]
     path = write(tmp_path / "a.safetensors", {n: torch.zeros(3, 5) for n in names})
-    refuses(path, f"has nothing of a Whisper encoder; it has {names[0]}", ", and 9 more")
+    refuses(path, f"has no tensor of a Whisper encoder; it has {names[0]}", ", and 9 more")
 
 
 def test_folder_without_weights(tmp_path):
@@ -117,7 +117,7 @@ def test_truncated_safetensors(tmp_path):
 def test_damaged_header(tmp_path, header):
     path = tmp_path / "a.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(200))
-    refuses(path, "is cut short, damaged, or no safetensors file")
+    refuses(path, "is cut short, damaged, or not a safetensors file")
 
 
 @pytest.mark.parametrize("file", ["a.safetensors", "a.bin", "a.pt"])
@@ -128,7 +128,7 @@ def test_empty_pointer_and_garbage(tmp_path, file):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     refuses(path, f"{path} is a Git LFS pointer, not the weights: run `git lfs pull`")
     path.write_bytes(bytes(range(256)) * 9)
-    refuses(path, f"{path} is cut short, damaged, or no ")
+    refuses(path, f"{path} is cut short, damaged, or not a ")
 
 
 @pytest.mark.parametrize("new", [True, False])
@@ -138,7 +138,7 @@ def test_truncated_pickle(tmp_path, new):
     whole = path.read_bytes()
     for size in (len(whole) - 30, len(whole) // 2, 100):
         path.write_bytes(whole[:size])
-        refuses(path, f"{path} is cut short, damaged, or no PyTorch file")
+        refuses(path, f"{path} is cut short, damaged, or not a PyTorch file")
 
 
 @pytest.mark.parametrize("new", [True, False])

@@ -89,7 +89,7 @@ def test_not_in_the_cache(cache, monkeypatch, local_only):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", not local_only)
     refuses(
         "large-v3",
-        "openai/whisper-large-v3 is no folder here, its model.safetensors is not in the local",
+        "openai/whisper-large-v3 is not a local folder, its model.safetensors is not in the local",
         "give a local folder, or run `hf download openai/whisper-large-v3` where there is",
         local_files_only=local_only,
     )
@@ -137,7 +137,7 @@ def test_the_hub_says_no(cache, monkeypatch):
     [("large-v4", "large-v"), ("tinny", "tiny"), ("whisper-bas", "base"), ("xyzzy", None)],
 )
 def test_unknown_name(cache, name, near):
-    message = refuses(name, f"{name!r} is no file or folder here, nor the name of a Whisper")
+    message = refuses(name, f"{name!r} is neither a file or folder nor the name of a Whisper")
     assert (f"nearest known size is '{near}" in message) if near else "nearest" not in message
 
 
@@ -146,7 +146,7 @@ def test_unknown_name(cache, name, near):
     ["foo/bar..baz--x", "openai/whisper-tiny.", "models--openai/whisper--tiny", "a/" + 97 * "b"],
 )
 def test_a_name_that_the_hub_cannot_have(cache, name):
-    refuses(name, f"{name!r} is no name on the Hub: ")
+    refuses(name, f"{name!r} is not a Hub name: ")
 
 
 def test_only_the_end_of_what_is_tried_again_is_said(cache, monkeypatch):
@@ -174,6 +174,6 @@ def test_only_the_end_of_what_is_tried_again_is_said(cache, monkeypatch):
 @pytest.mark.parametrize("name", ["weights/model.safetensors", "a/b/c", "./tiny", "/no/such", ""])
 def test_no_such_path(cache, name):
     if name:
-        refuses(name, f"{name!r} is no file or folder here")
+        refuses(name, f"{name!r} is neither a file or folder nor")
     else:
         refuses(name, "has no weights")  # "" is the working folder

@@ -15,7 +15,7 @@ from encoder.config import SIZES
 from tests.encoder.peers import features, rms
 
 # Prime head_dim; two whole pieces of the MLP, and a part of one.
-CONFIG = replace(SIZES["tiny"], n_mels=7, n_audio_ctx=607, n_audio_state=38, n_audio_head=2)
+CONFIG = replace(SIZES["tiny"], n_mels=7, n_audio_ctx=811, n_audio_state=38, n_audio_head=2)
 CONFIG = replace(CONFIG, n_audio_mlp=211, n_audio_layer=3)
 assert 2 * ops.MLP_ROWS < CONFIG.n_audio_ctx < 3 * ops.MLP_ROWS
 
@@ -75,7 +75,7 @@ def test_as_near_to_the_truth_as_in_one_piece(model, mel, rows):
             assert rms(a) <= 1.05 * max(rms(b), least), stage
 
 
-@pytest.mark.parametrize("n_positions", [1, 249, 250, 251, 500, 607])
+@pytest.mark.parametrize("n_positions", [1, 374, 375, 376, 750, 811])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_every_dtype_and_length(model, n_positions, dtype):
     """A few roundings apart: a product of fewer rows may be summed in another order."""
@@ -88,7 +88,7 @@ def test_every_dtype_and_length(model, n_positions, dtype):
     assert rms(array(ours) - array(expected)) <= 8 * torch.finfo(dtype).eps * rms(array(expected))
 
 
-@pytest.mark.parametrize("n_frames", [1, 2, 3, 998, 1214])
+@pytest.mark.parametrize("n_frames", [1, 2, 3, 998, 1622])
 def test_shorter_clips(model, mel, n_frames):
     with torch.no_grad():
         ours = model(mel[..., :n_frames], strict_length=False).last_hidden_state
@@ -116,7 +116,7 @@ def test_gradients_are_those_of_one_piece(model, mel):
     expected = gradients(whole)
     assert set(expected) == set(dict(model.named_parameters())) - {"positions"}
     for name, grad in gradients(lambda model, mel: model(mel)).items():
-        # Sums over 3 x 607 positions, in three parts or in one: some hundred roundings.
+        # Sums over 3 x 811 positions, in three parts or in one: some hundred roundings.
         assert rms(array(grad - expected[name])) <= 1e-5 * rms(array(expected[name])), name
 
 
@@ -175,10 +175,10 @@ def test_a_block_s_input_is_freed_unless_asked_for(model, mel):
 def test_the_mlp_s_inside_is_never_held_whole(model, mel, rows):
     with torch.inference_mode():
         model(mel)
-    assert rows == [38, 38, *[250, 250, 107] * 3]  # the stem's have their channels there
+    assert rows == [38, 38, *[375, 375, 61] * 3]  # the stem's have their channels there
     rows.clear()
     encoder.trace(model, mel)
-    assert rows[2] == 607, "a tap is given the stage whole"
+    assert rows[2] == 811, "a tap is given the stage whole"
 
 
 # Recorded: a number of pieces must not be part of a graph.

@@ -1,4 +1,4 @@
-"""What stands in the place of a part of ours is used, as transformers' encoder uses it."""
+"""A part that was replaced or changed takes effect, as it does in transformers' encoder."""
 
 import copy
 import pickle
@@ -34,7 +34,7 @@ def mel():
 
 
 def at_theirs(name: str) -> str:
-    """The name that transformers has for a part."""
+    """transformers' name of a part."""
     return hf_name(name + ".weight").removesuffix(".weight")
 
 
@@ -44,8 +44,7 @@ def peer(model):
 
 
 def apart(a, b) -> float:
-    a, b = (x.detach().double().numpy() for x in (a, b))
-    return distance([a], [b])[0]
+    return distance(*([x.detach().double().numpy()] for x in (a, b)))[0]
 
 
 def run(encoder, mel):
@@ -57,8 +56,6 @@ def run(encoder, mel):
 
 
 # One part changed, in ours and in theirs alike.
-
-
 class Louder(nn.Module):
     """A part in whose place this is, times 1.5."""
 
@@ -281,7 +278,7 @@ class Weight(torch.Tensor):
     """A tensor of a library's own type, as weights that are quantised or sharded are."""
 
 
-# What a slot does not reach is said.
+# A function that a slot does not use is reported.
 
 
 @pytest.mark.parametrize(
