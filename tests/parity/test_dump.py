@@ -215,7 +215,7 @@ def test_a_dump_of_a_machine_with_model_and_clip_that_are_not_here(tmp_path, cli
     report = parity.compare(right, path)
     assert wrong(report) == ["ln_post"], report
     assert report.diagnosis is None
-    assert "not diagnosed: the clip is not here, pass it with --audio" in report.headline()
+    assert "not diagnosed: the clip is missing, pass it with --audio" in report.headline()
 
     with pytest.raises(parity.ParityError, match=r"clip\.wav.*--audio"):
         parity.compare(path)
