@@ -163,8 +163,8 @@ def check_same(ours: dict[str, str], theirs: dict[str, str]) -> None:
     for key, what in SAME.items():
         if key in ours and key in theirs and ours[key] != theirs[key]:
             raise ParityError(
-                f"the dumps are of another {what}: {named(ours, key)} and {named(theirs, key)}; "
-                "compare dumps of the same"
+                f"the dumps differ in the {what}: {named(ours, key)} and {named(theirs, key)}; "
+                f"compare dumps with the same {what}"
             )
 
 
@@ -194,7 +194,7 @@ def check_made_from(
         if metadata is theirs and not asked:
             raise ParityError(
                 f"the dump is of the {what} {used!r}, the reference of the {what} {name!r}: "
-                "compare dumps of the same"
+                f"compare dumps of the same {what}"
             )
         raise ParityError(
             f"{file} is of the {what} {name!r}, not of {used!r}: pass that {what} with {option}"

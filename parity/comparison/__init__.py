@@ -1,0 +1,1 @@
+"""Compare stage tensors with the truth: verdicts, hints, the report and its picture."""

@@ -32,15 +32,15 @@ def expected(
     """
     tensors = given.tensors
     if forced and held is not None:
-        raise ParityError("forced, each stage's truth is computed: leave the REFERENCE out")
+        raise ParityError("--forced computes each stage's truth: leave the REFERENCE out")
     if forced and given.sampled:
-        raise ParityError("forced, a stage is computed from the one before it: not from a sample")
+        raise ParityError("--forced computes a stage from the whole one before it: given a sample")
     if held is not None:
         truth = truth_of(held)
         floors = floors_of(held, truth) | floors_in_16_bits(pipeline, held, truth, tensors)
         for stage in tensors:
             if stage not in truth:
-                raise ParityError(f"the reference has no stage {stage}, which was given")
+                raise ParityError(f"{stage} was given, but the reference lacks it: leave it out")
     elif forced:
         truth = forced_truth(pipeline, tensors)
         far = [stage for stage in tensors if not inputs(stage, pipeline.stages) <= set(tensors)]
@@ -80,7 +80,7 @@ def forced_truth(pipeline: Pipeline, tensors: Mapping[Stage, Tensor]) -> dict[St
         return widen(mine.values) if mine.fits else tensor
 
     if pipeline.clips.batched:
-        raise ParityError("forced comparison takes one clip; given a batch")
+        raise ParityError("--forced takes one clip; given a batch")
     pipeline.run(force, encoder=needs_encoder(tensors))
     return truth
 

@@ -42,11 +42,11 @@ def advice(
 def lacking(pipeline: Pipeline, stage: Stage, sampled: bool) -> str:
     """What is missing to run the catalogue: the whole tensor, the clip, the model, or nothing."""
     if sampled:
-        return "only a sample of it is given"
+        return "only a sample of it was given"
     if pipeline.audio is None:
-        return "the clip is not here, pass it with --audio"
+        return "the clip is missing, pass it with --audio"
     if pipeline.model is None and not stage.of_front_end:
-        return "the model is not here, pass it with --model"
+        return "the model is missing, pass it with --model"
     return ""
 
 

@@ -1,0 +1,1 @@
+"""Name the mistake that explains a wrong tensor."""

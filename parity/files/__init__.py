@@ -1,0 +1,1 @@
+"""Stage tensors in files: reading, writing dumps, recognising layouts."""

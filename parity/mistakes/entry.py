@@ -33,6 +33,9 @@ class FrontEndMistake:
     sentence: str  # what is wrong, and how people come to do it
     seen: str = ""  # where it has shipped
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stage", Stage(self.stage))  # a stage's name will do
+
     def convention(self, base: Convention = TRANSFORMERS) -> Convention:
         return replace(base, name=self.name, **dict(self.change))
 
@@ -85,6 +88,9 @@ class EncoderMistake:
     weights: Callable[[Weights], Weights] | None = None
     rewrite: Mapping[str, Rewrite] = field(default_factory=dict)  # by stage, without "block.i."
     needs_clip: bool = False  # depends on how many positions hold audio
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stage", Stage(self.stage))
 
 
 Entry = TypeVar("Entry", FrontEndMistake, EncoderMistake)

@@ -134,7 +134,7 @@ def attend_to_padding(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def interleaved(x: Tensor) -> Tensor:
-    """Heads (B, H, T, D) cut from every H-th channel instead of D neighbours, and its inverse."""
+    """Heads (B, H, T, D) of every H-th channel instead of D neighbouring ones."""
     b, h, t, d = x.shape
     return x.transpose(1, 2).reshape(b, t, d, h).permute(0, 3, 1, 2)
 
@@ -150,7 +150,7 @@ def interleaved_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def reshaped(x: Tensor) -> Tensor:
-    """Heads (B, H, T, D) as they come of (B, T, S) without a transposition."""
+    """Heads (B, H, T, D) as a reshape of (B, T, S) gives them, without a transposition."""
     return x.transpose(1, 2).reshape(x.shape)
 
 
@@ -170,7 +170,7 @@ def attention_between_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def swapped_qkv(order: str) -> Callable[..., tuple[Tensor, ...]]:
-    """The projections, handed out in another order."""
+    """The projections, returned in another order."""
 
     def qkv(*arguments: Tensor) -> tuple[Tensor, ...]:
         named = dict(zip("qkv", ops.qkv(*arguments), strict=True))
@@ -185,14 +185,14 @@ ZERO = torch.zeros_like
 
 
 def each(pattern: str, change: Callable[[Tensor], Tensor]) -> Callable[[Weights], Weights]:
-    """Change every tensor whose name matches the pattern to its end."""
+    """Change every tensor whose name ends in a match of the pattern."""
     return lambda weights: {
         name: change(w) if re.search(pattern + "$", name) else w for name, w in weights.items()
     }
 
 
 def renamed(change: Callable[[str, int], str]) -> Callable[[Weights], Weights]:
-    """Every tensor of a block takes the tensor of another name: change(name, n_layer)."""
+    """Replace every tensor of a block by the one called change(name, n_layer)."""
 
     def apply(weights: Weights) -> Weights:
         n_layer = 1 + max(int(n.split(".")[1]) for n in weights if n.startswith("blocks."))
@@ -227,7 +227,7 @@ def int8(w: Tensor) -> Tensor:
 
 
 def position_table(w: Tensor, make: Callable[[int, int], Any]) -> Tensor:
-    """A position table made anew, of the shape and type of w."""
+    """A newly computed position table with the shape and type of w."""
     return torch.as_tensor(make(*w.shape)).to(w)
 
 

@@ -48,7 +48,7 @@ def trained() -> Path | None:
 
 
 class Cell(NamedTuple):
-    """What one mistake looks like on one signal or model, from the final tensor alone."""
+    """The verdict on one mistake on one signal or model, from the final tensor alone."""
 
     verdict: str
     noise: float

@@ -324,7 +324,7 @@ def test_another_clip(run, clip, tmp_path):
     dump(mine, clip, n_mels=80, pad_to=None)
     dump(tmp_path / "other.npz", other, n_mels=80, pad_to=None)
     assert_one_line(run("compare", mine, "--audio", other), "clip.wav", "other.wav", "--audio")
-    assert_one_line(run("compare", mine, tmp_path / "other.npz"), "another clip")
+    assert_one_line(run("compare", mine, tmp_path / "other.npz"), "differ in the clip")
     # Without metadata only the numbers can tell, and no mistake fits them.
     np.savez(tmp_path / "bare.npz", features=FEATURES)
     status, out, _ = run("compare", tmp_path / "bare.npz", tmp_path / "other.npz")
@@ -340,7 +340,7 @@ def test_another_model(run, clip, tmp_path):
     dump(mine, clip, "formula:toy")
     dump(quiet, clip, "formula:toy-quiet")
     assert_one_line(run("compare", mine, "--model", "formula:toy-quiet"), "toy-quiet", "--model")
-    assert_one_line(run("compare", mine, quiet), "another model")
+    assert_one_line(run("compare", mine, quiet), "differ in the model")
 
 
 def test_other_features(run, clip, tmp_path):

@@ -108,7 +108,7 @@ def test_what_is_missing_is_told_of(tmp_path, clip):
 
 def test_what_the_reference_lacks_is_an_error(tmp_path, clip):
     dump(tmp_path / "truth.npz", clip, MODEL, wanted=["features"])
-    with pytest.raises(parity.ParityError, match="no stage ln_post"):
+    with pytest.raises(parity.ParityError, match="ln_post was given, but the reference lacks it"):
         parity.compare({"ln_post": TRACE["ln_post"]}, tmp_path / "truth.npz")
 
 
@@ -215,7 +215,7 @@ def test_a_dump_of_a_machine_with_model_and_clip_that_are_not_here(tmp_path, cli
     report = parity.compare(right, path)
     assert wrong(report) == ["ln_post"], report
     assert report.diagnosis is None
-    assert "not diagnosed: the clip is not here, pass it with --audio" in report.headline()
+    assert "not diagnosed: the clip is missing, pass it with --audio" in report.headline()
 
     with pytest.raises(parity.ParityError, match=r"clip\.wav.*--audio"):
         parity.compare(path)

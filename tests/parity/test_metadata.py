@@ -121,7 +121,7 @@ def test_a_reference_that_names_a_model_of_the_hub(tmp_path, clip, mine, asked):
     assert parity.compare(mine, path).ok
     wrong = {"ln_post": 1.01 * load_file(path)["ln_post"]}
     text = parity.compare(wrong, path).headline()
-    assert "not diagnosed: the model is not here, pass it with --model" in text
+    assert "not diagnosed: the model is missing, pass it with --model" in text
     assert asked == []
     with pytest.raises(parity.ParityError, match="somebody/whisper-toy"):
         parity.compare(mine, path, model="somebody/whisper-toy")
