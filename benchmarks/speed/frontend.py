@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import melfront
+from melfront.audio import SAMPLE
 
 from ..race import race
 from .own_process import peak
@@ -298,7 +299,7 @@ def process(seconds: float, threads: int) -> Table:
     import subprocess
 
     with tempfile.TemporaryDirectory() as folder:
-        clip, out = str(melfront.audio.SAMPLE), f"{folder}/out.npy"
+        clip, out = str(SAMPLE), f"{folder}/out.npy"
         ours = [sys.executable, "-m", "melfront", clip, "-o", out]
         theirs = [sys.executable, "-c", THEIR_PROCESS, clip, out]
 
