@@ -33,8 +33,9 @@ def flops(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> float:
     return out * (2.0 * x.shape[1] * 3 * (2 / 3 if stride == 1 else 1) + 10)
 
 
-def mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
-    return ops.linear(ops.gelu(ops.linear(x, w1, b1)), w2, b2)
+def mlp(*args: Tensor) -> Tensor:
+    with ops.using(gelu=ops.gelu):
+        return ops.mlp(*args)
 
 
 def fill(_model: WhisperEncoder, kernel: Function) -> dict[str, Function]:
