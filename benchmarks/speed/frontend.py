@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import melfront
+from melfront.audio import SAMPLE
 from melfront.conventions import HOP_LENGTH, N_FRAMES, N_SAMPLES
 from parity.pages import libraries
 
@@ -269,7 +270,7 @@ def process(seconds: float, threads: int) -> Table:
     import subprocess
 
     with tempfile.TemporaryDirectory() as folder:
-        clip, out = str(melfront.audio.SAMPLE), f"{folder}/out.npy"
+        clip, out = str(SAMPLE), f"{folder}/out.npy"
         ours = [sys.executable, "-m", "melfront", clip, "-o", out]
         theirs = [sys.executable, "-c", THEIR_PROCESS, clip, out]
 
