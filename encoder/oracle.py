@@ -60,10 +60,9 @@ def conv1d(x: Array, weight: Array, bias: Array, stride: int) -> Array:
 
 
 def gelu(x: Array) -> Array:
-    """x times the probability that a standard normal variable is below x: a soft gate.
+    """x times the probability that a normal variable is below x: a gate, nearly closed below -3.
 
-    It is nearly closed below -3. Any shape. The exact form; the tanh approximation is up to 4.7e-4
-    off.
+    Any shape. The exact form; the tanh approximation is up to 4.7e-4 off.
     """
     return x * 0.5 * (1 + erf(x / np.sqrt(2)))
 
@@ -139,10 +138,8 @@ def block(x: Array, w: Weights, n_head: int, tap: Tap) -> Array:
 def encode(mel: Any, weights: Weights, config: EncoderConfig, tap: Tap = no_tap) -> Array:
     """Features (M, F) of one clip to hidden states (T, S), float64.
 
-    mel: NumPy or torch, any float type; fewer frames than 2 n_audio_ctx use the first positions.
-    weights: by the names of `checkpoint.shapes(config)`; others are ignored.
-    tap: called as tap(stage, tensor) for each stage; the next stage gets what it returns.
-    Raises KeyError for a missing weight. Reproduces transformers' WhisperEncoder.
+    `tap(stage, tensor)` returns what the next stage uses. Fewer frames than 2 n_audio_ctx use the
+    first positions. KeyError: a missing weight. Reproduces transformers' WhisperEncoder.
     """
     w = {name: as_float64(tensor) for name, tensor in weights.items()}
     x = as_float64(mel)
