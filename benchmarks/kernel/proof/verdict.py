@@ -121,26 +121,21 @@ def written(out: Tensor) -> None:
     """Refuse a result in which a mark of unwritten memory is left."""
     bits, dtype = as_integers(out), name_of(out.dtype)
     marks = torch.tensor([POISON[dtype], FRESH[dtype]], dtype=torch.int64).to(bits.dtype)
-    unwritten = (bits == marks[0]) | (bits == marks[1])
-    if unwritten.any():
-        first = tuple(int(i) for i in unwritten.nonzero()[0])
-        raise Refused(
-            "UNWRITTEN",
-            f"{int(unwritten.sum()):,} of {out.numel():,} values were "
-            f"never written, the first at {first}",
-        )
+    none_of((bits == marks[0]) | (bits == marks[1]), "UNWRITTEN", "were never written")
 
 
 def finite(out: Tensor, truth: Any) -> None:
     """Refuse NaN and infinity where the truth is finite."""
     bad = ~torch.isfinite(out) & torch.from_numpy(np.isfinite(truth))
+    none_of(bad, "NOT_FINITE", "are NaN or infinite")
+
+
+def none_of(bad: Tensor, code: str, what: str) -> None:
+    """Refuse a result if any of its values is bad, and say where the first one is."""
     if bad.any():
         first = tuple(int(i) for i in bad.nonzero()[0])
-        raise Refused(
-            "NOT_FINITE",
-            f"{int(bad.sum()):,} of {out.numel():,} values are NaN or "
-            f"infinite, the first at {first}",
-        )
+        counts = f"{int(bad.sum()):,} of {bad.numel():,}"
+        raise Refused(code, f"{counts} values {what}, the first at {first}")
 
 
 def exact(out: Tensor, truth: Any) -> None:
