@@ -218,11 +218,22 @@ def test_mypy_finds_every_package():
 # The command.
 
 
+SUB_COMMANDS = {
+    "encoder": "encoder",
+    "parity": "parity",
+    "benchmarks": "benchmarks",
+    "kernel": "benchmarks kernel",
+}
+
+
 def test_sub_commands_are_the_commands(capsys, tmp_path, monkeypatch):
     main = melfront.__main__.main
-    for name, (module, *first) in melfront.__main__.COMMANDS.items():
+    assert set(SUB_COMMANDS) == set(melfront.__main__.COMMANDS)
+    for name, same in SUB_COMMANDS.items():
+        module, *first = same.split()
+        room = import_module(f"melfront.{module}.__main__")
         printed = []
-        for function, words in ((main, [name]), (import_module(module).main, first)):
+        for function, words in ((main, [name]), (room.main, first)):
             try:
                 status = function([*words, "--help"])
             except SystemExit as end:
@@ -230,8 +241,7 @@ def test_sub_commands_are_the_commands(capsys, tmp_path, monkeypatch):
             assert not status
             printed.append(capsys.readouterr().out)
         assert printed[0] == printed[1] != ""
-        assert f"melfront {name}" in (help_of_melfront := melfront.__main__.parser().format_help())
-        assert "clip" in help_of_melfront
+        assert f"melfront {name}" in melfront.__main__.parser().format_help()
     monkeypatch.chdir(tmp_path)
     Path("encoder").write_bytes((CHECKOUT / "reference_data" / "sample.flac").read_bytes())
     assert main(["./encoder"]) == 0
