@@ -224,8 +224,7 @@ def compete_with_rivals(
             if case is first:
                 guard.even(untimed, race)
             guard.same_chances(child, [rivals, twin])
-            if race.starved() and not load.warning():
-                raise Refused("TAMPERED", "keeps its rivals from the processor, on a quiet machine")
+            guard.no_starving(race, load.warning())
         guard.inspect(child)
         outcome.warning = load.warning() or unclear(outcome.races)
 

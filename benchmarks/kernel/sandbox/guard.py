@@ -269,6 +269,12 @@ def same_chances(candidate: Sandbox, others: list[Sandbox]) -> None:
             raise Refused("TAMPERED", f"changes {whose} priority or processors")
 
 
+def no_starving(race: Race, busy: str) -> None:
+    """Refuse a kernel that keeps its rivals from the processor; busy: others may have done it."""
+    if race.starved() and not busy:
+        raise Refused("TAMPERED", "keeps its rivals from the processor, on a quiet machine")
+
+
 def fair(race: Race, reference: str, twin: str) -> None:
     """Refuse cheating that the times of a race reveal; reference, twin: the honest contestants."""
     out_of_turn(race, race.overtime[""], race.overtime[reference])
