@@ -35,8 +35,8 @@ def filters(n_mels):
 
 @lru_cache(maxsize=4)
 def tables(n_mels, device):
-    """Half the window (201,), the DFT (odd k, odd n, cos | sin, n, k), the filters (odd k, k, m) of
-    frequencies k and (odd k, k, m) of 200 - k. The latter reach the last 32 filters only."""
+    """Half the window (201,), the DFT (odd k, odd n, cos | sin, k, n), the filters (odd k, m, k) of
+    frequencies k and (odd k, m, k) of 200 - k. The latter reach the last 32 filters only."""
     window = np.sin(np.pi / 400 * np.arange(201)) ** 2
     n = k = 2 * np.arange(64) + np.arange(2)[:, None]  # even ones, odd ones
     angle = 2 * np.pi / 400 * n[None, :, :, None] * k[:, None, None, :]
@@ -48,7 +48,10 @@ def tables(n_mels, device):
     wide[:, : n_mels - 32], wide[:, 96:] = bank[:, :-32], bank[:, -32:]
     low = wide[np.minimum(k, 200)] * (k <= 100)[..., None]
     high = wide[200 - np.minimum(k, 200), 96:] * (k < 100)[..., None]
-    return [torch.from_numpy(x.astype(np.float32)).to(device) for x in (window, dft, low, high)]
+    matrices = [
+        np.ascontiguousarray(x.swapaxes(-1, -2), dtype=np.float32) for x in (dft, low, high)
+    ]
+    return [torch.from_numpy(x).to(device) for x in (window.astype(np.float32), *matrices)]
 
 
 @triton.jit
@@ -64,7 +67,7 @@ def read(clip, at, n_samples, EDGE: tl.constexpr):
 
 @triton.jit
 def product(x, table, total, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    at = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    at = tl.arange(0, ROWS)[:, None] + tl.arange(0, COLUMNS)[None, :] * 64  # as tensor cores read
     return tl.dot(x, tl.load(table + at), total, input_precision="tf32x3")
 
 
@@ -87,7 +90,7 @@ def half_spectrum(
         a, b = read(clip, down - 200, n_samples, EDGE), read(clip, up + 200, n_samples, EDGE)
         w = tl.load(window + 200 - n)[None, :] * sign
         even, odd = even + (a + b) * w, odd - (a - b) * w
-        table = dft + ((odd_k * 2 + odd_n) * 128 + step * STEP) * 64
+        table = dft + (odd_k * 2 + odd_n) * 8192 + step * STEP
         real = product(even, table, real, STEP, 64)
         imag = product(odd, table + 4096, imag, STEP, 64)
     return real, imag
