@@ -1,9 +1,9 @@
-"""The whole front end in two Triton kernels: the audio is read once, the features written once.
+"""The whole front end in two Triton kernels: from samples to log-mel, and the clamp.
 
 A tile of frames is windowed and folded, and its DFT is a product: cosines see a frame's even part
 about sample 200, sines its odd part, and a further fold about sample 100 sets even frequencies k
 apart from odd ones. Products over even samples n and over odd ones then add up to frequency k, and
-subtract to 200 - k: eight products of 51 x 51 instead of two of 400 x 201, a sixteenth of the work.
+subtract to 200 - k: eight products of 51 x 51 instead of two of 400 x 201, an eighth of the work.
 Power, mel, logarithm and the tile's loudest value follow in registers. The second kernel clamps at
 the clip's maximum - 8, and reads again only the tiles with something to clamp.
 
