@@ -1,1 +1,3 @@
-"""Speed and memory of the front end and the encoder, and kernels: python -m benchmarks."""
+"""Speed and memory of the front end and the encoder, and kernels: melfront benchmarks."""
+
+import melfront  # noqa: F401  # first: in a checkout it makes this `melfront.benchmarks`

@@ -1,4 +1,4 @@
-"""python -m benchmarks COMMAND: each is a function, arguments -> exit status."""
+"""melfront benchmarks COMMAND: each is a function, arguments -> exit status."""
 
 from __future__ import annotations
 
@@ -8,21 +8,30 @@ import sys
 from melfront.command import UsageError, exit_status
 
 COMMANDS = {
-    "kernel": ("benchmarks.kernel.cli:main", "prove a kernel right, then time it"),
-    "frontend": ("benchmarks.speed.cli:frontend", "time log-mel features against other libraries"),
-    "encoder": ("benchmarks.speed.cli:encoder", "time hidden states against other libraries"),
-    "load": ("benchmarks.speed.cli:load", "time loading a checkpoint against transformers"),
-    "gpu": ("benchmarks.gpu.cli:main", "numbers and times that only a GPU can give"),
+    "kernel": ("melfront.benchmarks.kernel.cli:main", "prove a kernel right, then time it"),
+    "frontend": (
+        "melfront.benchmarks.speed.cli:frontend",
+        "time log-mel features against other libraries",
+    ),
+    "encoder": (
+        "melfront.benchmarks.speed.cli:encoder",
+        "time hidden states against other libraries",
+    ),
+    "load": (
+        "melfront.benchmarks.speed.cli:load",
+        "time loading a checkpoint against transformers",
+    ),
+    "gpu": ("melfront.benchmarks.gpu.cli:main", "numbers and times that only a GPU can give"),
 }
-PROG = "python -m benchmarks"
+PROG = "melfront benchmarks"
 USAGE = (
-    "usage: python -m benchmarks COMMAND ...\n\n"
+    "usage: melfront benchmarks COMMAND ...\n\n"
     + "\n".join(f"  {name:10} {what}" for name, (_, what) in COMMANDS.items())
     + """
 
-python -m benchmarks COMMAND --help says more. Example:
-  python -m benchmarks kernel --template layer_norm > my_layer_norm.py
-  python -m benchmarks kernel layer_norm my_layer_norm.py"""
+melfront benchmarks COMMAND --help says more. Example:
+  melfront benchmarks kernel --template layer_norm > my_layer_norm.py
+  melfront benchmarks kernel layer_norm my_layer_norm.py"""
 )
 
 

@@ -17,6 +17,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import melfront  # noqa: F401  # first: in a checkout it makes this `melfront.encoder`
+
 from .config import SIZES, EncoderConfig
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`python -m encoder`: run audio files through the front end and the encoder.
+"""`melfront encoder`: run audio files through the front end and the encoder.
 
 Mistakes in the arguments and the audio are reported before torch is imported.
 
@@ -45,8 +45,8 @@ stage; several clips get one line each. With no arguments, a built-in clip and
 built-in weights are used, and nothing is downloaded."""
 EPILOG = """\
 example:
-  python -m encoder sample --model openai/whisper-large-v3 -o speech.npz
-  python -m encoder sample --model openai/whisper-tiny --report tour.html
+  melfront encoder sample --model openai/whisper-large-v3 -o speech.npz
+  melfront encoder sample --model openai/whisper-tiny --report tour.html
 
 The file OUT holds last_hidden_state and hidden_states.0 .. L (T, S), log_mel
 (M, F) and attention_mask (F,); its metadata name the clip, the model and the
@@ -79,7 +79,7 @@ def clip(text: str) -> Path:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="python -m encoder", description=DESCRIPTION, epilog=EPILOG)
+    parser = Parser(prog="melfront encoder", description=DESCRIPTION, epilog=EPILOG)
     add = parser.add_argument
     add("audio", nargs="*", metavar="AUDIO", type=clip, help="wav, flac ...; default: the sample")
     add(
@@ -273,7 +273,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_status("python -m encoder", lambda: run(parse(argv)))
+    return exit_status("melfront encoder", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

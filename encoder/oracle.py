@@ -162,7 +162,8 @@ def trace(mel: Any, weights: Weights, config: EncoderConfig) -> dict[str, Array]
         from dataclasses import replace
         from functools import partial
         from torch.nn import functional
-        import encoder, melfront, parity
+        import melfront
+        from melfront import encoder, parity
 
         config = replace(encoder.SIZES["tiny"], n_audio_layer=2, n_audio_ctx=50)
         model = encoder.WhisperEncoder.from_formula(config)

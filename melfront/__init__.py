@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import oracle, variants
+from . import checkout, oracle, variants  # noqa: F401  # checkout: finds the other packages
 from .audio import (
     AudioError,
     Clips,

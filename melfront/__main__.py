@@ -1,4 +1,4 @@
-"""python -m melfront AUDIO: print, write and draw the log-mel features of audio files.
+"""melfront AUDIO: print, write and draw the log-mel features of audio files.
 
 # n windows of 30 s  M mel bins
 """
@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,18 @@ import melfront
 from .audio import SAMPLE, clip_path, digest
 from .command import NO_CHECK_RANGE, Parser, exit_status, filled, replacing
 
+# `melfront encoder ...` is `main(["..."])` of that module; imported only then, torch takes seconds.
+COMMANDS = {
+    "encoder": ("melfront.encoder.__main__",),
+    "parity": ("melfront.parity.__main__",),
+    "benchmarks": ("melfront.benchmarks.__main__",),
+    "kernel": ("melfront.benchmarks.__main__", "kernel"),
+}
 OUTPUTS = (".npy", ".npz", ".safetensors")
 PLOTS = (".png",)
 # More than a spectrum of 201 frequencies can fill, with room to experiment.
 MAX_MELS = 1000
-PROG = "python -m melfront"
+PROG = "melfront"
 EPILOG = f"""\
 A clip of up to 30 s is padded to 30 s and gives features (N, 3000). A longer
 clip is cut into windows of 30 s, computed one by one and stacked: (windows, N,
@@ -39,6 +47,12 @@ No file is left half written.
 
 conventions:
   {", ".join(melfront.CONVENTIONS)}
+
+commands, each with its own --help; ./encoder is a file of that name:
+  melfront encoder [AUDIO]    through the encoder as well, to hidden states
+  melfront parity COMMAND     check a port, find the first wrong stage, name the mistake
+  melfront kernel SLOT FILE   prove a kernel right, then time it
+  melfront benchmarks COMMAND
 
 examples:
   {PROG}
@@ -224,7 +238,12 @@ def run(options: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0, 2 after one line on stderr that says what was given and what to do, or 130."""
-    return exit_status(PROG, lambda: run(parser().parse_args(argv)))
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in COMMANDS:
+        module, *first = COMMANDS[words[0]]
+        status: int = import_module(module).main([*first, *words[1:]])
+        return status
+    return exit_status(PROG, lambda: run(parser().parse_args(words)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The picture of `python -m melfront --plot`: the waveform, and below it the features."""
+"""The picture of `melfront --plot`: the waveform, and below it the features."""
 
 from __future__ import annotations
 

@@ -231,7 +231,8 @@ def trace(audio: object, **options: Any) -> dict[str, Array]:
     Exercises. Break one decision. Say which stage goes wrong first, and where; only then run it:
 
         from dataclasses import replace
-        import melfront, parity
+        import melfront
+        from melfront import parity
 
         audio = melfront.load_audio("sample")
         broken = replace(melfront.CONVENTIONS["transformers"], CHANGE)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import melfront  # noqa: F401  # first: in a checkout it makes this `melfront.parity`
+
 if TYPE_CHECKING:
     from .api import assert_parity, resume, trace
     from .comparison.compare import compare

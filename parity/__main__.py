@@ -1,4 +1,4 @@
-"""python -m parity: stages, dump, compare, mistakes, libraries."""
+"""melfront parity: stages, dump, compare, mistakes, libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from melfront.command import NO_CHECK_RANGE, Parser, check_folder, exit_status, filled
 
-PROG = "python -m parity"
+PROG = "melfront parity"
 EXAMPLES = {
     "stages": "stages",
     "dump": "dump clip.wav --model formula:tiny/128 -o truth.safetensors",

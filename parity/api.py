@@ -17,7 +17,7 @@ def assert_parity(mine: Any, stage: str, **options: Any) -> None:
     """Assert that a tensor is right to within the noise of its type.
 
     mine: float16, bfloat16, float32 or float64 array or tensor.
-    stage: its name (`python -m parity stages`, or an alias such as `input_features` or
+    stage: its name (`melfront parity stages`, or an alias such as `input_features` or
         `last_hidden_state`).
     options: those of `parity.compare`: audio, model, n_mels, convention, pad_to, check_range.
 
@@ -55,7 +55,7 @@ def resume(
     stage needs, such as the residual or the other projections, is the truth.
     audio, model, n_mels, convention, pad_to, check_range: as of `parity.compare`.
     Returns every stage, name to float64 array (the spectrum is complex128), of the shapes that
-    `python -m parity stages` lists, with an axis more in front for a batch.
+    `melfront parity stages` lists, with an axis more in front for a batch.
     Raises ParityError for an unknown stage or a shape that does not fit.
     """
     dump = Dump({name: as_tensor(values, name) for name, values in tensors.items()}, {})

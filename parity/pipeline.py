@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from melfront.encoder import CheckpointError, WhisperEncoder
+from melfront.encoder import oracle as encoder_oracle
 from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
 
 import melfront
-from encoder import CheckpointError, WhisperEncoder
-from encoder import oracle as encoder_oracle
 from melfront import variants
 from melfront.audio import Clips, as_clips, digest, fit_length
 from melfront.command import PROGRESS

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from melfront.encoder import WhisperEncoder
+from melfront.encoder.built_in import MAX_MELS, is_n_mels
 
 import melfront
-from encoder import WhisperEncoder
-from encoder.built_in import MAX_MELS, is_n_mels
 from melfront.audio import SAMPLE
 from melfront.conventions import CHUNK_LENGTH, FRAMES_PER_SECOND, Convention, named_convention
 
@@ -121,7 +121,7 @@ def is_power(values: Array) -> bool:
 def first_window(dump: Dump[Stage], pipeline: Pipeline) -> Dump[Stage]:
     """Keep the first window of tensors that hold every window of a long clip, (W, M, F).
 
-    `python -m melfront` and `python -m encoder` write a clip longer than a window like this.
+    `melfront` and `melfront encoder` write a clip longer than a window like this.
     """
     clip = pipeline.audio
     if not isinstance(clip, np.ndarray) or clip.ndim != 1 or len(clip) <= pipeline.length:

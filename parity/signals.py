@@ -15,10 +15,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from melfront.encoder import formula
 from numpy.typing import NDArray
 
 import melfront
-from encoder import formula
 from melfront.audio import SAMPLE
 from melfront.conventions import CHUNK_LENGTH
 

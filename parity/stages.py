@@ -212,12 +212,12 @@ def unknown(name: str, n_layer: int | None = None) -> str:
     if re.fullmatch(r"arr_\d+", name):
         return (
             f"{name!r} is NumPy's name for an array saved without one: save it as "
-            "np.savez(path, log_mel=...); `python -m parity stages` lists the names"
+            "np.savez(path, log_mel=...); `melfront parity stages` lists the names"
         )
     every = [*FRONT_END, *of_encoder(1 if n_layer is None else n_layer), *ALIASES]
     near = difflib.get_close_matches(name, sorted(every), n=1, cutoff=0.4)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"unknown stage {name!r}; {hint}`python -m parity stages` lists them"
+    return f"unknown stage {name!r}; {hint}`melfront parity stages` lists them"
 
 
 def listing() -> str:

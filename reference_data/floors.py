@@ -4,7 +4,7 @@ A floor measured on one machine accuses right ports on the next, whose libraries
 kernels. So each committed floor is the largest that these settings give. Each setting runs in its
 own process, because MKL, oneDNN and torch read these variables as they are loaded.
 
-    python -m reference_data.floors "MKL AVX2" FILE ...   # one setting's floors, as JSON
+    python -m melfront.reference_data.floors "MKL AVX2" FILE ...   # one setting's floors, as JSON
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from pathlib import Path
 import numpy as np
 import scipy
 import torch
-
-from parity.files.sampling import as_real, at_positions
-from parity.files.tensors import read
-from parity.noise import noise_floor
-from parity.pages.mistakes_page import trained
-from parity.pipeline import needs_encoder
-from parity.resolve import NO_DUMP, resolve
+from melfront.parity.files.sampling import as_real, at_positions
+from melfront.parity.files.tensors import read
+from melfront.parity.noise import noise_floor
+from melfront.parity.pages.mistakes_page import trained
+from melfront.parity.pipeline import needs_encoder
+from melfront.parity.resolve import NO_DUMP, resolve
 
 THREADS = (1, 2)  # with several, torch chooses other matrix products
 SETTINGS = {
@@ -71,7 +70,9 @@ def by_setting(paths: Iterable[str]) -> dict[str, Floors]:
     """The result of `measured` for these files, one process for each setting."""
     with tempfile.TemporaryDirectory() as folder:
         return {
-            name: json.loads(run(name, ["-m", "reference_data.floors", name, *paths], folder))
+            name: json.loads(
+                run(name, ["-m", "melfront.reference_data.floors", name, *paths], folder)
+            )
             for name in SETTINGS
         }
 

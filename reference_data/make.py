@@ -1,7 +1,7 @@
 """Makes the golden tensors of this folder, and MANIFEST.json, which lists them.
 
-    python -m reference_data.make                     # everything: an hour, 9 GB for large-v3
-    python -m reference_data.make frontend toy tiny   # only these parts; the others stay
+    python -m melfront.reference_data.make                     # all: an hour, 9 GB for large-v3
+    python -m melfront.reference_data.make frontend toy tiny   # only these parts; the others stay
 
 Parts: signals, frontend, libraries, toy, the published sizes, and tiny.en, which needs trained
 weights: the folder `whisper-tiny.en` in the folder that MELFRONT_SHARED names, or in `shared`
@@ -22,19 +22,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from melfront.encoder.built_in import TOY, TOYS
+from melfront.parity import signals, stages
+from melfront.parity.files import dump, tensors
+from melfront.parity.files.sampling import as_real, at_positions
+from melfront.parity.pages import libraries
+from melfront.parity.pages.libraries_page import features_of
+from melfront.parity.pages.mistakes_page import trained
+from melfront.parity.pipeline import Pipeline, load_model
+from melfront.parity.resolve import of_signal
 from scipy.io import wavfile
 
 import melfront
-from encoder.built_in import TOY, TOYS
 from melfront.command import Parser, exit_status, replacing
-from parity import signals, stages
-from parity.files import dump, tensors
-from parity.files.sampling import as_real, at_positions
-from parity.pages import libraries
-from parity.pages.libraries_page import features_of
-from parity.pages.mistakes_page import trained
-from parity.pipeline import Pipeline, load_model
-from parity.resolve import of_signal
 
 from . import floors
 from .manifest import (

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from melfront.encoder import WhisperEncoder, trace
 from numpy.typing import NDArray
 from PIL import Image
 
 import melfront
-from encoder import WhisperEncoder, trace
 from melfront.command import Parser, exit_status, replacing
 from melfront.plot import envelope
 
-COMMAND = "python -m reference_data.make_picture"
+COMMAND = "python -m melfront.reference_data.make_picture"
 INK = "#737b84"  # readable on GitHub's white and on its black; the background is transparent
 BLUE = "#4c8dd6"
 PADDING = 0.9  # seconds of it that show

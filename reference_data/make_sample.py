@@ -1,6 +1,6 @@
 """Makes sample.flac, the clip that every command uses when none is given.
 
-    python -m reference_data.make_sample
+    python -m melfront.reference_data.make_sample
 
 129,600 samples, 16 kHz, mono, 16 bit: 8.1 s, 810 frames. It begins and ends inside a vowel, at
 full voice. A clip that begins with silence cannot tell a reflected edge from one padded with zeros.
@@ -27,7 +27,7 @@ from melfront.audio import SAMPLE
 from melfront.command import Parser, UsageError, exit_status, replacing
 from melfront.conventions import SAMPLE_RATE
 
-COMMAND = "python -m reference_data.make_sample"
+COMMAND = "python -m melfront.reference_data.make_sample"
 N_SAMPLES = 129_600
 START = 19_475  # samples: both ends fall on a loud period of a vowel
 PEAK = 0.7

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from melfront.encoder.built_in import QUIET_BITS, TOY
+from melfront.parity import signals
+from melfront.parity.files import tensors
+from melfront.parity.files.sampling import N_SAMPLES
+from melfront.parity.noise import unit_line
+from melfront.parity.pages import libraries
+from melfront.parity.resolve import of_signal
 
 import melfront
-from encoder.built_in import QUIET_BITS, TOY
 from melfront.audio import as_clips
-from parity import signals
-from parity.files import tensors
-from parity.files.sampling import N_SAMPLES
-from parity.noise import unit_line
-from parity.pages import libraries
-from parity.resolve import of_signal
 
 HERE = Path(__file__).resolve().parent
 FORMAT = 2
-COMMAND = "python -m reference_data.make"
+COMMAND = "python -m melfront.reference_data.make"
 N_MELS = (80, 128)
 MEASURED_ON = "floors_measured_on"
 LIBRARIES = (

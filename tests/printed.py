@@ -6,7 +6,7 @@ differ by a factor of two or three: such figures are compared by their order of 
 
 import re
 
-from parity import noise as measure
+from melfront.parity import noise as measure
 
 NOISE = re.compile(r"\S+(?= x (?:float32 )?noise)")  # "2.3e3 x noise"
 LARGEST = re.compile(r"(?<=max abs )\S+")  # the error itself, which is no matter of the unit

@@ -9,8 +9,8 @@ import textwrap
 
 import numpy as np
 import pytest
+from melfront.encoder import oracle as encoder_oracle
 
-from encoder import oracle as encoder_oracle
 from melfront import oracle, variants
 from tests.conftest import CHECKOUT
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import melfront.benchmarks.__main__
+import melfront.encoder.__main__
+import melfront.parity.__main__
+import melfront.reference_data.make_picture
 import numpy as np
 import pytest
 import torch
+from melfront.benchmarks.kernel.proof.cases import model as model_of_kernels
+from melfront.benchmarks.speed.cli import WORKS
+from melfront.encoder import SIZES
+from melfront.encoder.built_in import TOYS
+from melfront.parity.signals import SIGNALS
 
-import benchmarks.__main__
-import encoder.__main__
 import melfront.__main__
-import parity.__main__
-import reference_data.make_picture
-from benchmarks.kernel.proof.cases import model as model_of_kernels
-from benchmarks.speed.cli import WORKS
-from encoder import SIZES
-from encoder.built_in import TOYS
-from melfront import CONVENTIONS
-from parity.signals import SIGNALS
+from melfront import CONVENTIONS, benchmarks, encoder, parity, reference_data
 from tests.signals import sample
 
 LONG = 480_000 + 100_003  # samples: two windows of 30 s
@@ -217,7 +217,7 @@ def test_slots_that_are_listed_have_a_template(run):
 
 
 def test_works_that_a_refusal_lists_are_taken(capsys):
-    from benchmarks.speed.cli import parse
+    from melfront.benchmarks.speed.cli import parse
 
     for command, works in WORKS.items():
         with pytest.raises(SystemExit):

@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from melfront.encoder import SIZES, WhisperEncoder, ops
+from melfront.encoder.checkpoint import hf_name, save_hf, shapes
+from melfront.parity.signals import SIGNALS
 
 import melfront
-from encoder import SIZES, WhisperEncoder, ops
-from encoder.checkpoint import hf_name, save_hf, shapes
-from parity.signals import SIGNALS
 from tests.conftest import CHECKOUT
 from tests.printed import NOISE, like
 from tests.signals import sample
@@ -323,7 +323,7 @@ def test_commands_in_the_text_have_these_options():
         ("benchmarks/README.md", "benchmarks", ("kernel", "frontend", "encoder", "load")),
     ):
         text = read(page)
-        known = "".join(run(f"python -m {module} {name} --help")[1] for name in subcommands)
+        known = "".join(run(f"melfront {module} {name} --help")[1] for name in subcommands)
         for option in set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)):
             assert re.search(rf"{option}\b", known), f"{page}: {option}"
     commands = re.findall(
@@ -331,7 +331,7 @@ def test_commands_in_the_text_have_these_options():
     )
     assert len(commands) > 5
     for module, name, arguments in commands:
-        known = run(f"python -m {module} {name} --help")[1]
+        known = run(f"melfront {module} {name} --help")[1]
         for option in re.findall(r"--[a-z][\w-]*", arguments):
             assert re.search(rf"{option}\b", known), f"{module} {name}: {option}"
 
@@ -340,7 +340,7 @@ def test_the_two_commands_are_those_that_ci_runs():
     commands = [b.text.strip() for b in blocks("README.md") if "venv" in b.text]
     make = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e "
     assert commands == [
-        f"{make}. && .venv/bin/python -m encoder",
+        f"{make}. && .venv/bin/melfront encoder",
         f"{make}'.[test]' && .venv/bin/python -m pytest -q",
     ]
 
@@ -439,7 +439,7 @@ def test_mistakes_that_are_named():
     assert all(some == all_ for some, all_ in named)
     assert [int(x) for x in numbers[1:]] == [int(some) for some, _ in named]
     assert int(numbers[0]) == sum(int(some) for some, _ in named)
-    out = run("python -m parity mistakes")[1]
+    out = run("melfront parity mistakes")[1]
     assert len(out.splitlines()) >= int(numbers[0])
 
 
@@ -468,7 +468,7 @@ def test_links(name):
 
 def test_the_picture_is_drawn_by_the_command_below_it():
     shown, command = claim(
-        r"!\[[^]]*\]\(([\w/.]+)\) .*?`(python -m reference_data\.make_picture[^`]*)`"
+        r"!\[[^]]*\]\(([\w/.]+)\) .*?`(python -m melfront.reference_data\.make_picture[^`]*)`"
     )
     assert (CHECKOUT / shown).stat().st_size < 150_000
     prepare(command)

@@ -1,6 +1,6 @@
 """LayerNorm in C: compiled by the system's compiler when the file is loaded, called with ctypes.
 
-python -m benchmarks kernel layer_norm benchmarks/examples/layer_norm_c.py
+melfront benchmarks kernel layer_norm benchmarks/examples/layer_norm_c.py
 """
 # mypy: allow-untyped-defs
 

@@ -1,6 +1,6 @@
 """LayerNorm in numba: each row stays in the cache while it is read three times.
 
-python -m benchmarks kernel layer_norm benchmarks/examples/layer_norm_numba.py
+melfront benchmarks kernel layer_norm benchmarks/examples/layer_norm_numba.py
 """
 # mypy: allow-untyped-defs
 

@@ -1,6 +1,6 @@
 """LayerNorm in NumPy, filling `out` so that nothing but the mean's copy is allocated.
 
-python -m benchmarks kernel layer_norm benchmarks/examples/layer_norm_numpy.py
+melfront benchmarks kernel layer_norm benchmarks/examples/layer_norm_numpy.py
 """
 # mypy: allow-untyped-defs
 

@@ -1,6 +1,6 @@
 """The MLP as torch.compile makes it: the first bias and the GELU in one loop of C++.
 
-python -m benchmarks kernel mlp benchmarks/examples/mlp_compile.py
+melfront benchmarks kernel mlp benchmarks/examples/mlp_compile.py
 """
 # mypy: allow-untyped-defs
 

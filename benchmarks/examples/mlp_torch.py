@@ -1,6 +1,6 @@
 """The MLP in torch, with the first bias and the GELU done in place on what the product has left.
 
-python -m benchmarks kernel mlp benchmarks/examples/mlp_torch.py
+melfront benchmarks kernel mlp benchmarks/examples/mlp_torch.py
 """
 # mypy: allow-untyped-defs
 

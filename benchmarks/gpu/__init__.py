@@ -1,1 +1,1 @@
-"""Everything that only a GPU can say: `python -m benchmarks gpu`."""
+"""Everything that only a GPU can say: `melfront benchmarks gpu`."""

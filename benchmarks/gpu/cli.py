@@ -1,4 +1,4 @@
-"""python -m benchmarks gpu: everything that only a GPU can say, in one run of a few minutes.
+"""melfront benchmarks gpu: everything that only a GPU can say, in one run of a few minutes.
 
 Numbers first, then times, the dearest last. Each row is printed and written to gpu.json as soon as
 it is measured, and each part has its own try: a run that is killed, or a part that fails, costs no
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-import encoder
+from melfront import encoder
 from melfront.command import Parser, UsageError, replacing
 
 from .numbers import (
@@ -82,9 +82,9 @@ def finish_tests(r: Rows, tests: subprocess.Popen[bytes] | None) -> None:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(
-        prog="python -m benchmarks gpu",
+        prog="melfront benchmarks gpu",
         description="Everything that only a GPU can say, in one run.",
-        epilog="example:\n  python -m benchmarks gpu -o results --markdown benchmarks/GPU.md",
+        epilog="example:\n  melfront benchmarks gpu -o results --markdown benchmarks/GPU.md",
     )
     add = parser.add_argument
     add("--device", default="cuda", help="default: cuda; cpu runs the same code without a GPU")
@@ -131,7 +131,7 @@ def main(arguments: list[str]) -> int:
         r.part("encoder", partial(encoders, r, model, kind, batch, roof), 20)
     if r.on_gpu:
         kernels(r)
-    lines = table(r.rows, ["$ python -m benchmarks gpu " + " ".join(arguments)])
+    lines = table(r.rows, ["$ melfront benchmarks gpu " + " ".join(arguments)])
     print("", *lines, sep="\n")
     if args.markdown:
         page = "\n".join(["# On a GPU", "", "```", *lines, "```", ""])

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from melfront.encoder import WhisperEncoder, checkpoint, formula
 from torch import Tensor
 
-import encoder
 import melfront
-from encoder import WhisperEncoder, checkpoint, formula
+from melfront import encoder
 
 from .rows import Rows, rms
 

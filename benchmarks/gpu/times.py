@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from melfront.encoder import WhisperEncoder, graphed
 from torch import Tensor
 
-import encoder
 import melfront
-from encoder import WhisperEncoder, graphed
+from melfront import encoder
 from melfront.backends.cuda_graph import Graphed
 
 from ..speed.encoder import transformers as transformers_encoder
@@ -163,7 +163,7 @@ def kernels(r: Rows) -> None:
 def kernel(r: Rows, slot: str) -> None:
     file = EXAMPLES / f"{slot}_triton.py"
     options = ["--device", str(r.device), "--size", "base", "--seconds", "1", "--no-whole"]
-    command = [sys.executable, "-m", "benchmarks", "kernel", slot, str(file), *options]
+    command = [sys.executable, "-m", "melfront.benchmarks", "kernel", slot, str(file), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     print(done.stdout)
     said = (done.stdout.strip() or done.stderr.strip() or "nothing").splitlines()

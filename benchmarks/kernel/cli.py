@@ -1,4 +1,4 @@
-"""python -m benchmarks kernel: the command line."""
+"""melfront benchmarks kernel: the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 import sys
 from typing import Any
 
-from encoder import SIZES
+from melfront.encoder import SIZES
+
 from melfront.command import Parser, UsageError
 
 from . import slots
@@ -16,10 +17,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 EXAMPLES = """
 examples:
-  python -m benchmarks kernel --template layer_norm > my_layer_norm.py
-  python -m benchmarks kernel layer_norm my_layer_norm.py
-  python -m benchmarks kernel attention a.py b.py --size base --json runs.jsonl
-  python -m benchmarks kernel --show runs.jsonl --plot roof.png
+  melfront benchmarks kernel --template layer_norm > my_layer_norm.py
+  melfront benchmarks kernel layer_norm my_layer_norm.py
+  melfront benchmarks kernel attention a.py b.py --size base --json runs.jsonl
+  melfront benchmarks kernel --show runs.jsonl --plot roof.png
 
 The file defines a function of the slot's name. It gets torch tensors, or NumPy
 arrays if it says ARRAYS = "numpy", and returns new memory, or fills a parameter
@@ -30,7 +31,7 @@ Exit status: 0 proved, 1 not, 2 bad input.
 
 def parser() -> Parser:
     p = Parser(
-        prog="python -m benchmarks kernel",
+        prog="melfront benchmarks kernel",
         description="Prove a kernel right on what Whisper feeds it, then time it.",
         epilog=EXAMPLES,
     )

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from parity import noise as measure
+from melfront.parity import noise as measure
 
 from ..machine import machine, pools, versions
 from .proof.verdict import Finding

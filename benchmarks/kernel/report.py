@@ -5,8 +5,7 @@ from __future__ import annotations
 import textwrap
 
 import numpy as np
-
-from parity import noise as measure
+from melfront.parity import noise as measure
 
 from .reasons import REASONS
 from .run import Outcome

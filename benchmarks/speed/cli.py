@@ -1,4 +1,4 @@
-"""The command line of `python -m benchmarks frontend | encoder | load`."""
+"""The command line of `melfront benchmarks frontend | encoder | load`."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def parse(command: str, arguments: list[str]) -> Any:
     """The arguments of a command. Exits with status 2 if they are wrong."""
     works = WORKS[command]
     parser = Parser(
-        prog=f"python -m benchmarks {command}",
+        prog=f"melfront benchmarks {command}",
         description=f"Ours and every peer that is installed, in turn: {WHAT[command]}.\n\n{NOTES}",
         epilog=f"Peers: {', '.join(PEERS[command])}.\n{EXTRA} brings what is missing.\n\n"
-        f"example:\n  python -m benchmarks {command} --work {shlex.quote(works[0])}",
+        f"example:\n  melfront benchmarks {command} --work {shlex.quote(works[0])}",
     )
     add = parser.add_argument
     add("--work", action="append", choices=works, help="may be given again; default: all")
@@ -116,21 +116,21 @@ def run(command: str, arguments: list[str]) -> int:
     args = parse(command, arguments)
     if missing := [package for package in PEERS[command] if not installed(package)]:
         if command == "load":  # theirs also writes what is loaded
-            print(f"python -m benchmarks load needs transformers: {EXTRA}", file=sys.stderr)
+            print(f"melfront benchmarks load needs transformers: {EXTRA}", file=sys.stderr)
             return 2
         said = f"not installed, and so not timed: {', '.join(missing)}; {EXTRA} brings them"
-        print(f"python -m benchmarks {command}: {said}", file=sys.stderr)
+        print(f"melfront benchmarks {command}: {said}", file=sys.stderr)
     about = header(command, arguments)
     print(*about, sep="\n")
     tables: list[Table] = []
     for work in args.work or WORKS[command]:
         for threads in args.threads:
             options = {"work": work, "seconds": args.seconds, "threads": threads}
-            where = f"benchmarks.speed.{command}:measure"
+            where = f"melfront.benchmarks.speed.{command}:measure"
             try:
                 got = in_process(where, options, threads)
             except RuntimeError as error:
-                print(f"python -m benchmarks {command}: {work}: {error}", file=sys.stderr)
+                print(f"melfront benchmarks {command}: {work}: {error}", file=sys.stderr)
                 return 2
             for table in from_json(got):
                 print("", *show(table), sep="\n", flush=True)
@@ -145,7 +145,7 @@ def run(command: str, arguments: list[str]) -> int:
         if args.markdown:
             put(args.markdown, command, about, tables)
     except (OSError, UnicodeDecodeError) as error:  # a full disk, an old file that is not text
-        print(f"python -m benchmarks {command}: not all was written: {error}", file=sys.stderr)
+        print(f"melfront benchmarks {command}: not all was written: {error}", file=sys.stderr)
         return 2
     return 0
 
@@ -162,7 +162,7 @@ def header(command: str, arguments: list[str]) -> list[str]:
         except metadata.PackageNotFoundError:
             versions.append(f"{package} not installed")
     return [
-        f"$ python -m benchmarks {shlex.join([command, *arguments])}",
+        f"$ melfront benchmarks {shlex.join([command, *arguments])}",
         f"{date.today()}, {here['cpu']}, {here['cores']} cores, no GPU"
         if here["gpu"] is None
         else f"{date.today()}, {here['gpu']}",
@@ -173,7 +173,7 @@ def header(command: str, arguments: list[str]) -> list[str]:
 def put(file: Path, command: str, about: list[str], tables: list[Table]) -> None:
     """Write the tables as the file's section of this command, leaving the other sections alone."""
     old = file.read_text(encoding="utf-8") if file.exists() else f"# Results\n\n{NOTES}\n"
-    heading = f"## python -m benchmarks {command}\n"
+    heading = f"## melfront benchmarks {command}\n"
     body = "\n".join(["```", *about, "```", ""] + [x for t in tables for x in (*show(t), "")])
     section = f"{heading}\n{body.rstrip()}\n"
     pattern = re.compile(rf"^{re.escape(heading)}.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)

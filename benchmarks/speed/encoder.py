@@ -1,4 +1,4 @@
-"""`python -m benchmarks encoder`: hidden states, ours and those of other libraries.
+"""`melfront benchmarks encoder`: hidden states, ours and those of other libraries.
 
 Weights come from the formula: times do not depend on them. Sizes above base run with four blocks.
 
@@ -16,13 +16,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from melfront.encoder import EncoderConfig, WhisperEncoder, checkpoint
+from melfront.encoder.model import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
-import encoder
 import melfront
-from encoder import EncoderConfig, WhisperEncoder, checkpoint
-from encoder.model import Block
+from melfront import encoder
 
 from ..race import least, race
 from .frontend import installed
@@ -229,7 +229,7 @@ def memory(seconds: float, threads: int) -> list[Table]:
         held = {}
         for name in (OURS, SDPA) if installed(*HF) else (OURS,):
             options = {"size": size, "name": name}
-            where = "benchmarks.speed.encoder:forward_memory"
+            where = "melfront.benchmarks.speed.encoder:forward_memory"
             held[name] = [in_process(where, options, threads) / 1e6 for _ in rounds]
         a, *others = (float(np.median(x)) for x in held.values())
         theirs = "".join(f", {SDPA} {b:.0f} MB, ratio {a / b:.2f}" for b in others)

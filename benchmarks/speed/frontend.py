@@ -1,4 +1,4 @@
-"""`python -m benchmarks frontend`: log-mel features, ours and those of other libraries.
+"""`melfront benchmarks frontend`: log-mel features, ours and those of other libraries.
 
 # N samples  M mel bins  F frames
 """
@@ -14,12 +14,12 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
+from melfront.parity.pages import libraries
 from numpy.typing import NDArray
 
 import melfront
 from melfront.audio import SAMPLE
 from melfront.conventions import HOP_LENGTH, N_FRAMES, N_SAMPLES
-from parity.pages import libraries
 
 from ..race import race
 from .own_process import peak

@@ -1,4 +1,4 @@
-"""`python -m benchmarks load`: a float16 Whisper on disk to a float32 encoder in memory.
+"""`melfront benchmarks load`: a float16 Whisper on disk to a float32 encoder in memory.
 
 Each load has a process of its own, in which only the libraries have been imported. The file has
 just been written, so the system has it cached for every load.
@@ -26,7 +26,7 @@ def write(size: str, folder: str) -> None:
     import torch
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-    import encoder
+    from melfront import encoder
 
     dims = encoder.SIZES[size]
     layers = {"decoder_layers": dims.n_audio_layer, "decoder_attention_heads": dims.n_audio_head}
@@ -49,7 +49,7 @@ def load(name: str, folder: str) -> dict[str, float]:
     import torch
 
     if name == OURS:
-        from encoder import WhisperEncoder
+        from melfront.encoder import WhisperEncoder
 
         before, start = peak(reset=True), time.perf_counter()
         model: Any = WhisperEncoder.from_pretrained(folder, dtype=torch.float32)
@@ -72,12 +72,14 @@ def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
     held: dict[str, list[float]] = {name: [] for name in names}
     sums = set()
     with tempfile.TemporaryDirectory() as folder:
-        in_process("benchmarks.speed.load:write", {"size": work, "folder": folder}, threads)
+        in_process(
+            "melfront.benchmarks.speed.load:write", {"size": work, "folder": folder}, threads
+        )
         size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
         for order in rounds(names, seconds, least(5, seconds)):
             for name in order:
                 options = {"name": name.removesuffix(AGAIN), "folder": folder}
-                got = in_process("benchmarks.speed.load:load", options, threads)
+                got = in_process("melfront.benchmarks.speed.load:load", options, threads)
                 times[name].append(got["seconds"])
                 held[name].append(got["bytes"])
                 sums.add(f"{got['sum']:.6e}")

@@ -25,7 +25,13 @@ def in_process(function: str, options: dict[str, Any], threads: int) -> Any:
     delete.
     """
     environment = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in THREADS}
-    command = [sys.executable, "-m", "benchmarks.speed.own_process", function, str(threads)]
+    command = [
+        sys.executable,
+        "-m",
+        "melfront.benchmarks.speed.own_process",
+        function,
+        str(threads),
+    ]
     with subprocess.Popen(
         [*command, json.dumps(options)],
         env=environment,

@@ -1,4 +1,4 @@
-"""The page of `python -m encoder --report OUT.html`: one clip, from samples to hidden states.
+"""The page of `melfront encoder --report OUT.html`: one clip, from samples to hidden states.
 
 `measure.py` computes what is shown, `page.py` turns it into pictures and numbers, and the templates
 hold the text. The result is one file with its style and script; it makes no network request.

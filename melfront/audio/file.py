@@ -12,12 +12,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkout import ROOT
 from ..conventions import SAMPLE_RATE
 from .waveform import AudioError, check_samples
 
 # The clip that every command takes when none is given. Wherever a command or a function takes an
 # audio file, and in what they print and write, its name is `sample`; ./sample is a file.
-SAMPLE = Path(__file__).resolve().parents[2] / "reference_data" / "sample.flac"
+SAMPLE = ROOT / "reference_data" / "sample.flac"
 # What libsndfile notes about a file that ends before its header says. A program that writes into a
 # pipe cannot go back to the header, and writes a size from UNKNOWN_SIZE on: 0xFFFFFFFF, 0x7FFFF000.
 CUT_SHORT = re.compile(

@@ -39,7 +39,7 @@ def compare(
     """Judge stage tensors by the noise of their type, and name the mistake in the first wrong one.
 
     mine: stage name to array or tensor, or the path of an .npz, .safetensors, or folder of .npy.
-        float16, bfloat16, float32 or float64; of the shapes that `python -m parity stages` lists,
+        float16, bfloat16, float32 or float64; of the shapes that `melfront parity stages` lists,
         or with a batch axis of 1, transposed, or with the heads apart.
     reference: the same, as truth; without it the truth is computed by the float64 oracle for the
         clip and model given here or named in the file's metadata (default: the sample clip).

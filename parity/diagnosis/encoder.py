@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from melfront.encoder import EncoderConfig, WhisperEncoder, ops
 from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
 
-from encoder import EncoderConfig, WhisperEncoder, ops
 from melfront.command import PROGRESS
 
 from ..mistakes.entry import EncoderMistake, FrontEndMistake

@@ -169,7 +169,7 @@ def chosen(shapes: Shapes, wanted: Iterable[str] | None) -> Shapes:
             for name in (stage, stage.in_block("I"))
             if name == want or (want.endswith(".") and name.startswith(want))
         }
-        if not found:  # another program's name, as in what `python -m encoder` writes
+        if not found:  # another program's name, as in what `melfront encoder` writes
             n_layer = 1 + max(-1 if s.block is None else s.block for s in shapes)
             found = {*stages_of([want], n_layer).values()} & {*shapes}
         if not found:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from melfront.encoder import formula
 from numpy.typing import NDArray
-
-from encoder import formula
 
 from ..noise import Array
 

@@ -129,7 +129,7 @@ def stage_of(path: Path, tensor: Tensor) -> str:
         stages_of([path.stem], None)
     except ParityError as error:
         if {80, 128} & {*tensor.values.shape[-2:]} or tensor.values.shape[-1:] == (N_FRAMES,):
-            return "log_mel"  # as `python -m melfront -o` writes it under any name
+            return "log_mel"  # as `melfront -o` writes it under any name
         raise ParityError(
             f"{path}: the file's name is taken for the stage's; rename it, such as to "
             f"log_mel.npy: {error}"

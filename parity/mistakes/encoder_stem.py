@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
+from melfront.encoder import formula
 from torch.nn import functional
-
-from encoder import formula
 
 from . import wrong_ops as wrong
 from .entry import catalogue, encoder_mistake

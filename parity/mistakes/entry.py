@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from melfront.encoder import WhisperEncoder, ops
 from torch import Tensor
 
-from encoder import WhisperEncoder, ops
 from melfront.conventions import TRANSFORMERS, Convention
 
 from ..stages import Stage

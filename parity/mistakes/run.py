@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from melfront.encoder import WhisperEncoder, ops
+from melfront.encoder.model import no_tap
 from torch import Tensor
-
-from encoder import WhisperEncoder, ops
-from encoder.model import no_tap
 
 from ..stages import Stage
 from .entry import At, EncoderMistake

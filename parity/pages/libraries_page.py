@@ -1,4 +1,4 @@
-"""What the libraries compute, as a page: `python -m parity libraries -o parity/LIBRARIES.md`.
+"""What the libraries compute, as a page: `melfront parity libraries -o parity/LIBRARIES.md`.
 
 What a library does differently is not written down here: `parity.compare` finds it.
 """
@@ -121,7 +121,7 @@ HEAD = f"""# What the libraries compute
 
 The log-mel features of every library that was installed, on the signals of
 `reference_data`, against float64. Written by
-`python -m parity libraries -o parity/LIBRARIES.md`; every cell comes from
+`melfront parity libraries -o parity/LIBRARIES.md`; every cell comes from
 running, and what a library does differently was found by `parity compare` from
 its numbers alone. `left` is the noise that remains once that is assumed.
 

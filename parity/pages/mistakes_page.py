@@ -1,6 +1,6 @@
 """Which mistake shows on which signal: every entry of the catalogue, run as if it were a port.
 
-python -m parity mistakes --table parity/MISTAKES.md
+melfront parity mistakes --table parity/MISTAKES.md
 """
 
 from __future__ import annotations
@@ -211,9 +211,9 @@ def alike(rows: Rows) -> list[str]:
 
 HEAD = f"""# Which mistake shows where
 
-Every entry of the catalogue (`python -m parity mistakes`), made on purpose, and the final tensor
+Every entry of the catalogue (`melfront parity mistakes`), made on purpose, and the final tensor
 alone given to `parity compare`: the features for the front end, the last hidden state for the
-encoder. Written by `python -m parity mistakes --table parity/MISTAKES.md`.
+encoder. Written by `melfront parity mistakes --table parity/MISTAKES.md`.
 
 A number is an error in units of float32 noise: up to 2 passes, up to 10 is noisy, more is wrong.
 {unit_line("transformers").capitalize()}.

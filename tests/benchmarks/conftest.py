@@ -2,6 +2,6 @@
 
 import os
 
-from benchmarks.kernel.sandbox.processes import SLEEP
+from melfront.benchmarks.kernel.sandbox.processes import SLEEP
 
 os.environ.update(SLEEP)

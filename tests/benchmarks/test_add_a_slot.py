@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from encoder import ops, oracle
+from melfront.encoder import ops, oracle
 
 from ..base import Array, Slot, f64
 from ..inputs import Case, Dice, sizes
@@ -70,7 +70,7 @@ def run(tmp_path_factory):
 
     def run(*arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks", "kernel", *arguments],
+            [sys.executable, "-m", "melfront.benchmarks", "kernel", *arguments],
             cwd=folder,
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
             text=True,
@@ -90,7 +90,7 @@ def test_it_is_in_the_help_and_in_the_list(run):
 
 def test_its_template_is_printed_proved_timed_and_run_in_its_place(run):
     template = run("--template", "conv1d")
-    assert "python -m benchmarks kernel conv1d THIS_FILE.py" in template
+    assert "melfront benchmarks kernel conv1d THIS_FILE.py" in template
     assert template.endswith(TEMPLATE)
     (run.folder / "mine.py").write_text(template)
     options = ["--seconds", "0.1", "--threads", "1", "--depth", "1"]

@@ -9,13 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-
-from benchmarks.__main__ import main
-from benchmarks.kernel import record, run
-from benchmarks.kernel.sandbox import guard, processes
-from benchmarks.kernel.timing.busy import Load
-from benchmarks.kernel.timing.fair import LEAST_ROUNDS
-from benchmarks.kernel.timing.times import TWIN, Race
+from melfront.benchmarks.__main__ import main
+from melfront.benchmarks.kernel import record, run
+from melfront.benchmarks.kernel.sandbox import guard, processes
+from melfront.benchmarks.kernel.timing.busy import Load
+from melfront.benchmarks.kernel.timing.fair import LEAST_ROUNDS
+from melfront.benchmarks.kernel.timing.times import TWIN, Race
 
 KERNELS = Path(__file__).parent / "kernels"
 ROOT = Path(__file__).parents[2]
@@ -23,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
+        [sys.executable, "-m", "melfront.benchmarks", *arguments],
         cwd=ROOT,
         text=True,
         capture_output=True,
@@ -81,7 +80,7 @@ def test_a_usage_error_is_one_line(arguments, words, capsys, monkeypatch):
 
 def test_a_usage_error_does_not_import_torch():
     code = (
-        "import sys; from benchmarks.__main__ import main; "
+        "import sys; from melfront.benchmarks.__main__ import main; "
         "status = main(['kernel', 'gellu', 'x.py']); print('torch' in sys.modules, status)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
@@ -92,7 +91,7 @@ def test_help_has_an_example():
     for arguments in (["--help"], ["kernel", "--help"]):
         done = command(*arguments)
         assert done.returncode == 0
-        assert "python -m benchmarks kernel layer_norm" in done.stdout
+        assert "melfront benchmarks kernel layer_norm" in done.stdout
 
 
 def test_list_and_template(capsys):
@@ -151,7 +150,7 @@ def test_interrupted(tmp_path):
         "def gelu(x):\n    time.sleep(100)\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks", "kernel", "gelu", str(kernel)],
+        [sys.executable, "-m", "melfront.benchmarks", "kernel", "gelu", str(kernel)],
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
@@ -164,7 +163,7 @@ def test_interrupted(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     output, error = process.communicate()
     assert process.returncode == 128 + signal.SIGINT
-    assert (output, error) == ("", "python -m benchmarks: interrupted\n")
+    assert (output, error) == ("", "melfront benchmarks: interrupted\n")
     for number in pid.read_text().strip(".").split():
         with pytest.raises(ProcessLookupError):
             os.kill(int(number), 0)

@@ -4,9 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from benchmarks.kernel.reasons import REASONS
-from benchmarks.kernel.run import Options, judge_file
+from melfront.benchmarks.kernel.reasons import REASONS
+from melfront.benchmarks.kernel.run import Options, judge_file
 
 KERNELS = Path(__file__).parent / "kernels"
 QUICK = Options(threads=1, seed=7, seconds=0.2, whole=False)
@@ -44,7 +43,7 @@ REFUSED = {
     "hides_a_check": ("layer_norm", "TAMPERED", "shared"),
     "patches_the_clock": ("layer_norm", "TAMPERED", "time.perf_counter"),
     "patches_the_checker": ("layer_norm", "TAMPERED", "torch."),
-    "calls_the_reference": ("layer_norm", "REFERENCE", "imports encoder"),
+    "calls_the_reference": ("layer_norm", "REFERENCE", "imports melfront"),
     "removes_the_guard": ("layer_norm", "TAMPERED", "sys.meta_path"),
     "exits": ("layer_norm", "EXIT", "left the process"),
     "exits_politely": ("layer_norm", "EXIT", "SystemExit"),

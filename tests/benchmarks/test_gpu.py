@@ -1,13 +1,13 @@
-"""`python -m benchmarks gpu`, on a CPU: the same code but for graphs and compilers."""
+"""`melfront benchmarks gpu`, on a CPU: the same code but for graphs and compilers."""
 
 import json
 
 import pytest
 import torch
+from melfront.benchmarks.__main__ import main as benchmark
+from melfront.benchmarks.gpu import cli
+from melfront.encoder import SIZES, WhisperEncoder, graphed
 
-from benchmarks.__main__ import main as benchmark
-from benchmarks.gpu import cli
-from encoder import SIZES, WhisperEncoder, graphed
 from melfront.backends.cuda_graph import Graphed
 
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from melfront.benchmarks.kernel import report, run, slots
+from melfront.benchmarks.kernel.run import Options, judge_file
+from melfront.benchmarks.kernel.slots.inputs import Dice
+from melfront.benchmarks.kernel.timing import whole
+from melfront.benchmarks.kernel.timing.times import REFERENCE, Race
+from melfront.encoder import WhisperEncoder, ops
+from melfront.parity import noise as measure
 
-from benchmarks.kernel import report, run, slots
-from benchmarks.kernel.run import Options, judge_file
-from benchmarks.kernel.slots.inputs import Dice
-from benchmarks.kernel.timing import whole
-from benchmarks.kernel.timing.times import REFERENCE, Race
-from encoder import WhisperEncoder, ops
-from parity import noise as measure
 from tests.encoder.peers import TOY, features
 
 KERNELS = Path(__file__).parent / "kernels"
@@ -236,7 +236,7 @@ def test_an_error_that_only_the_whole_can_see_is_seen(tmp_path, monkeypatch):
     path.write_text(
         "import sys\nimport torch.nn.functional as F\n\n\n"
         "def layer_norm(x, weight, bias, eps=1e-5):\n"
-        "    eps = 1e-2 if 'encoder' in sys.modules else eps\n"
+        "    eps = 1e-2 if 'melfront.encoder' in sys.modules else eps\n"
         "    return F.layer_norm(x, weight.shape, weight, bias, eps)\n"
     )
     monkeypatch.setattr(run, "chosen_cases", lambda s, _o, dice, _i: s.edges(dice)[:1])

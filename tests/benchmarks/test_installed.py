@@ -27,7 +27,7 @@ def bare(tmp_path_factory, checkout):
 
     def run(*arguments):
         return subprocess.run(
-            [python, "-m", "benchmarks", *arguments],
+            [python, "-m", "melfront.benchmarks", *arguments],
             cwd=folder,
             env=environment(checkout),
             text=True,
@@ -75,7 +75,7 @@ def test_a_kernel_is_proved_and_the_fence_holds(started):
     right, reference, fence = done.stdout.split("layer_norm  ")[1:]
     assert "\nPASS: 8 cases" in right
     assert "in its place" in right
-    assert "\nINVALID: REFERENCE - imports encoder" in reference
+    assert "\nINVALID: REFERENCE - imports melfront" in reference
     assert "\nINVALID: TAMPERED - replaces sys.meta_path" in fence
 
 
@@ -109,7 +109,7 @@ def test_help_names_the_extra(bare, command):
 def test_loading_needs_a_peer(bare):
     done = bare("load", "--work", "tiny")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"python -m benchmarks load needs transformers: {EXTRA}\n"
+    assert done.stderr == f"melfront benchmarks load needs transformers: {EXTRA}\n"
 
 
 @pytest.mark.parametrize(

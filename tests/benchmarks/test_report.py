@@ -6,16 +6,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from melfront.benchmarks.kernel import report, run
+from melfront.benchmarks.kernel.proof.diagnose import Suspect
+from melfront.benchmarks.kernel.proof.verdict import Finding
+from melfront.benchmarks.kernel.run import Options, Outcome
+from melfront.benchmarks.kernel.slots import find
+from melfront.benchmarks.kernel.slots.inputs import Case
+from melfront.benchmarks.kernel.timing.times import TWIN
+from melfront.benchmarks.kernel.timing.whole import Whole
+from melfront.benchmarks.speed.results import AGAIN, Row, Table, show
 
-from benchmarks.kernel import report, run
-from benchmarks.kernel.proof.diagnose import Suspect
-from benchmarks.kernel.proof.verdict import Finding
-from benchmarks.kernel.run import Options, Outcome
-from benchmarks.kernel.slots import find
-from benchmarks.kernel.slots.inputs import Case
-from benchmarks.kernel.timing.times import TWIN
-from benchmarks.kernel.timing.whole import Whole
-from benchmarks.speed.results import AGAIN, Row, Table, show
 from tests.benchmarks.test_timing import made_up
 
 

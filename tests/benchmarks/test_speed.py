@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from melfront.benchmarks import race as race_module
+from melfront.benchmarks.__main__ import main
+from melfront.benchmarks.kernel.cli import processors
+from melfront.benchmarks.race import race
+from melfront.benchmarks.speed import cli
+from melfront.benchmarks.speed.own_process import in_process
+from melfront.benchmarks.speed.results import AGAIN, Row, Table, errors, from_json, show
+from melfront.benchmarks.speed.results import to_json as as_json
 
-from benchmarks import race as race_module
-from benchmarks.__main__ import main
-from benchmarks.kernel.cli import processors
-from benchmarks.race import race
-from benchmarks.speed import cli
-from benchmarks.speed.own_process import in_process
-from benchmarks.speed.results import AGAIN, Row, Table, errors, from_json, show
-from benchmarks.speed.results import to_json as as_json
 from tests.conftest import CHECKOUT
 
 
@@ -155,7 +155,7 @@ def test_a_section_is_replaced_and_others_stay(tmp_path):
     cli.put(file, "encoder", ["$ second"], [table(ours=[1.0])])
     cli.put(file, "frontend", ["$ third \\1"], [table(ours=[1.0])])
     text = file.read_text()
-    assert text.count("## python -m benchmarks frontend\n") == 1
+    assert text.count("## melfront benchmarks frontend\n") == 1
     assert "$ first" not in text
     assert text.index("$ third \\1") < text.index("$ second")
 
@@ -207,7 +207,7 @@ def test_help_has_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
-    assert f"python -m benchmarks {command} --work" in capsys.readouterr().out
+    assert f"melfront benchmarks {command} --work" in capsys.readouterr().out
 
 
 def run(command, work, tmp_path, capsys) -> list[Table]:
@@ -250,7 +250,7 @@ def wait_long(file: str) -> None:
 
 def test_a_process_that_is_interrupted_clears_away_what_it_made(tmp_path):
     file = str(tmp_path / "made")
-    code = "import sys; from benchmarks.speed.own_process import in_process as run; " + (
+    code = "import sys; from melfront.benchmarks.speed.own_process import in_process as run; " + (
         f"run('tests.benchmarks.test_speed:wait_long', {{'file': {file!r}}}, 1)"
     )
     process = subprocess.Popen(

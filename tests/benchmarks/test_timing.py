@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from benchmarks.kernel import run
-from benchmarks.kernel.proof import cases
-from benchmarks.kernel.reasons import Refused
-from benchmarks.kernel.sandbox import guard, processes
-from benchmarks.kernel.sandbox.parent import Sandbox
-from benchmarks.kernel.slots import files, find, inputs
-from benchmarks.kernel.slots.base import least_bytes, results
-from benchmarks.kernel.timing import fair
-from benchmarks.kernel.timing import roof as roofs
-from benchmarks.kernel.timing.times import BAND, REFERENCE, TWIN, Race
+from melfront.benchmarks.kernel import run
+from melfront.benchmarks.kernel.proof import cases
+from melfront.benchmarks.kernel.reasons import Refused
+from melfront.benchmarks.kernel.sandbox import guard, processes
+from melfront.benchmarks.kernel.sandbox.parent import Sandbox
+from melfront.benchmarks.kernel.slots import files, find, inputs
+from melfront.benchmarks.kernel.slots.base import least_bytes, results
+from melfront.benchmarks.kernel.timing import fair
+from melfront.benchmarks.kernel.timing import roof as roofs
+from melfront.benchmarks.kernel.timing.times import BAND, REFERENCE, TWIN, Race
 
 KERNELS = Path(__file__).parent / "kernels"
 

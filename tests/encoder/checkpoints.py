@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-
-from encoder.checkpoint import TABLE, CheckpointError, load, shapes
-from encoder.config import EncoderConfig
+from melfront.encoder.checkpoint import TABLE, CheckpointError, load, shapes
+from melfront.encoder.config import EncoderConfig
 
 # All different, and prime where a layout allows it. NARROW has an MLP that is not 4 * state, as
 # only config.json can say; SQUARE has one that is, for OpenAI's dims; BARE's heads can be guessed.

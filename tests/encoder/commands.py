@@ -1,4 +1,4 @@
-"""The command `python -m encoder`, in this process and in one of its own."""
+"""The command `melfront encoder`, in this process and in one of its own."""
 
 import os
 import resource
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from melfront.encoder import __main__
 
 import melfront
-from encoder import __main__
 from tests.conftest import CHECKOUT
 
 # Only what it needs: no network, no settings of the person who runs the tests.

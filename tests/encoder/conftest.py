@@ -1,10 +1,10 @@
-"""A clip, a model and a folder for the command `python -m encoder`."""
+"""A clip, a model and a folder for the command `melfront encoder`."""
 
 from pathlib import Path
 
 import pytest
+from melfront.encoder import WhisperEncoder, checkpoint
 
-from encoder import WhisperEncoder, checkpoint
 from tests.encoder.commands import write
 from tests.encoder.peers import TOY
 from tests.signals import sample

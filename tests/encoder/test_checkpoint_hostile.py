@@ -8,9 +8,9 @@ import sys
 
 import pytest
 import torch
+from melfront.encoder import EncoderConfig, WhisperEncoder
+from melfront.encoder.checkpoint import load
 
-from encoder import EncoderConfig, WhisperEncoder
-from encoder.checkpoint import load
 from tests.conftest import CHECKOUT
 from tests.encoder.checkpoints import (
     NARROW,
@@ -184,7 +184,7 @@ def test_dimensions_beyond_all_measure(folder, change):
         resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 
     done = subprocess.run(
-        [sys.executable, "-m", "encoder", "--model", folder],
+        [sys.executable, "-m", "melfront.encoder", "--model", folder],
         cwd=CHECKOUT, capture_output=True, text=True, preexec_fn=limit,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, ""), done.stderr

@@ -1,4 +1,4 @@
-"""`python -m encoder`: what it prints and what it writes."""
+"""`melfront encoder`: what it prints and what it writes."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from melfront.encoder import WhisperEncoder, __main__, trace
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import melfront
-from encoder import WhisperEncoder, __main__, trace
 from tests.encoder.commands import process, run, write
 from tests.encoder.peers import TOY
 from tests.signals import sample
@@ -23,7 +23,7 @@ TOY_SAMPLES = TOY.n_frames * melfront.HOP_LENGTH  # one window of the toy: 0.22 
 
 def test_with_no_argument_in_an_empty_folder(tmp_path):
     pytest.importorskip("soundfile")
-    done, seconds = process(tmp_path, "-m", "encoder")
+    done, seconds = process(tmp_path, "-m", "melfront.encoder")
     assert done.returncode == 0
     assert done.stderr == "", "no progress where stderr is no terminal"
     assert seconds < 20
@@ -76,9 +76,9 @@ def test_table_shows_the_first_window_as_the_trace_has_it(toy, clip, capsys):
 
 
 def test_help_and_refusals_take_a_moment(tmp_path, clip):
-    done, seconds = process(tmp_path, "-m", "encoder", "--help")
+    done, seconds = process(tmp_path, "-m", "melfront.encoder", "--help")
     assert done.returncode == 0
-    assert "python -m encoder sample --model" in done.stdout
+    assert "melfront encoder sample --model" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert seconds < 1
     (tmp_path / "text.wav").write_text("no audio")
@@ -94,7 +94,8 @@ def test_help_and_refusals_take_a_moment(tmp_path, clip):
         ["clip.wav", "clip.wav", "-o", "."],
     ]
     program = f"""if True:
-        import sys, encoder.__main__
+        import sys, melfront.encoder.__main__
+        from melfront import encoder
         for argv in {refused}:
             try:
                 status = encoder.__main__.main(argv)
@@ -107,7 +108,7 @@ def test_help_and_refusals_take_a_moment(tmp_path, clip):
     assert (done.returncode, done.stdout) == (0, "")
     lines = done.stderr.splitlines()
     assert len(lines) == len(refused)
-    assert all(line.startswith("python -m encoder: ") for line in lines)
+    assert all(line.startswith("melfront encoder: ") for line in lines)
     for line, words in zip(
         lines,
         [

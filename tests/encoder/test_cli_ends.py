@@ -1,13 +1,14 @@
-"""`python -m encoder`: how it ends early, empty values, and that parity finds what it wrote."""
+"""`melfront encoder`: how it ends early, empty values, and that parity finds what it wrote."""
 
 import signal
 import subprocess
 import sys
 
+import melfront.parity.__main__  # noqa: F401  # for parity.__main__
 import pytest
+from melfront.encoder import __main__
 
-import parity.__main__
-from encoder import __main__
+from melfront import parity
 from tests.conftest import CHECKOUT
 
 
@@ -36,13 +37,13 @@ def test_interrupted(suffix, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("safetensors.torch.save_file", interrupted)
     monkeypatch.setattr("numpy.savez", interrupted)
     assert __main__.main(["-o", str(tmp_path / f"out{suffix}")]) == 128 + signal.SIGINT
-    assert capsys.readouterr().err == "python -m encoder: interrupted\n"
+    assert capsys.readouterr().err == "melfront encoder: interrupted\n"
     assert not list(tmp_path.iterdir())
 
 
 def test_a_reader_that_goes_is_no_error(tmp_path):
     command = subprocess.Popen(
-        [sys.executable, "-m", "encoder"],
+        [sys.executable, "-m", "melfront.encoder"],
         cwd=CHECKOUT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""`python -m encoder`: what it says to bad input, and that it leaves nothing half written."""
+"""`melfront encoder`: what it says to bad input, and that it leaves nothing half written."""
 
 import os
 import sys
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from melfront.encoder import __main__
 
-from encoder import __main__
 from tests.encoder.commands import process, run, write
 
 
@@ -19,7 +19,7 @@ def assert_refused(capsys, *args, says: tuple[str, ...]):
     stdout, stderr = capsys.readouterr()
     assert status == 2
     assert stdout == ""
-    assert stderr.startswith("python -m encoder: ")
+    assert stderr.startswith("melfront encoder: ")
     assert stderr.count("\n") == 1
     assert stderr.endswith("\n")
     assert all(word in stderr for word in says), stderr
@@ -60,7 +60,9 @@ def test_bad_models(clip, tmp_path, out, capsys):
 
 
 def test_a_name_on_the_hub_without_a_network(clip, tmp_path):
-    done, _ = process(tmp_path, "-m", "encoder", str(clip), "--model", "openai/whisper-tiny")
+    done, _ = process(
+        tmp_path, "-m", "melfront.encoder", str(clip), "--model", "openai/whisper-tiny"
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
     assert "openai/whisper-tiny" in done.stderr

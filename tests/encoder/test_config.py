@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from encoder.checkpoint import hf_name, shapes
-from encoder.config import SIZES, EncoderConfig
+from melfront.encoder.checkpoint import hf_name, shapes
+from melfront.encoder.config import SIZES, EncoderConfig
 
 SMALL = EncoderConfig(
     n_mels=7, n_audio_ctx=11, n_audio_state=26, n_audio_head=2, n_audio_layer=3, n_audio_mlp=17

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from melfront.encoder import SIZES, EncoderOutput, WhisperEncoder, oracle
+from melfront.encoder.checkpoint import shapes
 from torch import nn
 
-import encoder
 import melfront
-from encoder import SIZES, EncoderOutput, WhisperEncoder, oracle
-from encoder.checkpoint import shapes
+from melfront import encoder
 from tests.encoder.peers import TOY, features, rms, true_states
 from tests.signals import sample
 
@@ -264,7 +264,7 @@ def test_from_weights_copies_nothing(model):
 def test_every_module_of_the_tree_is_plain(model):
     kinds = {type(module) for module in model.modules()}
     known = {nn.Conv1d, nn.Linear, nn.LayerNorm, nn.ModuleList}
-    assert {kind.__module__ for kind in kinds - known} == {"encoder.model"}
+    assert {kind.__module__ for kind in kinds - known} == {"melfront.encoder.model"}
     assert not list(model.buffers())
 
 

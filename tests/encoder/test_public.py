@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-import encoder
+from melfront import encoder
 from tests.conftest import CHECKOUT
 
 CALLABLES = {
@@ -34,7 +34,10 @@ def test_help_describes_every_public_name():
 
 
 def test_asking_for_the_names_imports_no_torch():
-    code = "import sys, encoder; dir(encoder); encoder.SIZES; print('torch' in sys.modules)"
+    code = (
+        "import sys; "
+        "from melfront import encoder; dir(encoder); encoder.SIZES; print('torch' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )

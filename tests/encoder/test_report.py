@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from melfront.encoder import SIZES, EncoderConfig, WhisperEncoder, __main__
+from melfront.encoder.report import figures, measure, page, picture, write
 
 import melfront
-from encoder import SIZES, EncoderConfig, WhisperEncoder, __main__
-from encoder.report import figures, measure, page, picture, write
 from tests.conftest import CHECKOUT
 from tests.encoder.peers import TOY
 from tests.encoder.test_cli import process, run
@@ -167,7 +167,7 @@ def test_a_line_of_source_stands_where_the_page_says(name, html):
 
 
 def test_a_line_that_is_gone_is_an_error():
-    from encoder.report.source import line
+    from melfront.encoder.report.source import line
 
     with pytest.raises(LookupError, match="0 lines of pad"):
         line(melfront.oracle.pad, "no such thing")
@@ -279,7 +279,7 @@ def test_a_name_is_not_markup(tmp_path):
 
 
 def test_the_command_without_other_arguments(tmp_path):
-    done, seconds = process(tmp_path, "-m", "encoder", "--report", "tour.html")
+    done, seconds = process(tmp_path, "-m", "melfront.encoder", "--report", "tour.html")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "written to tour.html: open it in a browser"
     assert os.listdir(tmp_path) == ["tour.html"]
@@ -292,7 +292,7 @@ def test_the_command_without_other_arguments(tmp_path):
 
 def test_trained_weights_in_half_a_minute(tmp_path, jfk_path, tiny_en):
     done, seconds = process(
-        tmp_path, "-m", "encoder", jfk_path, "--model", tiny_en, "--report", "tour.html"
+        tmp_path, "-m", "melfront.encoder", jfk_path, "--model", tiny_en, "--report", "tour.html"
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert seconds < 30
@@ -336,8 +336,8 @@ def test_what_cannot_be_written_leaves_the_old_page(tmp_path, monkeypatch):
 
 def test_importing_the_encoder_does_not_import_the_page():
     code = (
-        "import sys, encoder, encoder.__main__\n"
-        "heavy = 'encoder.report', 'jinja2', 'matplotlib'\n"
+        "import sys, melfront.encoder.__main__; from melfront import encoder\n"
+        "heavy = 'melfront.encoder.report', 'jinja2', 'matplotlib'\n"
         "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run(

@@ -10,9 +10,9 @@ from types import FunctionType
 
 import pytest
 import torch
+from melfront.encoder import WhisperEncoder, ops
 
-import encoder
-from encoder import WhisperEncoder, ops
+from melfront import encoder
 from tests.encoder.peers import TOY, features
 
 

@@ -1,4 +1,4 @@
-"""python -m melfront: what it prints and writes, and that bad input gets one line and status 2."""
+"""melfront: what it prints and writes, and that bad input gets one line and status 2."""
 
 import errno
 import json
@@ -10,12 +10,12 @@ from typing import IO
 
 import numpy as np
 import pytest
+from melfront.parity import compare
+from melfront.parity.stages import ParityError
 from safetensors import safe_open
 
 import melfront
 from melfront.__main__ import main
-from parity import compare
-from parity.stages import ParityError
 from tests.conftest import CHECKOUT
 from tests.signals import SAMPLE, Signal
 
@@ -65,7 +65,7 @@ def fails(capsys, out, *args: object) -> str:
     assert captured.out == ""
     assert captured.err.endswith("\n")
     assert captured.err.count("\n") == 1, captured.err
-    assert captured.err.startswith("python -m melfront: ")
+    assert captured.err.startswith("melfront: ")
     assert "Traceback" not in captured.err
     assert list(out.iterdir()) == []
     return captured.err
@@ -109,7 +109,7 @@ def test_help_and_usage_errors_are_quick():
     assert min(seconds("--help", status=0) for _ in range(3)) < 1
     assert min(seconds("--n-mels", "0", status=2) for _ in range(3)) < 1
     text = command("--help").stdout
-    assert "examples:\n  python -m melfront" in text
+    assert "examples:\n  melfront" in text
     assert all(name in text for name in melfront.CONVENTIONS)
 
 
@@ -281,7 +281,7 @@ def test_interrupted(capsys, out, clip, monkeypatch, name):
 
     monkeypatch.setattr(os, "replace", interrupted)
     assert main([str(clip), "-o", str(out / name)]) == 128 + signal.SIGINT
-    assert capsys.readouterr().err == "python -m melfront: interrupted\n"
+    assert capsys.readouterr().err == "melfront: interrupted\n"
     assert list(out.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""The picture of `python -m melfront --plot`."""
+"""The picture of `melfront --plot`."""
 
 import pytest
 

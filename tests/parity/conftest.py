@@ -6,8 +6,7 @@ Their tensors are small, and threads would only wait.
 import numpy as np
 import pytest
 import torch
-
-from parity.__main__ import main
+from melfront.parity.__main__ import main
 
 
 def pytest_pycollect_makemodule():

@@ -8,11 +8,11 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from melfront.encoder import WhisperEncoder, ops
 from torch import Tensor
 from torch.nn import functional
 
 import melfront
-from encoder import WhisperEncoder, ops
 from melfront import variants
 from melfront.conventions import Convention
 from tests.encoder.peers import theirs

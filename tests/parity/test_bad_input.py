@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from melfront.parity.files.dump import dump
+from melfront.parity.signals import SIGNALS
 from safetensors.numpy import save_file
 
-import parity
-from parity.files.dump import dump
-from parity.signals import SIGNALS
+from melfront import parity
 from tests.parity.commands import FEATURES, SPEECH, assert_one_line
 from tests.parity.ports import front_end_dump
 
@@ -365,7 +365,7 @@ def test_one_frame_too_many(compare, tmp_path):
 
 
 def test_one_frame_too_many_is_named(compare, tmp_path):
-    from parity import mistakes
+    from melfront.parity import mistakes
 
     features = front_end_dump(SPEECH, mistakes.NO_FRAME_DROPPED.convention())["features"]
     assert features.shape == (80, 38)

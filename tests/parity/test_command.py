@@ -92,7 +92,7 @@ def test_what_comes_up_in_the_middle(run, right, monkeypatch, error, status, wor
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("parity.comparison.compare.compare", fail)
+    monkeypatch.setattr("melfront.parity.comparison.compare.compare", fail)
     found, out, err = run("compare", right)
     assert (found, out, err.count("\n")) == (status, "", 1), err
     assert words in err
@@ -146,7 +146,7 @@ def test_names_that_numpy_or_the_file_system_gave(compare, tmp_path):
 def test_nothing_runs_together(compare, tmp_path):
     for name, hint in (("qqq", ""), ("featurs", "did you mean features? ")):
         np.savez(tmp_path / "mine.npz", **{name: FEATURES})
-        text = f"unknown stage {name!r}; {hint}`python -m parity stages` lists them"
+        text = f"unknown stage {name!r}; {hint}`melfront parity stages` lists them"
         assert_one_line(compare(tmp_path / "mine.npz"), text)
 
 
@@ -201,11 +201,11 @@ def test_a_folder_that_may_not_be_written_to(run, right, tmp_path, no_work, monk
 def test_pages_are_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
     out = tmp_path / "page.md"
     out.write_text("what was there before")
-    monkeypatch.setattr("parity.pages.libraries_page.page", lambda *_: "new")
-    monkeypatch.setattr("parity.pages.libraries_page.judge_all", lambda *_: {})
-    monkeypatch.setattr("parity.pages.mistakes_page.page", lambda *_: "new")
-    monkeypatch.setattr("parity.pages.mistakes_page.front_end_rows", dict)
-    monkeypatch.setattr("parity.pages.mistakes_page.encoder_rows", dict)
+    monkeypatch.setattr("melfront.parity.pages.libraries_page.page", lambda *_: "new")
+    monkeypatch.setattr("melfront.parity.pages.libraries_page.judge_all", lambda *_: {})
+    monkeypatch.setattr("melfront.parity.pages.mistakes_page.page", lambda *_: "new")
+    monkeypatch.setattr("melfront.parity.pages.mistakes_page.front_end_rows", dict)
+    monkeypatch.setattr("melfront.parity.pages.mistakes_page.encoder_rows", dict)
     write_text = Path.write_text
 
     def fail(path, text, **options):
@@ -227,7 +227,7 @@ def test_pages_are_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
 
 
 def command(*arguments):
-    command = [sys.executable, "-m", "parity", *map(str, arguments)]
+    command = [sys.executable, "-m", "melfront.parity", *map(str, arguments)]
     return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
 
 
@@ -236,7 +236,7 @@ def test_help_has_an_example(run, name):
     status, out, _ = run(name, "--help")
     assert status == 0
     assert "usage:" in out
-    assert f"example: python -m parity {name}" in out
+    assert f"example: melfront parity {name}" in out
 
 
 def test_status_of_the_process(right, wrong, clip, tmp_path):

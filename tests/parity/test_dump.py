@@ -12,16 +12,16 @@ import time
 import numpy as np
 import pytest
 import soundfile
+from melfront.parity import stages
+from melfront.parity.files.dump import dump
+from melfront.parity.files.sampling import sample_positions
+from melfront.parity.pipeline import load_model
+from melfront.parity.signals import SIGNALS
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import melfront
-import parity
-from parity import stages
-from parity.files.dump import dump
-from parity.files.sampling import sample_positions
-from parity.pipeline import load_model
-from parity.signals import SIGNALS
+from melfront import parity
 from tests.conftest import CHECKOUT
 
 MODEL = "formula:toy"
@@ -223,9 +223,8 @@ def test_a_dump_of_a_machine_with_model_and_clip_that_are_not_here(tmp_path, cli
 
 def save_checkpoint(folder):
     """The toy's weights as a Hugging Face folder."""
+    from melfront.encoder.checkpoint import hf_name
     from safetensors.torch import save_file
-
-    from encoder.checkpoint import hf_name
 
     folder.mkdir()
     model = load_model("formula:toy")
@@ -240,7 +239,7 @@ def save_checkpoint(folder):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
 def test_a_dump_that_fails_leaves_nothing(tmp_path, clip, kind, error, monkeypatch):
-    from parity.files.tensors import Writer
+    from melfront.parity.files.tensors import Writer
 
     write, count = Writer.write, 0
 
@@ -267,7 +266,7 @@ def test_a_dump_that_fails_leaves_nothing(tmp_path, clip, kind, error, monkeypat
 
 def test_a_dump_that_is_killed_leaves_no_file(tmp_path, clip):
     path = tmp_path / "dump.npz"
-    command = [sys.executable, "-m", "parity", "dump", str(clip), "-o", str(path)]
+    command = [sys.executable, "-m", "melfront.parity", "dump", str(clip), "-o", str(path)]
     process = subprocess.Popen([*command, "--model", "formula:tiny"], cwd=CHECKOUT)
     while process.poll() is None and not list(tmp_path.glob(".dump*")):
         time.sleep(0.01)

@@ -4,16 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from melfront.parity import mistakes
+from melfront.parity.diagnosis.few_frames import SERVES, FewFrames
+from melfront.parity.diagnosis.front_end import both
+from melfront.parity.pipeline import Pipeline
+from melfront.parity.resolve import of_signal
+from melfront.parity.signals import SIGNALS
 
-import parity
-from melfront import variants
+from melfront import parity, variants
 from melfront.conventions import CONVENTIONS, TRANSFORMERS
-from parity import mistakes
-from parity.diagnosis.few_frames import SERVES, FewFrames
-from parity.diagnosis.front_end import both
-from parity.pipeline import Pipeline
-from parity.resolve import of_signal
-from parity.signals import SIGNALS
 
 # "maximum of each bin" and normalised features need all frames: on a few they are only close.
 NEED_ALL = ("maximum of each bin", "normalised per bin", "normalised features")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from melfront.encoder import ops, oracle
+from melfront.parity import mistakes
+from melfront.parity.files.dump import dump
+from melfront.parity.pipeline import load_model
+from melfront.parity.signals import SIGNALS
 
 import melfront
-import parity
-from encoder import ops, oracle
-from parity import mistakes
-from parity.files.dump import dump
-from parity.pipeline import load_model
-from parity.signals import SIGNALS
+from melfront import parity
 from tests.parity.ports import as_float32, front_end_dump, in_type
 
 TOY = load_model("formula:toy")
@@ -229,9 +229,9 @@ def test_functions_stay_functions_however_modules_are_imported():
 
     for name in ("compare", "dump", "trace"):
         assert callable(getattr(parity, name))
-    importlib.import_module("parity.comparison.compare")
-    importlib.import_module("parity.files.dump")
-    from parity import compare
+    importlib.import_module("melfront.parity.comparison.compare")
+    importlib.import_module("melfront.parity.files.dump")
+    from melfront.parity import compare
 
     assert compare is parity.compare
     assert callable(parity.dump)

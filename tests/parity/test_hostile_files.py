@@ -6,12 +6,12 @@ import random
 import numpy as np
 import pytest
 import torch
+from melfront.parity.files.tensors import read
+from melfront.parity.stages import ParityError
 from safetensors.numpy import save as safetensors
 from safetensors.torch import save_file
 
-import parity
-from parity.files.tensors import read
-from parity.stages import ParityError
+from melfront import parity
 from tests.parity.commands import FEATURES, assert_one_line
 
 
@@ -148,7 +148,7 @@ def test_every_mutation_is_read_or_refused_in_one_line(tmp_path, suffix, seed):
 
 def test_sample_of_a_reference_is_still_taken(tmp_path):
     """`compare` expects exactly the positions that `dump --sample` writes."""
-    from parity.files.dump import dump
+    from melfront.parity.files.dump import dump
 
     dump(tmp_path / "a.npz", np.float32(FEATURES[0]).repeat(200) / 10, n_mels=80, pad_to=None,
          wanted=["features"], sample=True)  # fmt: skip

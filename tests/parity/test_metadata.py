@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 from huggingface_hub.errors import LocalEntryNotFoundError
+from melfront.parity.files.dump import dump
+from melfront.parity.signals import SIGNALS
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-import parity
-from parity.files.dump import dump
-from parity.signals import SIGNALS
+from melfront import parity
 
 SPEECH = SIGNALS["speech"].make()
 TOY = SIGNALS["toy"].make()
@@ -25,7 +25,7 @@ def write_clip(path, samples):
 
 
 def saying(path, tensors, **metadata):
-    """An .npz with this metadata and no hash, as `python -m encoder -o` writes it."""
+    """An .npz with this metadata and no hash, as `melfront encoder -o` writes it."""
     np.savez(path, metadata=np.array(json.dumps(metadata)), **tensors)
     return path
 
@@ -158,7 +158,7 @@ def test_tables_of_something_else(tmp_path, key, value):
 
 
 def test_a_clip_that_is_cut_says_so(tmp_path, capsys):
-    from parity.__main__ import main
+    from melfront.parity.__main__ import main
 
     clip = str(write_clip(tmp_path / "long.wav", np.tile(SPEECH, 85)))  # 31 s
     out = str(tmp_path / "dump.npz")

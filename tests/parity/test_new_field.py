@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-import parity
-from melfront import variants
+from melfront.parity import mistakes
+from melfront.parity.signals import SIGNALS
+
+from melfront import parity, variants
 from melfront.conventions import CONVENTIONS, Convention, at
-from parity import mistakes
-from parity.signals import SIGNALS
 
 
 @dataclass(frozen=True)

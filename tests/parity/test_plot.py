@@ -6,18 +6,18 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from melfront.parity import mistakes
+from melfront.parity.__main__ import main
+from melfront.parity.comparison import plot
+from melfront.parity.comparison.one_stage import judge
+from melfront.parity.files.tensors import Tensor
+from melfront.parity.noise import Floor
+from melfront.parity.pipeline import load_model
+from melfront.parity.signals import SIGNALS
+from melfront.parity.stages import Stage
 
 import melfront
-import parity
-from parity import mistakes
-from parity.__main__ import main
-from parity.comparison import plot
-from parity.comparison.one_stage import judge
-from parity.files.tensors import Tensor
-from parity.noise import Floor
-from parity.pipeline import load_model
-from parity.signals import SIGNALS
-from parity.stages import Stage
+from melfront import parity
 from tests.parity.ports import as_float32, front_end_dump
 
 SPEECH = SIGNALS["speech"].make()

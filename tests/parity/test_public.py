@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-import parity
+from melfront import parity
 
 MODULES = [
     found.name

@@ -4,9 +4,8 @@ import copy
 import pickle
 
 import pytest
-
-from parity import stages
-from parity.stages import BLOCK, FRONT_END, ParityError, Stage, of_encoder, stages_of
+from melfront.parity import stages
+from melfront.parity.stages import BLOCK, FRONT_END, ParityError, Stage, of_encoder, stages_of
 
 
 def test_a_stage_is_its_name():

@@ -17,11 +17,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from melfront.encoder import SIZES, WhisperEncoder
+from melfront.encoder.checkpoint import save_hf
+from melfront.parity import mistakes
 
 import melfront
-from encoder import SIZES, WhisperEncoder
-from encoder.checkpoint import save_hf
-from parity import mistakes
 from tests.conftest import CHECKOUT
 from tests.parity.ports import front_end_dump
 
@@ -41,8 +41,8 @@ def processor_time(command):
 
 
 def run(*arguments, status):
-    """Seconds of processor time that `python -m parity` takes, and its output."""
-    command = [sys.executable, "-m", "parity", *map(str, arguments)]
+    """Seconds of processor time that `melfront parity` takes, and its output."""
+    command = [sys.executable, "-m", "melfront.parity", *map(str, arguments)]
     seconds, done = processor_time(command)
     assert done.returncode == status, done.stdout + done.stderr
     return seconds, done.stdout

@@ -6,20 +6,19 @@ import re
 
 import numpy as np
 import pytest
+from melfront.encoder import checkpoint
+from melfront.encoder.built_in import TOY, TOYS
+from melfront.parity import compare, signals, stages
+from melfront.parity.files import tensors
+from melfront.parity.files.dump import as_real, at_positions
+from melfront.parity.noise import rms
+from melfront.parity.pages import libraries
+from melfront.parity.pages.libraries_page import features_of
+from melfront.parity.pages.mistakes_page import trained
+from melfront.parity.pipeline import load_model
+from melfront.parity.resolve import of_signal
+from melfront.reference_data import make, manifest
 from safetensors.numpy import load_file
-
-from encoder import checkpoint
-from encoder.built_in import TOY, TOYS
-from parity import compare, signals, stages
-from parity.files import tensors
-from parity.files.dump import as_real, at_positions
-from parity.noise import rms
-from parity.pages import libraries
-from parity.pages.libraries_page import features_of
-from parity.pages.mistakes_page import trained
-from parity.pipeline import load_model
-from parity.resolve import of_signal
-from reference_data import make, manifest
 
 FILES = sorted(make.HERE.glob("*/*.safetensors"))
 MANIFEST = json.loads((make.HERE / "MANIFEST.json").read_text(encoding="utf-8"))
@@ -61,7 +60,7 @@ def test_manifest_lists_every_file():
     names = {path.relative_to(make.HERE).as_posix() for path in FILES}
     assert set(MANIFEST["files"]) == names
     assert MANIFEST["format"] == manifest.FORMAT
-    assert MANIFEST["command"] == "python -m reference_data.make"
+    assert MANIFEST["command"] == "python -m melfront.reference_data.make"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -256,7 +255,7 @@ def test_tiny_en():
 @pytest.mark.parametrize("size", make.SIZES)
 def test_sizes_are_whole(size):
     """Every stage of every size is there, with its floor; the large ones are not run again."""
-    from encoder import SIZES
+    from melfront.encoder import SIZES
 
     path = make.HERE / "encoder" / f"{size}.safetensors"
     held = tensors.read(path)

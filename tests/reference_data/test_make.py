@@ -3,11 +3,10 @@
 import shutil
 
 import pytest
+from melfront.parity.pages import libraries
+from melfront.reference_data import floors, make, make_picture
 
-from parity.pages import libraries
-from reference_data import floors, make, make_picture
-
-make_sample = pytest.importorskip("reference_data.make_sample")  # needs soundfile and soxr
+make_sample = pytest.importorskip("melfront.reference_data.make_sample")  # needs soundfile and soxr
 
 COMMANDS = [make, make_picture, make_sample]
 

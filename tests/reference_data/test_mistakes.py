@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from melfront.encoder.built_in import TOYS
+from melfront.parity import mistakes, noise, signals
+from melfront.parity.files import tensors
+from melfront.parity.mistakes import ENCODER, FRONT_END
+from melfront.parity.noise import PASS, SHAPE, WRONG
+from melfront.parity.pages import mistakes_page
+from melfront.reference_data import make
 
-import parity
-from encoder.built_in import TOYS
-from parity import mistakes, noise, signals
-from parity.files import tensors
-from parity.mistakes import ENCODER, FRONT_END
-from parity.noise import PASS, SHAPE, WRONG
-from parity.pages import mistakes_page
-from reference_data import make
+from melfront import parity
 
 PAGE = Path(parity.__file__).with_name("MISTAKES.md")
 

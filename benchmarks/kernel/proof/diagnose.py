@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from melfront.encoder import ops
+from melfront.parity import noise as measure
 from torch import Tensor
 
-from encoder import ops
 from melfront.variants import round_mantissa
-from parity import noise as measure
 
 from ..slots.base import Slot
 from .verdict import Finding, array
@@ -38,7 +38,7 @@ class Suspect(NamedTuple):
 
 def suspects(slot: Slot) -> Iterator[Suspect]:
     """Every known mistake that can be made in a slot."""
-    from parity import mistakes
+    from melfront.parity import mistakes
 
     yield from fewer_bits(slot)
     if slot.under:

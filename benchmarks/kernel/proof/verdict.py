@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from melfront.parity import noise as measure
 from torch import Tensor
-
-from parity import noise as measure
 
 from ..reasons import Refused
 from ..sandbox import guard

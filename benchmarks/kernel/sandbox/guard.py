@@ -70,8 +70,10 @@ class ImportGuard:
         if name.split(".")[0] not in OURS:
             return None
         if self.lowered:
-            here = [self.root] if "." not in name else _path
-            return importlib.machinery.PathFinder.find_spec(name, here)
+            # In a checkout, root holds melfront; installed, root is melfront.
+            here = [self.root, os.path.dirname(self.root.rstrip(os.sep))]
+            found = importlib.machinery.PathFinder.find_spec
+            return found(name, here) if name == "melfront" else None
         spec = importlib.machinery.PathFinder.find_spec(name.split(".")[0])
         # A module of the kernel's own may have the same name.
         if not (spec and spec.origin) or os.path.realpath(spec.origin).startswith(self.root):

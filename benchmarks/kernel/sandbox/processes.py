@@ -23,11 +23,13 @@ ROOT = str(Path(__file__).resolve().parents[3])
 # found. The path stays as it is: ROOT may be site-packages, which must not come before Python's own
 # modules.
 START = """
-import importlib.machinery, importlib.util, runpy, sys
-spec = importlib.machinery.PathFinder.find_spec("benchmarks", [sys.argv[2]])
-sys.modules["benchmarks"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sys.modules["benchmarks"])
-runpy.run_module("benchmarks.kernel.sandbox.fork_server", run_name="__main__", alter_sys=True)
+import importlib.machinery, importlib.util, os, runpy, sys
+here = [sys.argv[2], os.path.dirname(sys.argv[2])]
+spec = importlib.machinery.PathFinder.find_spec("melfront", here)
+sys.modules["melfront"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(sys.modules["melfront"])
+name = "melfront.benchmarks.kernel.sandbox.fork_server"
+runpy.run_module(name, run_name="__main__", alter_sys=True)
 """
 
 # Idle worker threads go to sleep within some 50 us, or they would run in the next turn.

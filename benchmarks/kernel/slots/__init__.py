@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FOLDERS = [Path(__file__).with_name(name) for name in ("front_end", "encoder")]
 HEAD = '''"""A kernel for the slot {name}. Prove and time it:
 
-    python -m benchmarks kernel {name} THIS_FILE.py
+    melfront benchmarks kernel {name} THIS_FILE.py
 
 {doc}
 """

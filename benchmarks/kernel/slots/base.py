@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from melfront.encoder import WhisperEncoder, oracle
 from torch import Tensor
 
-from encoder import WhisperEncoder, oracle
 from melfront.conventions import Convention
 
 from .inputs import Case, Dice, extent

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from melfront.encoder import EncoderConfig, WhisperEncoder, oracle
+from melfront.encoder.model import Block
 from torch import Tensor, nn
-
-from encoder import EncoderConfig, WhisperEncoder, oracle
-from encoder.model import Block
 
 from ..base import Array, Call, Function, Slot, f64
 from ..inputs import HEAD_DIM, Case, Dice, sizes, strided

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-
-from encoder import ops, oracle
+from melfront.encoder import ops, oracle
 
 from ..base import Array, Slot, elementwise, f64
 from ..inputs import Case, Dice, sizes, strided

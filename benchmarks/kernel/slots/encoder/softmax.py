@@ -8,8 +8,7 @@ scores (..., T) -> the same
 from __future__ import annotations
 
 import numpy as np
-
-from encoder import ops, oracle
+from melfront.encoder import ops, oracle
 
 from ..base import Array, Slot, elementwise, f64
 from ..inputs import Case, Dice, sizes, strided
