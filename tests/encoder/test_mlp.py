@@ -121,7 +121,7 @@ def test_gradients_are_those_of_one_piece(model, mel):
 
 
 def test_second_derivatives(model):
-    """In place of a tensor that autograd needs, these would be wrong or an error."""
+    """They fail if a tensor that autograd needs is changed in place."""
     mlp, x = model.blocks[0].mlp.double(), torch.linspace(-1, 1, 2 * 38).double().view(1, 2, 38)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "MLP_ROWS", 1)

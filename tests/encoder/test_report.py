@@ -324,10 +324,10 @@ def test_what_cannot_be_written_leaves_the_old_page(tmp_path, monkeypatch):
     old = tmp_path / "tour.html"
     old.write_text("old")
 
-    def full(self, *_):
+    def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="No space"):
         write(old, "clip", sample()[:3520], WhisperEncoder.from_formula(TOY), ABOUT)
     assert old.read_text() == "old"
