@@ -422,6 +422,19 @@ def test_ratios_of_time_and_memory():
     assert loading == ratio(from_disk, "transformers WhisperModel.from_pretrained")
 
 
+def test_what_a_gpu_gave():
+    states, noise = claim(
+        r"each of the (\d+) hidden states of large-v3 is within ([\d.]+) units of transformers' own "
+        r"noise, in float32, bfloat16 and float16"
+    )
+    row = r"large-v3 +(\w+) +transformers' \w+ +(\d+) +([\d.]+) "
+    found = re.findall(row, read("benchmarks/GPU.md"))
+    assert {dtype for dtype, _, _ in found} == {"float32", "bfloat16", "float16"}
+    assert len(found) == 6
+    assert {count for _, count, _ in found} == {states}
+    assert max(float(worst) for _, _, worst in found) <= float(noise)
+
+
 def test_libraries_that_differ():
     """The committed page, which tests/parity/test_libraries.py holds against the libraries."""
     ways, differ = claim(r"Of (\d+) ways to call an installed library, (\d+) give other")
