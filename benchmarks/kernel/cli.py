@@ -43,7 +43,7 @@ def parser() -> Parser:
     add("--size", default="tiny", help="whose shapes: tiny, base, ... large-v3 (default tiny)")
     add("--model", metavar="NAME_OR_PATH", help="trained weights: a folder, a file or a Hub name")
     add("--dtype", default="float32", choices=DTYPES, help="default float32")
-    add("--device", default="cpu", help="cpu, or cuda (not verified on a GPU)")
+    add("--device", default="cpu", help="cpu or cuda; default cpu")
     add("--threads", type=positive, metavar="N", help="default: the cores of this machine")
     add("--seconds", type=float, default=4.0, help="of timing for each case (default 4)")
     add("--limit", type=float, default=20.0, help="seconds that a call may take (default 20)")
