@@ -44,7 +44,7 @@ def text(outcome: Outcome) -> str:
         noise = f"{f.noise:.3g}" if f.noise == f.noise else "-"
         said = f"{f.code}: {f.text}" if f.code else f.verdict
         rows.append([f.case.label, f.case.shape(), noise, said])
-    lines += aligned(rows)
+    lines += [*aligned(rows), measure.unit_line("op")]
     if o.races:
         lines += times(o)
     if o.whole:
@@ -102,7 +102,10 @@ def whole_lines(o: Outcome) -> list[str]:
     assert o.whole is not None
     w = o.whole
     noise = " ".join(f"{n:.2g}" for n in w.noise)
-    lines = [f"in its place ({w.what}): hidden states {noise} x noise, first to last"]
+    lines = [
+        f"in its place ({w.what}): hidden states {noise} x noise, first to last",
+        f"  {measure.unit_line('encoder')}",
+    ]
     if w.times:
         mine, ours = (float(np.median(t)) for t in w.times)
         said = f"{duration(mine)}, with ours {duration(ours)}: {w.ratio():.2f}x"
