@@ -90,7 +90,8 @@ def test_an_unknown_option_is_one_line_that_names_the_help(command, capsys):
         command.main([*words, "--frobnicate"])
     assert stop.value.code == 2
     out, err = capsys.readouterr()
-    prog = " ".join(["python -m", name, *(words if words != ["stages"] else [])])
+    prog = f"python -m {name}" if "reference_data" in name else name.replace(".", " ")
+    prog = " ".join([prog, *(words if words != ["stages"] else [])])
     assert (out, err) == ("", f"{prog}: unrecognized arguments: --frobnicate; see {prog} --help\n")
 
 
