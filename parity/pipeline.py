@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from melfront.encoder import CheckpointError, WhisperEncoder
-from melfront.encoder import oracle as encoder_oracle
 from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
 
 import melfront
@@ -37,6 +35,8 @@ from melfront.conventions import (
     TRANSFORMERS,
     Convention,
 )
+from melfront.encoder import CheckpointError, WhisperEncoder
+from melfront.encoder import oracle as encoder_oracle
 
 from .noise import Array, noise_floor
 from .stages import FRONT_END, Name, ParityError, Stage, of_encoder

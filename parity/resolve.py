@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from melfront.encoder import WhisperEncoder
-from melfront.encoder.built_in import MAX_MELS, is_n_mels
 
 import melfront
 from melfront.audio import SAMPLE
 from melfront.conventions import CHUNK_LENGTH, FRAMES_PER_SECOND, Convention, named_convention
+from melfront.encoder import WhisperEncoder
+from melfront.encoder.built_in import MAX_MELS, is_n_mels
 
 from . import signals
 from .files.sampling import N_SAMPLES

@@ -15,12 +15,12 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from melfront.encoder import formula
 from numpy.typing import NDArray
 
 import melfront
 from melfront.audio import SAMPLE
 from melfront.conventions import CHUNK_LENGTH
+from melfront.encoder import formula
 
 Clip = NDArray[np.float32]
 PREFIX = "signal:"  # `signal:speech` stands for the clip in a dump's metadata

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import scipy
 import torch
+
 from melfront.parity.files.sampling import as_real, at_positions
 from melfront.parity.files.tensors import read
 from melfront.parity.noise import noise_floor

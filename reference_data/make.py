@@ -22,6 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.io import wavfile
+
+import melfront
+from melfront.command import Parser, exit_status, replacing
 from melfront.encoder.built_in import TOY, TOYS
 from melfront.parity import signals, stages
 from melfront.parity.files import dump, tensors
@@ -31,10 +35,6 @@ from melfront.parity.pages.libraries_page import features_of
 from melfront.parity.pages.mistakes_page import trained
 from melfront.parity.pipeline import Pipeline, load_model
 from melfront.parity.resolve import of_signal
-from scipy.io import wavfile
-
-import melfront
-from melfront.command import Parser, exit_status, replacing
 
 from . import floors
 from .manifest import (

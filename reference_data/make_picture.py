@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from melfront.encoder import WhisperEncoder, trace
 from numpy.typing import NDArray
 from PIL import Image
 
 import melfront
 from melfront.command import Parser, exit_status, replacing
+from melfront.encoder import WhisperEncoder, trace
 from melfront.plot import envelope
 
 COMMAND = "python -m melfront.reference_data.make_picture"

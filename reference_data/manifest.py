@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+import melfront
+from melfront.audio import as_clips
 from melfront.encoder.built_in import QUIET_BITS, TOY
 from melfront.parity import signals
 from melfront.parity.files import tensors
@@ -16,9 +19,6 @@ from melfront.parity.files.sampling import N_SAMPLES
 from melfront.parity.noise import unit_line
 from melfront.parity.pages import libraries
 from melfront.parity.resolve import of_signal
-
-import melfront
-from melfront.audio import as_clips
 
 HERE = Path(__file__).resolve().parent
 FORMAT = 2

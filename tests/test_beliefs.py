@@ -14,11 +14,11 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from melfront.encoder import SIZES, WhisperEncoder, formula
 from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperModel
 from transformers.models.whisper import feature_extraction_whisper, modeling_whisper
 
 import melfront
+from melfront.encoder import SIZES, WhisperEncoder, formula
 from tests.encoder.peers import TOY, features, hidden_states, rms, theirs
 from tests.signals import Signal
 

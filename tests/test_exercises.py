@@ -9,9 +9,9 @@ import textwrap
 
 import numpy as np
 import pytest
-from melfront.encoder import oracle as encoder_oracle
 
 from melfront import oracle, variants
+from melfront.encoder import oracle as encoder_oracle
 from tests.conftest import CHECKOUT
 
 TEXTS = [inspect.getdoc(module.trace) for module in (variants, encoder_oracle)]

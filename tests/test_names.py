@@ -5,21 +5,21 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
+import pytest
+import torch
+
+import melfront.__main__
 import melfront.benchmarks.__main__
 import melfront.encoder.__main__
 import melfront.parity.__main__
 import melfront.reference_data.make_picture
-import numpy as np
-import pytest
-import torch
+from melfront import CONVENTIONS, benchmarks, encoder, parity, reference_data
 from melfront.benchmarks.kernel.proof.cases import model as model_of_kernels
 from melfront.benchmarks.speed.cli import WORKS
 from melfront.encoder import SIZES
 from melfront.encoder.built_in import TOYS
 from melfront.parity.signals import SIGNALS
-
-import melfront.__main__
-from melfront import CONVENTIONS, benchmarks, encoder, parity, reference_data
 from tests.signals import sample
 
 LONG = 480_000 + 100_003  # samples: two windows of 30 s

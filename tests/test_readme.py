@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+
+import melfront
 from melfront.encoder import SIZES, WhisperEncoder, ops
 from melfront.encoder.checkpoint import hf_name, save_hf, shapes
 from melfront.parity.signals import SIGNALS
-
-import melfront
 from tests.conftest import CHECKOUT
 from tests.printed import NOISE, like
 from tests.signals import sample
@@ -424,8 +424,8 @@ def test_ratios_of_time_and_memory():
 
 def test_what_a_gpu_gave():
     states, noise = claim(
-        r"each of the (\d+) hidden states of large-v3 is within ([\d.]+) units of transformers' own "
-        r"noise, in float32, bfloat16 and float16"
+        r"each of the (\d+) hidden states of large-v3 is within ([\d.]+) units of transformers' "
+        r"own noise, in float32, bfloat16 and float16"
     )
     row = r"large-v3 +(\w+) +transformers' \w+ +(\d+) +([\d.]+) "
     found = re.findall(row, read("benchmarks/GPU.md"))

@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from melfront.parity.mistakes import FRONT_END, everything
-from melfront.parity.stages import BLOCK, LAST, STEM
-from melfront.parity.stages import FRONT_END as FRONT_END_STAGES
 
 import melfront
 from melfront.command import wrapped
+from melfront.parity.mistakes import FRONT_END, everything
+from melfront.parity.stages import BLOCK, LAST, STEM
+from melfront.parity.stages import FRONT_END as FRONT_END_STAGES
 from tests.conftest import CHECKOUT
 from tests.signals import sample
 

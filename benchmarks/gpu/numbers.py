@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from melfront.encoder import WhisperEncoder, checkpoint, formula
 from torch import Tensor
 
 import melfront
 from melfront import encoder
+from melfront.encoder import WhisperEncoder, checkpoint, formula
 
+from ..speed.encoder import in_transformers
 from .rows import Rows, rms
 
 KINDS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -127,18 +128,6 @@ def hidden_states(r: Rows, name: str, model: WhisperEncoder) -> None:
 def trained_states(r: Rows, path: str) -> None:
     model = WhisperEncoder.from_pretrained(path, device=r.device)
     hidden_states(r, Path(path).name, model)
-
-
-def in_transformers(model: WhisperEncoder, attention: str) -> Any:
-    """transformers' WhisperEncoder around the same tensors."""
-    from transformers import WhisperConfig
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder as Theirs
-
-    with torch.device("meta"):
-        theirs = Theirs(WhisperConfig(**model.config.to_hf(), attn_implementation=attention))
-    weights = {checkpoint.hf_name(name): x for name, x in model.state_dict().items()}
-    theirs.load_state_dict(weights, assign=True)
-    return theirs.eval()
 
 
 def against_the_oracle(r: Rows, model: WhisperEncoder) -> None:

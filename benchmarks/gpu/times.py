@@ -9,20 +9,20 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from melfront.encoder import WhisperEncoder, graphed
 from torch import Tensor
 
 import melfront
 from melfront import encoder
 from melfront.backends.cuda_graph import Graphed
+from melfront.encoder import WhisperEncoder, graphed
 
+from ..speed.encoder import in_transformers
 from ..speed.encoder import transformers as transformers_encoder
 from .numbers import (
     KINDS,
     N_MELS,
     cast,
     formula_on,
-    in_transformers,
     thirty_seconds_of_speech,
 )
 from .rows import Calls, Rows, rms, tf32
@@ -107,7 +107,7 @@ def compiled(model: WhisperEncoder) -> WhisperEncoder:
 
 
 def compiled_transformers(model: WhisperEncoder, mel: Tensor) -> Graphed:
-    theirs = in_transformers(model, "sdpa")
+    theirs = in_transformers(model)
     for layer in theirs.layers:
         layer.compile(dynamic=False)
     return Graphed(lambda x: theirs(x).last_hidden_state, mel)

@@ -7,9 +7,8 @@ import os
 import sys
 from typing import Any
 
-from melfront.encoder import SIZES
-
 from melfront.command import Parser, UsageError
+from melfront.encoder import SIZES
 
 from . import slots
 

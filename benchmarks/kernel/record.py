@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from melfront.parity import noise as measure
 
 from ..machine import machine, pools, versions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 import numpy as np
+
 from melfront.parity import noise as measure
 
 from .reasons import REASONS

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+
 from melfront.parity import noise as measure
 
 from .proof import cases, diagnose, verdict

@@ -16,13 +16,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from melfront.encoder import EncoderConfig, WhisperEncoder, checkpoint
-from melfront.encoder.model import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
 import melfront
 from melfront import encoder
+from melfront.encoder import EncoderConfig, WhisperEncoder, checkpoint
+from melfront.encoder.model import Block
 
 from ..race import least, race
 from .frontend import installed
@@ -60,14 +60,19 @@ def hf_config(dims: EncoderConfig, **more: Any) -> Any:
     return WhisperConfig(**{**dims.to_hf(), **more})
 
 
-def transformers(model: WhisperEncoder, attention: str = "sdpa") -> Callable[[Tensor], Tensor]:
+def in_transformers(model: WhisperEncoder, attention: str = "sdpa") -> Any:
+    """transformers' WhisperEncoder around the same tensors."""
     from transformers.models.whisper.modeling_whisper import WhisperEncoder as Theirs
 
     with torch.device("meta"):
         theirs = Theirs(hf_config(model.config, attn_implementation=attention))
     weights = {checkpoint.hf_name(name): x for name, x in model.state_dict().items()}
-    theirs.load_state_dict(weights, assign=True)  # the same tensors
-    theirs.eval()
+    theirs.load_state_dict(weights, assign=True)
+    return theirs.eval()
+
+
+def transformers(model: WhisperEncoder, attention: str = "sdpa") -> Callable[[Tensor], Tensor]:
+    theirs = in_transformers(model, attention)
     return lambda mel: theirs(mel).last_hidden_state
 
 

@@ -14,12 +14,12 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
-from melfront.parity.pages import libraries
 from numpy.typing import NDArray
 
 import melfront
 from melfront.audio import SAMPLE
 from melfront.conventions import HOP_LENGTH, N_FRAMES, N_SAMPLES
+from melfront.parity.pages import libraries
 
 from ..race import race
 from .own_process import peak

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from melfront.encoder import EncoderConfig, WhisperEncoder, ops
 from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
 
 from melfront.command import PROGRESS
+from melfront.encoder import EncoderConfig, WhisperEncoder, ops
 
 from ..mistakes.entry import EncoderMistake, FrontEndMistake
 from ..mistakes.run import run

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from melfront.encoder import formula
 from numpy.typing import NDArray
+
+from melfront.encoder import formula
 
 from ..noise import Array
 

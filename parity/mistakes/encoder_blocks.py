@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from melfront.encoder import ops
 from torch import Tensor
+
+from melfront.encoder import ops
 
 from . import wrong_ops as wrong
 from .entry import At, catalogue, encoder_mistake

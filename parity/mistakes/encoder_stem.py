@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from melfront.encoder import formula
 from torch.nn import functional
+
+from melfront.encoder import formula
 
 from . import wrong_ops as wrong
 from .entry import catalogue, encoder_mistake

@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from melfront.encoder import WhisperEncoder, ops
 from torch import Tensor
 
 from melfront.conventions import TRANSFORMERS, Convention
+from melfront.encoder import WhisperEncoder, ops
 
 from ..stages import Stage
 from .wrong_ops import Weights

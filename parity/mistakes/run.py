@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
+
 from melfront.encoder import WhisperEncoder, ops
 from melfront.encoder.model import no_tap
-from torch import Tensor
 
 from ..stages import Stage
 from .entry import At, EncoderMistake

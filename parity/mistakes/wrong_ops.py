@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from melfront.encoder import ops
 from torch import Tensor
 from torch.nn import functional
 
+from melfront.encoder import ops
 from melfront.variants import round_mantissa
 
 Weights = dict[str, Tensor]

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from melfront.benchmarks.__main__ import main
 from melfront.benchmarks.kernel import record, run
 from melfront.benchmarks.kernel.sandbox import guard, processes

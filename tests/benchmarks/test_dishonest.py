@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from melfront.benchmarks.kernel.reasons import REASONS
 from melfront.benchmarks.kernel.run import Options, judge_file
 

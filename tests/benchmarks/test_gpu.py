@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
+
+from melfront.backends.cuda_graph import Graphed
 from melfront.benchmarks.__main__ import main as benchmark
 from melfront.benchmarks.gpu import cli
 from melfront.encoder import SIZES, WhisperEncoder, graphed
-
-from melfront.backends.cuda_graph import Graphed
 
 
 def rows(folder):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from melfront.benchmarks.kernel import report, run, slots
 from melfront.benchmarks.kernel.run import Options, judge_file
 from melfront.benchmarks.kernel.slots.inputs import Dice
@@ -13,7 +14,6 @@ from melfront.benchmarks.kernel.timing import whole
 from melfront.benchmarks.kernel.timing.times import REFERENCE, Race
 from melfront.encoder import WhisperEncoder, ops
 from melfront.parity import noise as measure
-
 from tests.encoder.peers import TOY, features
 
 KERNELS = Path(__file__).parent / "kernels"

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+
 from melfront.benchmarks.kernel import report, run
 from melfront.benchmarks.kernel.proof.diagnose import Suspect
 from melfront.benchmarks.kernel.proof.verdict import Finding
@@ -15,7 +16,6 @@ from melfront.benchmarks.kernel.slots.inputs import Case
 from melfront.benchmarks.kernel.timing.times import TWIN
 from melfront.benchmarks.kernel.timing.whole import Whole
 from melfront.benchmarks.speed.results import AGAIN, Row, Table, show
-
 from tests.benchmarks.test_timing import made_up
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from melfront.benchmarks import race as race_module
 from melfront.benchmarks.__main__ import main
 from melfront.benchmarks.kernel.cli import processors
@@ -19,7 +20,6 @@ from melfront.benchmarks.speed import cli
 from melfront.benchmarks.speed.own_process import in_process
 from melfront.benchmarks.speed.results import AGAIN, Row, Table, errors, from_json, show
 from melfront.benchmarks.speed.results import to_json as as_json
-
 from tests.conftest import CHECKOUT
 
 

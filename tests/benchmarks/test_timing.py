@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from melfront.benchmarks.kernel import run
 from melfront.benchmarks.kernel.proof import cases
 from melfront.benchmarks.kernel.reasons import Refused

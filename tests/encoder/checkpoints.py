@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+
 from melfront.encoder.checkpoint import TABLE, CheckpointError, load, shapes
 from melfront.encoder.config import EncoderConfig
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from melfront.encoder import __main__
 
 import melfront
+from melfront.encoder import __main__
 from tests.conftest import CHECKOUT
 
 # Only what it needs: no network, no settings of the person who runs the tests.

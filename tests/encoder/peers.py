@@ -2,10 +2,11 @@
 
 import numpy as np
 import torch
-from melfront.encoder import EncoderConfig, WhisperEncoder, oracle
-from melfront.encoder.checkpoint import hf_name
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder as TransformersEncoder
+
+from melfront.encoder import EncoderConfig, WhisperEncoder, oracle
+from melfront.encoder.checkpoint import hf_name
 
 # All sizes prime or at least different, so that a swapped axis cannot pass: 11 positions, width 26,
 # 2 heads of 13, 3 blocks, 17 inside the MLP, 7 mel bins in 22 frames.

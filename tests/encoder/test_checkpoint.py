@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from melfront.encoder.checkpoint import CheckpointError, hf_name, load, save_hf, shapes
 from melfront.encoder.config import SIZES, EncoderConfig
-
 from tests.encoder.checkpoints import (
     BARE,
     DTYPES,

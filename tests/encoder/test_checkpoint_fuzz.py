@@ -5,8 +5,8 @@ import random
 
 import pytest
 import torch
-from melfront.encoder.checkpoint import CheckpointError, load
 
+from melfront.encoder.checkpoint import CheckpointError, load
 from tests.encoder.checkpoints import NARROW, make, renamed, with_header, write, write_shards
 
 JUNK = [None, True, 0, -1, 10**30, 1.5, "", "x" * 2000, "\x1b[31m", "\ud800", [], [[]], {}, [1, 2]]

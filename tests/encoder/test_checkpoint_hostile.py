@@ -8,9 +8,9 @@ import sys
 
 import pytest
 import torch
+
 from melfront.encoder import EncoderConfig, WhisperEncoder
 from melfront.encoder.checkpoint import load
-
 from tests.conftest import CHECKOUT
 from tests.encoder.checkpoints import (
     NARROW,

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from melfront.encoder.checkpoint import load
 
+from melfront.encoder.checkpoint import load
 from tests.encoder.checkpoints import (
     HF,
     NARROW,

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from melfront.encoder import WhisperEncoder, __main__, trace
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import melfront
+from melfront.encoder import WhisperEncoder, __main__, trace
 from tests.encoder.commands import process, run, write
 from tests.encoder.peers import TOY
 from tests.signals import sample

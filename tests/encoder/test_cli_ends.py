@@ -4,11 +4,11 @@ import signal
 import subprocess
 import sys
 
-import melfront.parity.__main__  # noqa: F401  # for parity.__main__
 import pytest
-from melfront.encoder import __main__
 
+import melfront.parity.__main__  # noqa: F401  # for parity.__main__
 from melfront import parity
+from melfront.encoder import __main__
 from tests.conftest import CHECKOUT
 
 

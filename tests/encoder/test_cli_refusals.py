@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from melfront.encoder import __main__
 
+from melfront.encoder import __main__
 from tests.encoder.commands import process, run, write
 
 

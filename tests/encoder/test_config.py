@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from melfront.encoder.checkpoint import hf_name, shapes
 from melfront.encoder.config import SIZES, EncoderConfig
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from melfront.encoder import SIZES, EncoderConfig, WhisperEncoder, formula
 from melfront.encoder.checkpoint import hf_name, shapes
-
 from tests.encoder.peers import TOY
 
 ODD = EncoderConfig(

@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 from huggingface_hub.errors import EntryNotFoundError
-from melfront.encoder.checkpoint import load
 
+from melfront.encoder.checkpoint import load
 from tests.encoder.checkpoints import (
     NARROW,
     assert_same,

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from melfront.encoder import WhisperEncoder, __main__, ops, oracle
-from melfront.encoder.config import SIZES
 from torch._dynamo.testing import CompileCounter
 
 from melfront import encoder
+from melfront.encoder import WhisperEncoder, __main__, ops, oracle
+from melfront.encoder.config import SIZES
 from tests.encoder.peers import features, rms
 
 # Prime head_dim; two whole pieces of the MLP, and a part of one.

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from melfront.encoder import SIZES, EncoderOutput, WhisperEncoder, oracle
-from melfront.encoder.checkpoint import shapes
 from torch import nn
 
 import melfront
 from melfront import encoder
+from melfront.encoder import SIZES, EncoderOutput, WhisperEncoder, oracle
+from melfront.encoder.checkpoint import shapes
 from tests.encoder.peers import TOY, features, rms, true_states
 from tests.signals import sample
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, fields
 import numpy as np
 import pytest
 import torch
-from melfront.encoder import WhisperEncoder, ops, oracle
 from scipy.special import erf
 
 from melfront import encoder
+from melfront.encoder import WhisperEncoder, ops, oracle
 from tests.encoder.peers import TOY, features, rms
 
 SLOTS = [field.name for field in fields(ops.Ops)]

@@ -5,12 +5,12 @@ import pickle
 
 import pytest
 import torch
-from melfront.encoder import WhisperEncoder, ops, parts
-from melfront.encoder.checkpoint import hf_name
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
 from melfront import encoder
+from melfront.encoder import WhisperEncoder, ops, parts
+from melfront.encoder.checkpoint import hf_name
 from tests.encoder.peers import DISTANCE_BOUND, TOY, distance, features, theirs
 
 # A convolution, a norm and a map each of the stem, of a block, of its attention and of its MLP.

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from melfront.encoder import SIZES, EncoderConfig, WhisperEncoder, __main__
-from melfront.encoder.report import figures, measure, page, picture, write
 
 import melfront
+from melfront.encoder import SIZES, EncoderConfig, WhisperEncoder, __main__
+from melfront.encoder.report import figures, measure, page, picture, write
 from tests.conftest import CHECKOUT
 from tests.encoder.peers import TOY
 from tests.encoder.test_cli import process, run

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from melfront.encoder import SIZES, WhisperEncoder
 from melfront.encoder.report import measure, page
-
 from tests.encoder import test_report_browser
 from tests.encoder.test_report import ABOUT
 from tests.encoder.test_report_browser import SPAN, browser

@@ -6,9 +6,9 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+
 from melfront.encoder import SIZES, WhisperEncoder
 from melfront.encoder.report import measure, page
-
 from tests.encoder.test_report import ABOUT
 from tests.signals import sample
 

@@ -1,9 +1,9 @@
 """Every shape comment in the encoder's source holds for the arrays that really are there."""
 
 import torch
-from melfront.encoder import WhisperEncoder, formula, model, ops, oracle
 
 from melfront import encoder
+from melfront.encoder import WhisperEncoder, formula, model, ops, oracle
 from tests import shapes
 from tests.encoder.peers import TOY, features
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given
-from melfront.encoder import SIZES, EncoderConfig, WhisperEncoder
-from melfront.encoder.checkpoint import hf_name
-from melfront.encoder.model import FLOAT16_LIMIT
 from tokenizers import Tokenizer
 from transformers import WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 import melfront
+from melfront.encoder import SIZES, EncoderConfig, WhisperEncoder
+from melfront.encoder.checkpoint import hf_name
+from melfront.encoder.model import FLOAT16_LIMIT
 from tests.encoder.peers import (
     DISTANCE_BOUND,
     TOY,

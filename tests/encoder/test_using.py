@@ -10,9 +10,9 @@ from types import FunctionType
 
 import pytest
 import torch
-from melfront.encoder import WhisperEncoder, ops
 
 from melfront import encoder
+from melfront.encoder import WhisperEncoder, ops
 from tests.encoder.peers import TOY, features
 
 

@@ -10,12 +10,12 @@ from typing import IO
 
 import numpy as np
 import pytest
-from melfront.parity import compare
-from melfront.parity.stages import ParityError
 from safetensors import safe_open
 
 import melfront
 from melfront.__main__ import main
+from melfront.parity import compare
+from melfront.parity.stages import ParityError
 from tests.conftest import CHECKOUT
 from tests.signals import SAMPLE, Signal
 

@@ -1,8 +1,7 @@
 """Helpers shared by the tests of the command line; the fixtures are in conftest.py."""
 
-from melfront.parity.signals import SIGNALS
-
 import melfront
+from melfront.parity.signals import SIGNALS
 
 SPEECH = SIGNALS["speech"].make()
 FEATURES = melfront.log_mel(SPEECH, n_mels=80, pad_to=None)

@@ -6,6 +6,7 @@ Their tensors are small, and threads would only wait.
 import numpy as np
 import pytest
 import torch
+
 from melfront.parity.__main__ import main
 
 

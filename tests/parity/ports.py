@@ -8,13 +8,13 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from melfront.encoder import WhisperEncoder, ops
 from torch import Tensor
 from torch.nn import functional
 
 import melfront
 from melfront import variants
 from melfront.conventions import Convention
+from melfront.encoder import WhisperEncoder, ops
 from tests.encoder.peers import theirs
 
 Port = Callable[[np.ndarray, int, int], np.ndarray]  # clip, length padded to, n_mels -> (M, F)

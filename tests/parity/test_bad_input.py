@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from melfront.parity.files.dump import dump
-from melfront.parity.signals import SIGNALS
 from safetensors.numpy import save_file
 
 from melfront import parity
+from melfront.parity.files.dump import dump
+from melfront.parity.signals import SIGNALS
 from tests.parity.commands import FEATURES, SPEECH, assert_one_line
 from tests.parity.ports import front_end_dump
 

@@ -12,16 +12,16 @@ import time
 import numpy as np
 import pytest
 import soundfile
-from melfront.parity import stages
-from melfront.parity.files.dump import dump
-from melfront.parity.files.sampling import sample_positions
-from melfront.parity.pipeline import load_model
-from melfront.parity.signals import SIGNALS
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import melfront
 from melfront import parity
+from melfront.parity import stages
+from melfront.parity.files.dump import dump
+from melfront.parity.files.sampling import sample_positions
+from melfront.parity.pipeline import load_model
+from melfront.parity.signals import SIGNALS
 from tests.conftest import CHECKOUT
 
 MODEL = "formula:toy"
@@ -223,8 +223,9 @@ def test_a_dump_of_a_machine_with_model_and_clip_that_are_not_here(tmp_path, cli
 
 def save_checkpoint(folder):
     """The toy's weights as a Hugging Face folder."""
-    from melfront.encoder.checkpoint import hf_name
     from safetensors.torch import save_file
+
+    from melfront.encoder.checkpoint import hf_name
 
     folder.mkdir()
     model = load_model("formula:toy")

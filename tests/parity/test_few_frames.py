@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
+from melfront import parity, variants
+from melfront.conventions import CONVENTIONS, TRANSFORMERS
 from melfront.parity import mistakes
 from melfront.parity.diagnosis.few_frames import SERVES, FewFrames
 from melfront.parity.diagnosis.front_end import both
 from melfront.parity.pipeline import Pipeline
 from melfront.parity.resolve import of_signal
 from melfront.parity.signals import SIGNALS
-
-from melfront import parity, variants
-from melfront.conventions import CONVENTIONS, TRANSFORMERS
 
 # "maximum of each bin" and normalised features need all frames: on a few they are only close.
 NEED_ALL = ("maximum of each bin", "normalised per bin", "normalised features")

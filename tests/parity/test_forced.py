@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
+import melfront
+from melfront import parity
 from melfront.encoder import ops, oracle
 from melfront.parity import mistakes
 from melfront.parity.files.dump import dump
 from melfront.parity.pipeline import load_model
 from melfront.parity.signals import SIGNALS
-
-import melfront
-from melfront import parity
 from tests.parity.ports import as_float32, front_end_dump, in_type
 
 TOY = load_model("formula:toy")

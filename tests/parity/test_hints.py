@@ -7,15 +7,15 @@ import json
 import numpy as np
 import pytest
 import soundfile
+
+import melfront
+from melfront import encoder, parity, variants
+from melfront.conventions import TRANSFORMERS, Convention
 from melfront.parity import mistakes
 from melfront.parity.diagnosis.front_end import both
 from melfront.parity.pipeline import load_model
 from melfront.parity.signals import SAMPLE, SIGNALS
 from melfront.reference_data import make
-
-import melfront
-from melfront import encoder, parity, variants
-from melfront.conventions import TRANSFORMERS, Convention
 from tests.parity.ports import ours_numpy
 
 PADDED = SIGNALS["padded"]  # a clip of 0.3 s in half a second

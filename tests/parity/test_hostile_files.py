@@ -6,12 +6,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from melfront.parity.files.tensors import read
-from melfront.parity.stages import ParityError
 from safetensors.numpy import save as safetensors
 from safetensors.torch import save_file
 
 from melfront import parity
+from melfront.parity.files.tensors import read
+from melfront.parity.stages import ParityError
 from tests.parity.commands import FEATURES, assert_one_line
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from melfront.parity import stages
-from melfront.parity.pipeline import load_model
-from melfront.parity.signals import SIGNALS
 from safetensors.torch import save_file
 
 import melfront
 from melfront import parity
+from melfront.parity import stages
+from melfront.parity.pipeline import load_model
+from melfront.parity.signals import SIGNALS
 
 SPEECH = SIGNALS["speech"].make()
 TOY = load_model("formula:toy")

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-import melfront.parity.pages.libraries as module
 import numpy as np
 import pytest
+
+import melfront.parity.pages.libraries as module
+from melfront import parity
 from melfront.parity import signals
 from melfront.parity.noise import PASS, SHAPE, WRONG
 from melfront.parity.pages import libraries_page
 from melfront.parity.pages.libraries import LIBRARIES, find, version
 from melfront.parity.pages.libraries_page import N_MELS, Judged, judge_at
-
-from melfront import parity
 
 PAGE = Path(parity.__file__).with_name("LIBRARIES.md")
 RIGHT = (

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 from huggingface_hub.errors import LocalEntryNotFoundError
-from melfront.parity.files.dump import dump
-from melfront.parity.signals import SIGNALS
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from melfront import parity
+from melfront.parity.files.dump import dump
+from melfront.parity.signals import SIGNALS
 
 SPEECH = SIGNALS["speech"].make()
 TOY = SIGNALS["toy"].make()

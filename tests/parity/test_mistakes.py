@@ -8,16 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
+import melfront
+from melfront import parity, variants
+from melfront.conventions import TRANSFORMERS
 from melfront.encoder import ops
 from melfront.encoder.built_in import TOYS
 from melfront.parity import mistakes
 from melfront.parity.diagnosis.front_end import both
 from melfront.parity.pipeline import load_model
 from melfront.parity.signals import SIGNALS
-
-import melfront
-from melfront import parity, variants
-from melfront.conventions import TRANSFORMERS
 from tests.parity.ports import front_end_dump
 
 # In this order until the mistake is named alone: each signal is blind to some.

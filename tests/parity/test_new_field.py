@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from melfront.parity import mistakes
-from melfront.parity.signals import SIGNALS
-
 from melfront import parity, variants
 from melfront.conventions import CONVENTIONS, Convention, at
+from melfront.parity import mistakes
+from melfront.parity.signals import SIGNALS
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+
+from melfront import parity
 from melfront.parity.files.dump import dump
 from melfront.parity.noise import EPS, FOREIGN_ULP, UNITS, foreign_floor, rms, unit_line
 from melfront.parity.pages import libraries_page, mistakes_page
 from melfront.parity.signals import SIGNALS
 from melfront.reference_data.manifest import HERE, manifest
-from safetensors.numpy import save_file
-
-from melfront import parity
 
 SPEECH = SIGNALS["speech"].make()
 OPTIONS = {"audio": SPEECH, "n_mels": 80, "pad_to": None}

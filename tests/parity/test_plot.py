@@ -6,6 +6,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
+
+import melfront
+from melfront import parity
 from melfront.parity import mistakes
 from melfront.parity.__main__ import main
 from melfront.parity.comparison import plot
@@ -15,9 +18,6 @@ from melfront.parity.noise import Floor
 from melfront.parity.pipeline import load_model
 from melfront.parity.signals import SIGNALS
 from melfront.parity.stages import Stage
-
-import melfront
-from melfront import parity
 from tests.parity.ports import as_float32, front_end_dump
 
 SPEECH = SIGNALS["speech"].make()

@@ -9,11 +9,11 @@ import sys
 
 import numpy as np
 import pytest
-from melfront.parity.pytest_plugin import Reference
-from melfront.parity.signals import SIGNALS
 
 import melfront
 from melfront import parity
+from melfront.parity.pytest_plugin import Reference
+from melfront.parity.signals import SIGNALS
 from tests.conftest import CHECKOUT
 
 SUITE = """

@@ -13,13 +13,13 @@ import pytest
 import soundfile
 import torch
 from hypothesis import given, settings
+
+import melfront
+from melfront import encoder, parity
 from melfront.encoder import EncoderConfig, WhisperEncoder
 from melfront.parity.files.dump import dump
 from melfront.parity.pipeline import load_model
 from melfront.parity.signals import SIGNALS
-
-import melfront
-from melfront import encoder, parity
 from tests.encoder.peers import TOY
 from tests.parity import ports
 from tests.signals import Signal, signals

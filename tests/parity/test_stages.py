@@ -4,6 +4,7 @@ import copy
 import pickle
 
 import pytest
+
 from melfront.parity import stages
 from melfront.parity.stages import BLOCK, FRONT_END, ParityError, Stage, of_encoder, stages_of
 

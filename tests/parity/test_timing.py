@@ -17,11 +17,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
+import melfront
 from melfront.encoder import SIZES, WhisperEncoder
 from melfront.encoder.checkpoint import save_hf
 from melfront.parity import mistakes
-
-import melfront
 from tests.conftest import CHECKOUT
 from tests.parity.ports import front_end_dump
 

@@ -7,13 +7,13 @@ import json
 
 import torch
 import whisper
+
 from melfront.encoder.built_in import TOY, TOYS
 from melfront.parity import compare, signals, stages
 from melfront.parity.noise import MISSING
 from melfront.parity.pipeline import load_model
 from melfront.parity.resolve import of_signal
 from melfront.reference_data import make
-
 from tests.parity import ports
 
 

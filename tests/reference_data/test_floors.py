@@ -8,11 +8,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import torch
+
 from melfront.parity import compare, noise, signals
 from melfront.parity.files import tensors
 from melfront.parity.resolve import of_signal
 from melfront.reference_data import floors, make
-
 from tests.parity.ports import finish
 
 pytestmark = pytest.mark.skipif(

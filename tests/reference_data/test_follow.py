@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
+from scipy.io import wavfile
+
+import melfront
+from melfront.audio import as_clips
 from melfront.encoder.built_in import TOY, TOYS
 from melfront.parity import signals, stages
 from melfront.parity.files import tensors
 from melfront.parity.pipeline import load_model
 from melfront.parity.resolve import of_signal
 from melfront.reference_data import make
-from safetensors.numpy import load_file
-from scipy.io import wavfile
-
-import melfront
-from melfront.audio import as_clips
 
 README = (make.HERE / "README.md").read_text("utf-8")
 FILES = [

@@ -6,6 +6,8 @@ import re
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
+
 from melfront.encoder import checkpoint
 from melfront.encoder.built_in import TOY, TOYS
 from melfront.parity import compare, signals, stages
@@ -18,7 +20,6 @@ from melfront.parity.pages.mistakes_page import trained
 from melfront.parity.pipeline import load_model
 from melfront.parity.resolve import of_signal
 from melfront.reference_data import make, manifest
-from safetensors.numpy import load_file
 
 FILES = sorted(make.HERE.glob("*/*.safetensors"))
 MANIFEST = json.loads((make.HERE / "MANIFEST.json").read_text(encoding="utf-8"))

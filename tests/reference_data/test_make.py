@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+
 from melfront.parity.pages import libraries
 from melfront.reference_data import floors, make, make_picture
 

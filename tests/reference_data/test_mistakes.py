@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from melfront import parity
 from melfront.encoder.built_in import TOYS
 from melfront.parity import mistakes, noise, signals
 from melfront.parity.files import tensors
@@ -13,8 +15,6 @@ from melfront.parity.mistakes import ENCODER, FRONT_END
 from melfront.parity.noise import PASS, SHAPE, WRONG
 from melfront.parity.pages import mistakes_page
 from melfront.reference_data import make
-
-from melfront import parity
 
 PAGE = Path(parity.__file__).with_name("MISTAKES.md")
 

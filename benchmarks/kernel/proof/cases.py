@@ -13,10 +13,10 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from melfront.encoder import SIZES, EncoderConfig, WhisperEncoder, ops
 from torch import Tensor
 
 import melfront
+from melfront.encoder import SIZES, EncoderConfig, WhisperEncoder, ops
 
 from ..slots import find
 from ..slots.base import Call, Slot

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from melfront.encoder import ops
-from melfront.parity import noise as measure
 from torch import Tensor
 
+from melfront.encoder import ops
+from melfront.parity import noise as measure
 from melfront.variants import round_mantissa
 
 from ..slots.base import Slot

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from melfront.parity import noise as measure
 from torch import Tensor
+
+from melfront.parity import noise as measure
 
 from ..reasons import Refused
 from ..sandbox import guard

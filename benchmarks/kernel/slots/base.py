@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from melfront.encoder import WhisperEncoder, oracle
 from torch import Tensor
 
 from melfront.conventions import Convention
+from melfront.encoder import WhisperEncoder, oracle
 
 from .inputs import Case, Dice, extent
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from melfront.encoder import WhisperEncoder, ops, oracle
-from melfront.parity import noise as measure
-from melfront.parity.stages import hidden_state
 from torch import Tensor
 
 import melfront
 from melfront.conventions import N_SAMPLES
+from melfront.encoder import WhisperEncoder, ops, oracle
+from melfront.parity import noise as measure
+from melfront.parity.stages import hidden_state
 
 from ...race import TOO_BUSY, ratio_interval, rounds
 from ..proof import cases

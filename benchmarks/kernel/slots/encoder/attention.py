@@ -8,8 +8,9 @@ q, k, v (B, H, T, D), D = 64 -> (B, H, T, D)
 from __future__ import annotations
 
 import numpy as np
-from melfront.encoder import ops, oracle
 from torch import Tensor
+
+from melfront.encoder import ops, oracle
 
 from ..base import Array, Slot, f64
 from ..inputs import HEAD_DIM, Case, Dice

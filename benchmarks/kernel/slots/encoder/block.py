@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from melfront.encoder import EncoderConfig, WhisperEncoder, oracle
 from melfront.encoder.model import Block
-from torch import Tensor, nn
 
 from ..base import Array, Call, Function, Slot, f64
 from ..inputs import HEAD_DIM, Case, Dice, sizes, strided

@@ -8,8 +8,9 @@ x (B, C, F), weight (S, C, 3), bias (S,) -> (B, S, (F - 1) // stride + 1)
 from __future__ import annotations
 
 import numpy as np
-from melfront.encoder import WhisperEncoder, ops, oracle
 from torch import Tensor
+
+from melfront.encoder import WhisperEncoder, ops, oracle
 
 from ..base import Array, Function, Slot, f64
 from ..inputs import Case, Dice, sizes, strided

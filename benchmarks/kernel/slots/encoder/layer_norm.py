@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
 from melfront.encoder import ops, oracle
 
 from ..base import Array, Slot, elementwise, f64

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from melfront.encoder import ops, oracle
 from torch import Tensor
+
+from melfront.encoder import ops, oracle
 
 from ..base import Array, Slot, f64
 from ..inputs import Case, Dice, sizes, strided

@@ -7,8 +7,9 @@ x (..., S), fc1_weight (A, S), fc2_weight (S, A) -> (..., S)
 
 from __future__ import annotations
 
-from melfront.encoder import ops, oracle
 from torch import Tensor
+
+from melfront.encoder import ops, oracle
 
 from ..base import Array, Slot, f64
 from ..inputs import Case, Dice, sizes, strided

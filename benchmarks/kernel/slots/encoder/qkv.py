@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from melfront.encoder import ops, oracle
 from torch import Tensor
 from torch.nn import functional
+
+from melfront.encoder import ops, oracle
 
 from ..base import Array, Slot, f64
 from ..inputs import Case, Dice, sizes, strided

@@ -8,6 +8,7 @@ scores (..., T) -> the same
 from __future__ import annotations
 
 import numpy as np
+
 from melfront.encoder import ops, oracle
 
 from ..base import Array, Slot, elementwise, f64
