@@ -34,7 +34,7 @@ def command(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "no benchmark given; expected kernel, frontend, encoder, load; see"),
+        ([], "no benchmark given; expected kernel, frontend, encoder, load, gpu; see"),
         (["kernels"], "unknown benchmark 'kernels'"),
         (["kernel"], "no slot given"),
         (["kernel", "layernorm", "x.py"], "did you mean layer_norm?"),
