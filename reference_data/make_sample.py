@@ -20,8 +20,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import soundfile
-import soxr
 
 from melfront.audio import SAMPLE
 from melfront.command import Parser, UsageError, exit_status, replacing
@@ -48,6 +46,9 @@ def run(arguments: list[str] | None) -> None:
     parser.parse_args(arguments)
     if shutil.which(ESPEAK[0]) is None:
         raise UsageError(f"the program {ESPEAK[0]} is not installed; install it")
+    import soundfile
+    import soxr
+
     with tempfile.TemporaryDirectory() as folder:
         spoken = Path(folder) / "spoken.wav"
         subprocess.run([*ESPEAK, "-w", str(spoken), TEXT], check=True)

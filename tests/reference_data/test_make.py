@@ -5,9 +5,7 @@ import shutil
 import pytest
 
 from melfront.parity.pages import libraries
-from melfront.reference_data import floors, make, make_picture
-
-make_sample = pytest.importorskip("melfront.reference_data.make_sample")  # needs soundfile and soxr
+from melfront.reference_data import floors, make, make_picture, make_sample
 
 COMMANDS = [make, make_picture, make_sample]
 
