@@ -4,6 +4,7 @@
     out = model(melfront.log_mel(audio))   # out.last_hidden_state (1, 1500, 1280)
 
 WhisperEncoder      the model, a torch module; EncoderOutput is what it returns
+graphed             the model as a CUDA graph
 trace               every stage of a forward pass, by name
 EncoderConfig       the dimensions of an encoder; SIZES has those of every published one
 CheckpointError     why a checkpoint cannot be loaded

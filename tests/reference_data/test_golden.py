@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from melfront.audio import SAMPLE
 from melfront.encoder import checkpoint
 from melfront.encoder.built_in import TOY, TOYS
 from melfront.parity import compare, signals, stages
@@ -80,7 +81,7 @@ def test_hashes(path):
 
 
 def test_clip_is_the_hashed_one():
-    data = make.SAMPLE.read_bytes()
+    data = SAMPLE.read_bytes()
     assert hashlib.sha256(data).hexdigest() == MANIFEST["sample.flac"]
     paths = (make.HERE / "signals").glob("*.wav")
     assert MANIFEST["wav"] == {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}

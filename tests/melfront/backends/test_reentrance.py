@@ -9,12 +9,14 @@ import pytest
 import torch
 
 import melfront
+from melfront.backends import numpy_backend, torch_in_place
 from tests.signals import Signal
 
 # Lengths and bins differ, so that neither call can use what the other left in memory.
 OUTER = Signal("speech", 60_001, seed=3).array()
 INNER = Signal("noise", 30_011, seed=5).array()
 AS = {"numpy": np.asarray, "torch": torch.from_numpy}
+HOMES = {"numpy": numpy_backend, "torch": torch_in_place}
 
 
 def features(kind: str, clip: np.ndarray) -> np.ndarray:
@@ -25,7 +27,10 @@ def features(kind: str, clip: np.ndarray) -> np.ndarray:
 def back():
     """Removes the hooks that a test sets in the interpreter."""
     profile, handler = sys.getprofile(), signal.getsignal(signal.SIGALRM)
+    gradients = torch.is_grad_enabled()
     yield
+    # An interrupt as torch.no_grad is left, before its own first line, leaves gradients off.
+    torch.set_grad_enabled(gradients)
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, handler)
     sys.setprofile(profile)
@@ -90,7 +95,7 @@ def test_a_call_from_del(kind, monkeypatch):
             results.append(features(kind, INNER))
 
     left = [Deleted()]
-    backend = sys.modules[f"melfront.{kind}_backend"]
+    backend = HOMES[kind]
     mel_power = backend.mel_power
 
     def then_delete(*args):
