@@ -36,13 +36,15 @@ def test_every_part_gives_rows(tmp_path, capsys):
 
 
 def test_a_part_that_fails_costs_no_other_and_is_told(tmp_path, monkeypatch, capsys):
+    for part in ("features", "against_the_oracle", "hidden_states"):
+        monkeypatch.setattr(cli, part, lambda *_: None)
     monkeypatch.setattr(cli, "frontend", lambda *_: 1 / 0)
-    monkeypatch.setattr(cli, "hidden_states", lambda *_: None)
+    monkeypatch.setattr(cli, "encoders", lambda r, *_: r.add("encoder", reached=True))
     options = ["--device", "cpu", "--size", "tiny", "-o", str(tmp_path)]
     assert cli.main(options) == 1
     found = {row["part"]: row for row in rows(tmp_path)}
     assert found["frontend"]["failed"] == "ZeroDivisionError: division by zero"
-    assert "ms_a_clip" in found["encoder"]
+    assert found["encoder"]["reached"]
 
 
 def test_what_no_time_is_left_for_is_said(tmp_path):
