@@ -84,7 +84,7 @@ NOT_NUMERIC = {
     "cli_refusals config hub public report report_axes report_browser using",
     "melfront": "cli import plot",
     "audio": "all",
-    "backends": "reentrance traced",  # traced: compilers
+    "backends": "off_the_cpu reentrance traced",  # in float64 on a CPU; traced: compilers
     "parity": "bad_input command dump hints hostile_files layouts metadata plot pytest_plugin "
     "timing",
     "reference_data": "floors follow make",  # they choose the kernels themselves, or use none
