@@ -12,10 +12,10 @@ from .model import WhisperEncoder
 def graphed(model: WhisperEncoder, batch: int = 1) -> Graphed:
     """`model(mel).last_hidden_state` of `batch` clips, without gradients, as a CUDA graph.
 
-    model: on a CUDA device, in any dtype, with its weights loaded: a graph reads them where they
-        are at capture. Compile its blocks first to have both:
+    model: on a CUDA device, in any dtype, with its weights loaded: a graph reads them at the
+        addresses they had at capture. To compile it too, compile the blocks first:
         `for block in model.blocks: block.compile(dynamic=False)` compiles one block for all.
-        Functions of your own that are in use (`ops.using`) are captured.
+        Functions in use through `ops.using` are captured.
 
     Returns a function of mel (batch, M, F), of the model's dtype and device, that returns
     (batch, T, S): the same memory in every call, so clone what you keep. Raises ValueError for a

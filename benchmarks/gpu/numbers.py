@@ -18,6 +18,7 @@ from torch import Tensor
 
 import melfront
 from melfront import encoder
+from melfront.conventions import DYNAMIC_RANGE, HOP_LENGTH, LOG_FLOOR, N_FFT
 from melfront.encoder import WhisperEncoder, checkpoint, formula
 
 from ..speed.encoder import in_transformers
@@ -46,15 +47,15 @@ def cast(model: WhisperEncoder, dtype: torch.dtype) -> WhisperEncoder:
 
 def formula_of_transformers(bank: Tensor, window: Tensor, clips: Tensor) -> Tensor:
     """What WhisperFeatureExtractor computes of clips of 30 s (B, N), left on the device."""
-    spectrum = torch.stft(clips, 400, 160, window=window, return_complex=True)
+    spectrum = torch.stft(clips, N_FFT, HOP_LENGTH, window=window, return_complex=True)
     mel = bank @ spectrum[..., :-1].abs() ** 2  # (B, M, F)
-    log = mel.clamp(min=1e-10).log10()
-    return (torch.maximum(log, log.amax((1, 2), keepdim=True) - 8) + 4) / 4
+    log = mel.clamp(min=LOG_FLOOR).log10()
+    return (torch.maximum(log, log.amax((1, 2), keepdim=True) - DYNAMIC_RANGE) + 4) / 4
 
 
 def formula_on(device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     bank = torch.from_numpy(melfront.mel_filters(N_MELS).copy()).to(device, dtype)
-    window = torch.hann_window(400, dtype=dtype, device=device)
+    window = torch.hann_window(N_FFT, dtype=dtype, device=device)
     return partial(formula_of_transformers, bank, window)
 
 

@@ -19,7 +19,7 @@ class Graphed:
 
     Call it as the function. The result is the same memory in every call: clone it to keep it. The
     function must be one that a CUDA graph can capture: no look at a value, no copy from the host.
-    What it reads besides x, such as weights, is read anew in each call, where it was at capture.
+    Each call reads weights and other tensors at the addresses they had at capture.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], example: Tensor) -> None:
@@ -42,7 +42,7 @@ class Graphed:
                 self.result = function(self.given)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x as the example -> what the function returns. Raises ValueError for another x."""
+        """What the function returns for x. Raises ValueError if x is not like the example."""
         if (x.shape, x.dtype, x.device) != (self.given.shape, self.given.dtype, self.given.device):
             raise ValueError(
                 f"this graph takes {tuple(self.given.shape)} {self.given.dtype} on "

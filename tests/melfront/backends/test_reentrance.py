@@ -29,7 +29,7 @@ def back():
     profile, handler = sys.getprofile(), signal.getsignal(signal.SIGALRM)
     gradients = torch.is_grad_enabled()
     yield
-    # An interrupt as torch.no_grad is left, before its own first line, leaves gradients off.
+    # An interrupt on entry to the __exit__ of torch.no_grad leaves gradients disabled.
     torch.set_grad_enabled(gradients)
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, handler)
