@@ -32,6 +32,7 @@ import melfront
 from melfront.encoder import SIZES, WhisperEncoder, ops
 from melfront.encoder.checkpoint import hf_name, save_hf, shapes
 from melfront.parity.signals import SIGNALS
+from tests import readme_numbers
 from tests.conftest import CHECKOUT
 from tests.printed import NOISE, like
 from tests.signals import sample
@@ -348,21 +349,21 @@ def test_the_two_commands_are_those_that_ci_runs():
 # Its numbers.
 
 
-def claim(pattern: str) -> tuple[str, ...]:
-    found = re.search(pattern, " ".join(read("README.md").split()))
-    assert found, pattern
-    return found.groups()
+def test_numbers():
+    """`python -m tests.readme_numbers` writes them, whatever stood there before."""
+    page = read("README.md")
+    assert readme_numbers.rewritten(page) == page
+    for pattern, numbers in readme_numbers.NUMBERS:
+        found = re.search(pattern.replace(" ", r"\s+"), page, flags=re.DOTALL)
+        assert found and len(found.groups()) == len(numbers()) > 0
+        for group in range(1, len(found.groups()) + 1):
+            stale = f"{page[: found.start(group)]}7{page[found.end(group) :]}"
+            assert stale != page and readme_numbers.rewritten(stale) == page, found[0]
 
 
-def test_lines_of_code():
-    numbers = claim(
-        r"definition is (\d+) lines of NumPy .*?: (\d+) for the front end, (\d+) for the encoder\. "
-        r"The encoder in torch is (\d+)"
-    )
-    names = ("melfront/oracle.py", "encoder/oracle.py")
-    names += ("encoder/model.py", "encoder/ops.py", "encoder/parts.py")
-    a, b, *in_torch = (len(read(name).splitlines()) for name in names)
-    assert tuple(map(int, numbers)) == (a + b, a, b, sum(in_torch))
+def test_numbers_need_their_sentences():
+    with pytest.raises(ValueError, match="no sentence"):
+        readme_numbers.rewritten(read("README.md").replace("The encoder in torch", "In torch it"))
 
 
 @pytest.mark.numeric
@@ -373,10 +374,12 @@ def test_units_of_noise():
     The noise of hidden states is our own encoder's, fed with the features of transformers; ours are
     better, so that but for a chance of rounding it is at most one unit.
     """
-    features, states = claim(
+    found = re.search(
         r"Features are at most (\d\.\d+) units of noise from float64, "
-        r"hidden states at most (\d\.\d+)\."
+        r"hidden states at most (\d\.\d+)\.",
+        " ".join(read("README.md").split()),
     )
+    features, states = found.groups()
     (block,) = (b for b in BLOCKS if "mine.safetensors" in b.text)
     for command in block.text.splitlines():
         status, out = run(command)
@@ -389,71 +392,14 @@ def test_units_of_noise():
     assert max(noise.values()) <= float(states), noise
 
 
-def results(title: str) -> list[list[str]]:
-    """The cells of a table of the committed page, row by row, or its lines."""
-    part = read("benchmarks/RESULTS.md").partition(f"**{title}**\n")[2].partition("\n**")[0]
-    assert part, title
-    return [[c.strip(" =") for c in line.strip("|-").split("|")] for line in part.splitlines()]
-
-
-def test_ratios_of_time_and_memory():
-    features, openai, encoder, memory, loading = claim(
-        r"8\.1 s clip take ([\d.]+) of the time .*? and ([\d.]+) of openai-whisper's\. "
-        r"The encoder of large-v3 takes as long as transformers' \(([\d.]+)\), "
-        r"with ([\d.]+) of the memory, and is loaded in ([\d.]+) of the time"
-    )
-
-    def ratio(title: str, row: str) -> str:
-        (found,) = (cells[3] for cells in results(title) if cells[0].strip() == row)
-        return found
-
-    clip = "log-mel, 8.1 s padded to 30 s, 1 core"
-    assert features == ratio(clip, "transformers, torch")
-    assert openai == ratio(clip, "openai-whisper")
-    large = "encoder, large-v3, 4 blocks, batch 1, float32, 1 core"
-    assert encoder == ratio(large, "transformers, sdpa")
-    ((line,),) = (
-        cells
-        for cells in results("encoder, peak memory of a forward pass without its weights, 1 core")
-        if cells[0].startswith("large-v3")
-    )
-    assert line.endswith(f"ratio {memory}")
-    from_disk = "load large-v3, 3.09 GB of float16, as float32, 1 core"
-    assert loading == ratio(from_disk, "transformers WhisperModel.from_pretrained")
-
-
-def test_what_a_gpu_gave():
-    states, noise = claim(
-        r"each of the (\d+) hidden states of large-v3 is within ([\d.]+) units of transformers' "
-        r"own noise, in float32, bfloat16 and float16"
-    )
-    row = r"large-v3 +(\w+) +transformers' \w+ +(\d+) +([\d.]+) "
-    found = re.findall(row, read("benchmarks/GPU.md"))
-    assert {dtype for dtype, _, _ in found} == {"float32", "bfloat16", "float16"}
-    assert len(found) == 6
-    assert {count for _, count, _ in found} == {states}
-    assert max(float(worst) for _, _, worst in found) <= float(noise)
-
-
-def test_libraries_that_differ():
-    """The committed page, which tests/parity/test_libraries.py holds against the libraries."""
-    ways, differ = claim(r"Of (\d+) ways to call an installed library, (\d+) give other")
-    table = read("parity/LIBRARIES.md").partition("How each was called")[0]
-    verdicts = re.findall(r"\| (PASS|NOISY|WRONG|SHAPE) \|", table)
-    assert (int(ways), int(differ)) == (len(verdicts), len(verdicts) - verdicts.count("PASS"))
-
-
 def test_mistakes_that_are_named():
-    numbers = claim(r"Each of (\d+), (\d+) of the front end and (\d+) of the encoder, is named")
+    """All of the page's, and each is in the catalogue as it is now."""
     named = re.findall(
         r"(\d+) of (\d+) mistakes are named first and alone in at least one column",
         read("parity/MISTAKES.md"),
     )
-    assert all(some == all_ for some, all_ in named)
-    assert [int(x) for x in numbers[1:]] == [int(some) for some, _ in named]
-    assert int(numbers[0]) == sum(int(some) for some, _ in named)
-    out = run("melfront parity mistakes")[1]
-    assert len(out.splitlines()) >= int(numbers[0])
+    assert len(named) == 2 and all(some == all_ for some, all_ in named)
+    assert len(run("melfront parity mistakes")[1].splitlines()) >= readme_numbers.mistakes()[0]
 
 
 def test_each_belief_has_its_test():
