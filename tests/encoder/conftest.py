@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from melfront.encoder import WhisperEncoder, checkpoint
-from tests.encoder.commands import write
+from tests.encoder.cli.commands import write
 from tests.encoder.peers import TOY
 from tests.signals import sample
 

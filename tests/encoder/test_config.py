@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +12,6 @@ from melfront.encoder.config import SIZES, EncoderConfig
 SMALL = EncoderConfig(
     n_mels=7, n_audio_ctx=11, n_audio_state=26, n_audio_head=2, n_audio_layer=3, n_audio_mlp=17
 )
-SHARED = Path(os.environ.get("MELFRONT_SHARED", Path(__file__).parents[3] / "shared"))
 
 
 def test_published_sizes():
@@ -41,11 +38,9 @@ def test_every_model_of_openai_whisper_is_there():
     assert set(whisper.available_models()) <= set(SIZES)
 
 
-def test_published_config_json():
-    path = SHARED / "whisper-tiny.en" / "config.json"
-    if not path.is_file():
-        pytest.skip(f"no {path}: set MELFRONT_SHARED to a folder with whisper-tiny.en")
-    assert EncoderConfig.from_hf(json.loads(path.read_text())) == SIZES["tiny.en"]
+def test_published_config_json(tiny_en):
+    config = json.loads((tiny_en / "config.json").read_text())
+    assert EncoderConfig.from_hf(config) == SIZES["tiny.en"]
 
 
 def test_properties():

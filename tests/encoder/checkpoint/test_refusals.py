@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from melfront.encoder.checkpoint import load
-from tests.encoder.checkpoints import (
+from tests.encoder.checkpoint.checkpoints import (
     HF,
     NARROW,
     OPENAI,

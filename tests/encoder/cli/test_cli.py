@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import melfront
 from melfront.encoder import WhisperEncoder, __main__, trace
-from tests.encoder.commands import process, run, write
+from tests.encoder.cli.commands import process, run, write
 from tests.encoder.peers import TOY
 from tests.signals import sample
 

@@ -9,7 +9,7 @@ import pytest
 
 from melfront.encoder import SIZES, WhisperEncoder
 from melfront.encoder.report import measure, page
-from tests.encoder.test_report import ABOUT
+from tests.encoder.report.test_report import ABOUT
 from tests.signals import sample
 
 playwright = pytest.importorskip(

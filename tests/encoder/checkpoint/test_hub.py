@@ -7,7 +7,7 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError
 
 from melfront.encoder.checkpoint import load
-from tests.encoder.checkpoints import (
+from tests.encoder.checkpoint.checkpoints import (
     NARROW,
     assert_same,
     make,

@@ -9,13 +9,12 @@ import torch
 
 from melfront.encoder.checkpoint import CheckpointError, hf_name, load, save_hf, shapes
 from melfront.encoder.config import SIZES, EncoderConfig
-from tests.encoder.checkpoints import (
+from tests.encoder.checkpoint.checkpoints import (
     BARE,
     DTYPES,
     HF,
     NARROW,
     OPENAI,
-    SHARED,
     SQUARE,
     assert_same,
     dims,
@@ -321,14 +320,11 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 # --- trained weights ----------------------------------------------------------------------------
 
 
-def test_trained_weights_are_those_that_transformers_loads():
-    folder = SHARED / "whisper-tiny.en"
-    if not (folder / "model.safetensors").is_file():
-        pytest.skip(f"no {folder}: set MELFRONT_SHARED to a folder with whisper-tiny.en")
+def test_trained_weights_are_those_that_transformers_loads(tiny_en):
     transformers = pytest.importorskip("transformers")
-    config, weights = load(folder, dtype=torch.float32)
+    config, weights = load(tiny_en, dtype=torch.float32)
     assert config == SIZES["tiny.en"]
-    model = transformers.WhisperModel.from_pretrained(folder, dtype=torch.float32)
+    model = transformers.WhisperModel.from_pretrained(tiny_en, dtype=torch.float32)
     theirs = model.encoder.state_dict()
     assert_same(weights, {name: theirs[hf_name(name)] for name in shapes(config)})
     assert len(theirs) == len(weights)

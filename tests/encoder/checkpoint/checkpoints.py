@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import os
 import re
-from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -18,7 +16,6 @@ from melfront.encoder.config import EncoderConfig
 NARROW = EncoderConfig(7, 11, 26, 2, 3, 17)
 SQUARE = dataclasses.replace(NARROW, n_audio_mlp=104)
 BARE = EncoderConfig(7, 11, 128, 2, 3, 17)
-SHARED = Path(os.environ.get("MELFRONT_SHARED", Path(__file__).parents[3] / "shared"))
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 HF, OPENAI = 1, 2
 

@@ -12,7 +12,7 @@ import torch
 from melfront.encoder import EncoderConfig, WhisperEncoder
 from melfront.encoder.checkpoint import load
 from tests.conftest import CHECKOUT
-from tests.encoder.checkpoints import (
+from tests.encoder.checkpoint.checkpoints import (
     NARROW,
     OPENAI,
     SQUARE,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from melfront.encoder import __main__
-from tests.encoder.commands import process, run, write
+from tests.encoder.cli.commands import process, run, write
 
 
 def assert_refused(capsys, *args, says: tuple[str, ...]):

@@ -7,12 +7,12 @@ import pytest
 
 from melfront.encoder import SIZES, WhisperEncoder
 from melfront.encoder.report import measure, page
-from tests.encoder import test_report_browser
-from tests.encoder.test_report import ABOUT
-from tests.encoder.test_report_browser import SPAN, browser
+from tests.encoder.report import test_browser
+from tests.encoder.report.test_report import ABOUT
+from tests.encoder.report.test_browser import SPAN, browser
 from tests.signals import sample
 
-pytestmark = test_report_browser.pytestmark
+pytestmark = test_browser.pytestmark
 assert browser  # a fixture, used by its name
 
 WIDTHS = (390, 768, 900, 1100, 1440, 1920)

@@ -12,30 +12,22 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import json
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import textwrap
 import tomllib
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
 
 import melfront
-from melfront.encoder import SIZES, WhisperEncoder, ops
-from melfront.encoder.checkpoint import hf_name, save_hf, shapes
-from melfront.parity.signals import SIGNALS
-from tests import readme_numbers
 from tests.conftest import CHECKOUT
 from tests.printed import NOISE, like
-from tests.signals import sample
+from tests.project.readme_files import PORT, prepare, right_features_of_speech
 
 PAGES = [
     "README.md",
@@ -102,99 +94,6 @@ def params(*languages):
         and not any(word in block.text for word in NOT_HERE)
         and block in once
     ]
-
-
-# The files that a block names.
-
-
-def stand_in(name: str) -> None:
-    """A checkpoint with formula weights in a folder of that name, which wins over the Hub."""
-    config = SIZES[name.removeprefix("openai/whisper-")]
-    if config.n_audio_layer <= 4:
-        save_hf(name, config, WhisperEncoder.from_formula(config).state_dict())
-        return
-    # All blocks have the first one's weights: of the same size in memory, but not in the file.
-    one = WhisperEncoder.from_formula(replace(config, n_audio_layer=1)).state_dict()
-    weights = {
-        f"model.encoder.{hf_name(key)}": one[re.sub(r"^blocks\.\d+", "blocks.0", key)]
-        for key in shapes(config)
-    }
-    Path(name).mkdir(parents=True)
-    torch.save(weights, f"{name}/pytorch_model.bin")
-    Path(f"{name}/config.json").write_text(json.dumps(config.to_hf()))
-
-
-# Somebody's port, with the window of numpy.hanning.
-PORT = """
-from dataclasses import replace
-
-import melfront
-
-
-def my_log_mel(audio, n_mels=128):
-    wrong = replace(melfront.CONVENTIONS["transformers"], periodic=False)
-    return melfront.variants.log_mel(audio, n_mels=n_mels, convention=wrong).astype("float32")
-"""
-
-
-def symmetric_window() -> dict[str, np.ndarray]:
-    scope: dict[str, Any] = {}
-    exec(PORT, scope)
-    return {"log_mel": scope["my_log_mel"](sample(), n_mels=80)}
-
-
-def unscaled_scores() -> dict[str, np.ndarray]:
-    """Some stages of somebody's encoder that has forgotten to divide by sqrt(head_dim)."""
-    inside = ["attn_ln", "attn.v", "attn.scores", "attn.context", "attn.out"]
-    inside += ["attn_residual", "mlp_residual"]
-    names = ["positions", *(f"block.0.{name}" for name in inside), "ln_post"]
-    kept = {}
-
-    def keep(stage, tensor):
-        if stage in names:
-            kept[stage] = tensor[0].numpy()
-        return tensor
-
-    model = WhisperEncoder.from_formula(SIZES["tiny"])
-    mel = melfront.log_mel(sample(), n_mels=80)
-    wrong = {"scores": lambda q, k: q @ k.mT, "attention": ops.explicit_attention}
-    with ops.using(**wrong), torch.inference_mode():
-        model(mel, tap=keep)
-    return kept
-
-
-def right_hidden_states() -> dict[str, np.ndarray]:
-    model = WhisperEncoder.from_formula(SIZES["tiny"])
-    with torch.inference_mode():
-        out = model(melfront.log_mel(sample(), n_mels=80))
-    return {"last_hidden_state": out.last_hidden_state[0].numpy()}
-
-
-def right_features_of_speech() -> dict[str, np.ndarray]:
-    clip = SIGNALS["speech"]
-    return {"features": melfront.log_mel(clip.make(), pad_to=clip.pad_to)}
-
-
-def prepare(text: str) -> None:
-    """Puts into the current folder what a block names."""
-    for name in set(re.findall(r"\w+/[\w./-]*\w\.\w+", text)):
-        if (CHECKOUT / name).is_file():
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(CHECKOUT / name, name)
-    for name in set(re.findall(r"openai/whisper-[\w.-]*\w", text)):
-        stand_in(name)
-    if "clip.wav" in text:
-        soundfile = pytest.importorskip("soundfile")
-
-        soundfile.write("clip.wav", sample(), 16_000, subtype="FLOAT")
-    if "mine.npz" in text and "speech.128" in text:
-        np.savez("mine.npz", **right_features_of_speech())
-    elif "mine.npz" in text:
-        np.savez("mine.npz", **symmetric_window())
-    if "hidden.npz" in text:
-        np.savez("hidden.npz", **right_hidden_states())
-    if "stages.npz" in text:
-        np.savez("stages.npz", **unscaled_scores())
 
 
 @pytest.fixture(autouse=True)
@@ -349,23 +248,6 @@ def test_the_two_commands_are_those_that_ci_runs():
 # Its numbers.
 
 
-def test_numbers():
-    """`python -m tests.readme_numbers` writes them, whatever stood there before."""
-    page = read("README.md")
-    assert readme_numbers.rewritten(page) == page
-    for pattern, numbers in readme_numbers.NUMBERS:
-        found = re.search(pattern.replace(" ", r"\s+"), page, flags=re.DOTALL)
-        assert found and len(found.groups()) == len(numbers()) > 0
-        for group in range(1, len(found.groups()) + 1):
-            stale = f"{page[: found.start(group)]}7{page[found.end(group) :]}"
-            assert stale != page and readme_numbers.rewritten(stale) == page, found[0]
-
-
-def test_numbers_need_their_sentences():
-    with pytest.raises(ValueError, match="no sentence"):
-        readme_numbers.rewritten(read("README.md").replace("The encoder in torch", "In torch it"))
-
-
 @pytest.mark.numeric
 def test_units_of_noise():
     """The bounds hold on every CPU, though what is measured differs: ln_post 0.5 here, 1.0 there.
@@ -392,16 +274,6 @@ def test_units_of_noise():
     assert max(noise.values()) <= float(states), noise
 
 
-def test_mistakes_that_are_named():
-    """All of the page's, and each is in the catalogue as it is now."""
-    named = re.findall(
-        r"(\d+) of (\d+) mistakes are named first and alone in at least one column",
-        read("parity/MISTAKES.md"),
-    )
-    assert len(named) == 2 and all(some == all_ for some, all_ in named)
-    assert len(run("melfront parity mistakes")[1].splitlines()) >= readme_numbers.mistakes()[0]
-
-
 def test_each_belief_has_its_test():
     rows = re.findall(r"\| \[`(\w+)`\]\(([\w/.]+)\) \|$", read("README.md"), flags=re.MULTILINE)
     section = read("README.md").partition("| people say |")[2].partition("\n\n")[0]
@@ -409,7 +281,8 @@ def test_each_belief_has_its_test():
     for test, path in rows:
         assert re.search(rf"^def {test}\(", read(path), flags=re.MULTILINE), (path, test)
     used = {test for test, _ in rows}
-    written = set(re.findall(r"^def (test_\w+)\(", read("tests/test_beliefs.py"), re.MULTILINE))
+    pages = [read(f"tests/beliefs/test_{part}.py") for part in ("front_end", "encoder")]
+    written = set(re.findall(r"^def (test_\w+)\(", "".join(pages), re.MULTILINE))
     assert written - used <= {"test_trained_positions_are_the_formula_too"}, written - used
 
 

@@ -1,0 +1,50 @@
+"""What is written by a command is what the command would write now."""
+
+import re
+from importlib import import_module
+
+import pytest
+
+from melfront.parity.mistakes import everything
+from tests.project import readme_numbers
+from tests.project.api_page import PACKAGES, PAGE, page
+
+
+def test_the_api_page_is_of_these_docstrings():
+    written = PAGE.read_text("utf-8")
+    assert written == page(), "run python -m tests.project.api_page"
+    assert " at 0x" not in written
+
+
+def test_every_public_name_is_on_the_page():
+    text = PAGE.read_text("utf-8")
+    for package in PACKAGES:
+        for name in import_module(package).__all__:
+            assert re.search(rf"(?m)^(#+ [\w.]*|`)\b{name}\b", text), f"{package}.{name}"
+
+
+def test_numbers():
+    """`python -m tests.project.readme_numbers` writes them, whatever stood there before."""
+    page = readme_numbers.read("README.md")
+    assert readme_numbers.rewritten(page) == page
+    for pattern, numbers in readme_numbers.NUMBERS:
+        found = re.search(pattern.replace(" ", r"\s+"), page, flags=re.DOTALL)
+        assert found and len(found.groups()) == len(numbers()) > 0
+        for group in range(1, len(found.groups()) + 1):
+            stale = f"{page[: found.start(group)]}7{page[found.end(group) :]}"
+            assert stale != page and readme_numbers.rewritten(stale) == page, found[0]
+
+
+def test_numbers_need_their_sentences():
+    with pytest.raises(ValueError, match="no sentence"):
+        readme_numbers.rewritten(readme_numbers.read("README.md").replace("The encoder in torch", "In torch it"))
+
+
+def test_mistakes_that_are_named():
+    """All of the page's, and each is in the catalogue as it is now."""
+    named = re.findall(
+        r"(\d+) of (\d+) mistakes are named first and alone in at least one column",
+        readme_numbers.read("parity/MISTAKES.md"),
+    )
+    assert len(named) == 2 and all(some == all_ for some, all_ in named)
+    assert len(list(everything())) >= readme_numbers.mistakes()[0]
