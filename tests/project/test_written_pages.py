@@ -23,28 +23,31 @@ def test_every_public_name_is_on_the_page():
             assert re.search(rf"(?m)^(#+ [\w.]*|`)\b{name}\b", text), f"{package}.{name}"
 
 
-def test_numbers():
-    """`python -m tests.project.readme_numbers` writes them, whatever stood there before."""
-    page = readme_numbers.read("README.md")
-    assert readme_numbers.rewritten(page) == page
+def test_numbers_of_the_readme():
+    """The command writes every one of them, whatever it finds there."""
+    readme = readme_numbers.read("README.md")
+    assert readme_numbers.rewritten(readme) == readme, "run python -m tests.project.readme_numbers"
     for pattern, numbers in readme_numbers.NUMBERS:
-        found = re.search(pattern.replace(" ", r"\s+"), page, flags=re.DOTALL)
-        assert found and len(found.groups()) == len(numbers()) > 0
+        found = re.search(pattern.replace(" ", r"\s+"), readme, flags=re.DOTALL)
+        assert len(found.groups()) == len(numbers())
         for group in range(1, len(found.groups()) + 1):
-            stale = f"{page[: found.start(group)]}7{page[found.end(group) :]}"
-            assert stale != page and readme_numbers.rewritten(stale) == page, found[0]
+            stale = f"{readme[: found.start(group)]}7{readme[found.end(group) :]}"
+            assert stale != readme
+            assert readme_numbers.rewritten(stale) == readme, found[0]
 
 
-def test_numbers_need_their_sentences():
+def test_a_number_needs_its_sentence():
+    readme = readme_numbers.read("README.md").replace("The encoder in torch", "In torch it")
     with pytest.raises(ValueError, match="no sentence"):
-        readme_numbers.rewritten(readme_numbers.read("README.md").replace("The encoder in torch", "In torch it"))
+        readme_numbers.rewritten(readme)
 
 
-def test_mistakes_that_are_named():
-    """All of the page's, and each is in the catalogue as it is now."""
+def test_every_mistake_is_named():
+    """MISTAKES.md has no mistake without a signal that names it, nor one that is gone."""
     named = re.findall(
         r"(\d+) of (\d+) mistakes are named first and alone in at least one column",
         readme_numbers.read("parity/MISTAKES.md"),
     )
-    assert len(named) == 2 and all(some == all_ for some, all_ in named)
+    assert len(named) == 2
+    assert all(some == all_ for some, all_ in named)
     assert len(list(everything())) >= readme_numbers.mistakes()[0]
