@@ -175,31 +175,22 @@ class Library:
         return self.name.partition(",")[0]
 
 
-def padded(one: Callable[[Array, int], Array]) -> Run:
-    """For what takes a single clip with zeros after it: `one(clip, n_mels)`."""
-
-    def run(clips: Sequence[Array], length: int, n_mels: int) -> Array:
-        return np.stack([one(np.pad(clip, (0, length - len(clip))), n_mels) for clip in clips])
-
-    return run
-
-
-def padded_batch(batch: Callable[[Array, int], Array]) -> Run:
-    """The same for what takes a batch (B, L)."""
-
-    def run(clips: Sequence[Array], length: int, n_mels: int) -> Array:
-        return batch(np.stack([np.pad(clip, (0, length - len(clip))) for clip in clips]), n_mels)
-
-    return run
-
-
 def as_it_is(one: Callable[[Array, int, int], Array]) -> Run:
     """For what takes a single clip and pads it itself: `one(clip, length, n_mels)`."""
+    return lambda clips, length, n_mels: np.stack([one(clip, length, n_mels) for clip in clips])
 
-    def run(clips: Sequence[Array], length: int, n_mels: int) -> Array:
-        return np.stack([one(clip, length, n_mels) for clip in clips])
 
-    return run
+def zeros_after(clip: Array, length: int) -> Array:
+    return np.pad(clip, (0, length - len(clip)))
+
+
+def padded(one: Callable[[Array, int], Array]) -> Run:
+    """For what takes a single clip with zeros after it: `one(clip, n_mels)`."""
+    return as_it_is(lambda clip, length, n_mels: one(zeros_after(clip, length), n_mels))
+
+
+def openai_batch(clips: Sequence[Array], length: int, n_mels: int) -> Array:
+    return openai(np.stack([zeros_after(clip, length) for clip in clips]), n_mels)
 
 
 LIBRARIES = (
@@ -213,7 +204,7 @@ LIBRARIES = (
         "`WhisperFeatureExtractor(...)` where torch is not installed",
         transformers_numpy,
     ),
-    Library("openai-whisper", "`log_mel_spectrogram` of the padded clip", padded_batch(openai)),
+    Library("openai-whisper", "`log_mel_spectrogram` of the padded clip", openai_batch),
     Library(
         "openai-whisper, transcribe",
         "what `transcribe` gives the encoder",

@@ -6,11 +6,10 @@ melfront parity mistakes --table parity/MISTAKES.md
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +22,8 @@ from ..comparison.compare import compare_with
 from ..comparison.report import Report, number
 from ..files.tensors import FLOOR, Dump, Tensor
 from ..mistakes import ENCODER, FRONT_END, EncoderMistake, FrontEndMistake, run
-from ..noise import NOISY, PASS, SHAPE, Array, error, unit_line
-from ..pipeline import Pipeline, load_model
+from ..noise import NOISY, PASS, SHAPE, Array, unit_line
+from ..pipeline import Pipeline, Seen, load_model
 from ..resolve import of_signal
 from ..stages import LN_POST, ParityError, Stage
 
@@ -53,29 +52,23 @@ class Cell(NamedTuple):
     verdict: str
     noise: float
     names: tuple[str, ...]  # what the comparison names, best first
-    own: str = ""  # the verdict on the mistake's own stage, if that was looked at
-
-    def named(self, entry: str) -> bool:
-        return self.names[:1] == (entry,)
 
 
-def cell(report: Report, own: str = "") -> Cell:
+def cell(report: Report) -> Cell:
     last = report.stages[-1]
     names = tuple(n.name for n in report.diagnosis.named) if report.diagnosis else ()
-    return Cell(last.verdict, last.noise, names, own)
+    return Cell(last.verdict, last.noise, names)
 
 
 # --- front end ----------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=16)
-def pipeline_of(signal: str) -> Pipeline:
-    return of_signal(signal, N_MELS)
+pipeline_of = lru_cache(maxsize=16)(of_signal)
 
 
 def front_end_cell(entry: FrontEndMistake, signal: str) -> Cell:
     """The features of a signal with this mistake made, in float32, as `compare` sees them."""
-    pipeline = pipeline_of(signal)
+    pipeline = pipeline_of(signal, N_MELS)
     features = pipeline.front_end(entry.convention(pipeline.convention))["features"]
     given = {Stage("features"): Tensor(features.astype(np.float32), "float32")}
     return cell(compare_with(pipeline, Dump(given, {})))
@@ -85,11 +78,10 @@ def front_end_cell(entry: FrontEndMistake, signal: str) -> Cell:
 
 
 class Model(NamedTuple):
-    """A model with a clip, and the truth of every stage that a mistake spoils first."""
+    """A model with a clip, and its last hidden state in float64."""
 
     pipeline: Pipeline
-    truth: dict[str, Array]
-    floors: dict[str, float]
+    truth: Dump[Stage]
 
 
 @lru_cache(maxsize=2)
@@ -100,37 +92,25 @@ def model_of(title: str) -> Model:
     encoder = load_model(name)
     pipeline = of_signal(signal, encoder.config.n_mels, encoder, name)
     pipeline.runs = {}  # the same mistakes are tried on every port
-    truth = pipeline.encoder_truth({entry.stage for entry in ENCODER} | {LN_POST})
-    return Model(pipeline, truth, pipeline.floors(truth, "float32"))
+    truth = pipeline.encoder_truth([LN_POST])
+    floor = pipeline.floors(truth, "float32")[LN_POST]
+    published = {FLOOR + LN_POST: repr(floor)}
+    return Model(pipeline, Dump({LN_POST: Tensor(truth[LN_POST], "float64")}, published))
 
 
 def encoder_cell(entry: EncoderMistake, title: str) -> Cell:
-    """The last hidden state of a model with this mistake made, and how its own stage looks."""
-    pipeline, truth, floors = model_of(title)
-    mine = made(entry, pipeline)
-    said = {FLOOR + stage: repr(floor) for stage, floor in floors.items()}
-    held = Dump({LN_POST: Tensor(truth[LN_POST], "float64")}, said)
-    given = Dump({LN_POST: Tensor(mine[LN_POST], "float32")}, {})
-    report = compare_with(pipeline, given, held)
-    return cell(report, verdict_on(mine[entry.stage], truth[entry.stage], floors[entry.stage]))
+    """The last hidden state of a model with this mistake made, as `compare` sees it."""
+    pipeline, truth = model_of(title)
+    given = {LN_POST: Tensor(made(entry, pipeline)[LN_POST], "float32")}
+    return cell(compare_with(pipeline, Dump(given, {}), truth))
 
 
 def made(entry: EncoderMistake, pipeline: Pipeline) -> dict[str, Array]:
     """The mistake's own stage and the last one, float32, with the mistake made."""
-    seen: dict[str, Array] = {}
-
-    def tap(stage: str, tensor: torch.Tensor) -> torch.Tensor:
-        if stage in (entry.stage, LN_POST):
-            seen[stage] = tensor[0].numpy()
-        return tensor
-
+    seen: Any = Seen({entry.stage, LN_POST})
     mel = torch.from_numpy(pipeline.front_end_truth["features"]).float()[None]
-    run(entry, pipeline.needed_model(), mel, tap, pipeline.n_audio)
-    return seen
-
-
-def verdict_on(mine: Array, truth: Array, floor: float) -> str:
-    return SHAPE if mine.shape != truth.shape else error(mine, truth, floor).verdict
+    run(entry, pipeline.needed_model(), mel, seen, pipeline.n_audio)
+    return {stage: tensor[0].numpy() for stage, tensor in seen.items()}
 
 
 # --- the page -----------------------------------------------------------------------------------
@@ -138,18 +118,18 @@ def verdict_on(mine: Array, truth: Array, floor: float) -> str:
 Rows = dict[str, dict[str, Cell]]  # mistake, then signal or model
 
 
-def front_end_rows(columns: Iterable[str] = (*signals.SHORT, "sample")) -> Rows:
+def front_end_rows() -> Rows:
     rows: Rows = {entry.name: {} for entry in FRONT_END}
-    for signal in columns:
+    for signal in (*signals.SHORT, "sample"):
         for entry in tqdm(FRONT_END, desc=f"mistakes on {signal}", unit="", **PROGRESS):
             rows[entry.name][signal] = front_end_cell(entry, signal)
     return rows
 
 
-def encoder_rows(columns: Iterable[str] = MODELS) -> Rows:
+def encoder_rows() -> Rows:
     """Of the models that are here."""
     rows: Rows = {entry.name: {} for entry in ENCODER}
-    for title in columns:
+    for title in MODELS:
         with suppress(ParityError):
             for entry in tqdm(ENCODER, desc=f"mistakes in {title}", unit="", **PROGRESS):
                 rows[entry.name][title] = encoder_cell(entry, title)
@@ -161,11 +141,8 @@ def shown(entry: str, cell: Cell) -> str:
     if cell.verdict == PASS:
         return "blind"
     far = "shape" if cell.verdict == SHAPE else number(cell.noise)
-    if cell.named(entry):
-        name = " ✓" if len(cell.names) == 1 else " ≈"
-    else:
-        name = " ≈" if entry in cell.names else " ✗"
-    return ("noisy " if cell.verdict == NOISY else "") + far + name
+    mark = "✓" if cell.names == (entry,) else "≈" if entry in cell.names else "✗"
+    return f"{'noisy ' * (cell.verdict == NOISY)}{far} {mark}"
 
 
 def grid(rows: Rows) -> list[str]:
@@ -178,11 +155,7 @@ def grid(rows: Rows) -> list[str]:
 
 def never_named(rows: Rows) -> list[str]:
     """Mistakes that no column names first and alone."""
-    return [
-        name
-        for name, cells in rows.items()
-        if not any(c.named(name) and len(c.names) == 1 for c in cells.values())
-    ]
+    return [n for n, cells in rows.items() if not any(c.names == (n,) for c in cells.values())]
 
 
 def blind(rows: Rows) -> list[str]:
