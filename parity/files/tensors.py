@@ -259,18 +259,16 @@ class Writer:
     def close(self, metadata: dict[str, str] | None = None) -> None:
         """Finish the file; without metadata, abandon it."""
         with self.file:
-            if metadata is None:
-                if not self.room:
-                    with suppress(OSError, ValueError):  # else the destructor would try again
-                        self.zip.close()
-                return
-            if self.room:
+            if self.room and metadata is not None:
                 self.file.seek(0)
                 self.file.write(struct.pack("<Q", self.room))
                 header = self.header(metadata)
                 if len(header) > self.room:  # it would overwrite the first tensor
                     raise ValueError(f"a header of {len(header)} bytes; room for {self.room}")
                 self.file.write(header.ljust(self.room))
-            else:
+            elif metadata is not None:
                 self.put(METADATA, np.array(json.dumps(metadata)))
                 self.zip.close()
+            elif not self.room:
+                with suppress(OSError, ValueError):  # else the destructor would try again
+                    self.zip.close()
