@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -261,7 +260,7 @@ class Writer:
         with self.file:
             if self.room and metadata is not None:
                 self.file.seek(0)
-                self.file.write(struct.pack("<Q", self.room))
+                self.file.write(self.room.to_bytes(8, "little"))
                 header = self.header(metadata)
                 if len(header) > self.room:  # it would overwrite the first tensor
                     raise ValueError(f"a header of {len(header)} bytes; room for {self.room}")

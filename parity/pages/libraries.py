@@ -79,22 +79,21 @@ def hf_processors(clips: Sequence[Array], length: int, n_mels: int) -> Array:
     return padded_to(hf_processors_extractor(n_mels), list(clips), length)
 
 
-def openai(audio: Array, n_mels: int) -> Array:
+def openai(audio: Array, n_mels: int, padding: int = 0) -> Array:
     """whisper.log_mel_spectrogram: (L,) to (M, F), or (B, L) to (B, M, F)."""
     import torch
     import whisper
 
-    return np.asarray(whisper.log_mel_spectrogram(torch.as_tensor(audio), n_mels).numpy())
+    return np.asarray(whisper.log_mel_spectrogram(torch.as_tensor(audio), n_mels, padding).numpy())
 
 
 def openai_transcribe(clip: Array, length: int, n_mels: int) -> Array:
     """What whisper.transcribe gives the encoder for a clip's first window: (N,) to (M, F)."""
-    import torch
     import whisper
 
-    mel = whisper.log_mel_spectrogram(torch.from_numpy(clip), n_mels, padding=N_SAMPLES)
+    mel = openai(clip, n_mels, padding=N_SAMPLES)
     content = mel.shape[-1] - N_SAMPLES // HOP_LENGTH
-    return np.asarray(whisper.pad_or_trim(mel[:, :content], length // HOP_LENGTH).numpy())
+    return np.asarray(whisper.pad_or_trim(mel[:, :content], length // HOP_LENGTH))
 
 
 @lru_cache(maxsize=2)

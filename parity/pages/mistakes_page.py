@@ -145,12 +145,12 @@ def shown(entry: str, cell: Cell) -> str:
     return f"{'noisy ' * (cell.verdict == NOISY)}{far} {mark}"
 
 
-def grid(rows: Rows) -> list[str]:
+def grid(rows: Rows) -> str:
     columns = list(next(iter(rows.values())))
     lines = [f"| mistake | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
     for name, cells in rows.items():
         lines.append(f"| {name} | {' | '.join(shown(name, c) for c in cells.values())} |")
-    return lines
+    return "\n".join(lines)
 
 
 def never_named(rows: Rows) -> list[str]:
@@ -158,7 +158,7 @@ def never_named(rows: Rows) -> list[str]:
     return [n for n, cells in rows.items() if not any(c.names == (n,) for c in cells.values())]
 
 
-def blind(rows: Rows) -> list[str]:
+def blind(rows: Rows) -> str:
     """A line for each column: how many mistakes pass there."""
     columns = list(next(iter(rows.values())))
     lines = []
@@ -166,20 +166,20 @@ def blind(rows: Rows) -> list[str]:
         missed = [name for name, cells in rows.items() if cells[column].verdict == PASS]
         listed = f": {', '.join(missed)}" if 0 < len(missed) <= 12 else ""
         lines.append(f"- `{column}`: blind to {len(missed)} of {len(rows)}{listed}")
-    return lines
+    return "\n".join(lines)
 
 
-def alike(rows: Rows) -> list[str]:
+def alike(rows: Rows) -> str:
     """A line for each pair of entries that some column cannot tell apart."""
     pairs: dict[tuple[str, ...], list[str]] = {}
     for name, cells in rows.items():
         for column, c in cells.items():
             if name in c.names and len(c.names) > 1:
                 pairs.setdefault(tuple(sorted(c.names)), []).append(column)
-    return [
+    return "\n".join(
         f"- {' = '.join(names)} on {', '.join(f'`{c}`' for c in dict.fromkeys(columns))}"
         for names, columns in pairs.items()
-    ]
+    )
 
 
 HEAD = f"""# Which mistake shows where
@@ -199,42 +199,41 @@ A number is an error in units of float32 noise: up to 2 passes, up to 10 is nois
 """
 
 
-ABOUT_SIGNALS = (
-    "The columns are the signals of `reference_data`; MANIFEST.json there has their formulas."
-)
-ABOUT_MODELS = (
-    "`toy` and `toy-quiet` are the small encoders of `reference_data/encoder`, `tiny` is the "
-    "published size with formula weights, on the sample clip, `tiny.en` the trained one."
-)
+def half(title: str, about: str, rows: Rows) -> str:
+    missing = never_named(rows)
+    named, but = len(rows) - len(missing), f"; not so: {', '.join(missing)}" if missing else ""
+    return f"""
+## {title}
+
+{about}
+
+{named} of {len(rows)} mistakes are named first and alone in at least one column{but}.
+
+{grid(rows)}
+
+{blind(rows)}
+
+The same numbers:
+
+{alike(rows) or "- none"}
+"""
 
 
 def page(front: Rows, encoder: Rows) -> str:
-    lines = [HEAD]
-    for title, about, rows in (
-        (f"Front end, {N_MELS} bins", ABOUT_SIGNALS, front),
-        ("Encoder", ABOUT_MODELS, encoder),
-    ):
-        if not rows:
-            continue
-        missing = never_named(rows)
-        lines += [
-            f"## {title}",
-            "",
-            about,
-            "",
-            f"{len(rows) - len(missing)} of {len(rows)} mistakes are named first and alone in at "
-            "least one column" + (f"; not so: {', '.join(missing)}." if missing else "."),
-            "",
-            *grid(rows),
-            "",
-            *blind(rows),
-            "",
-            "The same numbers:",
-            "",
-            *(alike(rows) or ["- none"]),
-            "",
-        ]
-    return "\n".join(lines)
+    text = HEAD + half(
+        f"Front end, {N_MELS} bins",
+        "The columns are the signals of `reference_data`; MANIFEST.json there has their formulas.",
+        front,
+    )
+    if encoder:
+        text += half(
+            "Encoder",
+            "`toy` and `toy-quiet` are the small encoders of `reference_data/encoder`, `tiny` is "
+            "the published size with formula weights, on the sample clip, `tiny.en` the trained "
+            "one.",
+            encoder,
+        )
+    return text
 
 
 def write(path: str) -> str:
