@@ -55,7 +55,7 @@ class Dump(NamedTuple, Generic[Name]):
 
         `sampled.power` is "37 201".
         """
-        return self.said(SAMPLED, whole_shape)
+        return self.said(SAMPLED, lambda text: tuple(map(int, text.split())))
 
     def said(self, prefix: str, kind: Callable[[str], Any]) -> dict[str, Any]:
         """What the metadata says of each stage under this prefix. Raises ParityError."""
@@ -75,10 +75,6 @@ def positive(text: str) -> float:
     if not 0 < float(text) < math.inf:
         raise ValueError(f"{text}, expected a number above 0")
     return float(text)
-
-
-def whole_shape(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split()))
 
 
 def table(text: str, name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from melfront.encoder import formula, ops, parts
 from . import wrong_ops as wrong
 from .entry import catalogue
 from .entry import encoder_mistake as mistake
-from .wrong_ops import each, padded_conv1d, position_table, without
+from .wrong_ops import each, padded_conv1d, without
 
 STEM_AND_NORMS = catalogue(
     "conv1",
@@ -81,7 +81,7 @@ STEM_AND_NORMS = catalogue(
     mistake(
         "interleaved positions: sine and cosine alternate, as in the Transformer paper; Whisper "
         "has all sines first",
-        weights=each("positions", wrong.interleave_table),
+        weights=each("positions", lambda w: w.unflatten(1, (2, -1)).mT.flatten(1)),
     ),
     mistake(
         "cosine before sine: the table's halves are swapped: cosines come first",
@@ -91,12 +91,12 @@ STEM_AND_NORMS = catalogue(
         "positions recomputed: the table is computed, not loaded: the stored one differs from the "
         "formula in the fourth digit",
         seen="candle, mlx-whisper, TensorRT-LLM compute it",
-        weights=each("positions", lambda w: position_table(w, formula.sinusoids)),
+        weights=each("positions", lambda w: torch.as_tensor(formula.sinusoids(*w.shape)).to(w)),
     ),
     mistake(
         "positions of the Transformer paper: 10000^(j / half) as in the paper; Whisper has "
         "10000^(j / (half - 1))",
-        weights=each("positions", lambda w: position_table(w, wrong.other_base)),
+        weights=each("positions", lambda w: wrong.other_base(*w.shape).to(w)),
     ),
     mistake(
         "positions from 1: the first position gets the second row of the table",

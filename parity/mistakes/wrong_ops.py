@@ -122,21 +122,8 @@ def int8(w: Tensor) -> Tensor:
     return (w / scale).round() * scale
 
 
-# --- positions ------------------------------------------------------------------------------------
-
-
-def position_table(w: Tensor, make: Callable[[int, int], Any]) -> Tensor:
-    """A newly computed position table with the shape and type of w."""
-    return torch.as_tensor(make(*w.shape)).to(w)
-
-
-def interleave_table(w: Tensor) -> Tensor:
-    half = w.shape[1] // 2
-    return torch.stack([w[:, :half], w[:, half:]], dim=-1).flatten(1)
-
-
 def other_base(n: int, state: int) -> Tensor:
-    """The table with the exponent divided by state / 2, as in the Transformer paper."""
+    """Positions whose exponent is divided by state / 2, as in the Transformer paper."""
     half = state // 2
     angle = torch.arange(n, dtype=torch.float64)[:, None] / 10_000.0 ** (torch.arange(half) / half)
     return torch.cat([angle.sin(), angle.cos()], dim=1)
