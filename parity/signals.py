@@ -62,19 +62,6 @@ def tone(count: int) -> Clip:
     return np.ldexp(np.resize(period, count), -14).astype(np.float32)
 
 
-def impulse(count: int, at: int) -> Clip:
-    x = np.zeros(count, np.float32)
-    x[at] = 1
-    return x
-
-
-def late(count: int, burst: int) -> Clip:
-    """Faint noise whose last `burst` samples are a tone at full scale."""
-    x = noise("late", count, 10)
-    x[-burst:] = tone(burst)
-    return x
-
-
 SIGNALS = {
     "speech": Signal(
         "x[i] = s[40001 + i] / 2^15, 6007 samples",
@@ -106,13 +93,13 @@ SIGNALS = {
     "impulse": Signal(
         "x[2503] = 1, all others 0, 5009 samples",
         "a single sample: the window's shape, and silence around it",
-        lambda: impulse(5009, 2503),
+        lambda: (np.arange(5009) == 2503).astype(np.float32),
     ),
     "late": Signal(
         "x[i] = ((z[i] >> 40) - 2^23) / 2^33, seed 'late', for the first 4721 of 4801 samples, "
         "then t[(i - 4721) mod 16] / 2^14, t as in 'tone'",
         "the loudest place is in the frame that is dropped",
-        lambda: late(4801, 80),
+        lambda: np.concatenate([noise("late", 4721, 10), tone(80)]),
     ),
     "quiet": Signal(
         "x[i] = s[40001 + i] / 2^28, 5441 samples",

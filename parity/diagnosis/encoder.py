@@ -5,116 +5,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
 
 from melfront.command import PROGRESS
 from melfront.encoder import EncoderConfig, WhisperEncoder, ops
 
-from ..mistakes.entry import EncoderMistake, FrontEndMistake
-from ..mistakes.run import run
+from ..mistakes.entry import EncoderMistake, FrontEndMistake, run
 from ..noise import Array
-from ..pipeline import Stop
+from ..pipeline import Pipeline, Seen, Stop
 from ..stages import LN_POST, Stage
 from .match import Candidate, Named, possible, residual
 
 AS_IT_IS = EncoderMistake("none", Stage("positions"), "nothing is changed")
 
 
-def try_encoder(candidate: Candidate, catalogue: Iterable[EncoderMistake]) -> Iterator[Named]:
+def try_encoder(candidate: Candidate, catalogue: Sequence[EncoderMistake]) -> Iterator[Named]:
     """Every entry of the catalogue alone: in one block if its input is right, else in all."""
-    pipeline = candidate.pipeline
+    pipeline, stage = candidate.pipeline, candidate.stage
     n_layer = pipeline.needed_model().config.n_audio_layer
-    block = block_of(candidate.stage, n_layer)
+    block = n_layer - 1 if stage == LN_POST else stage.block  # the final norm is of the last one
     if block is not None and candidate.passed and candidate.passed.order >= input_of(block).order:
         yield from in_one_block(candidate, block, catalogue)
         return
-    mel = torch.from_numpy(pipeline.front_end_truth["features"]).float()
-    for entry in progress(catalogue):
+    for entry in tqdm(catalogue, desc="mistakes", unit="", **PROGRESS):
         if (entry.stage.block or 0) < n_layer and possible(candidate, entry):
-            left = residual(candidate, run_with(candidate, entry, mel))
-            yield Named((entry,), left, candidate.error)
+            yield Named((entry,), residual(candidate, known(candidate, entry)), candidate.error)
 
 
-def through_encoder(candidate: Candidate, catalogue: Iterable[FrontEndMistake]) -> Iterator[Named]:
+def through_encoder(candidate: Candidate, catalogue: Sequence[FrontEndMistake]) -> Iterator[Named]:
     """Every front-end entry, seen through the right encoder."""
     pipeline = candidate.pipeline
     truth = pipeline.front_end_truth["features"]
-    for entry in progress(catalogue):
+    for entry in tqdm(catalogue, desc="mistakes", unit="", **PROGRESS):
         features = pipeline.front_end(entry.convention(pipeline.convention))["features"]
         if features.shape == truth.shape and not np.array_equal(features, truth):
-            mel = torch.from_numpy(features).float()
-            left = residual(candidate, run_with(candidate, AS_IT_IS, mel))
-            yield Named((entry,), left, candidate.error)
+            values = made(candidate, AS_IT_IS, batch_of(pipeline, features))
+            yield Named((entry,), residual(candidate, values), candidate.error)
 
 
-def progress(entries: Iterable[Any]) -> Iterable[Any]:
-    """The entries, with a progress bar: each is a run of the whole encoder."""
-    return tqdm(list(entries), desc="mistakes", unit="", **PROGRESS)
+def batch_of(pipeline: Pipeline, values: Array) -> Tensor:
+    """float32 with the axis of a batch."""
+    tensor = torch.from_numpy(values).float()
+    return tensor if pipeline.clips.batched else tensor[None]
 
 
 # --- the whole model ------------------------------------------------------------------------------
 
 
-def run_with(candidate: Candidate, entry: EncoderMistake, mel: torch.Tensor) -> Array:
-    """The candidate's stage of the model with a mistake made; empty where it cannot run.
+def known(candidate: Candidate, entry: EncoderMistake) -> Array:
+    """`made` of the right features, only once if the pipeline keeps its `runs`."""
+    pipeline, key = candidate.pipeline, (entry.name, candidate.stage)
+    if pipeline.runs and key in pipeline.runs:
+        return pipeline.runs[key]
+    mel = batch_of(pipeline, pipeline.front_end_truth["features"])  # (B, M, F)
+    values = made(candidate, entry, mel)
+    if pipeline.runs is not None:
+        pipeline.runs[key] = values
+    return values
 
-    mel: (M, F) or (B, M, F) float32. Where the pipeline keeps `runs`, each entry is run once.
+
+def made(
+    candidate: Candidate,
+    entry: EncoderMistake,
+    mel: Tensor,
+    block: WhisperEncoder | None = None,
+    start: Tensor | None = None,
+) -> Array:
+    """The candidate's stage, float64, of the model with a mistake made. mel: (B, M, F).
+
+    block: an encoder of one block that stands for the model; start: that block's input (B, T, S).
     """
-    known = candidate.pipeline.runs if entry is not AS_IT_IS else None  # which has other features
-    key = (entry.name, candidate.stage)
-    if known is not None and key in known:
-        return known[key]
-    result = computed_with(candidate, entry, mel)
-    if known is not None:
-        known[key] = result
-    return result
+    pipeline, stage, model = candidate.pipeline, candidate.stage, candidate.pipeline.needed_model()
+    if block is not None:
+        model, stage = block, stage.in_block(0)
+    seen: Any = Seen({stage}, upto=stage)
 
-
-def computed_with(candidate: Candidate, entry: EncoderMistake, mel: torch.Tensor) -> Array:
-    """`run_with`, computed."""
-    model, n_audio = candidate.pipeline.needed_model(), candidate.pipeline.n_audio
-    batch = mel if mel.ndim == 3 else mel[None]  # (B, M, F)
-    if candidate.stage == LN_POST and not entry.rewrite:  # without a tap only this is computed
-        result = run(entry, model, batch, n_audio=n_audio).double().numpy()
-        return result if mel.ndim == 3 else result[0]
-    seen: dict[str, Array] = {}
-
-    def keep(stage: str, tensor: torch.Tensor) -> torch.Tensor:
-        if stage == candidate.stage:
-            values = tensor.detach().double().numpy()
-            seen[stage] = values if mel.ndim == 3 else values[0]
-            raise Stop
-        return tensor
+    def tap(name: str, tensor: Tensor) -> Any:
+        return seen(name, start if start is not None and name == "positions" else tensor)
 
     # Given a tap, the model computes scores and weights apart from `attention`, for the tap alone.
     idle: dict[str, Callable[..., object]] = {"scores": lambda q, k: q, "softmax": lambda x: x}
-    if candidate.stage.within in ("attn.scores", "attn.weights") or entry.ops:
+    if stage.within in ("attn.scores", "attn.weights") or entry.ops:
         idle = {}
-    with ops.using(**idle), suppress(Stop):
-        run(entry, model, batch, keep, n_audio)
-    return seen.get(candidate.stage, np.empty(0))
+    if stage == LN_POST and start is None and not entry.rewrite:  # without a tap, less is computed
+        seen[stage] = run(entry, model, mel, n_audio=pipeline.n_audio)
+    else:
+        with ops.using(**idle), suppress(Stop):
+            run(entry, model, mel, tap, pipeline.n_audio)
+    values: Array = seen[stage].double().numpy()
+    return values if pipeline.clips.batched else values[0]
 
 
 # --- one block ------------------------------------------------------------------------------------
-
-
-def block_of(stage: Stage, n_layer: int) -> int | None:
-    """The number of the stage's block; the final norm counts with the last one."""
-    return n_layer - 1 if stage == LN_POST else stage.block
 
 
 def input_of(block: int) -> Stage:
     return Stage(f"block.{block - 1}.mlp_residual" if block else "positions")
 
 
-def alone(config: EncoderConfig, weights: dict[str, torch.Tensor], block: int) -> WhisperEncoder:
+def alone(config: EncoderConfig, weights: dict[str, Tensor], block: int) -> WhisperEncoder:
     """An encoder whose only block is this one."""
     prefix = f"blocks.{block}."
     kept = {
@@ -126,39 +123,23 @@ def alone(config: EncoderConfig, weights: dict[str, torch.Tensor], block: int) -
 
 
 def in_one_block(
-    candidate: Candidate, block: int, catalogue: Iterable[EncoderMistake]
+    candidate: Candidate, block: int, catalogue: Sequence[EncoderMistake]
 ) -> Iterator[Named]:
     """The mistakes of a block, made in one block whose input is the truth's."""
-    pipeline = candidate.pipeline
+    pipeline, before = candidate.pipeline, input_of(block)
     whole = pipeline.needed_model()
     weights = dict(whole.state_dict())
-    model = alone(whole.config, weights, block)
-    before = input_of(block)
-    start = torch.from_numpy(pipeline.encoder_truth({before}, upto=before)[before]).float()
-    start = start if start.ndim == 3 else start[None]  # (B, T, S)
-    stage = candidate.stage.in_block(0)
-    mel = torch.zeros(len(start), whole.config.n_mels, whole.config.n_frames)
+    right = alone(whole.config, weights, block)
+    start = batch_of(pipeline, pipeline.encoder_truth({before}, upto=before)[before])  # (B, T, S)
+    mel = torch.zeros(len(start), whole.config.n_mels, whole.config.n_frames)  # (B, M, F)
     for entry in catalogue:
-        if not possible_in_block(candidate, entry, block):
-            continue
-        seen: dict[str, Array] = {}
-
-        def tap(name: str, tensor: torch.Tensor, seen: dict[str, Array] = seen) -> torch.Tensor:
-            if name == "positions":
-                return start
-            if name == stage:
-                seen[name] = tensor.double().numpy()
-            return tensor
-
-        # The tap replaces the block's input, so the rewrites have to see the replaced one.
-        if entry.weights:  # which may take another block's
-            changed = alone(whole.config, entry.weights(weights), block)
-            run(replace(entry, weights=None), changed, mel, tap, pipeline.n_audio)
-        else:
-            run(entry, model, mel, tap, pipeline.n_audio)
-        values = seen.get(stage, np.empty(0))
-        values = values if pipeline.clips.batched else values[0]
-        yield Named((entry,), residual(candidate, values), candidate.error)
+        if possible_in_block(candidate, entry, block):
+            model, rest = right, entry
+            if entry.weights:  # which may take another block's
+                model = alone(whole.config, entry.weights(weights), block)
+                rest = replace(entry, weights=None)
+            values = made(candidate, rest, mel, model, start)
+            yield Named((entry,), residual(candidate, values), candidate.error)
 
 
 def possible_in_block(candidate: Candidate, entry: EncoderMistake, block: int) -> bool:

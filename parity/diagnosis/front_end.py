@@ -68,16 +68,14 @@ def both(base: Convention, pair: tuple[FrontEndMistake, FrontEndMistake]) -> Con
 
 def telling_stage(candidate: Candidate, entries: Iterable[Entry]) -> Stage | None:
     """The first front-end stage at which entries that fit alike differ; None if none is known."""
-    traces = []
+    pipeline, traces = candidate.pipeline, []
     for entry in entries:
         if not isinstance(entry, FrontEndMistake):
             return None
-        convention = entry.convention(candidate.pipeline.convention)
-        traces.append(candidate.pipeline.front_end(convention))
+        traces.append(pipeline.front_end(entry.convention(pipeline.convention)))
     for stage in FRONT_END:
-        first = traces[0][stage]
-        for other in (trace[stage] for trace in traces[1:]):
-            same = other.shape == first.shape and rms(other - first) <= 2 * least_floor(first)
-            if not same:
+        first, *others = (trace[stage] for trace in traces)
+        for other in others:
+            if not (other.shape == first.shape and rms(other - first) <= 2 * least_floor(first)):
                 return stage
     return None

@@ -65,15 +65,17 @@ def dump(
         raise ParityError("a dump is of one clip; given several")
     shapes = chosen(stage_shapes(pipeline), wanted)
     tell(pipeline.describe())
-    kept: Shapes = {s: (min(math.prod(shape), N_SAMPLES),) for s, shape in shapes.items()}
+    written = shapes
+    if sample:
+        written = {s: (min(math.prod(shape), N_SAMPLES),) for s, shape in shapes.items()}
     with replacing(path) as temporary:
-        writer = Writer(temporary, path.suffix, kept if sample else shapes, dtype)
+        writer = Writer(temporary, path.suffix, written, dtype)
         metadata = None
         try:
             metadata = write(writer, pipeline, shapes, dtype, sample)
         finally:
             writer.close(metadata)
-    return {str(stage): shape for stage, shape in (kept if sample else shapes).items()}
+    return {str(stage): shape for stage, shape in written.items()}
 
 
 def write(
@@ -84,17 +86,28 @@ def write(
     first: dict[str, Array] = {}
     other: dict[str, Array] = {}
 
-    def keep_and_write(stage: str, values: Array) -> None:
-        norms[stage] = float(np.linalg.norm(values))
-        first[stage] = at_positions(stage, values, N_FLOOR)
-        writer.write(stage, at_positions(stage, values) if sample else values)
+    def keep_and_write(stage: str, tensor: Array) -> Array:
+        if stage in shapes:
+            values = as_real(tensor)
+            norms[stage] = float(np.linalg.norm(values))
+            first[stage] = at_positions(stage, values, N_FLOOR)
+            writer.write(stage, at_positions(stage, values) if sample else values)
+        return tensor
 
-    def keep(stage: str, values: Array) -> None:
-        other[stage] = at_positions(stage, values, N_FLOOR)
+    def keep(stage: str, tensor: Array) -> Array:
+        if stage in shapes:
+            other[stage] = at_positions(stage, as_real(tensor), N_FLOOR)
+        return tensor
 
-    produce(pipeline, shapes, dtype, keep_and_write)
-    produce(pipeline, shapes, "float32" if dtype == "float64" else "float64", keep)
-    truth, port = (first, other) if dtype == "float64" else (other, first)
+    encoder = pipeline.model is not None
+    if dtype == "float64":
+        pipeline.run(keep_and_write, encoder)
+        pipeline.run_right_port(keep, encoder)
+        truth, port = first, other
+    else:
+        pipeline.run_right_port(keep_and_write, encoder)
+        pipeline.run(keep, encoder)
+        truth, port = other, first
     floors = {s: noise_of(s, shape, truth[s], port[s], sample) for s, shape in shapes.items()}
     metadata = describe(pipeline, dtype) | {FLOOR + s: repr(floor) for s, floor in floors.items()}
     if sample:
@@ -115,24 +128,6 @@ def noise_of(stage: str, shape: tuple[int, ...], truth: Array, port: Array, samp
     size = math.prod(shape)
     kept = slice(N_SAMPLES) if size > N_FLOOR else sample_positions(stage, size)
     return max(whole, noise_floor(truth[kept], port[kept]))
-
-
-def produce(
-    pipeline: Pipeline, wanted: Iterable[Stage], dtype: str, sink: Callable[[str, Array], None]
-) -> None:
-    """Run the pipeline in float64 or as a right float32 port, handing each stage to `sink`."""
-    encoder = pipeline.model is not None
-    wanted = set(wanted)
-
-    def tap(stage: str, tensor: Array) -> Array:
-        if stage in wanted:
-            sink(stage, as_real(tensor))
-        return tensor
-
-    if dtype == "float64":
-        pipeline.run(tap, encoder=encoder)
-    else:
-        pipeline.run_right_port(tap, encoder=encoder)
 
 
 def stage_shapes(pipeline: Pipeline) -> Shapes:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -56,7 +55,7 @@ class Dump(NamedTuple, Generic[Name]):
 
         `sampled.power` is "37 201".
         """
-        return self.said(SAMPLED, whole_shape)
+        return self.said(SAMPLED, lambda text: tuple(map(int, text.split())))
 
     def said(self, prefix: str, kind: Callable[[str], Any]) -> dict[str, Any]:
         """What the metadata says of each stage under this prefix. Raises ParityError."""
@@ -76,10 +75,6 @@ def positive(text: str) -> float:
     if not 0 < float(text) < math.inf:
         raise ValueError(f"{text}, expected a number above 0")
     return float(text)
-
-
-def whole_shape(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split()))
 
 
 def table(text: str, name: str) -> dict[str, Any]:
@@ -259,18 +254,16 @@ class Writer:
     def close(self, metadata: dict[str, str] | None = None) -> None:
         """Finish the file; without metadata, abandon it."""
         with self.file:
-            if metadata is None:
-                if not self.room:
-                    with suppress(OSError, ValueError):  # else the destructor would try again
-                        self.zip.close()
-                return
-            if self.room:
+            if self.room and metadata is not None:
                 self.file.seek(0)
-                self.file.write(struct.pack("<Q", self.room))
+                self.file.write(self.room.to_bytes(8, "little"))
                 header = self.header(metadata)
                 if len(header) > self.room:  # it would overwrite the first tensor
                     raise ValueError(f"a header of {len(header)} bytes; room for {self.room}")
                 self.file.write(header.ljust(self.room))
-            else:
+            elif metadata is not None:
                 self.put(METADATA, np.array(json.dumps(metadata)))
                 self.zip.close()
+            elif not self.room:
+                with suppress(OSError, ValueError):  # else the destructor would try again
+                    self.zip.close()

@@ -2,8 +2,7 @@
 
 A front-end entry changes fields of `melfront.Convention`. An encoder entry is our model with an op
 replaced (`encoder.ops.using`), weights changed as they are loaded, or a stage rewritten from those
-before it. Each names the first stage that it spoils. A mistake in a block is made in every block;
-its entry names the stage of block 0.
+before it. A mistake in a block is made in every block; its entry names the stage of block 0.
 
     # B batch  T positions  S state
 """
@@ -11,15 +10,18 @@ its entry names the stage of block 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from melfront.conventions import TRANSFORMERS, Convention
 from melfront.encoder import WhisperEncoder, ops
+from melfront.encoder.model import Tap, no_tap
 
-from ..stages import Stage
+from ..stages import FRONT_END, Stage
 from .wrong_ops import Weights
 
 
@@ -33,47 +35,8 @@ class FrontEndMistake:
     sentence: str  # what is wrong, and how people come to do it
     seen: str = ""  # where it has shipped
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stage", Stage(self.stage))  # a stage's name will do
-
     def convention(self, base: Convention = TRANSFORMERS) -> Convention:
         return replace(base, name=self.name, **dict(self.change))
-
-
-@dataclass
-class At:
-    """Where a rewrite stands: the model, the stages so far, and the block being run."""
-
-    model: WhisperEncoder
-    seen: dict[str, Tensor]
-    block: int | None = None
-
-    def __getitem__(self, stage: str) -> Tensor:
-        """A stage of this block, or of the stem."""
-        own = f"block.{self.block}.{stage}"
-        return self.seen[own if own in self.seen else stage]
-
-    @property
-    def block_input(self) -> Tensor:
-        return self.block_output(self.number - 1)
-
-    def block_output(self, number: int) -> Tensor:
-        """What a block returned; of number -1 the input of block 0."""
-        return self.seen[f"block.{number}.mlp_residual" if number >= 0 else "positions"]
-
-    def norm(self, x: Tensor, which: str) -> Tensor:
-        """x (B, T, S) through this block's attn_ln or mlp_ln, or through ln_post."""
-        owner = self.model if which == "ln_post" else self.model.blocks[self.number]
-        layer = getattr(owner, which)
-        return ops.current().layer_norm(x, layer.weight, layer.bias)
-
-    @property
-    def number(self) -> int:
-        assert self.block is not None, "outside the blocks"
-        return self.block
-
-
-Rewrite = Callable[[At, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -87,31 +50,40 @@ class EncoderMistake:
     ops: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     weights: Callable[[Weights], Weights] | None = None
     rewrite: Mapping[str, Rewrite] = field(default_factory=dict)  # by stage, without "block.i."
-    needs_clip: bool = False  # depends on how many positions hold audio
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stage", Stage(self.stage))
+    needs_clip: bool = False  # its ops take how many positions hold audio as first argument
 
 
-Entry = TypeVar("Entry", FrontEndMistake, EncoderMistake)
+# --- how entries are written ----------------------------------------------------------------------
 
 
-def mistake(
-    name: str, sentence: str, seen: str = "", **change: Any
-) -> Callable[[Stage], FrontEndMistake]:
-    """A front-end entry that changes these fields of `Convention`; `catalogue` gives its stage."""
-    return lambda stage: FrontEndMistake(name, stage, tuple(change.items()), sentence, seen)
+def mistake(text: str, seen: str = "", **change: Any) -> FrontEndMistake:
+    """The front-end entry "name: sentence", which changes these fields of `Convention`.
+
+    It spoils the first stage that one of the fields names; `padded` if it changes none.
+    """
+    name, sentence = text.split(": ", 1)
+    spoilt = {f.metadata["stage"] for f in fields(Convention) if f.name in change}
+    stage = next((stage for stage in FRONT_END if stage in spoilt), FRONT_END[0])
+    return FrontEndMistake(name, stage, tuple(change.items()), sentence, seen)
 
 
 def encoder_mistake(
-    name: str, sentence: str, seen: str = "", **change: Any
+    text: str,
+    seen: str = "",
+    weights: Callable[[Weights], Weights] | None = None,
+    rewrite: Mapping[str, Rewrite] | None = None,
+    needs_clip: bool = False,
+    **replaced: Callable[..., Any],
 ) -> Callable[[Stage], EncoderMistake]:
-    """An encoder entry with these fields of `EncoderMistake`: ops, weights or rewrite."""
-    return lambda stage: EncoderMistake(name, stage, sentence, seen, **change)
+    """The encoder entry "name: sentence", with these ops replaced; `catalogue` gives its stage."""
+    name, sentence = text.split(": ", 1)
+    return lambda stage: EncoderMistake(
+        name, stage, sentence, seen, replaced, weights, rewrite or {}, needs_clip
+    )
 
 
-def catalogue(*items: str | Callable[[Stage], Entry]) -> list[Entry]:
-    """Entries, each after the name of the first stage that it spoils."""
+def catalogue(*items: str | Callable[[Stage], EncoderMistake]) -> list[EncoderMistake]:
+    """Encoder entries, each after the name of the first stage that it spoils."""
     entries = []
     for item in items:
         if isinstance(item, str):
@@ -119,3 +91,72 @@ def catalogue(*items: str | Callable[[Stage], Entry]) -> list[Entry]:
         else:
             entries.append(item(stage))
     return entries
+
+
+# --- how encoder entries are run ------------------------------------------------------------------
+
+
+@dataclass
+class At:
+    """Where a rewrite stands: the model, the stages so far, and the block being run."""
+
+    model: WhisperEncoder
+    seen: dict[str, Tensor] = field(default_factory=dict)
+    number: int = -1  # of the block; -1 before the blocks, and still the last one's after them
+
+    def __getitem__(self, stage: str) -> Tensor:
+        """A stage of this block, or of the stem."""
+        own = f"block.{self.number}.{stage}"
+        return self.seen[own if own in self.seen else stage]
+
+    @property
+    def block_input(self) -> Tensor:
+        """(B, T, S)"""
+        return self.seen[f"block.{self.number - 1}.mlp_residual" if self.number else "positions"]
+
+    @property
+    def block(self) -> Any:
+        """The block being run, after the blocks the last one."""
+        return self.model.blocks[self.number]
+
+
+Rewrite = Callable[[At, Tensor], Tensor]
+
+
+def run(
+    entry: EncoderMistake, model: WhisperEncoder, mel: Tensor, tap: Tap = no_tap, n_audio: int = 0
+) -> Tensor:
+    """The model's last hidden state (B, T, S) with the mistake made; `tap` sees every stage.
+
+    n_audio: how many positions hold audio, for the mistakes that treat the others differently.
+    """
+    if entry.weights:
+        changed = entry.weights(dict(model.state_dict()))
+        model = WhisperEncoder.from_weights(model.config, changed)
+    replaced = dict(entry.ops)
+    if entry.needs_clip:
+        replaced = {slot: partial(function, n_audio) for slot, function in replaced.items()}
+    if {"scores", "softmax"} & replaced.keys():  # slots that our `attention` does not call
+        replaced.setdefault("attention", ops.explicit_attention)
+    if entry.rewrite:
+        tap = rewriting(entry, model, tap)
+    with ops.using(**replaced), torch.no_grad():
+        return model(mel, tap=tap).last_hidden_state
+
+
+def rewriting(entry: EncoderMistake, model: WhisperEncoder, tap: Tap) -> Tap:
+    """A tap that rewrites the mistake's stages before it hands them on."""
+    at = At(model)
+
+    def hook(name: str, tensor: Tensor) -> Tensor:
+        stage = Stage(name)
+        if stage.block is not None:
+            at.number = stage.block
+        if stage.within in entry.rewrite:
+            tensor = entry.rewrite[stage.within](at, tensor)
+        tensor = tap(name, tensor)
+        if "H" not in stage.axes:  # scores and weights are large, and no rewrite asks for them
+            at.seen[name] = tensor
+        return tensor
+
+    return hook

@@ -13,24 +13,21 @@ from melfront.audio import resample
 from melfront.conventions import SAMPLE_RATE
 
 from ..noise import Array
-from .entry import FrontEndMistake, catalogue, mistake
+from .entry import FrontEndMistake, mistake
 
-FILE = catalogue(
-    "padded",
-    mistake(
-        "not resampled",
-        "the file's samples are taken as if they were at 16 kHz: speech at 44.1 kHz is 2.8 times "
-        "as slow and as low",
-        "transformers' extractor, if it is given no sampling_rate",
-    ),
-    mistake(
-        "channels interleaved",
-        "the samples of all channels are read one after the other, in the file's order, as if they "
-        "were one clip",
-    ),
-    mistake("one channel", "the first channel is taken, where all should be averaged"),
+NOT_RESAMPLED = mistake(
+    "not resampled: the file's samples are taken as if they were at 16 kHz: speech at 44.1 kHz is "
+    "2.8 times as slow and as low",
+    seen="transformers' extractor, if it is given no sampling_rate",
 )
-NOT_RESAMPLED, INTERLEAVED, ONE_CHANNEL = FILE
+INTERLEAVED = mistake(
+    "channels interleaved: the samples of all channels are read one after the other, in the file's "
+    "order, as if they were one clip"
+)
+ONE_CHANNEL = mistake(
+    "one channel: the first channel is taken, where all should be averaged",
+)
+FILE = [NOT_RESAMPLED, INTERLEAVED, ONE_CHANNEL]
 
 
 def misread(path: str) -> Iterator[tuple[FrontEndMistake, Array]]:

@@ -79,22 +79,21 @@ def hf_processors(clips: Sequence[Array], length: int, n_mels: int) -> Array:
     return padded_to(hf_processors_extractor(n_mels), list(clips), length)
 
 
-def openai(audio: Array, n_mels: int) -> Array:
+def openai(audio: Array, n_mels: int, padding: int = 0) -> Array:
     """whisper.log_mel_spectrogram: (L,) to (M, F), or (B, L) to (B, M, F)."""
     import torch
     import whisper
 
-    return np.asarray(whisper.log_mel_spectrogram(torch.as_tensor(audio), n_mels).numpy())
+    return np.asarray(whisper.log_mel_spectrogram(torch.as_tensor(audio), n_mels, padding).numpy())
 
 
 def openai_transcribe(clip: Array, length: int, n_mels: int) -> Array:
     """What whisper.transcribe gives the encoder for a clip's first window: (N,) to (M, F)."""
-    import torch
     import whisper
 
-    mel = whisper.log_mel_spectrogram(torch.from_numpy(clip), n_mels, padding=N_SAMPLES)
+    mel = openai(clip, n_mels, padding=N_SAMPLES)
     content = mel.shape[-1] - N_SAMPLES // HOP_LENGTH
-    return np.asarray(whisper.pad_or_trim(mel[:, :content], length // HOP_LENGTH).numpy())
+    return np.asarray(whisper.pad_or_trim(mel[:, :content], length // HOP_LENGTH))
 
 
 @lru_cache(maxsize=2)
@@ -175,31 +174,22 @@ class Library:
         return self.name.partition(",")[0]
 
 
-def padded(one: Callable[[Array, int], Array]) -> Run:
-    """For what takes a single clip with zeros after it: `one(clip, n_mels)`."""
-
-    def run(clips: Sequence[Array], length: int, n_mels: int) -> Array:
-        return np.stack([one(np.pad(clip, (0, length - len(clip))), n_mels) for clip in clips])
-
-    return run
-
-
-def padded_batch(batch: Callable[[Array, int], Array]) -> Run:
-    """The same for what takes a batch (B, L)."""
-
-    def run(clips: Sequence[Array], length: int, n_mels: int) -> Array:
-        return batch(np.stack([np.pad(clip, (0, length - len(clip))) for clip in clips]), n_mels)
-
-    return run
-
-
 def as_it_is(one: Callable[[Array, int, int], Array]) -> Run:
     """For what takes a single clip and pads it itself: `one(clip, length, n_mels)`."""
+    return lambda clips, length, n_mels: np.stack([one(clip, length, n_mels) for clip in clips])
 
-    def run(clips: Sequence[Array], length: int, n_mels: int) -> Array:
-        return np.stack([one(clip, length, n_mels) for clip in clips])
 
-    return run
+def zeros_after(clip: Array, length: int) -> Array:
+    return np.pad(clip, (0, length - len(clip)))
+
+
+def padded(one: Callable[[Array, int], Array]) -> Run:
+    """For what takes a single clip with zeros after it: `one(clip, n_mels)`."""
+    return as_it_is(lambda clip, length, n_mels: one(zeros_after(clip, length), n_mels))
+
+
+def openai_batch(clips: Sequence[Array], length: int, n_mels: int) -> Array:
+    return openai(np.stack([zeros_after(clip, length) for clip in clips]), n_mels)
 
 
 LIBRARIES = (
@@ -213,7 +203,7 @@ LIBRARIES = (
         "`WhisperFeatureExtractor(...)` where torch is not installed",
         transformers_numpy,
     ),
-    Library("openai-whisper", "`log_mel_spectrogram` of the padded clip", padded_batch(openai)),
+    Library("openai-whisper", "`log_mel_spectrogram` of the padded clip", openai_batch),
     Library(
         "openai-whisper, transcribe",
         "what `transcribe` gives the encoder",

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
 
@@ -32,7 +32,7 @@ from .libraries import Library
 N_MELS = (80, 128)
 WINDOW = 0.5  # seconds that short clips are padded to, where zeros are expected after the clip
 SIGNALS = (*signals.SHORT, "sample")
-Results = dict[str, dict[str, "Judged"]]
+Results = dict[Library, dict[str, "Judged"]]
 
 
 class Judged(NamedTuple):
@@ -59,13 +59,13 @@ def features_of(library: Library, pipeline: Pipeline) -> Array:
     return out if clips.batched else out[0]
 
 
-def judge(library: Library, signal: str) -> Judged:
-    """The library's features of this signal against float64, with the mistake's name."""
-    return max((judge_at(library, signal, n) for n in N_MELS), key=lambda found: sort_key(found))
-
-
 def sort_key(found: Judged) -> tuple[int, float]:
     return [PASS, NOISY, WRONG, SHAPE, MISSING].index(found.verdict), found.noise
+
+
+def judge(library: Library, signal: str) -> Judged:
+    """The library's features of this signal against float64, with the mistake's name."""
+    return max((judge_at(library, signal, n_mels) for n_mels in N_MELS), key=sort_key)
 
 
 def judge_at(library: Library, signal: str, n_mels: int) -> Judged:
@@ -80,9 +80,9 @@ def judge_at(library: Library, signal: str, n_mels: int) -> Judged:
 
 
 def judge_all(libraries: Iterable[Library]) -> Results:
-    """Every library on every signal: name to signal to result."""
+    """Every library on every signal: library to signal to result."""
     return {
-        library.name: {signal: judge(library, signal) for signal in SIGNALS}
+        library: {signal: judge(library, signal) for signal in SIGNALS}
         for library in tqdm(list(libraries), desc="libraries", unit="", **PROGRESS)
     }
 
@@ -92,27 +92,18 @@ def judge_all(libraries: Iterable[Library]) -> Results:
 
 def masks() -> list[tuple[str, int, int]]:
     """How transformers is asked for the sample clip's mask, the mask's length, and its sum."""
-    clip = signals.sample()
-    ways: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-        ("`extractor(audio, return_attention_mask=True)`", {}, {"return_attention_mask": True}),
-        (
-            "`extractor(audio, return_attention_mask=True, do_normalize=True)`",
-            {},
-            {"return_attention_mask": True, "do_normalize": True},
-        ),
-        ("`extractor(audio, do_normalize=True)`", {}, {"do_normalize": True}),
-        (
-            "`WhisperFeatureExtractor(return_attention_mask=True)(audio)`",
-            {"return_attention_mask": True},
-            {},
-        ),
-    ]
+    asked, norm = {"return_attention_mask": True}, {"do_normalize": True}
+    ways: dict[str, tuple[dict[str, bool], dict[str, bool]]] = {
+        "`extractor(audio, return_attention_mask=True)`": ({}, asked),
+        "`extractor(audio, return_attention_mask=True, do_normalize=True)`": ({}, asked | norm),
+        "`extractor(audio, do_normalize=True)`": ({}, norm),
+        "`WhisperFeatureExtractor(return_attention_mask=True)(audio)`": (asked, {}),
+    }
     rows = []
-    for how, built, called in ways:
-        made = libraries.extractor(80, **built)
-        mask = made(clip, sampling_rate=SAMPLE_RATE, return_tensors="np", **called)[
-            "attention_mask"
-        ]
+    for how, (built, called) in ways.items():
+        extract = libraries.extractor(80, **built)
+        out = extract(signals.sample(), sampling_rate=SAMPLE_RATE, return_tensors="np", **called)
+        mask = out["attention_mask"]
         rows.append((how, mask.shape[-1], int(mask.sum())))
     return rows
 
@@ -140,23 +131,24 @@ def report(out: str | None = None) -> str:
     return text
 
 
-def page(results: Results, missing: list[libraries.Library]) -> str:
+def page(results: Results, missing: list[Library]) -> str:
     lines = [HEAD]
     lines += ["| library | version | noise at most | verdict | what it does differently | left |"]
     lines += ["| --- | --- | ---: | --- | --- | ---: |"]
-    for name, found in results.items():
+    for lib, found in results.items():
         worst = max(found.values(), key=sort_key)
         lines.append(
-            f"| {name} | {libraries.version(libraries.find(name).package)} | {amount(worst)} "
+            f"| {lib.name} | {libraries.version(lib.package)} | {amount(worst)} "
             f"| {worst.verdict} | {difference(found)} | {number(left(found))} |"
         )
     lines += [f"| {lib.name} | not installed | | | | |" for lib in missing]
     lines += ["", "How each was called:", ""]
-    lines += [f"- {lib.name}: {lib.call}" for lib in libraries.LIBRARIES if lib.name in results]
+    lines += [f"- {lib.name}: {lib.call}" for lib in results]
     lines += ["", "## Signal by signal", "", f"| library | {' | '.join(SIGNALS)} |"]
     lines += ["| --- |" + " ---: |" * len(SIGNALS)]
-    for name, found in results.items():
-        lines.append(f"| {name}{' *' * libraries.find(name).window} | {cells(found)} |")
+    for lib, found in results.items():
+        cells = " | ".join(map(amount, found.values()))
+        lines.append(f"| {lib.name}{' *' * lib.window} | {cells} |")
     lines += [
         "",
         f"\\* is made for clips that zeros follow: the short clips were padded to {WINDOW} s.",
@@ -165,10 +157,6 @@ def page(results: Results, missing: list[libraries.Library]) -> str:
     if libraries.version("transformers"):
         lines += mask_lines()
     return "\n".join(lines)
-
-
-def cells(found: dict[str, Judged]) -> str:
-    return " | ".join(amount(found[signal]) for signal in SIGNALS)
 
 
 def amount(found: Judged) -> str:

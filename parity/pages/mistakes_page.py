@@ -6,11 +6,10 @@ melfront parity mistakes --table parity/MISTAKES.md
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +22,8 @@ from ..comparison.compare import compare_with
 from ..comparison.report import Report, number
 from ..files.tensors import FLOOR, Dump, Tensor
 from ..mistakes import ENCODER, FRONT_END, EncoderMistake, FrontEndMistake, run
-from ..noise import NOISY, PASS, SHAPE, Array, error, unit_line
-from ..pipeline import Pipeline, load_model
+from ..noise import NOISY, PASS, SHAPE, Array, unit_line
+from ..pipeline import Pipeline, Seen, load_model
 from ..resolve import of_signal
 from ..stages import LN_POST, ParityError, Stage
 
@@ -53,29 +52,23 @@ class Cell(NamedTuple):
     verdict: str
     noise: float
     names: tuple[str, ...]  # what the comparison names, best first
-    own: str = ""  # the verdict on the mistake's own stage, if that was looked at
-
-    def named(self, entry: str) -> bool:
-        return self.names[:1] == (entry,)
 
 
-def cell(report: Report, own: str = "") -> Cell:
+def cell(report: Report) -> Cell:
     last = report.stages[-1]
     names = tuple(n.name for n in report.diagnosis.named) if report.diagnosis else ()
-    return Cell(last.verdict, last.noise, names, own)
+    return Cell(last.verdict, last.noise, names)
 
 
 # --- front end ----------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=16)
-def pipeline_of(signal: str) -> Pipeline:
-    return of_signal(signal, N_MELS)
+pipeline_of = lru_cache(maxsize=16)(of_signal)
 
 
 def front_end_cell(entry: FrontEndMistake, signal: str) -> Cell:
     """The features of a signal with this mistake made, in float32, as `compare` sees them."""
-    pipeline = pipeline_of(signal)
+    pipeline = pipeline_of(signal, N_MELS)
     features = pipeline.front_end(entry.convention(pipeline.convention))["features"]
     given = {Stage("features"): Tensor(features.astype(np.float32), "float32")}
     return cell(compare_with(pipeline, Dump(given, {})))
@@ -85,11 +78,10 @@ def front_end_cell(entry: FrontEndMistake, signal: str) -> Cell:
 
 
 class Model(NamedTuple):
-    """A model with a clip, and the truth of every stage that a mistake spoils first."""
+    """A model with a clip, and its last hidden state in float64."""
 
     pipeline: Pipeline
-    truth: dict[str, Array]
-    floors: dict[str, float]
+    truth: Dump[Stage]
 
 
 @lru_cache(maxsize=2)
@@ -100,37 +92,25 @@ def model_of(title: str) -> Model:
     encoder = load_model(name)
     pipeline = of_signal(signal, encoder.config.n_mels, encoder, name)
     pipeline.runs = {}  # the same mistakes are tried on every port
-    truth = pipeline.encoder_truth({entry.stage for entry in ENCODER} | {LN_POST})
-    return Model(pipeline, truth, pipeline.floors(truth, "float32"))
+    truth = pipeline.encoder_truth([LN_POST])
+    floor = pipeline.floors(truth, "float32")[LN_POST]
+    published = {FLOOR + LN_POST: repr(floor)}
+    return Model(pipeline, Dump({LN_POST: Tensor(truth[LN_POST], "float64")}, published))
 
 
 def encoder_cell(entry: EncoderMistake, title: str) -> Cell:
-    """The last hidden state of a model with this mistake made, and how its own stage looks."""
-    pipeline, truth, floors = model_of(title)
-    mine = made(entry, pipeline)
-    said = {FLOOR + stage: repr(floor) for stage, floor in floors.items()}
-    held = Dump({LN_POST: Tensor(truth[LN_POST], "float64")}, said)
-    given = Dump({LN_POST: Tensor(mine[LN_POST], "float32")}, {})
-    report = compare_with(pipeline, given, held)
-    return cell(report, verdict_on(mine[entry.stage], truth[entry.stage], floors[entry.stage]))
+    """The last hidden state of a model with this mistake made, as `compare` sees it."""
+    pipeline, truth = model_of(title)
+    given = {LN_POST: Tensor(made(entry, pipeline)[LN_POST], "float32")}
+    return cell(compare_with(pipeline, Dump(given, {}), truth))
 
 
 def made(entry: EncoderMistake, pipeline: Pipeline) -> dict[str, Array]:
     """The mistake's own stage and the last one, float32, with the mistake made."""
-    seen: dict[str, Array] = {}
-
-    def tap(stage: str, tensor: torch.Tensor) -> torch.Tensor:
-        if stage in (entry.stage, LN_POST):
-            seen[stage] = tensor[0].numpy()
-        return tensor
-
+    seen: Any = Seen({entry.stage, LN_POST})
     mel = torch.from_numpy(pipeline.front_end_truth["features"]).float()[None]
-    run(entry, pipeline.needed_model(), mel, tap, pipeline.n_audio)
-    return seen
-
-
-def verdict_on(mine: Array, truth: Array, floor: float) -> str:
-    return SHAPE if mine.shape != truth.shape else error(mine, truth, floor).verdict
+    run(entry, pipeline.needed_model(), mel, seen, pipeline.n_audio)
+    return {stage: tensor[0].numpy() for stage, tensor in seen.items()}
 
 
 # --- the page -----------------------------------------------------------------------------------
@@ -138,18 +118,18 @@ def verdict_on(mine: Array, truth: Array, floor: float) -> str:
 Rows = dict[str, dict[str, Cell]]  # mistake, then signal or model
 
 
-def front_end_rows(columns: Iterable[str] = (*signals.SHORT, "sample")) -> Rows:
+def front_end_rows() -> Rows:
     rows: Rows = {entry.name: {} for entry in FRONT_END}
-    for signal in columns:
+    for signal in (*signals.SHORT, "sample"):
         for entry in tqdm(FRONT_END, desc=f"mistakes on {signal}", unit="", **PROGRESS):
             rows[entry.name][signal] = front_end_cell(entry, signal)
     return rows
 
 
-def encoder_rows(columns: Iterable[str] = MODELS) -> Rows:
+def encoder_rows() -> Rows:
     """Of the models that are here."""
     rows: Rows = {entry.name: {} for entry in ENCODER}
-    for title in columns:
+    for title in MODELS:
         with suppress(ParityError):
             for entry in tqdm(ENCODER, desc=f"mistakes in {title}", unit="", **PROGRESS):
                 rows[entry.name][title] = encoder_cell(entry, title)
@@ -161,31 +141,24 @@ def shown(entry: str, cell: Cell) -> str:
     if cell.verdict == PASS:
         return "blind"
     far = "shape" if cell.verdict == SHAPE else number(cell.noise)
-    if cell.named(entry):
-        name = " ✓" if len(cell.names) == 1 else " ≈"
-    else:
-        name = " ≈" if entry in cell.names else " ✗"
-    return ("noisy " if cell.verdict == NOISY else "") + far + name
+    mark = "✓" if cell.names == (entry,) else "≈" if entry in cell.names else "✗"
+    return f"{'noisy ' * (cell.verdict == NOISY)}{far} {mark}"
 
 
-def grid(rows: Rows) -> list[str]:
+def grid(rows: Rows) -> str:
     columns = list(next(iter(rows.values())))
     lines = [f"| mistake | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
     for name, cells in rows.items():
         lines.append(f"| {name} | {' | '.join(shown(name, c) for c in cells.values())} |")
-    return lines
+    return "\n".join(lines)
 
 
 def never_named(rows: Rows) -> list[str]:
     """Mistakes that no column names first and alone."""
-    return [
-        name
-        for name, cells in rows.items()
-        if not any(c.named(name) and len(c.names) == 1 for c in cells.values())
-    ]
+    return [n for n, cells in rows.items() if not any(c.names == (n,) for c in cells.values())]
 
 
-def blind(rows: Rows) -> list[str]:
+def blind(rows: Rows) -> str:
     """A line for each column: how many mistakes pass there."""
     columns = list(next(iter(rows.values())))
     lines = []
@@ -193,20 +166,20 @@ def blind(rows: Rows) -> list[str]:
         missed = [name for name, cells in rows.items() if cells[column].verdict == PASS]
         listed = f": {', '.join(missed)}" if 0 < len(missed) <= 12 else ""
         lines.append(f"- `{column}`: blind to {len(missed)} of {len(rows)}{listed}")
-    return lines
+    return "\n".join(lines)
 
 
-def alike(rows: Rows) -> list[str]:
+def alike(rows: Rows) -> str:
     """A line for each pair of entries that some column cannot tell apart."""
     pairs: dict[tuple[str, ...], list[str]] = {}
     for name, cells in rows.items():
         for column, c in cells.items():
             if name in c.names and len(c.names) > 1:
                 pairs.setdefault(tuple(sorted(c.names)), []).append(column)
-    return [
+    return "\n".join(
         f"- {' = '.join(names)} on {', '.join(f'`{c}`' for c in dict.fromkeys(columns))}"
         for names, columns in pairs.items()
-    ]
+    )
 
 
 HEAD = f"""# Which mistake shows where
@@ -226,42 +199,41 @@ A number is an error in units of float32 noise: up to 2 passes, up to 10 is nois
 """
 
 
-ABOUT_SIGNALS = (
-    "The columns are the signals of `reference_data`; MANIFEST.json there has their formulas."
-)
-ABOUT_MODELS = (
-    "`toy` and `toy-quiet` are the small encoders of `reference_data/encoder`, `tiny` is the "
-    "published size with formula weights, on the sample clip, `tiny.en` the trained one."
-)
+def half(title: str, about: str, rows: Rows) -> str:
+    missing = never_named(rows)
+    named, but = len(rows) - len(missing), f"; not so: {', '.join(missing)}" if missing else ""
+    return f"""
+## {title}
+
+{about}
+
+{named} of {len(rows)} mistakes are named first and alone in at least one column{but}.
+
+{grid(rows)}
+
+{blind(rows)}
+
+The same numbers:
+
+{alike(rows) or "- none"}
+"""
 
 
 def page(front: Rows, encoder: Rows) -> str:
-    lines = [HEAD]
-    for title, about, rows in (
-        (f"Front end, {N_MELS} bins", ABOUT_SIGNALS, front),
-        ("Encoder", ABOUT_MODELS, encoder),
-    ):
-        if not rows:
-            continue
-        missing = never_named(rows)
-        lines += [
-            f"## {title}",
-            "",
-            about,
-            "",
-            f"{len(rows) - len(missing)} of {len(rows)} mistakes are named first and alone in at "
-            "least one column" + (f"; not so: {', '.join(missing)}." if missing else "."),
-            "",
-            *grid(rows),
-            "",
-            *blind(rows),
-            "",
-            "The same numbers:",
-            "",
-            *(alike(rows) or ["- none"]),
-            "",
-        ]
-    return "\n".join(lines)
+    text = HEAD + half(
+        f"Front end, {N_MELS} bins",
+        "The columns are the signals of `reference_data`; MANIFEST.json there has their formulas.",
+        front,
+    )
+    if encoder:
+        text += half(
+            "Encoder",
+            "`toy` and `toy-quiet` are the small encoders of `reference_data/encoder`, `tiny` is "
+            "the published size with formula weights, on the sample clip, `tiny.en` the trained "
+            "one.",
+            encoder,
+        )
+    return text
 
 
 def write(path: str) -> str:

@@ -117,7 +117,7 @@ def test_the_last_hidden_state(tmp_path, sample):
     model = WhisperEncoder.from_formula(config)
     save_hf(tmp_path / "model", config, model.state_dict())
     mel = torch.from_numpy(melfront.log_mel(sample, n_mels=80))[None]
-    wrong = mistakes.run(mistakes.TANH_GELU, model, mel) * 1.01
+    wrong = mistakes.run(mistakes.find("tanh GELU"), model, mel) * 1.01
     np.savez(tmp_path / "mine.npz", last_hidden_state=wrong.numpy())
     one = one_pass(model, mel)
     arguments = ["compare", tmp_path / "mine.npz", "--model", tmp_path / "model"]

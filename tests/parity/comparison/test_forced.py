@@ -129,7 +129,7 @@ def test_a_right_front_end_passes_forced():
 
 
 def test_forced_with_some_stages_only():
-    mine = front_end_dump(SPEECH, mistakes.SYMMETRIC_WINDOW.convention())
+    mine = front_end_dump(SPEECH, mistakes.find("symmetric window").convention())
     given = {stage: mine[stage] for stage in ("spectrum", "mel", "features")}
     assert wrong(front_end(given)) == list(given)
     assert wrong(front_end(given, forced=True)) == ["spectrum"]
@@ -215,7 +215,7 @@ def test_assert_parity_passes():
 
 
 def test_assert_parity_fails_with_the_report():
-    features = front_end_dump(SPEECH, mistakes.SYMMETRIC_WINDOW.convention())["features"]
+    features = front_end_dump(SPEECH, mistakes.find("symmetric window").convention())["features"]
     with pytest.raises(AssertionError) as error:
         parity.assert_parity(features, "input_features", audio=SPEECH, pad_to=None)
     text = str(error.value)

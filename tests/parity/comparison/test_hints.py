@@ -48,13 +48,13 @@ def test_mel_alone_is_features_or_the_power():
 
 def test_wrong_power_and_features_that_are_never_below_0():
     window = variants.trace(
-        AUDIO, n_mels=80, pad_to=PAD_TO, convention=mistakes.NO_WINDOW.convention()
+        AUDIO, n_mels=80, pad_to=PAD_TO, convention=mistakes.find("no window").convention()
     )
     report = compare(mel=window["mel"])
     assert report.first_wrong.name == "mel"
     assert names(report) == ["no window"]
 
-    loud = features(mistakes.UNSCALED_INT16.convention())
+    loud = features(mistakes.find("unscaled int16").convention())
     assert loud.min() > 0
     report = compare(mel=loud)
     assert report.first_wrong.name == "features"
@@ -129,7 +129,7 @@ def test_a_reference_of_another_shape_is_no_mistake():
 
 
 def test_a_reference_that_is_wrong_itself():
-    reference = {"features": features(mistakes.SYMMETRIC_WINDOW.convention())}
+    reference = {"features": features(mistakes.find("symmetric window").convention())}
     report = parity.compare(
         {"features": ours_numpy(AUDIO, 8_000, 80)}, reference, audio=AUDIO, pad_to=PAD_TO
     )
@@ -156,7 +156,7 @@ def test_other_bins_are_asked_for():
 
 
 def test_pairs_that_cannot_be_told_apart_are_named_together():
-    pair = (mistakes.ZERO_PADDING, mistakes.NO_FRAME_DROPPED)
+    pair = (mistakes.find("zero padding"), mistakes.find("no frame dropped"))
     report = compare(features=features(both(TRANSFORMERS, pair)))
     assert set(names(report)) == {
         "zero padding + no frame dropped",

@@ -56,10 +56,10 @@ def test_noise_where_frames_do_not_count_for_the_maximum():
 
 def test_frames_of_another_number_are_infinitely_far():
     pipeline = of_signal("padded", 80)
-    longer = pipeline.front_end(mistakes.NO_FRAME_DROPPED.convention())["features"]
+    longer = pipeline.front_end(mistakes.find("no frame dropped").convention())["features"]
     screen = FewFrames(pipeline, "features", longer)
     assert screen.distance_to(TRANSFORMERS) == np.inf
-    assert np.isfinite(screen.distance_to(mistakes.A_HOP_OF_ZEROS_ADDED.convention()))
+    assert np.isfinite(screen.distance_to(mistakes.find("a hop of zeros added").convention()))
 
 
 def test_the_least_that_is_left_is_no_more_than_what_is_left():
@@ -73,7 +73,7 @@ def test_the_least_that_is_left_is_no_more_than_what_is_left():
 
 @pytest.mark.parametrize("signal", ["padded", "batch"])
 def test_two_mistakes_at_once(signal):
-    pair = (mistakes.HTK_MEL_SCALE, mistakes.HAMMING_WINDOW)
+    pair = (mistakes.find("HTK mel scale"), mistakes.find("Hamming window"))
     clip = SIGNALS[signal]
     mine = variants.log_mel(
         clip.make(), n_mels=80, convention=both(TRANSFORMERS, pair), pad_to=clip.pad_to
@@ -89,7 +89,7 @@ def test_a_second_mistake_is_not_found_in_noise(times, known):
     """One frame too many plus some noise is one mistake or an unknown one, never two."""
     pipeline = of_signal("speech", 80)
     truth = pipeline.front_end_truth
-    mine = pipeline.front_end(mistakes.NO_FRAME_DROPPED.convention())["features"]
+    mine = pipeline.front_end(mistakes.find("no frame dropped").convention())["features"]
     noise = times * pipeline.floors({"features": truth["features"]}, "float32")["features"]
     mine = mine + np.random.default_rng(3).normal(0, noise, mine.shape)
     report = parity.compare(

@@ -74,7 +74,9 @@ def test_front_end_mistake_is_named_in_16_bits(dtype):
 
 
 def test_entries_that_cannot_be_told_apart_are_named_together():
-    dump = front_end_dump(SIGNALS["padded"].make(), mistakes.NO_CLAMP.convention(), pad_to=0.5)
+    dump = front_end_dump(
+        SIGNALS["padded"].make(), mistakes.find("no clamp").convention(), pad_to=0.5
+    )
     report = compare({"features": dump["features"]})
     assert set(names(report)) == {"no clamp", "maximum of each frame"}
     assert report.diagnosis.telling in (None, "clamped")
@@ -119,7 +121,7 @@ def test_two_mistakes_at_once_are_named_both(count):
 
 
 def test_two_mistakes_in_the_text_and_the_json():
-    pair = (mistakes.SYMMETRIC_WINDOW, mistakes.NATURAL_LOGARITHM)
+    pair = (mistakes.find("symmetric window"), mistakes.find("natural logarithm"))
     dump = front_end_dump(SIGNALS["padded"].make(), both(TRANSFORMERS, pair), pad_to=0.5)
     report = compare({"features": dump["features"]})
     assert "two mistakes at once" in report.headline()
@@ -208,7 +210,7 @@ def test_mistake_in_one_block_is_named(block, given):
         seen[stage] = tensor[0].numpy().copy()
         return tensor
 
-    with ops.using(mlp=in_block(block, mistakes.TANH_GELU.ops["gelu"])), torch.no_grad():
+    with ops.using(mlp=in_block(block, mistakes.find("tanh GELU").ops["gelu"])), torch.no_grad():
         model(MEL, tap=tap)
     report = parity.compare({stage: seen[stage] for stage in given}, audio=AUDIO, model=model)
     spoilt = f"block.{block}.mlp_residual"

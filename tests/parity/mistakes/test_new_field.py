@@ -6,6 +6,7 @@ from melfront import parity, variants
 from melfront.conventions import CONVENTIONS, Convention, at
 from melfront.parity import mistakes
 from melfront.parity.signals import SIGNALS
+from melfront.parity.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def test_a_new_field(monkeypatch):
     mel = variants.mel
     monkeypatch.setattr(variants, "mel", lambda x, c, n_mels: mel(x, c, n_mels) * c.mel_gain)
     monkeypatch.setitem(CONVENTIONS, "transformers", WithGain())
-    gain = mistakes.FrontEndMistake("mel gain", "mel", (("mel_gain", 3.0),), "")
+    gain = mistakes.FrontEndMistake("mel gain", Stage("mel"), (("mel_gain", 3.0),), "")
     # Where its stage ends: the mistakes of later stages share what it leaves behind.
     place = next(i for i, entry in enumerate(mistakes.FRONT_END) if entry.stage == "log")
     mistakes.FRONT_END.insert(place, gain)
