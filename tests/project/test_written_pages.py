@@ -1,4 +1,4 @@
-"""What is written by a command is what the command would write now."""
+"""Generated pages are up to date."""
 
 import re
 from importlib import import_module
@@ -10,13 +10,13 @@ from tests.project import readme_numbers
 from tests.project.api_page import PACKAGES, PAGE, page
 
 
-def test_the_api_page_is_of_these_docstrings():
+def test_api_page_is_up_to_date():
     written = PAGE.read_text("utf-8")
     assert written == page(), "run python -m tests.project.api_page"
     assert " at 0x" not in written
 
 
-def test_every_public_name_is_on_the_page():
+def test_every_public_name_is_on_the_api_page():
     text = PAGE.read_text("utf-8")
     for package in PACKAGES:
         for name in import_module(package).__all__:
@@ -24,7 +24,7 @@ def test_every_public_name_is_on_the_page():
 
 
 def test_numbers():
-    """`python -m tests.project.readme_numbers` writes them, whatever stood there before."""
+    """`python -m tests.project.readme_numbers` corrects any stale number."""
     page = readme_numbers.read("README.md")
     assert readme_numbers.rewritten(page) == page
     for pattern, numbers in readme_numbers.NUMBERS:
@@ -40,8 +40,8 @@ def test_numbers_need_their_sentences():
         readme_numbers.rewritten(readme_numbers.read("README.md").replace("The encoder in torch", "In torch it"))
 
 
-def test_mistakes_that_are_named():
-    """All of the page's, and each is in the catalogue as it is now."""
+def test_page_names_every_mistake():
+    """Every mistake on the page is named, and the catalogue has at least as many."""
     named = re.findall(
         r"(\d+) of (\d+) mistakes are named first and alone in at least one column",
         readme_numbers.read("parity/MISTAKES.md"),
