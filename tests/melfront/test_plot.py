@@ -1,4 +1,4 @@
-"""The picture of `melfront --plot`."""
+"""The figure of `melfront --plot`."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_plot(tmp_path, kind, n, n_mels):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_axes_of_the_plot(sample):
+def test_axes_of_the_plot(sample):
     figure = plot.figure(sample, melfront.log_mel(sample, n_mels=80), "sample.flac")
     above, below, bar = figure.axes
     assert below.get_xlabel() == "time in s"

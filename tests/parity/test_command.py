@@ -119,7 +119,7 @@ def test_an_archive_of_something_else(compare, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors", "npy"])
-def test_a_file_that_may_not_be_read(compare, tmp_path, suffix, monkeypatch):
+def test_unreadable_file(compare, tmp_path, suffix, monkeypatch):
     path = tmp_path / f"features.{suffix}"
     np.save(tmp_path / "features.npy", FEATURES)
     np.savez(tmp_path / "features.npz", features=FEATURES)

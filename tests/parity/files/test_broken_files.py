@@ -10,7 +10,7 @@ from tests.parity.commands import FEATURES, assert_one_line
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors", "npy"])
-def test_an_empty_file(compare, tmp_path, suffix):
+def test_empty_file(compare, tmp_path, suffix):
     path = tmp_path / f"features.{suffix}"
     path.touch()
     assert_one_line(compare(path), path, "empty")
