@@ -137,12 +137,12 @@ def test_gradcheck(device):
         return melfront.log_mel(x, n_mels=3, pad_to=0.02)  # 320 samples, the last ones silent
 
     options = {"eps": 1e-7, "atol": 1e-5, "fast_mode": True}
-    # A GPU may add up what windows share in another order each time: a few roundings.
+    # A GPU may sum overlapping windows in a different order each time: a few roundings.
     options["nondet_tol"] = 0.0 if device == "cpu" else 1e-12
     assert torch.autograd.gradcheck(features, (clips,), **options)
 
 
-def test_gradients_in_float32_and_where_it_is_silent(device):
+def test_gradients_in_float32_and_of_silence(device):
     clip = torch.tensor(Signal("speech", 9_001, seed=3).array(), device=device)
     clip.requires_grad_()
     melfront.log_mel(clip).mean().backward()
@@ -156,7 +156,7 @@ def test_gradients_in_float32_and_where_it_is_silent(device):
 
 
 def test_recorded_and_not_recorded_agree(device):
-    """With and without autograd the CPU runs different code."""
+    """The CPU runs different code with and without autograd."""
     clips = torch.tensor(np.stack([Signal("speech", 98_017, seed=s).array() for s in (3, 5)]))
     clips = clips.to(device)
     plain = melfront.log_mel(clips)
