@@ -81,7 +81,7 @@ def test_config_of_another_model(tmp_path):
     refuses(path, "config.json holds a list, expected an object")
 
 
-def test_another_model(tmp_path):
+def test_different_model(tmp_path):
     names = [f"bert.encoder.layer.{i}.attention.self.query.weight" for i in range(12)]
     path = write(tmp_path / "a.safetensors", {n: torch.zeros(3, 5) for n in names})
     refuses(path, f"has no tensor of a Whisper encoder; it has {names[0]}", ", and 9 more")
