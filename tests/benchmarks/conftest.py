@@ -1,4 +1,4 @@
-"""Set before NumPy and torch are loaded, where this folder is run by itself."""
+"""Set thread options before NumPy and torch are loaded, if only this folder is run."""
 
 import os
 
