@@ -76,8 +76,8 @@ def device_params(config) -> list:
 
 
 # .ci/cpus runs the numeric tests again with the kernels of other CPUs. Every test is numeric except
-# in these files, which test files, messages, pages and processes, or are slow and repeat numbers that
-# other tests cover. A test in them that compares a number with a bound is marked `numeric`.
+# in these files, which test files, messages, pages and processes, or are slow and repeat numbers
+# from other tests. A test in them that compares a number with a bound is marked `numeric`.
 NOT_NUMERIC = {
     "benchmarks": "all",
     "encoder": "config public",

@@ -1,4 +1,4 @@
-"""Virtual environments with this one's packages but without melfront, and wheels to install there."""
+"""Virtual environments with this one's packages but without melfront, and wheels for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDERS = ("melfront", "encoder", "parity", "benchmarks", "reference_data")
 
 
 def python_without(folder: Path, *packages: str) -> Path:
-    """Create a virtual environment that links all packages of this one except these and melfront."""
+    """Create a virtual environment that links this one's packages except these and melfront."""
     venv.create(folder, symlinks=True)
     site = site_packages(folder)
     for entry in Path(numpy.__file__).parents[1].iterdir():

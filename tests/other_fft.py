@@ -1,7 +1,6 @@
 """A stand-in for a GPU: the CPU with a different, also correct, float32 FFT.
 
-It exposes bounds that only one FFT meets, and comparisons of results from different devices, without
-a GPU.
+Without a GPU, it exposes bounds that only one FFT meets and comparisons across devices.
 """
 
 from collections.abc import Iterator

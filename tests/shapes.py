@@ -3,12 +3,12 @@
     report = shapes.check(lambda: melfront.log_mel(clip), files=[numpy_backend.__file__])
     assert not report.wrong and not report.unchecked
 
-A trailing comment such as `# (B, T, S)` on a statement inside a function gives the shape of the value
-that the statement assigns, returns or yields. An entry is a number, a letter or name, or a product or
-sum of these: `2K`, `L + 400`, `H * D`. The first comment that a call reaches binds a letter for the
-rest of that call. A leading `...` stands for any number of axes; `each` after the shape applies it to
-every item of a tuple or list. In `# (C, N) -> (N,)`, only the last shape is checked. One axis is
-written as in Python, `(N,)`, and words may follow: `# (N,) float64, read-only`.
+A trailing comment such as `# (B, T, S)` on a statement inside a function gives the shape of the
+value that the statement assigns, returns or yields. An entry is a number, a letter or name, or a
+product or sum of these: `2K`, `L + 400`, `H * D`. The first comment that a call reaches binds a
+letter for the rest of that call. A leading `...` stands for any number of axes; `each` after the
+shape applies it to every item of a tuple or list. In `# (C, N) -> (N,)`, only the last shape is
+checked. One axis is written as in Python, `(N,)`, and words may follow: `# (N,) float64`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def recipe(text):
 
 
 def exercise(number, **before):
-    """The report of an exercise. `before`: lines that the text tells the reader to replace first."""
+    """The report of an exercise. `before`: lines that its text tells readers to replace first."""
     text = next(text for text in TEXTS if re.search(rf"^{number}\. ", text, flags=re.MULTILINE))
     change = re.search(rf"^{number}\. CHANGE is `([^`]+)`", text, flags=re.MULTILINE)[1]
     code = recipe(text).replace("CHANGE", change)
@@ -67,7 +67,7 @@ def test_1_zeros_at_the_edges():
 
 
 def test_2_a_higher_floor(sample):
-    """`log` alone: the clip's maximum is above 1, so the clamp raises every value to at least -7."""
+    """`log` alone: the clip's maximum is above 1, so the clamp raises every value to -7 or more."""
     report = exercise(2)
     assert wrong(report) == ["log"]
     assert right(report)[-2:] == ["clamped", "features"]
@@ -86,7 +86,7 @@ def test_3_one_maximum_for_all():
 
 
 def test_4_the_other_gelu():
-    """No: from `gelu1` on, 4.7e-4 is hundreds of times the noise, and it stays visible to the end."""
+    """No: from `gelu1` on, 4.7e-4 is hundreds of times the noise, and it stays to the end."""
     report = exercise(4)
     assert right(report) == ["conv1"]
     assert report.first_wrong.name == "gelu1"

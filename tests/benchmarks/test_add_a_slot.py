@@ -1,4 +1,4 @@
-"""A slot consists of two files: once they are added, it appears everywhere without other changes."""
+"""A slot consists of two files: once they are added, it appears everywhere without a list."""
 
 import os
 import re

@@ -144,7 +144,7 @@ def test_abandoned_fork_server_exits_silently(capfd):
 
 
 def test_interrupted(tmp_path):
-    """A terminal signals every process of the group: one line is printed, and all processes end."""
+    """A terminal signals every process of its group: one line is printed, and all of them end."""
     kernel, pid = tmp_path / "kernel.py", tmp_path / "pid"
     kernel.write_text(
         f"import os, time\nopen({str(pid)!r}, 'w').write(f'{{os.getpid()}} {{os.getppid()}}.')\n"

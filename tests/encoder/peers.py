@@ -1,4 +1,4 @@
-"""transformers' encoder with our weights, the float64 truth, and the bounds on their differences."""
+"""transformers' encoder with our weights, the float64 truth, and bounds on their differences."""
 
 import numpy as np
 import torch

@@ -233,7 +233,7 @@ def test_peft_adapters(model, mel, names):
 
 
 def test_peft_adapters_of_convolutions(model, mel):
-    """transformers' encoder does not support these: it reads `conv1.stride`, which adapters lack."""
+    """transformers' encoder does not support them: it reads `conv1.stride`, which adapters lack."""
     peft = pytest.importorskip("peft")
     before = model(mel)[0]
     config = peft.LoraConfig(r=3, target_modules=["conv1", "conv2"], init_lora_weights=False)

@@ -242,7 +242,7 @@ def test_openai(backend, clips, n_mels):
 @example(Signal("speech", 480_000), 80)
 @settings(max_examples=4)
 def test_openai_transcribe(backend, signal, n_mels):
-    """Like whisper.transcribe: 30 s of zeros appended, content frames only, tail filled with 0.0."""
+    """Like whisper.transcribe: append 30 s of zeros, keep content frames, fill the tail with 0."""
     whisper = pytest.importorskip("whisper")
 
     audio = signal.array()
@@ -265,7 +265,7 @@ def test_openai_transcribe(backend, signal, n_mels):
 @example(Signal("speech", 480_000), 80)
 @settings(max_examples=6)
 def test_faster_whisper(backend, signal, n_mels):
-    """Like WhisperModel.transcribe: the frame of the extra hop dropped, tail filled with 0.0."""
+    """Like WhisperModel.transcribe: drop the frame of the extra hop, fill the tail with 0.0."""
     pytest.importorskip("faster_whisper")
     from faster_whisper.audio import pad_or_trim
     from faster_whisper.feature_extractor import FeatureExtractor

@@ -27,7 +27,7 @@ def test_every_shape_comment():
     ):
         cached.cache_clear()
     rng = np.random.default_rng(1)
-    # All sizes differ: 3 clips, 31 bins, 700 frames. Of these, 125 overlap a clip, less than a block.
+    # All sizes differ: 3 clips, 31 bins, 700 frames. 125 of them overlap a clip, less than a block.
     clips = [rng.uniform(-1, 1, n).astype(np.float32) for n in (2003, 19_789, 17_011)]
 
     def everything():

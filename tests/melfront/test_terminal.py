@@ -86,7 +86,7 @@ def read(end: int) -> str:
 
 
 def by_command(text: str) -> dict[str, str]:
-    found = re.split(r"(?:^|\r)\$ (.*)\n", text, flags=re.MULTILINE)[1:]  # \r follows a progress bar
+    found = re.split(r"(?:^|\r)\$ (.*)\n", text, flags=re.MULTILINE)[1:]  # \r: after a bar
     return dict(zip(found[::2], found[1::2], strict=True))
 
 
@@ -174,7 +174,7 @@ def test_pipe_gets_one_record_per_line(piped):
     (wrong,) = (line for line in lines["parity compare port.npz"] if "looks like" in line)
     assert wrong.startswith("features  WRONG")
     assert len(wrong) > 2 * WIDTH
-    assert all(text.count("\n") <= 1 for text in err.values()), "an error is one line, without a bar"
+    assert all(text.count("\n") <= 1 for text in err.values()), "an error is not one line"
 
 
 def test_json_is_not_wrapped_on_a_terminal(shown):

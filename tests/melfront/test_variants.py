@@ -1,4 +1,4 @@
-"""Every field of `Convention` has an effect at its stage, and its default is the oracle's choice."""
+"""Every field of `Convention` has an effect at its stage, and the defaults match the oracle."""
 
 import dataclasses
 from dataclasses import fields, replace
@@ -65,7 +65,7 @@ def test_edges_of_the_sample_distinguish_reflection_from_zeros(sample):
     assert np.abs(right - wrong)[:, -1].max() > 0.01
 
 
-# Non-default values of every field, each of which must change the output. For a Literal, all of them.
+# Other values of every field, which must change the output. For a Literal, all of its values.
 OTHER: dict[str, list[Any]] = {
     "gain": [32_768.0, 0.5],
     "preemphasis": [0.97],

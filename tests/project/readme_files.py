@@ -22,7 +22,7 @@ from tests.signals import sample
 
 
 def stand_in(name: str) -> None:
-    """Write a checkpoint with formula weights to a local folder, which takes precedence over the Hub."""
+    """Write formula weights to a local folder of this name, which takes precedence over the Hub."""
     config = SIZES[name.removeprefix("openai/whisper-")]
     if config.n_audio_layer <= 4:
         save_hf(name, config, WhisperEncoder.from_formula(config).state_dict())

@@ -1,8 +1,8 @@
 """Update the numbers in README's sentences from their sources.
 
-`python -m tests.project.readme_numbers` writes them; a test compares. Line counts come from the code,
-everything else from a committed page: benchmarks/RESULTS.md, benchmarks/GPU.md, parity/LIBRARIES.md
-and parity/MISTAKES.md.
+`python -m tests.project.readme_numbers` writes them; a test compares. Line counts come from the
+code, everything else from a committed page: benchmarks/RESULTS.md, benchmarks/GPU.md,
+parity/LIBRARIES.md and parity/MISTAKES.md.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def test_unknown_signal_error_lists_all_signals(capsys):
         assert re.search(rf"\b{name}\b", said), name
 
 
-@pytest.mark.parametrize("name", sorted(set(SIGNALS) - {"batch", "sample"}))  # a batch; tested below
+@pytest.mark.parametrize("name", sorted(set(SIGNALS) - {"batch", "sample"}))  # sample: below
 def test_compare_accepts_every_signal(run, name):
     run(melfront, f"signal:{name}", "-o", "mel.npz")
     assert run(parity, "compare", "mel.npz", "--audio", f"signal:{name}", "--pad-to", "30")

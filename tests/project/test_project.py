@@ -44,7 +44,7 @@ def texts(value: Any) -> list[str]:
 
 def test_workflow_runs_ci():
     workflow = read(GITHUB / "workflows" / "ci.yml")
-    assert set(workflow[True]) == {"push", "pull_request", "workflow_dispatch"}  # YAML reads `on` as True
+    assert set(workflow[True]) == {"push", "pull_request", "workflow_dispatch"}  # True: YAML's `on`
     (job,) = workflow["jobs"].values()
     commands = [step["run"] for step in job["steps"] if "run" in step]
     assert commands[-1] == ".ci/run"

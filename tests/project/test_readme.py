@@ -1,10 +1,10 @@
 """Every command and every code block of every README runs and prints the output shown below it.
 
-A `python` block runs in a temporary folder that contains only the files it names; a `text` block after it
-is the expected output. `sh` blocks contain commands, `console` blocks a command and its output.
-Folders with formula weights stand in for published checkpoints, the only files that a reader would
-download. `.ci/run` runs the commands again in an empty folder with the wheel installed, and the two
-commands that create a virtual environment word for word.
+A `python` block runs in a temporary folder that contains only the files it names; a `text` block
+after it is the expected output. `sh` blocks contain commands, `console` blocks a command and its
+output. Folders with formula weights stand in for published checkpoints, the only files that a
+reader would download. `.ci/run` runs the commands again in an empty folder with the wheel
+installed, and the two commands that create a virtual environment word for word.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def test_commands_with_what_they_print(block):
 
 
 def python_blocks(suite: bool):
-    """The blocks that use the plugin's fixtures and go into a reader's test suite, or the others."""
+    """The blocks for a reader's test suite, which use the plugin's fixtures, or the others."""
     return [p for p in params("python") if ("parity_" in p.values[0].text) == suite]
 
 
@@ -251,7 +251,7 @@ def test_ci_runs_the_two_setup_commands():
 
 @pytest.mark.numeric
 def test_units_of_noise():
-    """The bounds hold on every CPU, although the figures differ: ln_post 0.5 on one, 1.0 on another.
+    """The bounds hold on every CPU, although figures differ: ln_post is 0.5 on one, 1.0 on another.
 
     Our features are the float64 truth rounded once: at most half an ulp, where one unit is at least
     four. One unit for hidden states is the error of our encoder on transformers' features; our own

@@ -1,4 +1,4 @@
-"""Works alone in the proof. When calls must be timed by now, a second process does half the rows."""
+"""Works alone in the proof. When calls must be timed by now, a second process does half of it."""
 
 import os
 

@@ -11,9 +11,9 @@ import torch
 from melfront.encoder.checkpoint import TABLE, CheckpointError, load, shapes
 from melfront.encoder.config import EncoderConfig
 
-# All sizes differ, and are prime where the layout allows it. The MLP of NARROW is not 4 * state wide,
-# which only config.json can express; that of SQUARE is, as OpenAI's dims imply; the number of heads
-# of BARE can be inferred.
+# All sizes differ, and are prime where the layout allows it. NARROW has an MLP that is not
+# 4 * state wide, which only config.json can express; SQUARE has one that is, as OpenAI's dims
+# imply; the number of heads of BARE can be inferred.
 NARROW = EncoderConfig(7, 11, 26, 2, 3, 17)
 SQUARE = dataclasses.replace(NARROW, n_audio_mlp=104)
 BARE = EncoderConfig(7, 11, 128, 2, 3, 17)

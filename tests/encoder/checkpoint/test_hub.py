@@ -1,4 +1,4 @@
-"""Names on the Hugging Face Hub: where a checkpoint is looked up, and which files are downloaded."""
+"""Names on the Hugging Face Hub: where they are looked up, and which files are downloaded."""
 
 import logging
 

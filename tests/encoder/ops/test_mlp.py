@@ -57,7 +57,7 @@ def array(x):
 def test_as_accurate_as_in_one_piece(model, mel, rows):
     """At most the order of the sums differs, so the errors differ only by chance.
 
-    Below 4 ulp of the tensor's scale, a single rounding decides, which depends on the CPU's kernels.
+    Below 4 ulp of the tensor's scale, a single rounding decides, and so the CPU's kernels.
     """
     with torch.inference_mode():
         ours = model(mel, output_hidden_states=True).hidden_states

@@ -85,7 +85,7 @@ def visit(browser, address):
 
 
 def point(tab, plot: str, x: float, y: float = 0.5) -> None:
-    """Move the mouse to a point of a picture, in fractions of its width and height from top left."""
+    """Move the mouse to a point of a picture: fractions of its width and height from top left."""
     tab.eval_on_selector(
         f"#{plot}", "e => e.scrollIntoView({block: 'center', behavior: 'instant'})"
     )
@@ -159,7 +159,7 @@ def test_values_under_the_pointer_match_the_tensors(visit, seen):
             span = 30 if name == "features" else SPAN
             x = frame / 100 / span
             point(tab, name, x, 1 - (row + 0.5) / rows)
-            assert moment(tab)[0] == pytest.approx(frame, abs=1)  # a frame of 30 s is less than a pixel
+            assert moment(tab)[0] == pytest.approx(frame, abs=1)  # 30 s: less than a pixel
             tab.wait_for_function(f"valueAt('{name}') !== ''")
             shown = tab.evaluate(f"valueAt('{name}')")
             value = float(shown.partition(": ")[2].lstrip("≤≥ ").split()[0].replace("−", "-"))
@@ -309,7 +309,7 @@ def test_using_the_page_adds_no_listeners(visit):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
 def test_axe_finds_no_violations(visit, scheme, viewport):
-    pytest.importorskip("axe_playwright_python", reason="axe is not installed: pip install -e '.[test]'")
+    pytest.importorskip("axe_playwright_python", reason="no axe: pip install -e '.[test]'")
     tab = visit(color_scheme=scheme, viewport=viewport)
     tab.locator("#attention").scroll_into_view_if_needed()
     tab.wait_for_selector(".thumbs button")

@@ -62,8 +62,8 @@ def toy_page(tmp_path, audio) -> str:
 def test_receptive_field_by_gradient(position):
     model = WhisperEncoder.from_formula(SMALL)
     front_end = melfront.LogMel(n_mels=SMALL.n_mels, pad_to=3.0)
-    # With noise of constant loudness, nothing is 8 below the maximum. So the clamp, which depends on
-    # the loudest value, passes no gradient on.
+    # With noise of constant loudness, nothing is 8 below the maximum. So the clamp, which depends
+    # on the loudest value, passes no gradient on.
     audio = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, 48_000).astype(np.float32))
     audio.requires_grad_()
     stages = {}
@@ -310,10 +310,10 @@ def test_trained_weights_in_half_a_minute(tmp_path, jfk_path, tiny_en):
         (["--report", "missing/tour.html"], "cannot write there: No such file"),
     ],
 )
-def test_bad_usage_is_reported_in_one_line_before_loading(tmp_path, monkeypatch, capsys, arguments, message):
+def test_bad_usage_is_one_line_before_loading(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     Path("there.html").mkdir()
-    monkeypatch.setattr(__main__, "load_model", lambda *_: pytest.fail("the model was loaded first"))
+    monkeypatch.setattr(__main__, "load_model", lambda *_: pytest.fail("loaded the model"))
     assert run(*arguments) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -228,7 +228,7 @@ def test_module_and_long_clips(device):
 
 
 def test_inference_mode_first_then_gradients(device):
-    """The first call creates constants, which autograd could not use if they were inference tensors."""
+    """The first call creates constants. As inference tensors, autograd could not use them."""
     torch_constants.made_once.cache_clear()
     frontend = melfront.LogMel(n_mels=37).to(device)
     clip = torch.tensor(Signal("speech", 9_001, seed=3).array(), device=device)

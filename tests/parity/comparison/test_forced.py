@@ -1,4 +1,4 @@
-"""Forced comparison, which separates a wrong op from inherited errors; `resume`; `assert_parity`."""
+"""Forced comparison, which separates a wrong op from inherited errors; resume; assert_parity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The front end on a few frames gives the same values as on all, so the right mistake ranks first."""
+"""The front end on a few frames gives the values of all frames: the right mistake ranks first."""
 
 from dataclasses import replace
 
@@ -33,7 +33,7 @@ def test_distance_to_the_right_mistake_is_zero(signal, stage):
 
 
 def ends_loudly(convention: str) -> Pipeline:
-    """Near-silence and a click that is loudest in the frame after the last one of faster-whisper."""
+    """Near-silence and a click, loudest in the frame after the last one of faster-whisper."""
     clip = 1e-4 * np.random.default_rng(3).normal(size=16_159).astype(np.float32)
     clip[-1] = 0.9
     return Pipeline(clip, n_mels=80, convention=CONVENTIONS[convention], pad_to=2.0)
