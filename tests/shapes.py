@@ -185,7 +185,7 @@ class Call:
             for target in pending.targets:
                 try:
                     values.append(eval(target, names))
-                except NameError:  # a loop that never ran
+                except NameError:  # a loop that did not run
                     return
             self.pending = pending
             self.check(values)

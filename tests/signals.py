@@ -1,4 +1,4 @@
-"""Signals that tell a right front end from a wrong one, and the noise of float32 on them."""
+"""Signals that distinguish a correct front end from a wrong one, and their float32 noise."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +21,7 @@ def sample() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Signal:
-    """A signal by its description, so that a failing example prints as one line."""
+    """A signal given by its parameters, so that a failing example prints as one line."""
 
     kind: str
     n: int
@@ -57,7 +57,7 @@ class Signal:
 
 
 def signals(max_seconds: float, min_samples: int = 1, kinds: tuple[str, ...] = KINDS):
-    """Strategy of Signal: short ones as often as long ones, loud ones as often as quiet ones.
+    """A strategy for Signal: short ones as often as long ones, loud ones as often as quiet ones.
 
     From a wide range, hypothesis mostly draws small numbers; from 0 .. 100, it draws evenly.
     """

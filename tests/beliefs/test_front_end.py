@@ -93,7 +93,7 @@ def test_the_first_frame_is_mirrored(sample):
     first = extract(sample)[0]
     later = extract(after_silence)[0, :, 100:]
     differ = np.abs(first[:, : later.shape[1]] - later).max(axis=0) > 1e-3
-    # Frames 0 and 1 reach back before the clip, to samples -200 and -40; frame 2 starts at 120.
+    # Frames 0 and 1 start before the clip, at samples -200 and -40; frame 2 starts at 120.
     assert differ[:2].all()
     assert not differ[2:811].any()
 
@@ -109,7 +109,7 @@ def test_padding_changes_the_last_frame(sample):
 
 
 def test_two_frames_outside_the_mask_hear_the_clip(sample):
-    """Frames 810 and 811 reach back to samples 129,400 and 129,560 of 129,600."""
+    """Frames 810 and 811 start at samples 129,400 and 129,560 of 129,600."""
     out = WhisperFeatureExtractor()(sample, sampling_rate=16_000, return_attention_mask=True)
     mel, mask = np.asarray(out["input_features"])[0], np.asarray(out["attention_mask"])[0]
     assert np.flatnonzero(mask).tolist() == list(range(810))
@@ -213,7 +213,7 @@ def test_stereo_becomes_two_clips(sample):
 
 def test_nothing_is_resampled(sample):
     """Without sampling_rate, 16 kHz is assumed; with it, any other rate is refused."""
-    half = sample[::2]  # as an 8 kHz file would be
+    half = sample[::2]  # like an 8 kHz file
     out = WhisperFeatureExtractor()(half, return_attention_mask=True)
     assert np.asarray(out["attention_mask"]).sum() == 405
     with pytest.raises(ValueError, match="sampling rate of 16000"):

@@ -70,8 +70,8 @@ def test_usage_error_is_one_line(arguments, words, capsys, monkeypatch):
     monkeypatch.setattr(processes, "fork_server", None)  # no process may be started
     try:
         status = main(arguments)
-    except SystemExit as left:  # argparse's own
-        status = left.code
+    except SystemExit as stop:  # raised by argparse
+        status = stop.code
     printed = capsys.readouterr()
     assert status == 2
     assert words in printed.err

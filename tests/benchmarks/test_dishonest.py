@@ -12,7 +12,7 @@ KERNELS = Path(__file__).parent / "kernels"
 QUICK = Options(threads=1, seed=7, seconds=0.2, whole=False)
 LIMITED = replace(QUICK, limit=5)  # for a kernel that hangs
 
-# file -> slot, code, words of the reason
+# file -> slot, code, text in the reason
 REFUSED = {
     "returns_input": ("layer_norm", "ALIAS", "memory of argument 1"),
     "returns_one_buffer": ("layer_norm", "ALIAS", "an earlier result"),

@@ -54,7 +54,7 @@ def test_parts_skipped_for_lack_of_time_are_reported(tmp_path):
     assert {"features", "states", "frontend", "encoder"} <= set(skipped)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_without_a_gpu(tmp_path, capsys):
     assert benchmark(["gpu", "-o", str(tmp_path)]) == 2
     out, err = capsys.readouterr()

@@ -156,7 +156,7 @@ def test_vary_changes_contents_but_not_shapes():
     assert torch.equal(same.vary(case).args[0], first)
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system has no /proc")
 def test_parent_sees_cpu_time_and_processes_of_a_worker():
     before = processes.processor_time(os.getpid())
     end = time.process_time() + 0.05

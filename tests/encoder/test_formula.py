@@ -112,7 +112,7 @@ def test_c_gives_the_same_bits(program, config):
 
 
 def test_c_gives_the_same_bits_at_full_size(program):
-    assert_same_bits(program, "embed_positions.weight", (1500, 1280))  # the angles grow to 1500
+    assert_same_bits(program, "embed_positions.weight", (1500, 1280))  # angles up to 1500
     assert_same_bits(program, "layers.31.fc2.weight", (1280, 5120 // 16))
     assert_same_bits(program, "conv1.weight", (1280, 128, 3))
 

@@ -33,8 +33,8 @@ def mel():
     return torch.from_numpy(features(TOY, batch=2)).double()
 
 
-def at_theirs(name: str) -> str:
-    """transformers' name of a part."""
+def name_in_transformers(name: str) -> str:
+    """transformers' name for a part."""
     return hf_name(name + ".weight").removesuffix(".weight")
 
 
@@ -43,7 +43,7 @@ def peer(model):
     return theirs(copy.deepcopy(model))
 
 
-def apart(a, b) -> float:
+def error(a, b) -> float:
     return distance(*([x.detach().double().numpy()] for x in (a, b)))[0]
 
 
@@ -134,12 +134,12 @@ def test_change_has_the_same_effect_as_in_transformers(model, mel, change, name)
     kind = type(model.get_submodule(name))
     assert parts.plain(kind, model.get_submodule(name))
     change(model, name)
-    change(other, at_theirs(name))
+    change(other, name_in_transformers(name))
     after, expected = run(model, mel), run(other, mel)
     # A bias of k adds the same to all scores of a query, which softmax cancels.
-    assert apart(after[1], before[1]) > 1e-6 or (change, name) == (other_settings, PARTS[5])
+    assert error(after[1], before[1]) > 1e-6 or (change, name) == (other_settings, PARTS[5])
     for ours, theirs_ in zip(after, expected, strict=True):
-        assert apart(ours, theirs_) <= FLOAT64
+        assert error(ours, theirs_) <= FLOAT64
     assert encoder.trace(model, mel)["ln_post"].equal(after[0])
     usual = change is other_settings and kind is nn.Linear  # the op supports a bias
     assert parts.plain(kind, model.get_submodule(name)) == usual
@@ -150,7 +150,7 @@ def test_bias_of_k_is_applied(model, mel):
     before = encoder.trace(model, mel)["block.1.attn.k"]
     bias = torch.linspace(-1, 1, 26, dtype=torch.float64)
     model.blocks[1].attn.k.bias = nn.Parameter(bias)
-    assert apart(encoder.trace(model, mel)["block.1.attn.k"], before + bias) <= FLOAT64
+    assert error(encoder.trace(model, mel)["block.1.attn.k"], before + bias) <= FLOAT64
 
 
 def test_global_module_hooks(model, mel):
@@ -170,7 +170,7 @@ def test_patched_forward_of_the_class(model, mel, monkeypatch):
     """Libraries that speed up every linear map of a process do this."""
     forward = nn.Linear.forward
     monkeypatch.setattr(nn.Linear, "forward", lambda self, x: 1.5 * forward(self, x))
-    assert apart(model(mel)[0], peer(model)(mel)[0]) <= FLOAT64
+    assert error(model(mel)[0], peer(model)(mel)[0]) <= FLOAT64
     assert not parts.plain(nn.Linear, model.blocks[0].attn.q)
 
 
@@ -179,15 +179,15 @@ def test_swapped_strides(model, mel):
     other, before = peer(model), model(mel)[0]
     for changed in (model, other):
         changed.conv1.stride, changed.conv2.stride = (2,), (1,)
-    assert apart(model(mel)[0], before) > 1e-3
-    assert apart(model(mel)[0], other(mel)[0]) <= FLOAT64
+    assert error(model(mel)[0], before) > 1e-3
+    assert error(model(mel)[0], other(mel)[0]) <= FLOAT64
 
 
 def test_separately_compiled_part(model, mel):
     expected, fc1 = model(mel)[0], model.blocks[1].mlp.fc1
     fc1.compile(backend="eager")
     assert not parts.plain(nn.Linear, fc1)
-    assert apart(model(mel)[0], expected) <= FLOAT64
+    assert error(model(mel)[0], expected) <= FLOAT64
 
 
 # Libraries that modify a model
@@ -209,7 +209,7 @@ def test_peft_adapters(model, mel, names):
     pairs = []
     for name, part in model.named_modules():
         if isinstance(part, peft.tuners.lora.LoraLayer):
-            twin = other.get_submodule(at_theirs(name))
+            twin = other.get_submodule(name_in_transformers(name))
             for which in ("lora_A", "lora_B"):
                 a, b = getattr(part, which)["default"], getattr(twin, which)["default"]
                 b.load_state_dict(a.state_dict())
@@ -217,18 +217,18 @@ def test_peft_adapters(model, mel, names):
     assert len(pairs) == 2 * TOY.n_audio_layer * len(names)
 
     (out, slope), (expected, their_slope) = run(ours, mel), run(theirs_, mel)
-    assert apart(out, before) > 0.01
-    assert apart(out, expected) <= FLOAT64
-    assert apart(slope, their_slope) <= FLOAT64
+    assert error(out, before) > 0.01
+    assert error(out, expected) <= FLOAT64
+    assert error(slope, their_slope) <= FLOAT64
     for a, b in pairs:
         assert a.grad.norm() > 0
-        assert apart(a.grad, b.grad) <= FLOAT64
+        assert error(a.grad, b.grad) <= FLOAT64
     stages = encoder.trace(model, mel)
     assert stages["ln_post"].equal(out)
-    assert apart(model.blocks[0].attn.q(stages["block.0.attn_ln"]), stages["block.0.attn.q"]) == 0
+    assert error(model.blocks[0].attn.q(stages["block.0.attn_ln"]), stages["block.0.attn.q"]) == 0
     merged = ours.merge_and_unload()
     assert merged is model
-    assert apart(merged(mel)[0], out) <= FLOAT64
+    assert error(merged(mel)[0], out) <= FLOAT64
     assert list(merged.state_dict()) == list(WhisperEncoder(TOY).state_dict())
 
 
@@ -239,8 +239,8 @@ def test_peft_adapters_of_convolutions(model, mel):
     config = peft.LoraConfig(r=3, target_modules=["conv1", "conv2"], init_lora_weights=False)
     ours = peft.get_peft_model(model, config).double()
     out = ours(mel)[0]
-    assert apart(out, before) > 0.01
-    assert apart(ours.merge_and_unload()(mel)[0], out) <= FLOAT64
+    assert error(out, before) > 0.01
+    assert error(ours.merge_and_unload()(mel)[0], out) <= FLOAT64
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch recommends torchao
@@ -254,7 +254,7 @@ def test_dynamic_quantisation(model, mel):
             for m in (model, other)
         )
     # A float32 rounding can move the few values that are close to a tie to the next integer.
-    assert apart(ours, expected) <= 0.1 * apart(expected, exact)
+    assert error(ours, expected) <= 0.1 * error(expected, exact)
 
 
 @pytest.mark.parametrize("where", ["cpu", "disk"])
@@ -269,9 +269,9 @@ def test_offloaded_by_accelerate(model, mel, where, tmp_path):
     assert model.blocks[0].attn.q.weight.device.type == "meta"
     for given in (mel, mel.numpy()):
         with torch.no_grad():
-            assert apart(model(given)[0], expected) <= DISTANCE_BOUND[torch.float32]
+            assert error(model(given)[0], expected) <= DISTANCE_BOUND[torch.float32]
             stages = encoder.trace(model, given)
-        assert apart(stages["ln_post"], expected) <= DISTANCE_BOUND[torch.float32]
+        assert error(stages["ln_post"], expected) <= DISTANCE_BOUND[torch.float32]
 
 
 class Weight(torch.Tensor):
@@ -309,7 +309,7 @@ def test_warns_if_a_function_is_not_used_for_a_part(model, mel, slot, name):
         called.clear()
         part.register_forward_hook(lambda *_: None)
         with pytest.warns(UserWarning, match=f"in the slot {slot} is not used for a part"):
-            assert apart(model(mel)[0], expected) <= FLOAT64
+            assert error(model(mel)[0], expected) <= FLOAT64
     assert called, "the function is still used for the other parts"
     assert not any(given is weight for given in called)
 
@@ -338,10 +338,10 @@ def test_compiled_in_one_piece(model, mel, change):
     for name in PARTS if change else []:
         change(model, name)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    assert apart(compiled(mel)[0], model(mel)[0]) <= FLOAT64
+    assert error(compiled(mel)[0], model(mel)[0]) <= FLOAT64
     if change:
         with ops.using(mlp=lambda x, *_: x), pytest.warns(UserWarning, match="slot mlp"):
-            assert apart(compiled(mel)[0], model(mel)[0]) <= FLOAT64
+            assert error(compiled(mel)[0], model(mel)[0]) <= FLOAT64
 
 
 def test_pickled_and_copied_models_are_plain(model, mel):

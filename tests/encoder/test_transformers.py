@@ -1,4 +1,4 @@
-"""Every hidden state against transformers' encoder, on the same weights and features."""
+"""Every hidden state against transformers' encoder with the same weights and features."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -156,7 +156,7 @@ def test_float16_is_clamped_as_in_transformers(device):
         assert np.isfinite(a).all(), i
         assert distance([a], [b])[0] <= DISTANCE_BOUND[torch.float16], i
     assert FLOAT16_LIMIT == 64_504
-    # Numbers of that size are multiples of 32 in float16.
+    # float16 numbers of this size are multiples of 32.
     assert ours[1].max() == np.float16(FLOAT16_LIMIT) == 64_512, "the clamp was not reached"
     assert abs(ours[2]).max() < FLOAT16_LIMIT
 

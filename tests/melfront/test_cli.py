@@ -58,7 +58,7 @@ def fails(capsys, out, *args: object) -> str:
     """Run with bad arguments, check that no file remains, and return the one line on stderr."""
     try:
         status = main([str(arg) for arg in args])
-    except SystemExit as stop:  # argparse
+    except SystemExit as stop:  # raised by argparse
         status = stop.code
     captured = capsys.readouterr()
     assert status == 2

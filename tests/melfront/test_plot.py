@@ -33,7 +33,7 @@ def test_axes_of_the_plot(sample):
         f"{centres[int(y)]:.0f}" for y in below.get_yticks()
     ]
     assert "40 dB" in bar.get_ylabel()
-    # Frame 100 is drawn around 1 s, bin 7 around 7.
+    # Frame 100 is centred on 1 s, bin 7 on 7.
     image = below.images[0]
     left, right, bottom, top = image.get_extent()
     assert (left, right) == pytest.approx((-0.005, 8.095))

@@ -61,7 +61,7 @@ def test_a_batch_is_its_clips_one_by_one(backend, convention, clips, pad_to):
     if pad_to is None:
         if longest < 201:
             return
-        pad_to = longest / 16_000  # what None means in a batch
+        pad_to = longest / 16_000  # the meaning of None in a batch
     options = {"n_mels": 37, "convention": convention, "pad_to": pad_to}
     batch = compute(audio, backend, **options)
     for clip, features in zip(audio, batch, strict=True):

@@ -141,7 +141,7 @@ def blocked_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 
 def permuted_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Sum over the channels in another order."""
+    """Sum over the channels in a permuted order."""
     order = torch.randperm(x.shape[-1], generator=torch.Generator().manual_seed(3))
     return functional.linear(x[..., order], weight[:, order], bias)
 
@@ -207,7 +207,7 @@ def in_type(model: WhisperEncoder, dtype: str) -> WhisperEncoder:
 
 
 def as_float32(stages: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Stages as a float32 port dumps them: complex64 for the spectrum, float32 for the rest."""
+    """Convert stages to the dtypes of a float32 port: complex64 for the spectrum, else float32."""
     return {
         name: x.astype(np.complex64 if np.iscomplexobj(x) else np.float32)
         for name, x in stages.items()

@@ -138,7 +138,7 @@ def test_default_names_of_numpy_and_file_names(compare, tmp_path):
     assert_one_line(compare(tmp_path / "mine.npz"), "arr_0", "np.savez(path, log_mel=...)")
     np.save(tmp_path / "mine.npy", FEATURES[0])
     assert_one_line(compare(tmp_path / "mine.npy"), "mine.npy", "file's name", "log_mel.npy")
-    for name in ("mine.npy", "log_mel.npy"):  # either name, if it looks like features
+    for name in ("mine.npy", "log_mel.npy"):  # any name is accepted for features
         np.save(tmp_path / name, FEATURES)
         assert compare(tmp_path / name)[0] == 0
 

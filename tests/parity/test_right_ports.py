@@ -35,7 +35,7 @@ SHORTEST = 1600
 class FrontEndCase:
     port: str
     signal: Signal
-    spare: int  # samples of padding
+    spare: int  # padding in samples
     n_mels: int
     dtype: str
 

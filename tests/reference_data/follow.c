@@ -14,7 +14,7 @@
 #include "positions.h"
 
 #ifndef WINDOW
-#define WINDOW 400 /* 399 is the symmetric window, a mistake */
+#define WINDOW 400 /* 399 gives the symmetric window, a mistake */
 #endif
 enum { N = 400, HOP = 160, K = N / 2 + 1, KEPT = 256 };
 
@@ -194,7 +194,7 @@ static uint64_t product(const char *sizes) {
     return all;
 }
 
-/* Steps 3 and 4: is the noise of `count` values of mine at most 2? */
+/* Steps 3 and 4: whether the noise of `count` values of `mine` is at most 2. */
 static int judge(const char *name, const char *entry, const float *mine, uint64_t count, double floor,
                  const char *sampled) {
     static uint64_t index[KEPT];

@@ -1,6 +1,6 @@
 """Compare every correct port with the committed files, and print the noise as JSON.
 
-python -m tests.reference_data.right_ports    # under the variables of a setting
+python -m tests.reference_data.right_ports    # with the environment variables of a setting
 """
 
 import json

@@ -51,7 +51,7 @@ def test_files_name_the_settings_of_their_floors():
         held = tensors.read(path)
         if held.floors:
             said = held.metadata[make.MEASURED_ON]
-            large = path.stem in ("medium", "large-v2", "large-v3")  # 9 GB, and hours for all four
+            large = path.stem in ("medium", "large-v2", "large-v3")  # all four would take hours
             for word in ("torch", "MKL", "MKL generic" if large else ", ".join(floors.SETTINGS)):
                 assert word in said, path.name
 
@@ -74,7 +74,7 @@ def test_fft_that_no_floor_was_measured_with(name, n_mels):
     spectrum = rough_fft(truth["windowed"])
     power = spectrum.real**2 + spectrum.imag**2
     scale = noise.rms(truth["power"])
-    assert noise.rms(power - truth["power"]) <= 1e-5 * scale  # it is a Fourier transform
+    assert noise.rms(power - truth["power"]) <= 1e-5 * scale  # a valid Fourier transform
     from melfront import mel_filters
 
     features = finish(mel_filters(n_mels).astype(np.float32) @ power.T)

@@ -75,7 +75,7 @@ def write_shards(folder, tensors, config, suffix, pieces=3):
     index = folder / f"{stem}{suffix}.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
     (folder / "config.json").write_text(json.dumps(config.to_hf()))
-    return folder / f"part-{pieces}{suffix}"  # the decoder's
+    return folder / f"part-{pieces}{suffix}"  # the decoder's shard
 
 
 def assert_same(got, expected, dtype=None):

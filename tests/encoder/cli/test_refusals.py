@@ -14,7 +14,7 @@ from tests.encoder.cli.commands import process, run, write
 def assert_refused(capsys, *args, says: tuple[str, ...]):
     try:
         status = run(*args)
-    except SystemExit as error:  # from argparse
+    except SystemExit as error:  # raised by argparse
         status = error.code
     stdout, stderr = capsys.readouterr()
     assert status == 2

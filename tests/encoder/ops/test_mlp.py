@@ -116,7 +116,7 @@ def test_gradients_match_one_piece(model, mel):
     expected = gradients(whole)
     assert set(expected) == set(dict(model.named_parameters())) - {"positions"}
     for name, grad in gradients(lambda model, mel: model(mel)).items():
-        # Sums over 3 x 811 positions, in three parts or in one: some hundred roundings.
+        # Sums over 3 x 811 positions, in three parts or one: some hundreds of roundings.
         assert rms(array(grad - expected[name])) <= 1e-5 * rms(array(expected[name])), name
 
 

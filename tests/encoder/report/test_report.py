@@ -76,7 +76,7 @@ def test_receptive_field_by_gradient(position):
     stages["gelu2"][0, :, position].square().sum().backward()
     touched = np.flatnonzero(audio.grad.numpy())
     first, last = measure.receptive_field(position, SMALL.n_frames)
-    window_starts = first > 0  # there Hann's window is 0
+    window_starts = first > 0  # the first value of the Hann window is 0
     assert (touched[0], touched[-1]) == (first + window_starts, last)
     assert len(touched) == last + 1 - touched[0], "a sample in between is missing"
     if 2 <= position < 149:

@@ -62,7 +62,7 @@ def test_cut_short_mp3_and_flac():
 
 def test_flac_from_a_pipe_is_refused():
     flac = bytearray(file_of("FLAC"))
-    flac[21] &= 0xF0  # the 36 bits of its number of samples
+    flac[21] &= 0xF0  # the 36 bits with the number of samples
     flac[22:26] = bytes(4)
     with pytest.raises(AudioError, match="header does not say how many samples"):
         melfront.load_audio(bytes(flac))

@@ -57,7 +57,7 @@ class Kernels(TorchDispatchMode):
 def test_number_of_kernels_does_not_depend_on_the_batch(convention, n_clips, seconds):
     batch = torch.empty(n_clips, round(16_000 * seconds), device="meta")
     log_mel = melfront.LogMel(convention=convention)
-    log_mel(batch)  # makes the constants
+    log_mel(batch)  # creates the constants
     with Kernels() as kernels:
         log_mel(batch)
     assert len(kernels.launched) <= MOST, kernels.launched

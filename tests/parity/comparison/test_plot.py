@@ -100,7 +100,7 @@ def test_one_wrong_frame_of_thousands_is_visible():
 
 def test_which_stage_is_shown():
     assert plot.pictured(REPORTS["front end"]()).name == "windowed"
-    assert plot.pictured(REPORTS["encoder"]()).name == "ln_post"  # all pass: the last
+    assert plot.pictured(REPORTS["encoder"]()).name == "ln_post"  # all pass: shows the last
     assert plot.pictured(REPORTS["shape"]()) is None
 
 
