@@ -1,4 +1,4 @@
-"""Set thread options before NumPy and torch are loaded, if only this folder is run."""
+"""Let idle threads sleep, as in the harness. It must be set before NumPy and torch are loaded."""
 
 import os
 

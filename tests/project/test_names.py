@@ -82,9 +82,9 @@ def test_unknown_model_error_lists_all_sizes(capsys):
     for command in (encoder, parity):
         words = ["dump", "-o", "a.npz"] if command is parity else []
         assert command.__main__.main([*words, "--model", "formula:enormous"]) == 2
-        said = capsys.readouterr().err
+        error = capsys.readouterr().err
         for name in (*SIZES, *TOYS):
-            assert re.search(rf"[ ,]{re.escape(name)},", said), (name, said)
+            assert re.search(rf"[ ,]{re.escape(name)},", error), (name, error)
 
 
 # Clips
@@ -101,9 +101,9 @@ def test_clip_name_printed_by_compare_is_accepted(run, clip):
 
 def test_unknown_signal_error_lists_all_signals(capsys):
     assert parity.__main__.main(["dump", "signal:nothing", "-o", "a.npz"]) == 2
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     for name in SIGNALS:
-        assert re.search(rf"\b{name}\b", said), name
+        assert re.search(rf"\b{name}\b", error), name
 
 
 @pytest.mark.parametrize("name", sorted(set(SIGNALS) - {"batch", "sample"}))  # sample: below
@@ -139,11 +139,11 @@ def test_written_features_can_be_compared(run, samples, ending):
     for name in CONVENTIONS:
         out = run(melfront, clip, "--convention", name, "-o", f"mine.{ending}")
         (written,) = re.findall(r"written to (\S+)", out)
-        told = ("--audio", clip, "--convention", name) if ending == "npy" else ()
-        said = run(parity, "compare", written, *told)
-        assert said.startswith(f"clip {clip}, "), said
-        assert f"convention {name}\n" in said
-        assert ("its first 30 s" in said) == (samples == LONG)
+        options = ("--audio", clip, "--convention", name) if ending == "npy" else ()
+        printed = run(parity, "compare", written, *options)
+        assert printed.startswith(f"clip {clip}, "), printed
+        assert f"convention {name}\n" in printed
+        assert ("its first 30 s" in printed) == (samples == LONG)
 
 
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
@@ -222,9 +222,9 @@ def test_every_listed_work_is_accepted(capsys):
     for command, works in WORKS.items():
         with pytest.raises(SystemExit):
             parse(command, ["--work", "nothing"])
-        said = capsys.readouterr().err
+        error = capsys.readouterr().err
         for work in works:
-            assert work in said
+            assert work in error
             assert parse(command, ["--work", work]).work == [work]
 
 

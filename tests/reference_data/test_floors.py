@@ -50,10 +50,10 @@ def test_files_name_the_settings_of_their_floors():
     for path in make.HERE.glob("*/*.safetensors"):
         held = tensors.read(path)
         if held.floors:
-            said = held.metadata[make.MEASURED_ON]
+            settings = held.metadata[make.MEASURED_ON]
             large = path.stem in ("medium", "large-v2", "large-v3")  # all four would take hours
             for word in ("torch", "MKL", "MKL generic" if large else ", ".join(floors.SETTINGS)):
-                assert word in said, path.name
+                assert word in settings, path.name
 
 
 def rough_fft(x):

@@ -89,10 +89,10 @@ def test_raising_floors_changes_nothing_else(tmp_path, monkeypatch):
     noise = {"log": 2 * float(about["floor.log"]), "mel": float(about["floor.mel"]) / 2}
     monkeypatch.setattr(floors, "largest", lambda paths: {str(p): noise for p in paths})
     make.raise_floors([path])
-    again, said, _ = make.parts_of(path)
+    again, raised, _ = make.parts_of(path)
     assert dtype == "float32"
     assert list(again) == list(arrays)
     assert all((again[name] == arrays[name]).all() for name in arrays)
-    changed = {key for key in about if about[key] != said[key]} - {make.MEASURED_ON}
+    changed = {key for key in about if about[key] != raised[key]} - {make.MEASURED_ON}
     assert changed == {"floor.log"}
-    assert float(said["floor.log"]) == noise["log"]
+    assert float(raised["floor.log"]) == noise["log"]

@@ -247,11 +247,11 @@ def test_tensors_without_their_own_values(tmp_path, tensor, what):
             f"model.encoder.conv1.bias {what}")  # fmt: skip
 
 
-@pytest.mark.parametrize("said", [5, [1], "text", {}, {"n_mels": "x" * 10**6}], ids=type)
-def test_invalid_dims(tmp_path, said):
-    if isinstance(said, dict) and said:
-        said = dims(SQUARE) | said
-    content = {"dims": said, "model_state_dict": renamed(make(SQUARE), OPENAI, "encoder.")}
+@pytest.mark.parametrize("given", [5, [1], "text", {}, {"n_mels": "x" * 10**6}], ids=type)
+def test_invalid_dims(tmp_path, given):
+    if isinstance(given, dict) and given:
+        given = dims(SQUARE) | given
+    content = {"dims": given, "model_state_dict": renamed(make(SQUARE), OPENAI, "encoder.")}
     refuses(write(tmp_path / "a.pt", content), "a.pt: ")
     content["dims"] = dims(SQUARE) | {"n_audio_state": 10**30}
     refuses(write(tmp_path / "a.pt", content), "a.pt: n_audio_state is 100 bits long")

@@ -330,7 +330,7 @@ def test_block_inside_a_compiled_function():
 
 
 def test_export_contains_the_functions_in_use():
-    """Our op also accepts the proxies that stand in for weights during an export."""
+    """During an export, proxies replace the weights; they still count as plain weights."""
     gelu, linear = times(1.5), lambda x, *weights: 2 * ops.linear(x, *weights)
     with ops.using(gelu=gelu, linear=linear):
         expected = MODEL(MEL)[0]

@@ -44,7 +44,7 @@ OTHERS = [clips(3, 77_777), clips(1, 20_011), clips(5, 400)]
 
 
 def dynamic(pad_to: float | None) -> dict[int, Dim]:
-    """Dynamic shapes as a user would write them."""
+    """As a user would write it. At least two frames: an axis of size 1 might have to broadcast."""
     return {0: Dim("batch"), 1: Dim("samples") if pad_to else Dim("samples", min=320)}
 
 
