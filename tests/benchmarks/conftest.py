@@ -1,4 +1,4 @@
-"""Let idle threads sleep, as in the harness. It must be set before NumPy and torch are loaded."""
+"""Let idle threads sleep, as in the harness. No effect once NumPy and torch are loaded."""
 
 import os
 
