@@ -16,7 +16,7 @@ from transformers.models.whisper import modeling_whisper
 import melfront
 from melfront.encoder import SIZES, WhisperEncoder, formula
 from tests.beliefs.test_front_end import extract, whisper
-from tests.encoder.peers import TOY, features, hidden_states, rms, theirs
+from tests.encoder.peers import TOY, features, hidden_states, theirs
 from tests.signals import Signal
 
 

@@ -242,9 +242,7 @@ def test_no_such_folder(capsys, out, clip, option, name):
     assert "make it first" in message
 
 
-def test_unwritable_folder_is_reported_before_computing(
-    capsys, out, clip, monkeypatch
-):
+def test_unwritable_folder_is_reported_before_computing(capsys, out, clip, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr(melfront, "load_audio", None)
     message = fails(capsys, out, clip, "-o", out / "a.npy")

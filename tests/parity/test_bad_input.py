@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.numpy import save_file
 
 from melfront import parity
 from melfront.parity.files.dump import dump

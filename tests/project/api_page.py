@@ -17,7 +17,8 @@ PAGE = CHECKOUT / "docs" / "api.md"
 PACKAGES = ("melfront", "melfront.encoder", "melfront.parity")
 HEAD = """# API
 
-Every public name, with its docstring. Written by `python -m tests.project.api_page`; a test compares.
+Every public name, with its docstring. Written by `python -m tests.project.api_page`; a test \
+compares.
 """
 
 

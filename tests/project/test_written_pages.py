@@ -29,15 +29,19 @@ def test_numbers():
     assert readme_numbers.rewritten(page) == page
     for pattern, numbers in readme_numbers.NUMBERS:
         found = re.search(pattern.replace(" ", r"\s+"), page, flags=re.DOTALL)
-        assert found and len(found.groups()) == len(numbers()) > 0
+        assert found
+        assert len(found.groups()) == len(numbers()) > 0
         for group in range(1, len(found.groups()) + 1):
             stale = f"{page[: found.start(group)]}7{page[found.end(group) :]}"
-            assert stale != page and readme_numbers.rewritten(stale) == page, found[0]
+            assert stale != page
+            assert readme_numbers.rewritten(stale) == page, found[0]
 
 
 def test_numbers_need_their_sentences():
     with pytest.raises(ValueError, match="no sentence"):
-        readme_numbers.rewritten(readme_numbers.read("README.md").replace("The encoder in torch", "In torch it"))
+        readme_numbers.rewritten(
+            readme_numbers.read("README.md").replace("The encoder in torch", "In torch it")
+        )
 
 
 def test_page_names_every_mistake():
@@ -46,5 +50,6 @@ def test_page_names_every_mistake():
         r"(\d+) of (\d+) mistakes are named first and alone in at least one column",
         readme_numbers.read("parity/MISTAKES.md"),
     )
-    assert len(named) == 2 and all(some == all_ for some, all_ in named)
+    assert len(named) == 2
+    assert all(some == total for some, total in named)
     assert len(list(everything())) >= readme_numbers.mistakes()[0]

@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from melfront.encoder.checkpoint import CheckpointError, load
-from tests.encoder.checkpoint.checkpoints import NARROW, make, renamed, with_header, write, write_shards
+from tests.encoder.checkpoint.checkpoints import (
+    NARROW,
+    make,
+    renamed,
+    with_header,
+    write,
+    write_shards,
+)
 
 JUNK = [None, True, 0, -1, 10**30, 1.5, "", "x" * 2000, "\x1b[31m", "\ud800", [], [[]], {}, [1, 2]]
 

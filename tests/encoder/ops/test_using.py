@@ -41,9 +41,7 @@ def model(request):
     """The model, eager or compiled as one graph. The backend runs the graph eagerly: same bits."""
     torch.compiler.reset()
     yield (
-        MODEL
-        if request.param == "eager"
-        else torch.compile(MODEL, backend="eager", fullgraph=True)
+        MODEL if request.param == "eager" else torch.compile(MODEL, backend="eager", fullgraph=True)
     )
     torch.compiler.reset()
 

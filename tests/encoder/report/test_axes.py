@@ -8,8 +8,8 @@ import pytest
 from melfront.encoder import SIZES, WhisperEncoder
 from melfront.encoder.report import measure, page
 from tests.encoder.report import test_browser
-from tests.encoder.report.test_report import ABOUT
 from tests.encoder.report.test_browser import SPAN, browser
+from tests.encoder.report.test_report import ABOUT
 from tests.signals import sample
 
 pytestmark = test_browser.pytestmark

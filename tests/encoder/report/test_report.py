@@ -17,8 +17,8 @@ import melfront
 from melfront.encoder import SIZES, EncoderConfig, WhisperEncoder, __main__
 from melfront.encoder.report import figures, measure, page, picture, write
 from tests.conftest import CHECKOUT
-from tests.encoder.peers import TOY
 from tests.encoder.cli.test_cli import process, run
+from tests.encoder.peers import TOY
 from tests.signals import sample
 
 ABOUT = {"model": "formula", "device": "cpu", "dtype": "float32"}
