@@ -1,4 +1,4 @@
-"""What all tests share: devices, clips and weights, and how long hypothesis searches."""
+"""Shared by all tests: devices, clips, weights and hypothesis settings."""
 
 import os
 import sys
@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, Phase, settings
 
 CHECKOUT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("MELFRONT_SHARED") or CHECKOUT.parent / "shared")
-STAND_IN = "cpu:0"  # to torch the CPU, to a test another device: see other_fft.py
+STAND_IN = "cpu:0"  # torch's name for the CPU, used as another device: see other_fft.py
 
-# No deadline, because the first example of a test pays for imports and cold caches. No shrinking,
-# because it takes minutes and a failing example is described in one line anyway.
+# No deadline: the first example of a test includes imports and cold caches. No shrinking: it takes
+# minutes, and one line describes a failing example anyway.
 settings.register_profile(
     "default",
     deadline=None,
@@ -41,7 +41,7 @@ def asked_devices(config) -> list[str]:
 
 
 def unusable(device: str) -> str | None:
-    """Why torch cannot use that device, or None."""
+    """The reason why torch cannot use a device, or None."""
     import torch
 
     try:
@@ -62,7 +62,7 @@ def pytest_configure(config):
 
 
 def device_params(config) -> list:
-    """cpu and cuda always, so that skipped tests are reported, and whatever else was asked for."""
+    """Always cpu and cuda, so that skipped tests are reported, and all other requested devices."""
     asked = asked_devices(config)
     params = []
     for device in dict.fromkeys(["cpu", "cuda", *asked]):
@@ -76,8 +76,8 @@ def device_params(config) -> list:
 
 
 # .ci/cpus runs the numeric tests again with the kernels of other CPUs. Every test is numeric except
-# those in these files, which check files, words, pages and processes, or take long and repeat the
-# same numbers in another form. A test in them that holds a number to a bound is marked `numeric`.
+# in these files, which test files, messages, pages and processes, or are slow and repeat numbers
+# from other tests. A test in them that compares a number with a bound is marked `numeric`.
 NOT_NUMERIC = {
     "benchmarks": "all",
     "encoder": "config public",
@@ -92,7 +92,7 @@ NOT_NUMERIC = {
     "parity/comparison": "hints plot",
     "parity/files": "all",
     "project": "all",
-    "reference_data": "floors follow make",  # they choose the kernels themselves, or use none
+    "reference_data": "floors follow make",  # they select kernels themselves, or use none
 }
 
 
@@ -109,10 +109,10 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_generate_tests(metafunc):
-    # Session scope lets hypothesis use them: one value holds for all examples of a test.
+    # Session scope, because hypothesis keeps one value for all examples of a test.
     if "device" in metafunc.fixturenames:
         metafunc.parametrize("device", device_params(metafunc.config), scope="session")
-    if "backend" in metafunc.fixturenames:  # of the front end: NumPy, or torch on a device
+    if "backend" in metafunc.fixturenames:  # front end: NumPy, or torch on a device
         stand_in = pytest.param(STAND_IN, id="other_fft", marks=pytest.mark.slow)
         params = ["numpy", *device_params(metafunc.config), stand_in]
         metafunc.parametrize("backend", params, scope="session")
@@ -120,7 +120,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_tf32():
-    """TF32 keeps 10 bits of each factor and alone costs 1e-3: off wherever float32 is claimed."""
+    """Turn TF32 off: it keeps 10 bits of each factor and alone adds an error of 1e-3."""
     if "torch" in sys.modules:
         import torch
 
@@ -128,12 +128,12 @@ def no_tf32():
         torch.backends.cudnn.allow_tf32 = False
 
 
-# Installed
+# The wheel
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory) -> Path:
-    """What `pip install melfront` would install, built from this checkout."""
+    """A wheel built from this checkout."""
     from tests.environments import build_wheel
 
     return build_wheel(tmp_path_factory.mktemp("wheel"))
@@ -141,7 +141,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory, wheel) -> Path:
-    """A Python that has the wheel, and from the checkout nothing."""
+    """A Python with the wheel installed and no access to the checkout."""
     from tests.environments import install, python_without
 
     python = python_without(tmp_path_factory.mktemp("installed"))
@@ -161,12 +161,12 @@ def sample():
 
 
 def shared_path(name: str) -> Path:
-    """A file or folder of the shared folder; skips the test if it is missing."""
+    """A file or folder in the shared folder. Skips the test if it is missing."""
     path = SHARED / name
     if not path.exists():
         pytest.skip(
-            f"{path} is not there; real audio and weights are no part of the repository, "
-            "MELFRONT_SHARED names the folder that holds them"
+            f"{path} is missing; real audio and weights are not part of the repository, "
+            "MELFRONT_SHARED names the folder that contains them"
         )
     return path
 

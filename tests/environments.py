@@ -1,4 +1,4 @@
-"""Pythons that have all that is installed here but the project, and wheels to install into them."""
+"""Virtual environments with this one's packages but without melfront, and wheels for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FOLDERS = ("melfront", "encoder", "parity", "benchmarks", "reference_data")
 
 
 def python_without(folder: Path, *packages: str) -> Path:
-    """A Python with the packages of this one in one site-packages, without these and melfront."""
+    """Create a virtual environment that links this one's packages except these and melfront."""
     venv.create(folder, symlinks=True)
     site = site_packages(folder)
     for entry in Path(numpy.__file__).parents[1].iterdir():
@@ -33,7 +33,7 @@ def site_packages(folder: Path) -> Path:
 
 
 def copy_of_the_checkout(folder: Path) -> Path:
-    """The packages alone, as they stand in the checkout."""
+    """Copy only the packages of the checkout."""
     for name in FOLDERS:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(CHECKOUT / name, folder / name, ignore=ignored)
@@ -58,5 +58,5 @@ def install(wheel: Path, python: Path) -> None:
 
 
 def environment(path: str | Path = "") -> dict[str, str]:
-    """This process's variables with another PYTHONPATH. No file is written next to a source."""
+    """This process's environment with another PYTHONPATH and without writing .pyc files."""
     return {**os.environ, "PYTHONPATH": str(path), "PYTHONDONTWRITEBYTECODE": "1"}

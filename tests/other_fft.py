@@ -1,7 +1,6 @@
-"""A stand-in for a GPU: the CPU as a device whose FFT is another right one, in float32.
+"""A stand-in for a GPU: the CPU with a different, also correct, float32 FFT.
 
-A bound that only one FFT meets, or a library held to our results from another device, fails with it
-as it would on a GPU.
+Without a GPU, it exposes bounds that only one FFT meets and comparisons across devices.
 """
 
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from tests.conftest import STAND_IN
 
 N = 20  # 400 samples are 20 columns of 20: Cooley-Tukey, with factors rounded to float32
 real_rfft = torch.fft.rfft
-ONE_AT_A_TIME = RLock()  # what is patched, all threads see
+ONE_AT_A_TIME = RLock()  # all threads see the patches
 
 
 def turns(fraction: np.ndarray) -> Tensor:
@@ -30,7 +29,7 @@ DFT, TWIDDLES = turns(PRODUCTS / N), turns(PRODUCTS / N**2)  # (20, 20) each
 
 
 def rfft(x: Tensor) -> Tensor:
-    """(..., 400) float32 -> (..., 201) complex64, in sums of 20: rougher than cuFFT."""
+    """(..., 400) float32 -> (..., 201) complex64, in sums of 20: less accurate than cuFFT."""
     if x.dtype != torch.float32:
         return real_rfft(x)
     columns = x.unflatten(-1, (N, N)).to(torch.complex64)  # sample 20 i + j
@@ -50,9 +49,10 @@ def stft(
 
 @contextmanager
 def device_of(backend: str) -> Iterator[str]:
-    """Where a library has to run that is held against this backend: on the CPU for NumPy's.
+    """The device on which another library must run to be compared with this backend.
 
-    Within the block of the stand-in, the CPU goes a GPU's way through the front end, with this FFT.
+    With the stand-in, the CPU takes a GPU's path through the front end, with this FFT, inside the
+    `with` block.
     """
     if backend != STAND_IN:
         yield "cpu" if backend == "numpy" else backend

@@ -1,7 +1,7 @@
-"""Lines that a command prints, next to what a page shows of it, on whatever CPU.
+"""Compare a command's output with the output that a page shows, on any CPU.
 
-One unit of noise is what the CPU's own FFT, sums and erf err by, and kernels that are all right
-differ by a factor of two or three: such figures are compared by their order of size.
+One unit of noise is the error of the CPU's own FFT, sums and erf. Correct kernels differ in it by a
+factor of two or three, so these figures are compared by their order of magnitude.
 """
 
 import re
@@ -9,20 +9,19 @@ import re
 from melfront.parity import noise as measure
 
 NOISE = re.compile(r"\S+(?= x (?:float32 )?noise)")  # "2.3e3 x noise"
-LARGEST = re.compile(r"(?<=max abs )\S+")  # the error itself, which is no matter of the unit
+LARGEST = re.compile(r"(?<=max abs )\S+")  # an absolute error, which does not depend on the unit
 
 
 def like(expected: str, line: str) -> bool:
-    """The same words, noise of the same order of size, and the same largest error.
+    """Whether two lines have the same words, noise of the same order, and the same largest error.
 
-    Where a stage passes, its largest error and where that is are matters of rounding: that it
-    passes is what the line says.
+    For a stage that passes, the largest error and its position depend on rounding and are ignored.
     """
     passes = re.search(r"\bPASS\b", expected)
     if passes:
         expected, line = (re.sub(r"(x noise).*", r"\1", text) for text in (expected, line))
-    words, its_words = (LARGEST.sub("#", NOISE.sub("#", x)).split() for x in (expected, line))
-    if words != its_words:
+    expected_words, words = (LARGEST.sub("#", NOISE.sub("#", x)).split() for x in (expected, line))
+    if words != expected_words:
         return False
 
     def pairs(figure):

@@ -1,14 +1,14 @@
-"""Checks the shape comments of source code against the arrays that really are there.
+"""Check the shape comments of source code against the actual arrays.
 
     report = shapes.check(lambda: melfront.log_mel(clip), files=[numpy_backend.__file__])
     assert not report.wrong and not report.unchecked
 
-A trailing comment of the form `# (B, T, S)` on a statement inside a function says the shape of what
-the statement assigns, returns or yields. An entry is a number, a letter or name, or a product or a
-sum of them: `2K`, `L + 400`, `H * D`. A letter stands for one number within one call of a function:
-the first comment that is reached binds it. A leading `...` stands for any number of axes; `each`
-after the shape means every item of a tuple or list. `# (C, N) -> (N,)` speaks of the last one.
-One axis is written as Python does, `(N,)`, and words may follow: `# (N,) float64, read-only`.
+A trailing comment such as `# (B, T, S)` on a statement inside a function gives the shape of the
+value that the statement assigns, returns or yields. An entry is a number, a letter or name, or a
+product or sum of these: `2K`, `L + 400`, `H * D`. The first comment that a call reaches binds a
+letter for the rest of that call. A leading `...` stands for any number of axes; `each` after the
+shape applies it to every item of a tuple or list. In `# (C, N) -> (N,)`, only the last shape is
+checked. One axis is written as in Python, `(N,)`, and words may follow: `# (N,) float64`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SHAPE = re.compile(r"#\s*(?:\([^()]*\)\s*->\s*)?\(([^()]*,[^()]*|)\)(\s+each\b)?
 
 @dataclass(frozen=True)
 class Comment:
-    """One shape comment and the lines of the statement that it belongs to."""
+    """A shape comment and the lines of its statement."""
 
     file: str
     line: int
@@ -40,7 +40,7 @@ class Comment:
     first: int
     last: int
     returns: bool
-    targets: tuple[CodeType, ...]  # expressions for what is assigned
+    targets: tuple[CodeType, ...]  # expressions for the assigned values
 
     def __str__(self) -> str:
         return f"{Path(self.file).name}:{self.line}: {self.text}"
@@ -50,11 +50,11 @@ class Comment:
 class Report:
     checked: Counter[Comment] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)  # comments that no call came by
+    unchecked: list[str] = field(default_factory=list)  # comments that no call reached
 
 
 def to_python(entry: str) -> str | None:
-    """An entry as an expression, `2K` as `2*K`; None for words that are no entry."""
+    """An entry as a Python expression, `2K` as `2*K`; None for anything else."""
     expression = re.sub(r"\b(\d+)\s*([A-Za-z_])", r"\1*\2", entry.strip())
     try:
         tree = ast.parse(expression, mode="eval").body
@@ -69,7 +69,7 @@ def to_python(entry: str) -> str | None:
 
 
 def statements(tree: ast.AST, inside: bool = False) -> Iterable[ast.stmt]:
-    """The statements inside functions, those of nested ones included."""
+    """The statements inside functions, including nested functions."""
     for node in ast.iter_child_nodes(tree):
         if inside and isinstance(node, ast.stmt):
             yield node
@@ -79,7 +79,7 @@ def statements(tree: ast.AST, inside: bool = False) -> Iterable[ast.stmt]:
 
 
 def span(statement: ast.stmt) -> tuple[int, int]:
-    """First and last line of a statement; of a compound one, of its head."""
+    """First and last line of a statement, or of the header of a compound statement."""
     last = statement.end_lineno or statement.lineno
     body = getattr(statement, "body", None)
     if body:
@@ -88,7 +88,7 @@ def span(statement: ast.stmt) -> tuple[int, int]:
 
 
 def comments(file: str) -> list[Comment]:
-    """All shape comments of a source file. Raises ValueError for one that cannot be checked."""
+    """All shape comments of a source file. Raises ValueError if one cannot be checked."""
     source = Path(file).read_text(encoding="utf-8")
     found = []
     spans = [(span(s), s) for s in statements(ast.parse(source))]
@@ -100,7 +100,7 @@ def comments(file: str) -> list[Comment]:
         around = [(s, node) for s, node in spans if s[0] <= line <= s[1]]
         dims = tuple(to_python(e) or "" for e in match[1].rstrip(", ").split(",") if match[1])
         if not around or "" in dims:
-            continue  # a comment in words, or one on a class's field
+            continue  # prose, or a comment on a class field
         (first, last), node = max(around, key=lambda item: item[0])  # the innermost
         where = f"{file}:{line}: {token.string}"
         value = getattr(node, "value", None)
@@ -125,7 +125,7 @@ def comments(file: str) -> list[Comment]:
 
 
 def mismatch(comment: Comment, value: Any, bound: dict[str, int]) -> str | None:
-    """What is wrong with a value's shape, or None. Binds the letters seen for the first time."""
+    """A description of a wrong shape, or None. Binds letters that are new in this call."""
     shape = getattr(value, "shape", None)
     if shape is None:
         return f"{comment}: the value is a {type(value).__name__}, which has no shape"
@@ -138,7 +138,7 @@ def mismatch(comment: Comment, value: Any, bound: dict[str, int]) -> str | None:
     for dim, size in zip(dims, sizes, strict=True):
         names = {n.id for n in ast.walk(ast.parse(dim, mode="eval")) if isinstance(n, ast.Name)}
         new = names - bound.keys()
-        if len(new) == 1:  # solve for it: the entry is linear in its letters
+        if len(new) == 1:  # solve for it: entries are linear in each letter
             (name,) = new
             at_0, at_1 = (eval(dim, {}, {**bound, name: x}) for x in (0, 1))
             if at_1 != at_0 and (size - at_0) % (at_1 - at_0) == 0:
@@ -151,7 +151,7 @@ def mismatch(comment: Comment, value: Any, bound: dict[str, int]) -> str | None:
 
 
 class Call:
-    """One call of a function while it runs: its letters, and the statement it is about to end."""
+    """Trace one call of a function: its bound letters, and the statement now running."""
 
     def __init__(self, by_line: dict[int, Comment], report: Report) -> None:
         self.by_line, self.report = by_line, report
@@ -161,7 +161,7 @@ class Call:
     def __call__(self, frame: FrameType, event: str, arg: Any) -> Call:
         pending = self.pending
         if event == "line":
-            # A statement over several lines comes back to its first: it is over when it is left.
+            # A multi-line statement can return to its first line: it ends when a line outside runs.
             line = frame.f_lineno
             again = pending is not None and pending.first < pending.last
             if not (again and pending and pending.first <= line <= pending.last):
@@ -185,7 +185,7 @@ class Call:
             for target in pending.targets:
                 try:
                     values.append(eval(target, names))
-                except NameError:  # a loop that never ran
+                except NameError:  # a loop that did not run
                     return
             self.pending = pending
             self.check(values)
@@ -204,7 +204,7 @@ class Call:
 
 
 def check(function: Callable[[], object], files: Iterable[str]) -> Report:
-    """Run `function()` and hold every shape comment of `files` that it comes by to the truth."""
+    """Run `function()` and check every shape comment in `files` that it reaches."""
     report = Report()
     by_file: dict[str, dict[int, Comment]] = {}
     everything = []
@@ -218,7 +218,7 @@ def check(function: Callable[[], object], files: Iterable[str]) -> Report:
     def begin(frame: FrameType, _event: str, _arg: Any) -> Call | None:
         code = frame.f_code
         by_line = by_file.get(code.co_filename)
-        # A comprehension or lambda inside a statement is not the statement.
+        # Skip comprehensions and lambdas: they are only parts of a statement.
         return None if by_line is None or code.co_name.startswith("<") else Call(by_line, report)
 
     before = sys.gettrace()

@@ -1,4 +1,4 @@
-"""Signals that tell a right front end from a wrong one, and the noise of float32 on them."""
+"""Signals that distinguish a correct front end from a wrong one, and their float32 noise."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,13 +15,13 @@ KINDS = ("silence", "dc", "clicks", "tone", "chord", "noise", "faint", "speech")
 
 @lru_cache(maxsize=1)
 def sample() -> np.ndarray:
-    """(129600,) float32, from where it is read without soundfile: a machine may have none."""
+    """(129600,) float32. Read without soundfile, which may be missing."""
     return load_file(SAMPLE.parent / "signals" / "waveforms.safetensors")["sample"]
 
 
 @dataclass(frozen=True)
 class Signal:
-    """A signal by its description, so that a failing example prints as one line."""
+    """A signal given by its parameters, so that a failing example prints as one line."""
 
     kind: str
     n: int
@@ -57,9 +57,9 @@ class Signal:
 
 
 def signals(max_seconds: float, min_samples: int = 1, kinds: tuple[str, ...] = KINDS):
-    """Strategy of Signal: short ones as often as long ones, loud ones as often as quiet ones.
+    """A strategy for Signal: short ones as often as long ones, loud ones as often as quiet ones.
 
-    Of a wide range hypothesis takes mostly small numbers, and of 0 .. 100 all alike.
+    From a wide range, hypothesis mostly draws small numbers; from 0 .. 100, it draws evenly.
     """
     longest = round(max_seconds * melfront.SAMPLE_RATE)
     short = st.integers(min_samples, min(longest, 2_003))
@@ -80,15 +80,15 @@ def rms(x: np.ndarray) -> float:
 
 
 def floor(truth: np.ndarray) -> float:
-    """4 ulp of the tensor's scale: no float32 result can be blamed for an error below this.
+    """4 ulp of the tensor's scale: the error that any float32 result may have.
 
-    The last steps alone - log10, add 4, divide by 4 - round three times.
+    The last steps alone (log10, add 4, divide by 4) round three times.
     """
     return 4 * float(np.spacing(np.float32(np.abs(truth).max())))
 
 
 def compute(audio, backend: str, **options) -> np.ndarray:
-    """`melfront.log_mel` of a clip or a list of clips: backend "numpy", or a device of torch's."""
+    """`melfront.log_mel` of a clip or a list of clips. `backend`: "numpy" or a torch device."""
     if backend == "numpy":
         return melfront.log_mel(audio, **options)
     import torch

@@ -1,6 +1,6 @@
 """The answers to the exercises in `melfront.variants.trace` and `encoder.oracle.trace`.
 
-Each exercise is run as its text tells: the recipe and the change are taken out of the docstring.
+Each test runs the recipe and the change that it reads from the docstring.
 """
 
 import inspect
@@ -23,7 +23,7 @@ def recipe(text):
 
 
 def exercise(number, **before):
-    """The report of an exercise; `before` holds lines that its text says to replace first."""
+    """The report of an exercise. `before`: lines that its text tells readers to replace first."""
     text = next(text for text in TEXTS if re.search(rf"^{number}\. ", text, flags=re.MULTILINE))
     change = re.search(rf"^{number}\. CHANGE is `([^`]+)`", text, flags=re.MULTILINE)[1]
     code = recipe(text).replace("CHANGE", change)
@@ -54,9 +54,9 @@ def stage(report, name):
 
 
 def test_1_zeros_at_the_edges():
-    """From `padded` on, but frames 0 and 1 only: the third starts at sample 120 of the clip.
+    """From `padded` on, but only frames 0 and 1: frame 2 starts at sample 120 of the clip.
 
-    At the end of the 30 s is silence, and silence mirrored is zeros too.
+    The 30 s end with silence, and mirrored silence is zeros too.
     """
     report = exercise(1)
     assert report.first_wrong.name == "padded"
@@ -67,7 +67,7 @@ def test_1_zeros_at_the_edges():
 
 
 def test_2_a_higher_floor(sample):
-    """`log` alone. The clip's maximum is above 1, so that the clamp lifts all to -7 at least."""
+    """`log` alone: the clip's maximum is above 1, so the clamp raises every value to -7 or more."""
     report = exercise(2)
     assert wrong(report) == ["log"]
     assert right(report)[-2:] == ["clamped", "features"]
@@ -75,9 +75,9 @@ def test_2_a_higher_floor(sample):
 
 
 def test_3_one_maximum_for_all():
-    """None, as it is: a clip alone is its own batch. Of two, the quiet one, from `clamped` on.
+    """None for a single clip. In a batch of two, the quiet clip is wrong from `clamped` on.
 
-    It is clamped at 8 below the maximum of the loud one.
+    It is clamped at 8 below the maximum of the loud clip.
     """
     assert wrong(exercise(3)) == []
     report = exercise(3, audio="audio = [audio, audio / 1000]")
@@ -86,7 +86,7 @@ def test_3_one_maximum_for_all():
 
 
 def test_4_the_other_gelu():
-    """No: 4.7e-4 is hundreds of times the noise, from `gelu1` on, and never gets lost again."""
+    """No: from `gelu1` on, 4.7e-4 is hundreds of times the noise, and it stays to the end."""
     report = exercise(4)
     assert right(report) == ["conv1"]
     assert report.first_wrong.name == "gelu1"
@@ -97,7 +97,7 @@ def test_4_the_other_gelu():
 def test_5_a_bias_for_the_keys():
     """To `k` and `scores` of each block, and no further.
 
-    All scores of a query grow by the same amount, and softmax takes it off again.
+    All scores of a query grow by the same amount, which softmax cancels.
     """
     report = exercise(5)
     assert wrong(report) == [f"block.{i}.attn.{name}" for i in (0, 1) for name in ("k", "scores")]
@@ -105,10 +105,10 @@ def test_5_a_bias_for_the_keys():
 
 
 def test_6_a_causal_mask():
-    """`context` is first: the trace computes scores and weights from q and k, apart from attention.
+    """`context` is first: the trace computes scores and weights from q and k, without the mask.
 
-    The last position may look at all others, so it is right; in the second block the others, which
-    it looks at, are wrong, and it with them.
+    The last position may attend to all others, so it is right in the first block. In the second
+    block, it attends to positions that are wrong and becomes wrong too.
     """
     report = exercise(6)
     assert report.first_wrong.name == "block.0.attn.context"

@@ -1,7 +1,7 @@
 from tests.printed import like
 
 
-def test_what_is_printed_is_compared_by_its_form_and_order_of_size():
+def test_like_compares_words_and_orders_of_magnitude():
     wrong = "features  WRONG  2.3e3 x noise   max abs 1.72e-01   worst at mel 16, frame 646"
     right = "positions  PASS  0.239 x noise   max abs 1.00e-05   worst at position 384"
     for shown, here in [

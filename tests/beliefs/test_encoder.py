@@ -1,4 +1,4 @@
-"""What people believe of Whisper's encoder, each tried on the libraries themselves.
+"""Common beliefs about Whisper's encoder, each checked on the other libraries.
 
 See test_front_end.py.
 """
@@ -21,7 +21,7 @@ from tests.signals import Signal
 
 
 def openai_encoder(model):
-    """openai-whisper's encoder with the weights of ours."""
+    """openai-whisper's encoder with the weights of our model."""
     config = model.config
     encoder = whisper.model.AudioEncoder(
         config.n_mels,
@@ -43,26 +43,26 @@ def openai_encoder(model):
 
 @pytest.fixture(scope="module")
 def toy():
-    """A small encoder as transformers, and as openai-whisper, computes it."""
-    # openai-whisper's MLP is four times as wide as its state, whatever one asks for.
+    """The same small encoder in transformers and in openai-whisper."""
+    # openai-whisper's MLP is always four times as wide as its state.
     model = WhisperEncoder.from_formula(replace(TOY, n_audio_mlp=4 * TOY.n_audio_state))
     encoders = {"transformers": theirs(model), "openai": openai_encoder(model)}
     mel = torch.from_numpy(features(TOY, batch=1))
     with torch.inference_mode():
         a, b = (encoder(mel)[0] for encoder in encoders.values())
-    # One encoder, to rounding. [0] of OpenAI's tensor is already the clip.
+    # The same encoder, up to rounding. [0] of OpenAI's tensor is already the clip.
     assert torch.allclose(a[0], b, rtol=0, atol=1e-5 * float(b.abs().max()))
     return encoders
 
 
 @pytest.fixture(scope="module")
 def full_length():
-    """transformers' encoder over all of the 30 s: whisper-tiny's dimensions, formula weights."""
+    """transformers' encoder for 30 s: whisper-tiny's dimensions, formula weights."""
     return theirs(WhisperEncoder.from_formula(SIZES["tiny"]))
 
 
 def test_a_position_is_20_ms_and_hears_65(sample):
-    """Position t stands at sample 320 t, and before attention hears 320 t - 520 .. 320 t + 519."""
+    """Position t is at sample 320 t; before attention it covers 320 t - 520 .. 320 t + 519."""
     config = replace(SIZES["tiny"], n_audio_state=6, n_audio_head=1, n_audio_layer=1)
     model = WhisperEncoder.from_formula(config, dtype=torch.float64)
     encoder = theirs(model)
@@ -72,7 +72,7 @@ def test_a_position_is_20_ms_and_hears_65(sample):
     assert whisper.audio.N_SAMPLES_PER_TOKEN == 320
     assert whisper.audio.TOKENS_PER_SECOND == 50
 
-    # A loud beginning holds the maximum, so that what is changed later moves no clamp.
+    # The maximum is in the loud beginning, so changes later on do not move the clamp.
     clip = 0.05 * Signal("noise", 480_000).array().astype(np.float64)
     clip[:8_000] *= 20
 
@@ -82,7 +82,7 @@ def test_a_position_is_20_ms_and_hears_65(sample):
 
     states = before_attention(clip)
     for position in (700, 1499):
-        # The window is 0 on the first of its 400 samples, so that -520 is heard in name only.
+        # The window's first sample is 0, so sample -520 is covered but has no effect.
         for offset, heard in ((-520, False), (-519, True), (0, True), (519, True), (520, False)):
             n = 320 * position + offset
             if n >= len(clip):
@@ -131,15 +131,15 @@ def test_the_mask_changes_nothing(full_length, sample):
 
 
 def test_padding_is_attended_to(full_length, sample):
-    """Other padding, other hidden states: of the speech too, from its first position on."""
+    """Different padding changes all hidden states of the speech, from the first position on."""
     mel = torch.from_numpy(extract(sample))
     zeros = mel.clone()
-    zeros[:, :, 812:] = 0  # as openai-whisper's transcribe has it
+    zeros[:, :, 812:] = 0  # as in openai-whisper's transcribe
     with torch.inference_mode():
         a, b = (full_length(x).last_hidden_state[0] for x in (mel, zeros))
     moved = (a - b).norm(dim=1) / a.norm(dim=1)  # (T,)
     assert moved[:400].min() > 1e-3  # rounding moves them by 1e-6
-    # And what comes out at the padding is as large as what comes out at the speech.
+    # The hidden states of the padding are as large as those of the speech.
     assert 0.3 < a[406:].norm(dim=1).mean() / a[:405].norm(dim=1).mean() < 3
 
 
@@ -152,7 +152,7 @@ def test_attention_is_not_causal(toy, library):
         a, b = (toy[library](x)[0] for x in (mel, other))
     a, b = (x.reshape(TOY.n_audio_ctx, -1) for x in (a, b))
     moved = (a - b).norm(dim=1) / a.norm(dim=1)
-    assert moved.min() > 1e-4, "the first position knows of the last frame"
+    assert moved.min() > 1e-4, "the first position depends on the last frame"
 
 
 def test_positions_are_not_learned():
@@ -166,15 +166,15 @@ def test_positions_are_not_learned():
     assert "positional_embedding" not in dict(
         whisper.model.AudioEncoder(80, 1500, 384, 6, 0).named_parameters()
     )
-    # Sines and cosines, but in float32: of the last positions' angles that leaves 1e-4.
+    # Sines and cosines in float32: at the last positions, the angles are accurate to 1e-4.
     away = np.abs(table.numpy() - formula.sinusoids(1500, 384)).max()
     assert 2e-5 < away < 3e-4
 
 
 def fine_tuned(encoder):
-    """Two steps of AdamW in float64: the loss after them, and how far each weight has moved.
+    """The loss after two steps of AdamW, and how far each weight has moved.
 
-    In float64, for AdamW makes a whole step even of a gradient that is nothing but rounding.
+    In float64, because AdamW takes a full step even if a gradient is only rounding error.
     """
     encoder.double().train()
     before = {name: p.detach().clone() for name, p in encoder.named_parameters()}
@@ -195,7 +195,7 @@ def fine_tuned(encoder):
 
 
 def test_fine_tuning_moves_the_positions_in_transformers(tmp_path):
-    """Frozen in a fresh model, trained in a loaded one: fine-tuned, it is not what ours is."""
+    """transformers freezes positions in a new model, but not in one that it loads."""
     fresh = WhisperModel(WhisperConfig(**TOY.to_hf()))
     assert not fresh.encoder.embed_positions.weight.requires_grad
     fresh.save_pretrained(tmp_path)
@@ -206,10 +206,10 @@ def test_fine_tuning_moves_the_positions_in_transformers(tmp_path):
     thawed.positions.requires_grad_(True)
 
     (a, moved), (b, still) = fine_tuned(loaded), fine_tuned(frozen)
-    # A step of AdamW is about as long as its learning rate, 1e-3.
+    # A step of AdamW is about its learning rate, 1e-3.
     assert moved["embed_positions.weight"] > 1e-3
     assert still["embed_positions.weight"] == 0
-    # The same sums in another order, which float64 keeps to 1e-16; the loss is about 2.
+    # Same sums in a different order, a difference of 1e-16 in float64; the loss is about 2.
     for encoder, expected in (ours, b), (thawed, a):
         loss, steps = fine_tuned(encoder)
         assert loss == pytest.approx(expected, rel=1e-9)
@@ -223,7 +223,7 @@ def test_trained_positions_are_the_formula_too(tiny_en):
 
 
 def test_the_last_hidden_state_is_normed(toy):
-    """hidden_states[-1] is no block's output: the last block's is in none of them."""
+    """hidden_states[-1] is not a block's output, and no other state is that of the last block."""
     encoder, blocks = toy["transformers"], []
     hooks = [
         layer.register_forward_hook(
@@ -246,7 +246,7 @@ def test_the_last_hidden_state_is_normed(toy):
 
 
 def test_a_shorter_clip_is_refused(toy):
-    """1500 positions whatever the clip: features of its own length are an error."""
+    """There are always 1500 positions: features of any other length are refused."""
     short = torch.from_numpy(features(TOY, batch=1))[:, :, :-2]
     with pytest.raises(ValueError, match="mel input features to be of length 22, but found 20"):
         toy["transformers"](short)
@@ -255,7 +255,7 @@ def test_a_shorter_clip_is_refused(toy):
 
 
 def test_whisper_encoder_from_pretrained_loads_nothing(tmp_path):
-    """transformers' WhisperEncoder on a whole checkpoint: random weights, and no error."""
+    """transformers' WhisperEncoder on a whole checkpoint gives random weights and no error."""
     whole = WhisperModel(WhisperConfig(**TOY.to_hf()))
     whole.save_pretrained(tmp_path)
     encoder, report = modeling_whisper.WhisperEncoder.from_pretrained(

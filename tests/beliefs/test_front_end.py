@@ -1,7 +1,7 @@
-"""What people believe of Whisper's front end, each tried on the libraries themselves.
+"""Common beliefs about Whisper's front end, each checked on the other libraries.
 
-One test for each row of README's table that no other test shows. A library is called here as its
-users call it; `ours` is in it only where nobody else shows the stage.
+One test for each row of README's table that no other test covers. Tests call the libraries as their
+users do, and melfront only where no library exposes the stage.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ def extract(audio, n_mels=80, sampling_rate=16_000, **options):
 
 
 def extract_without_torch(audio, n_mels=80):
-    """The same by transformers' NumPy path, whose FFT is in float64."""
+    """The same features from transformers' NumPy path, whose FFT is in float64."""
     with patch.object(feature_extraction_whisper, "is_torch_available", lambda: False):
         return extract(audio, n_mels)
 
 
-# The seed experiment: what every tutorial begins with. README has it in our words, and its test
-# runs it at large-v3's size.
+# The seed experiment, the first step of every tutorial. README shows it with melfront, and
+# test_readme.py runs that at large-v3's size.
 
 
 def test_the_seed_experiment(sample):
-    """129,600 samples: the shapes, by transformers alone, at large-v3's dimensions."""
+    """129,600 samples: the shapes from transformers at large-v3's dimensions."""
     assert len(sample) / 16_000 == 8.1
     out = WhisperFeatureExtractor(feature_size=128)(
         sample, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True
@@ -54,12 +54,12 @@ def test_the_seed_experiment(sample):
     assert out["attention_mask"].shape == (1, 3000)
     assert out["attention_mask"].sum() == 810
     mel, mask = melfront.log_mel(sample, return_mask=True)
-    # As near as transformers is to itself: what the FFT errs in float32 is the CPU's choice.
+    # Bounded by transformers' own error: the error of a float32 FFT depends on the CPU.
     theirs, exact = out["input_features"][0].numpy(), extract_without_torch(sample, 128)[0]
     assert np.abs(mel - theirs).max() <= np.abs(theirs - exact).max() + 1e-6  # a few ulp
     assert np.array_equal(mask, out["attention_mask"][0])
 
-    with torch.device("meta"):  # shapes without numbers: the weights would be 2.5 GB
+    with torch.device("meta"):  # shapes only: the weights would be 2.5 GB
         config = WhisperConfig(**SIZES["large-v3"].to_hf())
         encoder = modeling_whisper.WhisperEncoder(config).eval()
     states = encoder(out["input_features"].to("meta"), output_hidden_states=True).hidden_states
@@ -75,8 +75,8 @@ def test_16000_samples_are_100_frames():
     with patch.object(feature_extraction_whisper, "is_torch_available", lambda: False):
         assert extract(clip, padding="do_not_pad").shape == (1, 80, 100)
     assert whisper.log_mel_spectrogram(clip).shape == (80, 100)
-    # The counts that people expect: windows that fit in, once rounded down and once up; and
-    # every frame of the centred transform, whose last one Whisper drops.
+    # The counts that people expect: the windows that fit, rounded down or up, and all frames of
+    # the centred transform, of which Whisper drops the last.
     assert (len(clip) - 400) // 160 + 1 == 98
     assert math.ceil((len(clip) - 400) / 160) + 1 == 99
     assert torch.tensor(clip).unfold(0, 400, 160).shape == (98, 400)
@@ -88,28 +88,28 @@ def test_16000_samples_are_100_frames():
 
 
 def test_the_first_frame_is_mirrored(sample):
-    """It is not what the same sound gives after silence, or in the middle of a recording."""
+    """The same sound gives other values after silence or in the middle of a recording."""
     after_silence = np.concatenate([np.zeros(16_000, np.float32), sample])
     first = extract(sample)[0]
     later = extract(after_silence)[0, :, 100:]
     differ = np.abs(first[:, : later.shape[1]] - later).max(axis=0) > 1e-3
-    # Frames 0 and 1 reach back before the clip, to samples -200 and -40; frame 2 starts at 120.
+    # Frames 0 and 1 start before the clip, at samples -200 and -40; frame 2 starts at 120.
     assert differ[:2].all()
     assert not differ[2:811].any()
 
 
 def test_padding_changes_the_last_frame(sample):
-    """Alone, a clip's end is mirrored; padded to 30 s, zeros follow it."""
+    """Without padding, the clip's end is mirrored; padded to 30 s, zeros follow it."""
     alone = extract(sample, padding="do_not_pad")[0]
     padded = extract(sample)[0]
     assert alone.shape == (80, 810)
     differ = np.abs(alone - padded[:, :810]).max(axis=0) > 1e-3
-    # Frame 809 hears samples 129,240 .. 129,639; the clip ends before 129,600.
+    # Frame 809 covers samples 129,240 .. 129,639; the clip ends before 129,600.
     assert np.flatnonzero(differ).tolist() == [809]
 
 
 def test_two_frames_outside_the_mask_hear_the_clip(sample):
-    """Frames 810 and 811 reach back to samples 129,400 and 129,560 of 129,600."""
+    """Frames 810 and 811 start at samples 129,400 and 129,560 of 129,600."""
     out = WhisperFeatureExtractor()(sample, sampling_rate=16_000, return_attention_mask=True)
     mel, mask = np.asarray(out["input_features"])[0], np.asarray(out["attention_mask"])[0]
     assert np.flatnonzero(mask).tolist() == list(range(810))
@@ -117,7 +117,7 @@ def test_two_frames_outside_the_mask_hear_the_clip(sample):
     assert (mel[:, 811] != mel[:, 812]).any()
     assert (mel[:, 812:] == mel[:, 812:813]).all()
 
-    # With the last 200 samples silent, there is nothing in them to hear.
+    # If the last 200 samples are silent, so are these frames.
     quiet_end = sample.copy()
     quiet_end[129_400:] = 0
     mel = extract(quiet_end)[0]
@@ -128,7 +128,7 @@ def test_two_frames_outside_the_mask_hear_the_clip(sample):
 
 
 def test_padding_is_not_zero(sample):
-    """Nor is it -1.5: it is the loudest value less 2, and at least -1.5."""
+    """Nor is it -1.5: it is the largest value minus 2, and at least -1.5."""
     for n_mels in (80, 128):
         mel = extract(sample, n_mels)[0]
         padding = mel[:, 812:]
@@ -136,7 +136,7 @@ def test_padding_is_not_zero(sample):
         assert padding[0, 0] == pytest.approx(mel.max() - 2, abs=1e-6)  # 8 / 4; a few ulp
         assert -0.8 < padding[0, 0] < -0.6
     assert (extract(np.zeros(16_000, np.float32)) == SILENCE).all()
-    # A clip whose loudest value is below 0.5 has no clamp: its padding is that of silence.
+    # A clip whose largest value is below 0.5 is not clamped: its padding is that of silence.
     faint = extract(1e-3 * sample)[0]
     assert faint.max() < 0.5
     assert (faint[:, 812:] == SILENCE).all()
@@ -149,10 +149,10 @@ def test_features_leave_minus_1_to_1():
 
 
 def test_transformers_has_two_answers(sample):
-    """One where torch is installed, one where it is not; float64 is much nearer to the second.
+    """One with torch installed and one without; the latter is much closer to float64.
 
-    A float32 FFT errs by some 1e-7 of the loudest frequency, which is 1e-3 of one that is 80 dB
-    below, and 2e-4 in its feature: no right FFT is further off. Rounding alone would be 1e-7.
+    A float32 FFT has an error of about 1e-7 of the loudest frequency. At 80 dB below, that is 1e-3,
+    or 2e-4 in the feature: the upper bound. Rounding the result alone would give 1e-7.
     """
     with_torch = extract(sample, 128)[0]
     without = extract_without_torch(sample, 128)[0]
@@ -167,12 +167,12 @@ def test_a_loud_neighbour_changes_a_clip_in_openai_whisper(sample):
     alone = whisper.log_mel_spectrogram(quiet)
     batch = whisper.log_mel_spectrogram(torch.stack([quiet, loud]))
     assert (batch[0] - alone).abs().max() > 0.5
-    # transformers takes each clip's own maximum.
+    # transformers uses the maximum of each clip.
     assert np.array_equal(extract([1e-3 * sample, sample])[0], extract(1e-3 * sample)[0])
 
 
 def test_transcribe_pads_with_zeros_after_the_features(sample):
-    """openai-whisper's two functions differ: `transcribe` is asked for what its encoder gets."""
+    """Intercept the features that openai-whisper's `transcribe` passes to its encoder."""
     seen = []
 
     class Stop(Exception):
@@ -195,13 +195,13 @@ def test_transcribe_pads_with_zeros_after_the_features(sample):
     assert (tail < -0.6).all()
 
 
-# What is put in
+# Input audio
 
 
 def test_int16_is_not_scaled(sample):
     pcm = np.round(sample * 32_767).astype(np.int16)
     shift = extract(pcm)[0] - extract(sample)[0]
-    # Power is 32768^2 times as large: 2 log10(32768) / 4 higher, wherever nothing is clamped.
+    # Power is 32768^2 times as large: features are 2 log10(32768) / 4 higher if not clamped.
     assert np.median(shift) == pytest.approx(np.log10(32_768) / 2, abs=0.01)
     assert np.abs(melfront.log_mel(pcm, n_mels=80) - extract(sample)[0]).max() < 0.1
 
@@ -212,8 +212,8 @@ def test_stereo_becomes_two_clips(sample):
 
 
 def test_nothing_is_resampled(sample):
-    """Without sampling_rate any rate is taken for 16 kHz; with it, another one is refused."""
-    half = sample[::2]  # as an 8 kHz file would be
+    """Without sampling_rate, 16 kHz is assumed; with it, any other rate is refused."""
+    half = sample[::2]  # like an 8 kHz file
     out = WhisperFeatureExtractor()(half, return_attention_mask=True)
     assert np.asarray(out["attention_mask"]).sum() == 405
     with pytest.raises(ValueError, match="sampling rate of 16000"):

@@ -1,4 +1,4 @@
-"""Set before NumPy and torch are loaded, where this folder is run by itself."""
+"""Let idle threads sleep, as in the harness. No effect once NumPy and torch are loaded."""
 
 import os
 

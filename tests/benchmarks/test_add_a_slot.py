@@ -1,4 +1,4 @@
-"""A slot is two files: whoever adds them finds it everywhere, with no list to change."""
+"""A slot consists of two files: once they are added, it appears everywhere without a list."""
 
 import os
 import re
@@ -61,7 +61,7 @@ def conv1d(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Runs a command in a copy of the project to which the slot `conv1d` has been added."""
+    """Run a command in a copy of the project with an added slot `conv1d`."""
     folder = tmp_path_factory.mktemp("with conv1d")
     copy_of_the_checkout(folder)
     slots = folder / "benchmarks" / "kernel" / "slots" / "encoder"
@@ -83,12 +83,12 @@ def run(tmp_path_factory):
     return run
 
 
-def test_it_is_in_the_help_and_in_the_list(run):
+def test_new_slot_is_in_help_and_list(run):
     assert "conv1d" in re.findall(r"\w+", run("--help").partition("positional")[2])
     assert "\nconv1d(x, weight, bias, stride)\n    Mixes three neighbouring" in run("--list")
 
 
-def test_its_template_is_printed_proved_timed_and_run_in_its_place(run):
+def test_template_of_new_slot_is_printed_proved_and_timed(run):
     template = run("--template", "conv1d")
     assert "melfront benchmarks kernel conv1d THIS_FILE.py" in template
     assert template.endswith(TEMPLATE)

@@ -1,4 +1,4 @@
-"""The command: one line and a status for everything that can be wrong with its arguments."""
+"""The command line: one line and a status for any error in its arguments."""
 
 import json
 import os
@@ -65,13 +65,13 @@ def command(*arguments):
         (["kernel", "gelu", "tests/__init__.py", "--device", "tpu"], "--device tpu"),
     ],
 )
-def test_a_usage_error_is_one_line(arguments, words, capsys, monkeypatch):
+def test_usage_error_is_one_line(arguments, words, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(processes, "fork_server", None)  # no process is started for it
+    monkeypatch.setattr(processes, "fork_server", None)  # no process may be started
     try:
         status = main(arguments)
-    except SystemExit as left:  # argparse's own
-        status = left.code
+    except SystemExit as stop:  # raised by argparse
+        status = stop.code
     printed = capsys.readouterr()
     assert status == 2
     assert words in printed.err
@@ -79,7 +79,7 @@ def test_a_usage_error_is_one_line(arguments, words, capsys, monkeypatch):
     assert not printed.out
 
 
-def test_a_usage_error_does_not_import_torch():
+def test_usage_error_does_not_import_torch():
     code = (
         "import sys; from melfront.benchmarks.__main__ import main; "
         "status = main(['kernel', 'gellu', 'x.py']); print('torch' in sys.modules, status)"
@@ -115,9 +115,9 @@ UNUSABLE = {
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_a_file_that_cannot_be_used_is_one_line(name, capsys, tmp_path):
+def test_unusable_file_is_one_line(name, capsys, tmp_path):
     path = KERNELS / f"{name}.py"
-    if name == "syntax_error":  # made here: linters stumble over such a file
+    if name == "syntax_error":  # created here, because linters fail on it
         path = tmp_path / "syntax_error.py"
         path.write_text("def layer_norm(x, weight, bias, eps=1e-5:\n    return x\n")
     assert main(["kernel", "layer_norm", str(path), "--no-whole"]) == 2
@@ -136,7 +136,7 @@ def test_bad_models(capsys):
     assert len(error.strip().splitlines()) == 1
 
 
-def test_a_fork_server_that_is_left_ends_silently(capfd):
+def test_abandoned_fork_server_exits_silently(capfd):
     left = processes.ForkServer()
     left.link.close()
     assert left.process.wait() == 0
@@ -144,7 +144,7 @@ def test_a_fork_server_that_is_left_ends_silently(capfd):
 
 
 def test_interrupted(tmp_path):
-    """The terminal signals every process of the group: one line is printed, and none is left."""
+    """A terminal signals every process of its group: one line is printed, and all of them end."""
     kernel, pid = tmp_path / "kernel.py", tmp_path / "pid"
     kernel.write_text(
         f"import os, time\nopen({str(pid)!r}, 'w').write(f'{{os.getpid()}} {{os.getppid()}}.')\n"
@@ -172,7 +172,7 @@ def test_interrupted(tmp_path):
 
 @pytest.fixture
 def one_case(monkeypatch):
-    """One captured case, so that a run is short."""
+    """Only one captured case, to keep a run short."""
 
     def first(slot, options, dice, interpreted):
         return [next(iter(chosen(slot, options, dice, interpreted))), *slot.edges(dice)[:2]]
@@ -184,7 +184,7 @@ def one_case(monkeypatch):
 QUICK = ["--no-whole", "--seconds", "0.2", "--threads", "1", "--seed", "3"]
 
 
-def test_one_bad_file_does_not_stop_the_others(capsys, one_case):
+def test_bad_file_does_not_stop_the_others(capsys, one_case):
     files = [str(KERNELS / f"{n}.py") for n in ("no_function", "one_pass_variance", "reference")]
     assert main(["kernel", "layer_norm", *files, *QUICK]) == 2
     printed = capsys.readouterr()
@@ -206,7 +206,7 @@ def test_16_bits_are_timed_against_torch_only(capsys, one_case, tmp_path):
     assert "NumPy has no bfloat16" in capsys.readouterr().err
 
 
-def test_a_record_is_kept_on_a_quiet_machine_only(capsys, one_case, monkeypatch, tmp_path):
+def test_record_is_kept_only_on_a_quiet_machine(capsys, one_case, monkeypatch, tmp_path):
     path = tmp_path / "runs.jsonl"
     kernel = str(KERNELS / "reference.py")
     arguments = ["kernel", "layer_norm", kernel, *QUICK, "--json", str(path)]
@@ -251,7 +251,7 @@ def test_a_record_is_kept_on_a_quiet_machine_only(capsys, one_case, monkeypatch,
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_records_that_are_none(tmp_path):
+def test_invalid_records(tmp_path):
     path = tmp_path / "runs.jsonl"
     path.write_text("")
     with pytest.raises(record.RecordError, match="empty"):

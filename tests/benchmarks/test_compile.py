@@ -1,4 +1,4 @@
-"""Compiled kernels. Only a kernel that Triton's interpreter really runs gets no time."""
+"""Compiled kernels are timed; only kernels that Triton's interpreter really ran are not."""
 
 import shutil
 
@@ -13,7 +13,7 @@ from tests.benchmarks.test_honest import EXAMPLES
 
 @pytest.fixture
 def few_cases(monkeypatch):
-    """The captured ones and two others, so that a run is short."""
+    """Only the captured cases and two others, to keep a run short."""
 
     def few(slot, options, dice, interpreted):
         seen = [case for case in chosen(slot, options, dice, interpreted) if case.seen]
@@ -24,7 +24,7 @@ def few_cases(monkeypatch):
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile calls g++")
-def test_a_compiled_kernel_is_proved_and_timed(few_cases):
+def test_compiled_kernel_is_proved_and_timed(few_cases):
     options = Options(threads=1, seed=3, seconds=0.2, depth=1)
     outcome = judge_file(str(EXAMPLES / "mlp_compile.py"), "mlp", options)
     assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
@@ -33,7 +33,7 @@ def test_a_compiled_kernel_is_proved_and_timed(few_cases):
     assert len(outcome.whole.times[0]) >= 3
     printed = report.text(outcome)
     assert "Triton" not in printed
-    assert " x 1500 x 384 " in printed, "cases are not cut short"
+    assert " x 1500 x 384 " in printed, "cases are truncated"
 
 
 def judged(path, text, slot, **changes):
@@ -58,11 +58,11 @@ def layer_norm(x, weight, bias, eps=1e-5):
 """
 
 
-def test_the_time_of_compiling_does_not_count(few_cases, tmp_path):
-    """Neither as a call that takes too long, nor in the times."""
+def test_compile_time_does_not_count(few_cases, tmp_path):
+    """Neither towards the time limit of a call nor in the measured times."""
     outcome = judged(tmp_path / "kernel.py", SLOWLY_COMPILED, "layer_norm", limit=3.0)
     assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
-    assert max(outcome.findings[0].times) > 4, "it has been compiled"
+    assert max(outcome.findings[0].times) > 4, "not compiled"
     assert max(race.times[""].max() for race in outcome.races.values()) < 4
 
 
@@ -76,8 +76,8 @@ def gelu(x):
 """
 
 
-def test_it_is_what_was_compiled_that_is_proved(monkeypatch, tmp_path):
-    """By default torch.compile runs a function uncompiled after compiling it for eight shapes."""
+def test_compiled_code_is_what_is_proved(monkeypatch, tmp_path):
+    """By default, torch.compile falls back to eager mode after compiling for eight shapes."""
 
     def many(slot, _options, _dice, _interpreted):
         return [case for seed in range(8) for case in slot.edges(Dice(seed))]
@@ -89,7 +89,7 @@ def test_it_is_what_was_compiled_that_is_proved(monkeypatch, tmp_path):
     assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
 
 
-ANOTHER_WAY_ON_A_CPU = """
+NO_TRITON_ON_A_CPU = """
 import torch
 import triton
 import triton.language as tl
@@ -109,9 +109,9 @@ def layer_norm(x, weight, bias, eps=1e-5):
 
 
 @pytest.mark.parametrize("runs", [False, True])
-def test_triton_that_does_not_run_on_a_cpu_keeps_nothing_from_its_time(runs, few_cases, tmp_path):
+def test_kernel_that_skips_triton_on_a_cpu_is_timed(runs, few_cases, tmp_path):
     pytest.importorskip("triton")
-    text = ANOTHER_WAY_ON_A_CPU.replace("RUNS", str(runs))
+    text = NO_TRITON_ON_A_CPU.replace("RUNS", str(runs))
     outcome = judged(tmp_path / "kernel.py", text, "layer_norm")
     assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
     assert outcome.interpreted == runs

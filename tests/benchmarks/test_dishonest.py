@@ -1,4 +1,4 @@
-"""Every kernel in kernels/ that cheats or is broken is refused, for its own reason."""
+"""Every broken or cheating kernel in kernels/ is refused for its own reason."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +10,9 @@ from melfront.benchmarks.kernel.run import Options, judge_file
 
 KERNELS = Path(__file__).parent / "kernels"
 QUICK = Options(threads=1, seed=7, seconds=0.2, whole=False)
-LIMITED = replace(QUICK, limit=5)  # for a kernel that never ends
+LIMITED = replace(QUICK, limit=5)  # for a kernel that hangs
 
-# file -> slot, code, words of the reason
+# file -> slot, code, text in the reason
 REFUSED = {
     "returns_input": ("layer_norm", "ALIAS", "memory of argument 1"),
     "returns_one_buffer": ("layer_norm", "ALIAS", "an earlier result"),
@@ -78,18 +78,18 @@ SLOW = ("softmax_overflows", "caches_a_few_values")
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in REFUSED]
 )
-def test_it_is_refused_for_its_own_reason(name):
+def test_kernel_is_refused_for_its_own_reason(name):
     slot, code, words = REFUSED[name]
     options = LIMITED if code == "HANG" else QUICK
     outcome = judge_file(str(KERNELS / f"{name}.py"), slot, options)
     assert outcome.code == code, f"{outcome.code}: {outcome.text}"
     assert words in outcome.text
     assert not outcome.good
-    assert not outcome.races, "what is wrong has no time"
+    assert not outcome.races, "a wrong kernel must not be timed"
     assert (outcome.mistake.name if outcome.mistake else None) == NAMED.get(name)
 
 
-def test_every_kernel_is_tried():
+def test_every_kernel_file_is_covered():
     honest = {"reference", "two_pass_variance", "fills_out"}
     unusable = {"no_function", "wrong_signature", "raises_when_loaded"}
     files = {path.stem for path in KERNELS.glob("*.py")}
@@ -98,7 +98,7 @@ def test_every_kernel_is_tried():
 
 
 @pytest.mark.slow
-def test_the_rest_goes_on_after_a_hang_and_a_crash():
+def test_other_cases_run_after_a_hang_or_crash():
     for name in ("hangs_on_one_case", "crashes_on_one_case"):
         outcome = judge_file(str(KERNELS / f"{name}.py"), "layer_norm", LIMITED)
         verdicts = {f.case.label: f.verdict for f in outcome.findings}

@@ -1,4 +1,4 @@
-"""`melfront benchmarks gpu`, on a CPU: the same code but for graphs and compilers."""
+"""`melfront benchmarks gpu` on a CPU: the same code without CUDA graphs and compilation."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_every_part_gives_rows(tmp_path, capsys):
     assert list(parts) == expected.split()
     by_part = {part: [row for row in found if row["part"] == part] for part in parts}
     assert all(row["float64_max"] <= 1e-10 for row in by_part["features"] + by_part["oracle"])
-    # Noise is in units of transformers' own error; the issue of rounding is the same for both.
+    # Noise is in units of transformers' own error.
     assert all(row["noise"] <= 2 for row in by_part["features"])
     assert all(row["worst_noise"] <= 3 for row in by_part["states"])
     assert {row["who"] for row in by_part["encoder"]} > {"melfront", "transformers"}
@@ -35,7 +35,7 @@ def test_every_part_gives_rows(tmp_path, capsys):
     assert len(table.splitlines()) <= 60
 
 
-def test_a_part_that_fails_costs_no_other_and_is_told(tmp_path, monkeypatch, capsys):
+def test_failed_part_is_reported_and_the_others_run(tmp_path, monkeypatch, capsys):
     for part in ("features", "against_the_oracle", "hidden_states"):
         monkeypatch.setattr(cli, part, lambda *_: None)
     monkeypatch.setattr(cli, "frontend", lambda *_: 1 / 0)
@@ -47,15 +47,15 @@ def test_a_part_that_fails_costs_no_other_and_is_told(tmp_path, monkeypatch, cap
     assert found["encoder"]["reached"]
 
 
-def test_what_no_time_is_left_for_is_said(tmp_path):
+def test_parts_skipped_for_lack_of_time_are_reported(tmp_path):
     options = ["--device", "cpu", "--size", "tiny", "--minutes", "0", "-o", str(tmp_path)]
     assert cli.main(options) == 0
     skipped = [row["part"] for row in rows(tmp_path) if "skipped" in row]
     assert {"features", "states", "frontend", "encoder"} <= set(skipped)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_gpu_one_line_says_so(tmp_path, capsys):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_without_a_gpu(tmp_path, capsys):
     assert benchmark(["gpu", "-o", str(tmp_path)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -64,7 +64,7 @@ def test_without_a_gpu_one_line_says_so(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_graph_needs_a_cuda_device():
+def test_graph_needs_a_cuda_device():
     model = WhisperEncoder.from_formula(SIZES["tiny"])
     with pytest.raises(ValueError, match="needs a CUDA device; given a tensor on cpu"):
         graphed(model)
@@ -74,7 +74,7 @@ def test_a_graph_needs_a_cuda_device():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_a_graph_gives_what_the_model_gives():
+def test_graph_matches_the_model():
     model = WhisperEncoder.from_formula(SIZES["tiny"], device="cuda")
     run = graphed(model, 2)
     for seed in range(3):

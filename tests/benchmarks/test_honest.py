@@ -1,4 +1,4 @@
-"""Right kernels pass on every slot, and the report claims no more than is known."""
+"""Correct kernels pass on every slot, and the report claims no more than was measured."""
 
 import re
 from dataclasses import replace
@@ -23,12 +23,12 @@ QUICK = Options(threads=1, seed=11, seconds=0.2, whole=False)
 
 @pytest.fixture
 def edges_only(monkeypatch):
-    """Proofs on the small cases alone, without a race."""
+    """Prove only the small edge cases, and do not time."""
     monkeypatch.setattr(run, "chosen_cases", lambda slot, _o, dice, _i: slot.edges(dice))
     monkeypatch.setattr(run, "compete", lambda *_args: None)
 
 
-def test_the_command_line_knows_the_slots():
+def test_command_line_knows_every_slot():
     assert [slot.name for slot in slots.everything()] == list(slots.files())
     for slot in slots.everything():
         assert slot.front_end == slots.of_front_end(slot.name)
@@ -37,7 +37,7 @@ def test_the_command_line_knows_the_slots():
 
 
 @pytest.mark.parametrize("slot", slots.files())
-def test_the_template_passes(slot, tmp_path, edges_only):
+def test_template_passes(slot, tmp_path, edges_only):
     path = tmp_path / "kernel.py"
     path.write_text(slots.template(slot))
     outcome = judge_file(str(path), slot, QUICK)
@@ -48,9 +48,9 @@ def test_the_template_passes(slot, tmp_path, edges_only):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("slot", ["gelu", "layer_norm", "linear", "softmax"])
-def test_the_template_passes_in_16_bits(slot, dtype, tmp_path, edges_only):
+def test_template_passes_in_16_bits(slot, dtype, tmp_path, edges_only):
     body = slots.template(slot)
-    if slot != "linear":  # step by step the template would round six times
+    if slot != "linear":  # otherwise the template would round after each of its steps
         body += (
             f"\n\nin_float32 = {slot}\n\n\ndef {slot}(*args):\n"
             "    return in_float32(*(a.float() for a in args)).to(args[0].dtype)\n"
@@ -64,8 +64,8 @@ def test_the_template_passes_in_16_bits(slot, dtype, tmp_path, edges_only):
 @pytest.mark.parametrize(
     "name", ["layer_norm_c", pytest.param("layer_norm_numba", marks=pytest.mark.slow)]
 )
-def test_an_example_passes_and_its_ratio_is_printed(name, monkeypatch):
-    monkeypatch.setattr(Race, "unclear", lambda self: "")  # also on a busy machine
+def test_example_passes_and_its_ratio_is_printed(name, monkeypatch):
+    monkeypatch.setattr(Race, "unclear", lambda self: "")  # even on a busy machine
     if name == "layer_norm_numba":
         pytest.importorskip("numba")
     outcome = judge_file(str(EXAMPLES / f"{name}.py"), "layer_norm", QUICK)
@@ -85,7 +85,7 @@ def test_an_example_passes_and_its_ratio_is_printed(name, monkeypatch):
 @pytest.mark.parametrize(
     ("slot", "name"), [("layer_norm", "layer_norm_numpy"), ("mlp", "mlp_torch")]
 )
-def test_the_other_examples_pass(slot, name, edges_only):
+def test_other_examples_pass(slot, name, edges_only):
     outcome = judge_file(str(EXAMPLES / f"{name}.py"), slot, QUICK)
     assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
 
@@ -105,9 +105,9 @@ TRITON = {
         for name in TRITON
     ],
 )
-def test_triton_is_proved_by_its_interpreter_and_not_timed(name, monkeypatch):
+def test_triton_interpreter_is_proved_but_not_timed(name, monkeypatch):
     pytest.importorskip("triton")
-    if name != "log_mel_triton":  # the captured cases, cut short, and two of the others
+    if name != "log_mel_triton":  # the captured cases, truncated, and two others
 
         def few(slot, options, dice, interpreted):
             assert interpreted
@@ -123,7 +123,7 @@ def test_triton_is_proved_by_its_interpreter_and_not_timed(name, monkeypatch):
     assert " ms" not in report.text(outcome)
 
 
-def test_two_passes_keep_their_digits_where_one_pass_loses_them(monkeypatch):
+def test_two_pass_variance_passes_where_one_pass_fails(monkeypatch):
     monkeypatch.setattr(run, "compete", lambda *_args: None)
     right = judge_file(str(KERNELS / "two_pass_variance.py"), "layer_norm", QUICK)
     assert right.good
@@ -136,24 +136,24 @@ def test_two_passes_keep_their_digits_where_one_pass_loses_them(monkeypatch):
     assert "one-pass variance" in report.text(wrong)
 
 
-def test_out_is_filled(edges_only):
+def test_out_argument_is_filled(edges_only):
     outcome = judge_file(str(KERNELS / "fills_out.py"), "gelu", QUICK)
     assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
 
 
-def test_a_file_is_found_from_any_folder(tmp_path, monkeypatch, edges_only):
-    """Workers are forked from a process that was started in another folder."""
+def test_file_is_found_from_any_folder(tmp_path, monkeypatch, edges_only):
+    """Workers are forked from a server that may have been started in another folder."""
     judge_file(str(EXAMPLES / "layer_norm_numpy.py"), "layer_norm", QUICK)
     (tmp_path / "mine.py").write_text(slots.template("layer_norm"))
     monkeypatch.chdir(tmp_path)
     assert judge_file("mine.py", "layer_norm", QUICK).verdict == measure.PASS
 
 
-IN_PLACE = ("conv1d_gelu", "block", "log_scale")  # each is put into the model in another way
+IN_PLACE = ("conv1d_gelu", "block", "log_scale")  # inserted into the model in different ways
 
 
 def differences(seed):
-    """The races in which the reference is said to differ from itself."""
+    """The races that report a difference between the reference and itself."""
     options = Options(threads=1, seed=seed, seconds=0.2, whole=False)
     outcome = judge_file(str(KERNELS / "reference.py"), "layer_norm", options)
     assert outcome.verdict == measure.PASS, f"seed {seed}: {outcome.code}: {outcome.text}"
@@ -167,16 +167,16 @@ def differences(seed):
 
 
 def reference_runs(seeds):
-    """A difference must show twice: a 99 % interval is wrong once in a hundred races."""
+    """A difference must occur twice: a 99 % interval is wrong once in a hundred races."""
     for seed in seeds:
         if differences(seed):
             assert differences(seed) == []
 
 
 @pytest.mark.parametrize("slot", ["conv1d_gelu", "layer_norm", "gelu", "linear", "mlp"])
-def test_both_encoders_of_the_whole_take_the_same_steps(slot, monkeypatch):
-    """With our own function as the kernel: the MLP in the same pieces, so that times compare."""
-    config = replace(TOY, n_audio_ctx=607)  # more positions than the MLP takes at a time
+def test_whole_encoders_take_the_same_steps(slot, monkeypatch):
+    """With our function as the kernel, the MLP has the same pieces: the times are comparable."""
+    config = replace(TOY, n_audio_ctx=607)  # more than one piece of the MLP
     model = WhisperEncoder.from_formula(config)
     mel = torch.from_numpy(features(config, batch=1))
     shapes, gelu = [], torch.nn.functional.gelu
@@ -197,7 +197,7 @@ def test_both_encoders_of_the_whole_take_the_same_steps(slot, monkeypatch):
 
 
 @pytest.mark.parametrize("runs", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_the_reference_is_no_different_from_itself(runs, monkeypatch):
+def test_reference_does_not_differ_from_itself(runs, monkeypatch):
     def few(slot, options, dice, interpreted):
         return [*chosen(slot, options, dice, interpreted)][:1]
 
@@ -210,7 +210,7 @@ def test_the_reference_is_no_different_from_itself(runs, monkeypatch):
     "slot",
     ["layer_norm", *(pytest.param(s, marks=pytest.mark.slow) for s in IN_PLACE)],
 )
-def test_the_encoder_runs_with_the_kernel_in_its_slot(slot, tmp_path, monkeypatch):
+def test_encoder_runs_with_the_kernel_in_its_slot(slot, tmp_path, monkeypatch):
     path = tmp_path / "kernel.py"
     path.write_text(slots.template(slot))
     monkeypatch.setattr(run, "chosen_cases", lambda s, _o, dice, _i: s.edges(dice)[:1])
@@ -230,8 +230,8 @@ def test_the_encoder_runs_with_the_kernel_in_its_slot(slot, tmp_path, monkeypatc
     assert [len(t) >= 3 for t in whole.times] == [True, True]
 
 
-def test_an_error_that_only_the_whole_can_see_is_seen(tmp_path, monkeypatch):
-    """Right on every case, wrong in the whole, where it can see that encoder is loaded."""
+def test_error_that_only_shows_in_the_whole_encoder(tmp_path, monkeypatch):
+    """The kernel is right on every case, but wrong where it sees that the encoder is loaded."""
     path = tmp_path / "kernel.py"
     path.write_text(
         "import sys\nimport torch.nn.functional as F\n\n\n"

@@ -1,4 +1,4 @@
-"""The harness however the project is found: in site-packages, or as a checkout."""
+"""The harness works from site-packages and from a checkout."""
 
 import re
 import subprocess
@@ -21,7 +21,7 @@ def python(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory, checkout):
-    """Runs a command where no peer is installed, and neither is the project: it is on the path."""
+    """Run a command with the project on PYTHONPATH and no other library installed."""
     python = python_without(tmp_path_factory.mktemp("bare"), *PEERS)
     folder = tmp_path_factory.mktemp("empty")
 
@@ -44,7 +44,7 @@ def checkout(tmp_path_factory):
 
 @pytest.fixture(params=["site-packages", "PYTHONPATH", "the current folder"])
 def started(request, python, checkout, tmp_path):
-    """Runs a command where the project is found in this way."""
+    """Run a command with the project found in one of these places."""
     path, cwd = "", tmp_path
     if request.param == "site-packages":
         python = request.getfixturevalue("installed")
@@ -65,31 +65,31 @@ def started(request, python, checkout, tmp_path):
     return run
 
 
-def test_a_kernel_is_proved_and_the_fence_holds(started):
+def test_kernel_is_proved_and_import_guard_holds(started):
     names = ("reference", "calls_the_reference", "removes_the_guard")
     files = [KERNELS / f"{name}.py" for name in names]
     quick = ["--depth", "1", "--seconds", "0.1", "--threads", "1"]
     done = started("kernel", "layer_norm", *files, *quick)
     assert done.stderr == ""
     assert done.returncode == 1
-    right, reference, fence = done.stdout.split("layer_norm  ")[1:]
+    right, reference, guard = done.stdout.split("layer_norm  ")[1:]
     assert "\nPASS: 8 cases" in right
     assert "in its place" in right
     assert "\nINVALID: REFERENCE - imports melfront" in reference
-    assert "\nINVALID: TAMPERED - replaces sys.meta_path" in fence
+    assert "\nINVALID: TAMPERED - replaces sys.meta_path" in guard
 
 
-# From site-packages .ci/run does it, with the README's own command.
+# .ci/run covers site-packages, with the README's own command.
 @pytest.mark.parametrize("started", ["PYTHONPATH"], indirect=True)
-def test_a_speed_is_measured(started):
+def test_speed_is_measured(started):
     work = ["--work", "8.1 s padded to 30 s", "--threads", "1", "--seconds", "0.1"]
     done = started("frontend", *work)
     assert done.returncode == 0, done.stderr
     assert "| melfront, torch " in done.stdout
 
 
-def test_python_is_the_one_that_was_meant(python):
-    """It has none of ours, or the tests above could not fail."""
+def test_environment_does_not_contain_melfront(python):
+    """Otherwise the tests above could not fail."""
     done = subprocess.run([python, "-Ic", "import melfront"], text=True, capture_output=True)
     assert "No module named 'melfront'" in done.stderr
     assert sys.executable != str(python)
@@ -106,7 +106,7 @@ def test_help_names_the_extra(bare, command):
     assert "transformers" in done.stdout
 
 
-def test_loading_needs_a_peer(bare):
+def test_load_needs_transformers(bare):
     done = bare("load", "--work", "tiny")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"melfront benchmarks load needs transformers: {EXTRA}\n"
@@ -119,7 +119,7 @@ def test_loading_needs_a_peer(bare):
         pytest.param("encoder", "tiny", marks=pytest.mark.slow),
     ],
 )
-def test_ours_is_timed_alone_and_the_extra_is_named(bare, command, work):
+def test_melfront_is_timed_alone_and_the_extra_is_named(bare, command, work):
     done = bare(command, "--work", work, "--threads", "1", "--seconds", "0.1")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The printed report of made-up outcomes: no number without meaning, nothing said twice."""
+"""The printed report of made-up outcomes: no meaningless numbers, no repetition."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -29,21 +29,21 @@ def outcome(*races, **changes):
 
 
 def below_nothing():
-    """Most calls took no longer than an empty one."""
+    """A race in which most calls took no longer than an empty one."""
     race = made_up()
     race.times[""][:30] = 0
     return race
 
 
 def far_apart():
-    """The machine stopped in half of the second copy's calls."""
+    """A race in which the machine stalled in half of the second copy's calls."""
     race = made_up()
     race.times[TWIN][::2] *= 1e4
     return race
 
 
 def times(printed: str) -> list[str]:
-    """The lines of the table of times."""
+    """The lines of the printed table of times."""
     return printed.partition("\ntime ")[2].partition("\nsecond copy")[0].splitlines()[1:]
 
 
@@ -51,7 +51,7 @@ UNCLEAR = {"no longer than an empty call": below_nothing, "differ by more than 2
 
 
 @pytest.mark.parametrize("reason", UNCLEAR)
-def test_a_machine_that_is_too_busy_is_given_no_number(reason):
+def test_no_numbers_on_a_busy_machine(reason):
     race = UNCLEAR[reason]()
     printed = report.text(outcome(race))
     assert "too busy to say" in times(printed)[0]
@@ -64,7 +64,7 @@ def test_a_machine_that_is_too_busy_is_given_no_number(reason):
     assert reason in run.unclear({0: race})
 
 
-def test_a_clear_case_keeps_its_numbers_next_to_an_unclear_one():
+def test_clear_case_keeps_its_numbers_next_to_an_unclear_one():
     text = report.text(outcome(made_up(), far_apart()))
     printed = text.splitlines()
     clear, unclear = times(text)
@@ -76,20 +76,20 @@ def test_a_clear_case_keeps_its_numbers_next_to_an_unclear_one():
     assert run.unclear({0: made_up()}) == ""
 
 
-def test_bands_that_are_wide_but_say_something_stay():
+def test_wide_but_meaningful_bands_are_printed():
     race = made_up(twin=1.5e-3)
     assert not race.unclear()
     assert "ratios within 5" in report.text(outcome(race))
 
 
-def test_times_that_are_no_numbers_are_unclear():
+def test_nan_times_are_unclear():
     race = made_up()
     race.times[TWIN][:] = np.nan
     assert race.unclear()
 
 
 @pytest.mark.parametrize("steady", [True, False])
-def test_the_whole_gets_no_ratio_on_a_machine_that_is_too_busy(steady):
+def test_no_ratio_for_the_whole_on_a_busy_machine(steady):
     rng = np.random.default_rng(0)
     times = [0.1 * np.exp(rng.normal(0, 0.02 if steady else 3, 5)) for _ in range(2)]
     whole = Whole("encoder", ["positions"], [1.0], ["PASS"], times)
@@ -99,7 +99,7 @@ def test_the_whole_gets_no_ratio_on_a_machine_that_is_too_busy(steady):
     assert line.endswith("x") == steady
 
 
-def test_a_table_whose_copies_are_far_apart_has_no_ratios():
+def test_no_ratios_if_two_copies_differ_too_much():
     times = {"ours": 1.0, "theirs": 1.0, "theirs" + AGAIN: 2.5}
     table = Table("a title", [Row(name, [t] * 5) for name, t in times.items()], ["ours"])
     lines = show(table)
@@ -109,7 +109,7 @@ def test_a_table_whose_copies_are_far_apart_has_no_ratios():
 
 @pytest.mark.parametrize("mistake", [None, "tanh GELU"])
 @pytest.mark.parametrize("code", ["WRONG", "INVALID", "PRECISION"])
-def test_nothing_is_said_twice(code, mistake):
+def test_no_word_is_repeated(code, mistake):
     known = Suspect(mistake, "the tanh formula", "", None) if mistake else None
     verdict = code if code != "PRECISION" else "WRONG"
     made = outcome(verdict=verdict, code=code, text="speech: 99 x noise", mistake=known)

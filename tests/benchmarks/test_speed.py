@@ -1,4 +1,4 @@
-"""Timing against other libraries: who is called when, what counts as a difference, the files."""
+"""Timing against other libraries: the order of calls, the test for a difference, the files."""
 
 import json
 import re
@@ -36,27 +36,27 @@ def test_contestants_take_turns(monkeypatch):
     calls = []
     runs = {name: (lambda name=name: calls.append(name)) for name in "abc"}
     monkeypatch.setattr(race_module, "warm", lambda run: run())
-    times = race(runs, seconds=0.2)  # which five rounds take, with their pauses
+    times = race(runs, seconds=0.2)  # enough for five rounds with pauses
     assert {len(spent) for spent in times.values()} == {5}
-    turns = calls[3::2]  # after a first call of each, an untimed call comes before each timed one
+    turns = calls[3::2]  # after one call of each, an untimed call precedes every timed one
     assert calls[4::2] == turns
     for i in range(0, 15, 3):
         assert sorted(turns[i : i + 3]) == ["a", "b", "c"]
 
 
-def test_where_there_is_no_time_each_has_one_turn():
+def test_each_contestant_has_at_least_one_turn():
     times = race(dict.fromkeys("abc", lambda: None), seconds=0.01)
     assert [len(spent) for spent in times.values()] == [1, 1, 1]
 
 
 class Clock:
-    """Stands in for `time`, so that no other process influences what is measured."""
+    """A stand-in for `time`, so that other processes do not affect the measurement."""
 
     def __init__(self):
         self.now, self.working_until = 0.0, 0.0
 
     def perf_counter(self):
-        self.now += 1e-5  # what a look at the clock takes
+        self.now += 1e-5  # the time to read the clock
         return self.now
 
     def process_time(self):
@@ -73,7 +73,7 @@ def clock(monkeypatch):
     return made
 
 
-def test_a_short_call_is_warmed_up_many_times_and_a_long_one_once(clock):
+def test_short_calls_are_warmed_up_many_times_and_long_ones_once(clock):
     calls = []
     race_module.warm(lambda: calls.append("short") or clock.sleep(1e-4))
     assert len(calls) > 50
@@ -81,40 +81,40 @@ def test_a_short_call_is_warmed_up_many_times_and_a_long_one_once(clock):
     assert calls.count("long") == 1
 
 
-def test_no_contestant_starts_while_threads_of_the_last_one_work(clock):
+def test_settle_waits_for_threads_of_the_previous_contestant(clock):
     clock.working_until = 0.15
     race_module.settle()
     assert 0.15 <= clock.now < 0.15 + 2 * race_module.PAUSE
     clock.working_until = 1000.0
     race_module.settle()
-    assert clock.now < 2, "it does not wait for ever"
+    assert clock.now < 2, "waits indefinitely"
 
 
-def test_it_is_the_call_that_is_timed(clock):
+def test_only_the_call_is_timed(clock):
     times = race({"slow": lambda: clock.sleep(0.02), "fast": lambda: None}, seconds=0.01)
-    # A call begins with a look at the clock and ends with one.
+    # The clock is read before and after each call.
     assert times["slow"] == pytest.approx([0.02] * len(times["slow"]), abs=2e-5)
     assert times["fast"] == pytest.approx([0] * len(times["fast"]), abs=2e-5)
 
 
-def test_a_ratio_is_ours_over_theirs():
+def test_ratio_is_ours_over_theirs():
     shown = table(ours=around(1.0), theirs=around(2.0, seed=1), theirs_again=around(2.0, seed=2))
     assert shown.ratio("ours", "theirs") == "0.50"
 
 
-def test_what_two_copies_differ_by_is_no_difference():
+def test_difference_between_two_copies_is_not_significant():
     times = {"ours": around(1.0), "theirs": around(1.15, seed=1)}
     assert table(**times, theirs_again=around(1.15, seed=2)).ratio("ours", "theirs") == "0.87"
     assert table(**times, theirs_again=around(1.40, seed=2)).ratio("ours", "theirs") == "0.87 ="
 
 
-def test_noise_is_no_difference():
+def test_noise_is_not_significant():
     one, other = around(1.0, 0.5), around(1.05, 0.5, seed=1)
     assert table(ours=one, theirs=other).ratio("ours", "theirs").endswith("=")
 
 
-def test_a_machine_that_is_slow_in_some_rounds_slows_both():
-    """The interval of a ratio pairs the rounds: what slows both leaves their ratio alone."""
+def test_ratio_interval_pairs_the_rounds():
+    """A machine that is slow in some rounds slows both contestants, so their ratio stays."""
     rng = np.random.default_rng(0)
     machine, noise = rng.lognormal(0, 2, 41), rng.normal(1, 0.001, (2, 41))
     low, high = race_module.ratio_interval(machine * noise[0], 2 * machine * noise[1], 0.99)
@@ -122,7 +122,7 @@ def test_a_machine_that_is_slow_in_some_rounds_slows_both():
     assert race_module.ratio_interval([1.0], [2.0], 0.99) == (0.5, 0.5)
 
 
-def test_rounds_end_by_time_and_number():
+def test_rounds_are_limited_by_time_and_number():
     assert len(list(race_module.rounds("ab", seconds=0, least=3))) == 3
     assert len(list(race_module.rounds("ab", seconds=100, least=3, most=5))) == 5
     orders = [*map(tuple, race_module.rounds("abc", seconds=0, least=20))]
@@ -136,7 +136,7 @@ def test_errors():
         errors(np.zeros(2), np.zeros(3))
 
 
-def test_a_table_can_be_read():
+def test_table_is_formatted():
     lines = show(table(ours=[0.0011] * 5, theirs=[0.0022] * 5))
     assert lines[0] == "**a title**"
     assert lines[-1] == "- a line"
@@ -149,7 +149,7 @@ def test_tables_survive_json():
     assert from_json(json.loads(json.dumps(as_json(before)))) == before
 
 
-def test_a_section_is_replaced_and_others_stay(tmp_path):
+def test_section_is_replaced_and_others_stay(tmp_path):
     file = tmp_path / "RESULTS.md"
     cli.put(file, "frontend", ["$ first"], [table(ours=[1.0])])
     cli.put(file, "encoder", ["$ second"], [table(ours=[1.0])])
@@ -160,8 +160,8 @@ def test_a_section_is_replaced_and_others_stay(tmp_path):
     assert text.index("$ third \\1") < text.index("$ second")
 
 
-def test_a_process_has_the_cores_that_it_is_given():
-    """What torch and the system say in the child; the option is the module's own name."""
+def test_process_gets_the_requested_cores():
+    """The number of cores and threads as torch and the system report them in the child."""
     got = in_process("tests.benchmarks.test_speed:cores_seen", {"name": "x"}, threads=1)
     assert got == {"name": "x", "torch": 1, "cores": 1, "omp": "1"}
 
@@ -193,7 +193,7 @@ def cores_seen(name: str) -> dict:
     ],
 )
 def test_bad_usage_is_one_line(command, arguments, message, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "in_process", None)  # it is found before anything is run
+    monkeypatch.setattr(cli, "in_process", None)  # nothing may be run
     with pytest.raises(SystemExit) as stop:
         main([command, *arguments])
     assert stop.value.code == 2
@@ -222,7 +222,7 @@ def run(command, work, tmp_path, capsys) -> list[Table]:
 
 
 @pytest.mark.parametrize("option", ["json", "plot", "markdown"])
-def test_a_full_disk_leaves_the_old_file(option, tmp_path, monkeypatch, capsys):
+def test_full_disk_keeps_the_old_file(option, tmp_path, monkeypatch, capsys):
     file = tmp_path / f"out{cli.OUTPUTS[option]}"
     file.write_bytes(b"old")
     monkeypatch.setattr(cli, "in_process", lambda *_: as_json([table(ours=[1.0], theirs=[2.0])]))
@@ -244,11 +244,11 @@ def wait_long(file: str) -> None:
     try:
         time.sleep(100)
     finally:
-        time.sleep(0.5)  # there is much to clear away
+        time.sleep(0.5)  # a slow cleanup
         Path(file).unlink()
 
 
-def test_a_process_that_is_interrupted_clears_away_what_it_made(tmp_path):
+def test_interrupted_process_finishes_its_cleanup(tmp_path):
     file = str(tmp_path / "made")
     code = "import sys; from melfront.benchmarks.speed.own_process import in_process as run; " + (
         f"run('tests.benchmarks.test_speed:wait_long', {{'file': {file!r}}}, 1)"
@@ -265,7 +265,7 @@ def test_a_process_that_is_interrupted_clears_away_what_it_made(tmp_path):
 
 
 def test_frontend(tmp_path, capsys):
-    """All installed peers compute the same features: 1e-4 is four times float32's noise here."""
+    """All installed peers compute the same features: 1e-4 is four times the float32 noise here."""
     (shown,) = run("frontend", "8.1 s padded to 30 s", tmp_path, capsys)
     names = [row.name for row in shown.rows]
     assert "melfront, torch" in names
@@ -278,11 +278,11 @@ def test_frontend(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("work", ["process", "one hour"])
-def test_other_works_of_the_frontend(work, tmp_path, capsys):
+def test_other_frontend_works(work, tmp_path, capsys):
     assert run("frontend", work, tmp_path, capsys)
 
 
-def test_a_table_without_times_is_not_drawn(tmp_path, capsys):
+def test_table_without_times_is_not_plotted(tmp_path, capsys):
     cli.plot([Table("memory", [], [], ["a line"])], tmp_path / "out.png")
     assert not list(tmp_path.iterdir())
     assert "there is nothing timed to draw" in capsys.readouterr().err
@@ -290,7 +290,7 @@ def test_a_table_without_times_is_not_drawn(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_encoder(tmp_path, capsys):
-    """float32 errs by some 1e-6 of hidden states of about 1, int8 by a few percent."""
+    """float32 has an error of about 1e-6 in hidden states of about 1, int8 of a few percent."""
     (shown,) = run("encoder", "tiny", tmp_path, capsys)
     for row in shown.rows:
         bound = 0.1 if "int8" in row.name else 3e-6

@@ -1,4 +1,4 @@
-"""The arithmetic of the race on made-up times, and what the parent sees of a worker."""
+"""The arithmetic of the race on made-up times, and how the parent monitors a worker."""
 
 import os
 import time
@@ -24,7 +24,7 @@ KERNELS = Path(__file__).parent / "kernels"
 
 
 def made_up(candidate=1e-3, reference=1e-3, twin=1e-3, spread=0.02, n=40, seed=0, **changes):
-    """A race with noise of `spread`, of a kernel that needs a tenth of the time at least."""
+    """A race with relative noise of `spread`. The kernel's minimum time is a tenth of its time."""
     rng = np.random.default_rng(seed)
 
     def times(mean):
@@ -45,12 +45,12 @@ def made_up(candidate=1e-3, reference=1e-3, twin=1e-3, spread=0.02, n=40, seed=0
     return replace(race, **changes)
 
 
-def test_equal_times_are_no_difference():
+def test_equal_times_are_not_significant():
     wrong = sum(made_up(seed=seed).ratio(REFERENCE)[1] for seed in range(200))
     assert wrong == 0
 
 
-def test_a_difference_counts_once_it_is_beyond_the_band():
+def test_difference_counts_beyond_the_band():
     ratio, counts = made_up(candidate=0.5e-3).ratio(REFERENCE)
     assert ratio == pytest.approx(2, rel=0.05)
     assert counts
@@ -59,22 +59,22 @@ def test_a_difference_counts_once_it_is_beyond_the_band():
     assert counts
 
 
-def test_the_second_copy_sets_the_band():
+def test_second_copy_sets_the_band():
     assert made_up().band() == pytest.approx(np.log1p(BAND), rel=0.5)
     slow_copy = made_up(candidate=0.8e-3, twin=1.3e-3)
     assert slow_copy.band() > np.log(1.25)
     assert not slow_copy.ratio(REFERENCE)[1]
 
 
-def test_what_is_fair_is_let_through():
+def test_fair_race_is_accepted():
     guard.fair(made_up(), REFERENCE, TWIN)
 
 
-def test_rivals_that_wait_for_the_processor_are_seen():
+def test_starved_rivals_are_detected():
     kept = {"": 0.95, REFERENCE: 0.95, TWIN: 0.93}
     assert not made_up(cores=kept).starved()
     assert made_up(cores={**kept, TWIN: 0.3}).starved()
-    busy = dict.fromkeys(kept, 0.4)  # all of them: that is the machine
+    busy = dict.fromkeys(kept, 0.4)  # all of them wait: the machine is busy
     assert not made_up(cores=busy).starved()
     assert not made_up(cores=dict.fromkeys(kept, float("nan"))).starved()
 
@@ -98,14 +98,14 @@ def test_rivals_that_wait_for_the_processor_are_seen():
         ({"cores": {"": 2.0}, "threads": 1}, "THREAD"),
     ],
 )
-def test_what_the_times_give_away(changes, code):
+def test_unfair_times_are_refused(changes, code):
     with pytest.raises(Refused) as refused:
         guard.fair(made_up(**changes), REFERENCE, TWIN)
     assert refused.value.code == code
 
 
-def test_the_roof_is_no_lower_than_what_is_reached():
-    """In turn, and the best of three each: other programs may use the memory for a while."""
+def test_roof_is_an_upper_bound():
+    """Measured in turn, the best of three each, because other programs may use the memory."""
     a, b = np.ones(1 << 19, np.float32), np.empty(1 << 19, np.float32)
     bounds, reached = [], []
     for _ in range(3):
@@ -141,7 +141,7 @@ def test_flops_of_the_products():
     assert find("attention").flops(q, q, q) == 2 * 3 * 5 * 5 * (4 * 64 + 4)
 
 
-def test_contents_change_and_shapes_stay():
+def test_vary_changes_contents_but_not_shapes():
     dice = inputs.Dice(1)
     base = torch.arange(1.0, 61).view(3, 20)[:, ::2]
     case = inputs.Case("x", (base,))
@@ -156,8 +156,8 @@ def test_contents_change_and_shapes_stay():
     assert torch.equal(same.vary(case).args[0], first)
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-def test_the_parent_sees_processor_time_and_processes_of_others():
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system has no /proc")
+def test_parent_sees_cpu_time_and_processes_of_a_worker():
     before = processes.processor_time(os.getpid())
     end = time.process_time() + 0.05
     while time.process_time() < end:
@@ -183,7 +183,7 @@ def test_the_parent_sees_processor_time_and_processes_of_others():
 
 
 class Busy:
-    """In the place of `busy.Load`, and of the sandbox."""
+    """A stand-in for both `busy.Load` and the sandbox."""
 
     pid = 1
 
@@ -197,7 +197,7 @@ class Busy:
 @pytest.mark.parametrize(
     ("code", "busy", "races"), [("LATE", "busy", 2), ("LATE", "", 1), ("TIMED", "busy", 1)]
 )
-def test_what_others_may_have_done_has_to_come_twice(monkeypatch, code, busy, races):
+def test_ambiguous_refusal_is_raced_again_on_a_busy_machine(monkeypatch, code, busy, races):
     asked = []
 
     def race(*arguments):
@@ -211,8 +211,8 @@ def test_what_others_may_have_done_has_to_come_twice(monkeypatch, code, busy, ra
     assert all(arguments[1:] == ("the rest",) for arguments in asked)
 
 
-def test_what_no_machine_brings_about_is_not_asked_for_twice(monkeypatch):
-    """In a second race its thread would be there from the start, and not be new."""
+def test_certain_refusal_is_not_raced_again(monkeypatch):
+    """In a second race, the thread would exist from the start and not be new."""
 
     def race(*_):
         raise Refused("THREAD", "starts a thread", certain=True)
@@ -223,14 +223,14 @@ def test_what_no_machine_brings_about_is_not_asked_for_twice(monkeypatch):
 
 
 @pytest.mark.parametrize("lives_on", [False, True])
-def test_a_thread_that_has_ended_may_take_a_moment_to_vanish(lives_on):
+def test_finished_thread_may_take_a_moment_to_disappear(lives_on):
     child = object.__new__(Sandbox)
     looks = iter([{1, 2}, {1, 2}, {1, 2}])
     child.tasks = lambda: next(looks, {1, 2} if lives_on else {1})
     assert child.left({1}) == ({2} if lives_on else set())
 
 
-def test_what_comes_once_on_a_busy_machine_is_forgiven(monkeypatch):
+def test_single_refusal_on_a_busy_machine_is_forgiven(monkeypatch):
     outcomes = [Refused("THREAD", "out of turn"), "a race"]
 
     def race(*_):

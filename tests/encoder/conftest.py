@@ -1,4 +1,4 @@
-"""A clip, a model and a folder for the command `melfront encoder`."""
+"""Fixtures for the command `melfront encoder`: a clip, a model and an output folder."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def clip(tmp_path) -> Path:
 
 @pytest.fixture
 def toy(tmp_path) -> Path:
-    """A folder with the toy's weights, as Hugging Face has them."""
+    """A folder with the toy's weights in Hugging Face's layout."""
     checkpoint.save_hf(tmp_path / "toy", TOY, WhisperEncoder.from_formula(TOY).state_dict())
     return tmp_path / "toy"
 

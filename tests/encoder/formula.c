@@ -1,4 +1,4 @@
-/* The formula weights of encoder/formula.py, written from its docstring alone.
+/* The formula weights, implemented only from the docstring of encoder/formula.py.
  *
  *     cc -O1 -o formula formula.c -lm
  *     ./formula layers.0.fc1.weight 1536 384 > fc1.f32
@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Mean and standard deviation in sixteenths, by how a name ends: of two that fit, the longer first. */
+/* Mean and standard deviation in sixteenths, by the ending of a name. The first match counts. */
 static const struct { const char *ending; int mean, std; } STATISTICS[] = {
     {"conv1.weight", 0, 12},   {"conv2.weight", 0, 14},    {"conv1.bias", -6, 12},
     {"conv2.bias", -8, 14},    {"q_proj.weight", 0, 14},   {"k_proj.weight", 0, 14},

@@ -1,4 +1,4 @@
-"""Dimensions: the published sizes, and the way from and to transformers and openai-whisper."""
+"""Dimensions: the published sizes, and conversion from and to transformers and openai-whisper."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ def test_published_sizes():
         assert (size.n_audio_ctx, size.n_frames, size.head_dim) == (1500, 3000, 64), name
         assert size.n_audio_mlp == 4 * size.n_audio_state, name
         assert size.n_mels == (128 if "v3" in name or name == "turbo" else 80), name
-    # Layers and widths of the table in the Whisper paper (arXiv 2212.04356, table 1).
+    # Layers, widths and heads from the Whisper paper (arXiv 2212.04356, table 1).
     paper = {"tiny": (4, 384, 6), "base": (6, 512, 8), "small": (12, 768, 12)}
     paper |= {"medium": (24, 1024, 16), "large": (32, 1280, 20)}
     for name, (layers, width, heads) in paper.items():
@@ -33,7 +33,7 @@ def test_published_sizes():
     assert SIZES["large"] == SIZES["large-v1"] == SIZES["distil-large-v2"] == SIZES["large-v2"]
 
 
-def test_every_model_of_openai_whisper_is_there():
+def test_sizes_include_every_model_of_openai_whisper():
     whisper = pytest.importorskip("whisper")
     assert set(whisper.available_models()) <= set(SIZES)
 
@@ -52,12 +52,12 @@ def test_properties():
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(EncoderConfig)])
 @pytest.mark.parametrize("value", [0, -26, 26.0, "26", True, None])
-def test_a_dimension_is_a_positive_whole_number(field, value):
+def test_dimensions_are_positive_integers(field, value):
     with pytest.raises(ValueError, match=rf"^{field} is {value!r}, expected a positive whole"):
         dataclasses.replace(SMALL, **{field: value})
 
 
-def test_heads_divide_the_state():
+def test_state_is_a_multiple_of_heads():
     with pytest.raises(ValueError, match="n_audio_state 26 is not a multiple of n_audio_head 3"):
         dataclasses.replace(SMALL, n_audio_head=3)
 
@@ -73,7 +73,7 @@ def test_transformers_builds_the_matching_encoder(config):
     assert built == {hf_name(name): shape for name, shape in shapes(config).items()}
 
 
-def test_from_hf_takes_only_an_encoder_that_ours_computes():
+def test_from_hf_refuses_unsupported_encoders():
     config = SMALL.to_hf()
     assert EncoderConfig.from_hf(config | {"scale_embedding": True}) == SMALL
     with pytest.raises(ValueError, match="model_type is 'bert', expected 'whisper'"):

@@ -1,4 +1,4 @@
-"""The weights from a formula: the same bits from Python's integers and from C, and sane numbers."""
+"""Formula weights: the same bits from Python integers and from C, and their statistics."""
 
 import shutil
 import subprocess
@@ -24,7 +24,7 @@ def hf_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
     return {hf_name(name): shape for name, shape in shapes(config).items()}
 
 
-# From the docstring, in Python's own integers.
+# The formula of the docstring in Python integers
 
 
 def element(name: str, shape: tuple[int, ...], i: int, mean: int, std: int) -> float:
@@ -49,7 +49,7 @@ def element(name: str, shape: tuple[int, ...], i: int, mean: int, std: int) -> f
 
 
 def to_float32(n: int) -> float:
-    """An integer to the nearest float32, ties to even, by its digits: no double on the way."""
+    """Round an integer to float32, ties to even, without going through float64."""
     sign, n = (-1 if n < 0 else 1), abs(n)
     spare = max(0, n.bit_length() - 24)
     kept, rest = n >> spare, n & ((1 << spare) - 1)
@@ -59,7 +59,7 @@ def to_float32(n: int) -> float:
     return float(sign * kept << spare)
 
 
-def test_every_weight_by_pythons_integers():
+def test_every_weight_against_python_integers():
     for name, shape in hf_shapes(TOY).items():
         if name == "embed_positions.weight":
             continue
@@ -77,7 +77,7 @@ def test_every_weight_by_pythons_integers():
 
 
 def test_known_values():
-    """Bits that were once right, and by which any language can be held to it without Python."""
+    """Fixed bits, with which a port in any language can be checked without Python."""
     last_four = {
         ("conv1.weight", (384, 128, 3)): "3cfb18f8 bc807470 bd17d5b7 3bf014b2",
         ("layers.3.fc1.bias", (1536,)): "bfc108b0 bfa4e6d0 c02d1138 bff0a7f0",
@@ -89,7 +89,7 @@ def test_known_values():
         assert " ".join(f"{x:08x}" for x in bits) == expected, name
 
 
-# From the docstring, in C.
+# The formula of the docstring in C
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +99,7 @@ def program(tmp_path_factory) -> Path:
         pytest.skip("no C compiler: there is no `cc` on the PATH")
     binary = tmp_path_factory.mktemp("formula") / "formula"
     source = Path(__file__).with_name("formula.c")
-    # -ffp-contract=off: a fused multiply-add would round once where the formula rounds twice.
+    # -ffp-contract=off: the formula rounds twice, a fused multiply-add only once.
     options = ["-std=c99", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
     subprocess.run([compiler, *options, "-o", binary, source, "-lm"], check=True)
     return binary
@@ -112,7 +112,7 @@ def test_c_gives_the_same_bits(program, config):
 
 
 def test_c_gives_the_same_bits_at_full_size(program):
-    assert_same_bits(program, "embed_positions.weight", (1500, 1280))  # the angles grow to 1500
+    assert_same_bits(program, "embed_positions.weight", (1500, 1280))  # angles up to 1500
     assert_same_bits(program, "layers.31.fc2.weight", (1280, 5120 // 16))
     assert_same_bits(program, "conv1.weight", (1280, 128, 3))
 
@@ -125,10 +125,10 @@ def assert_same_bits(program, name, shape):
     assert np.array_equal(ours.view(np.uint32), theirs.view(np.uint32)), name
 
 
-# What the numbers are like.
+# Statistics of the weights
 
 
-def test_the_model_has_these_weights(device):
+def test_model_has_these_weights(device):
     model = WhisperEncoder.from_formula(TOY, device=device)
     for name, weight in model.state_dict().items():
         expected = formula.hf_weight(hf_name(name), tuple(weight.shape))
@@ -149,14 +149,14 @@ def test_statistics():
         mean, std = (value / 16 for value in formula.STATISTICS[ending])
         if len(shape) > 1:
             std /= np.sqrt(np.prod(shape[1:]))
-        # One in 64 is 8 times as large: the variance is 63/64 + 64/64 of what it would be without.
+        # One value in 64 is 8 times as large, so the variance is 63/64 + 64/64 of the plain one.
         total = std * np.sqrt(127 / 64)
         few = 1 / np.sqrt(x.size)
         assert abs(x.mean() - mean) <= 4 * total * few, name
-        # The fourth moment of such numbers is about 20 times the square of the second.
+        # The fourth moment of this distribution is about 20 times the square of the second.
         assert abs(x.std() / total - 1) <= 4 * np.sqrt(20) / 2 * few + 0.002, name
-        # The sum of three uniform numbers ends at 3 standard deviations: beyond are the outliers,
-        # those of them that were more than 3/8 of one from 0, which is 72 in a hundred.
+        # A sum of three uniform numbers ends at 3 standard deviations. Only outliers are beyond:
+        # the 72 % of them that were more than 3/8 of a standard deviation from 0.
         beyond = (np.abs(x - mean) > 3.01 * std).mean()
         assert abs(beyond - 0.722 / 64) <= 4 * np.sqrt(0.722 / 64) * few, name
         assert np.abs(x - mean).max() <= 24.1 * std, name
@@ -166,17 +166,17 @@ def test_positions():
     ours = formula.hf_weight("embed_positions.weight", (1500, 384))
     assert np.abs(ours - formula.sinusoids(1500, 384)).max() <= 2.0**-13
     assert np.array_equal(ours * 4096, np.round(ours * 4096)), "multiples of 2^-12"
-    assert len(np.unique(ours, axis=0)) == 1500, "no two positions are alike"
-    # OpenAI's own table was made in float32: its largest angle is 1499, whose ulp is 1.2e-4.
+    assert len(np.unique(ours, axis=0)) == 1500, "two positions are equal"
+    # OpenAI computes its table in float32: the largest angle is 1499, whose ulp is 1.2e-4.
     whisper = pytest.importorskip("whisper.model")
     theirs = whisper.sinusoids(1500, 384).numpy()
     assert np.abs(formula.sinusoids(1500, 384) - theirs).max() <= 2.4e-4
 
 
-def test_a_name_decides_the_weights():
+def test_weights_depend_on_the_name():
     a, b = (formula.hf_weight(f"layers.{i}.fc1.weight", (17, 26)) for i in (0, 1))
     assert not np.any(a == b)
-    # A tensor longer than one block of the computation has no seam.
+    # A tensor that is computed in several blocks has no seam.
     long = formula.hf_weight("layers.0.fc1.bias", (formula.BLOCK + 3,))
     assert np.array_equal(long[:5], formula.hf_weight("layers.0.fc1.bias", (5,)))
     for i in (formula.BLOCK - 1, formula.BLOCK, formula.BLOCK + 2):

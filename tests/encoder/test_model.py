@@ -1,4 +1,4 @@
-"""The model by itself: what it returns, what it refuses, and that a trace changes nothing."""
+"""The model alone: its output, the input it refuses, and that tracing does not change results."""
 
 import copy
 import threading
@@ -42,7 +42,7 @@ def array(x):
     return x.detach().cpu().double().numpy()
 
 
-# What comes out.
+# Output
 
 
 def test_output(model, mel):
@@ -54,7 +54,7 @@ def test_output(model, mel):
     more = model(mel, output_hidden_states=True)
     assert more.last_hidden_state.equal(out.last_hidden_state)
     assert len(more.hidden_states) == TOY.n_audio_layer + 1
-    assert more.hidden_states[-1] is more.last_hidden_state, "the last one is normed"
+    assert more.hidden_states[-1] is more.last_hidden_state, "the last state is after ln_post"
 
 
 def test_hidden_states_are_stages_of_the_trace(model, mel):
@@ -63,13 +63,13 @@ def test_hidden_states_are_stages_of_the_trace(model, mel):
     states = model(mel, output_hidden_states=True).hidden_states
     for state, stage in zip(states, [*inputs, "ln_post"], strict=True):
         assert state.equal(stages[stage]), stage
-    # The un-normed output of the last block is in none of them.
+    # None of the states is the last block's output before ln_post.
     last = stages["block.2.mlp_residual"]
     assert not any(torch.allclose(last, state, rtol=1e-2) for state in states)
     assert model.ln_post(last).equal(states[-1])
 
 
-def test_trace_has_every_stage_in_order_and_changes_no_bit(model, mel):
+def test_trace_has_every_stage_in_order_and_keeps_the_bits(model, mel):
     expected = model(mel).last_hidden_state
     stages = encoder.trace(model, mel)
     assert list(stages) == STAGES
@@ -87,8 +87,8 @@ def test_trace_has_every_stage_in_order_and_changes_no_bit(model, mel):
         assert not x.requires_grad
 
 
-def test_trace_is_the_oracles(model, mel):
-    """In float64 ours is the oracle, stage by stage: 1e-16 a rounding, a few thousand of them."""
+def test_trace_matches_the_oracle(model, mel):
+    """In float64, stage by stage: a few thousand roundings of 1e-16."""
     model, mel = model.double(), mel.double()
     stages = encoder.trace(model, mel)
     for i, clip in enumerate(mel):
@@ -100,7 +100,7 @@ def test_trace_is_the_oracles(model, mel):
     assert np.array_equal(truth["ln_post"], oracle.encode(mel[-1], model.state_dict(), TOY))
 
 
-def test_trace_at_full_length_changes_no_bit(device):
+def test_trace_at_full_length_keeps_the_bits(device):
     config = replace(SIZES["tiny"], n_mels=128, n_audio_layer=1)
     model = WhisperEncoder.from_formula(config, device=device)
     mel = melfront.log_mel(sample())
@@ -111,7 +111,7 @@ def test_trace_at_full_length_changes_no_bit(device):
 
 
 def test_a_batch_is_its_clips_one_by_one(model, mel):
-    """To rounding: a product of more rows may be summed in another order."""
+    """Up to rounding: a product of more rows may be summed in another order."""
     both = model(mel).last_hidden_state
     for clip, expected in zip(mel, both, strict=True):
         alone = model(clip).last_hidden_state
@@ -120,10 +120,10 @@ def test_a_batch_is_its_clips_one_by_one(model, mel):
         assert rms(array(alone[0]) - array(expected)) <= 1e-6 * rms(array(expected))
 
 
-# What goes in.
+# Input
 
 
-def test_numpy_features_are_brought_to_the_model(device):
+def test_numpy_features_are_converted_for_the_model(device):
     mel = features(TOY, batch=2)
     for dtype in (torch.float32, torch.bfloat16):
         model = WhisperEncoder.from_formula(TOY, dtype=dtype, device=device)
@@ -134,7 +134,7 @@ def test_numpy_features_are_brought_to_the_model(device):
         assert expected.device.type == torch.device(device).type
 
 
-def test_numpy_features_of_any_byte_order_and_strides(model):
+def test_numpy_features_with_any_byte_order_and_strides(model):
     mel = features(TOY, batch=2)
     expected = model(mel).last_hidden_state
     assert model(mel.astype(">f4")).last_hidden_state.equal(expected)
@@ -144,13 +144,13 @@ def test_numpy_features_of_any_byte_order_and_strides(model):
     assert model(mel[:1][::-1]).shape == (1, 11, 26), "contiguous to NumPy, not to torch"
 
 
-def test_what_is_neither_a_tensor_nor_an_array(model):
+def test_input_that_is_not_a_tensor_or_array(model):
     for mel, kind in [(features(TOY, batch=1).tolist(), "list"), (None, "NoneType")]:
         with pytest.raises(TypeError, match=f"features are a {kind}; pass a tensor or a NumPy"):
             model(mel)
 
 
-def test_shapes_that_do_not_fit(model, device):
+def test_wrong_shape(model, device):
     for shape in [(22,), (8, 22), (2, 8, 22), (22, 7), (2, 22, 7), (1, 2, 7, 22), ()]:
         with pytest.raises(ValueError, match=r"takes \(7, 22\) or \(B, 7, 22\).*n_mels=7") as error:
             model(torch.zeros(shape, device=device))
@@ -158,7 +158,7 @@ def test_shapes_that_do_not_fit(model, device):
 
 
 @pytest.mark.parametrize("n_frames", [0, 1, 21, 23, 44])
-def test_frames_that_do_not_fit(model, device, n_frames):
+def test_wrong_number_of_frames(model, device, n_frames):
     message = rf"features of {n_frames} frames; this encoder takes 22 \(0.22 s\).*pad_to"
     with pytest.raises(ValueError, match=message):
         model(torch.zeros(7, n_frames, device=device))
@@ -167,7 +167,7 @@ def test_frames_that_do_not_fit(model, device, n_frames):
             model(torch.zeros(7, n_frames, device=device), strict_length=False)
 
 
-def test_another_dtype(model, mel, device):
+def test_wrong_dtype(model, mel, device):
     for wrong in (torch.float16, torch.float64, torch.int64):
         with pytest.raises(TypeError, match=rf"features are {wrong} .*pass mel\.to\("):
             model(mel.to(wrong))
@@ -175,7 +175,7 @@ def test_another_dtype(model, mel, device):
         model.to(torch.bfloat16)(mel)
 
 
-def test_another_device(model, mel, device):
+def test_wrong_device(model, mel, device):
     with pytest.raises(TypeError, match=rf"on meta, the encoder is torch\.float32 on {device}"):
         model(mel.to("meta"))
     if device != "cpu":
@@ -185,7 +185,7 @@ def test_another_device(model, mel, device):
 
 @pytest.mark.parametrize("n_frames", [1, 2, 13, 21, 22])
 def test_shorter_features_use_the_first_positions(model, mel, n_frames):
-    """What transformers would compute with a table of positions cut to these."""
+    """Like transformers with a truncated table of positions."""
     short = mel[:, :, :n_frames].double()
     model = model.double()
     out = model(short, strict_length=False, output_hidden_states=True)
@@ -196,15 +196,15 @@ def test_shorter_features_use_the_first_positions(model, mel, n_frames):
     assert stages["ln_post"].equal(out.last_hidden_state)
 
 
-# What a module is expected to do.
+# Behaviour expected of a module
 
 
-def test_gradients_are_the_slopes(device):
-    """By finite differences in float64, to the features."""
+def test_gradients_match_finite_differences(device):
+    """With respect to the features, in float64."""
     config = replace(TOY, n_audio_ctx=3, n_audio_layer=2, n_mels=2)
     model = WhisperEncoder.from_formula(config, dtype=torch.float64, device=device)
     mel = torch.from_numpy(features(config, batch=1)).to(device).double().requires_grad_()
-    # A GPU's convolutions may add up a gradient in another order each time: a few roundings.
+    # A GPU's convolutions may sum a gradient in a different order each time: a few roundings.
     options = {"nondet_tol": 0.0 if device == "cpu" else 1e-12}
     assert torch.autograd.gradcheck(lambda x: model(x).last_hidden_state, mel, **options)
     with encoder.ops.using(attention=encoder.ops.explicit_attention):
@@ -232,7 +232,7 @@ def test_positions_are_not_trained(device):
         assert frozen == ["positions"], how
 
 
-def test_training_mode_changes_nothing(model, mel):
+def test_training_mode_has_no_effect(model, mel):
     """Whisper has no dropout, and transformers' layerdrop is 0."""
     assert not model.training
     expected = model(mel).last_hidden_state
@@ -261,15 +261,15 @@ def test_from_weights_copies_nothing(model):
         assert tensor.data_ptr() == weights[name].data_ptr(), name
 
 
-def test_every_module_of_the_tree_is_plain(model):
+def test_model_uses_only_plain_torch_modules(model):
     kinds = {type(module) for module in model.modules()}
     known = {nn.Conv1d, nn.Linear, nn.LayerNorm, nn.ModuleList}
     assert {kind.__module__ for kind in kinds - known} == {"melfront.encoder.model"}
     assert not list(model.buffers())
 
 
-def test_the_whole_path_on_meta():
-    """No constant is left behind on the CPU: a tensor of another device would be an error."""
+def test_meta_device():
+    """No constant stays on the CPU: mixing devices would raise an error."""
     with torch.device("meta"):
         model = WhisperEncoder(SIZES["large-v3"])
     clips = torch.empty(3, 16_007, device="meta")
@@ -281,7 +281,7 @@ def test_the_whole_path_on_meta():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_a_trace_on_meta(dtype):
+def test_trace_on_meta(dtype):
     with torch.device("meta"):
         model = WhisperEncoder(replace(SIZES["tiny.en"], n_audio_layer=1)).to(dtype)
     stages = encoder.trace(model, torch.empty(80, 3000, device="meta", dtype=dtype))
@@ -298,7 +298,7 @@ def test_inference_mode(model, mel):
         assert out.equal(expected.detach())
 
 
-def test_the_same_bits_every_time_and_in_every_thread(device):
+def test_repeated_and_concurrent_forward_passes_give_the_same_bits(device):
     config = replace(SIZES["tiny"], n_audio_ctx=211)
     model = WhisperEncoder.from_formula(config, device=device)
     mel = features(config, batch=2)

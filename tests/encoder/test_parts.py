@@ -1,4 +1,4 @@
-"""A part that was replaced or changed takes effect, as it does in transformers' encoder."""
+"""A replaced or modified part takes effect as it does in transformers' encoder."""
 
 import copy
 import pickle
@@ -13,13 +13,13 @@ from melfront.encoder import WhisperEncoder, ops, parts
 from melfront.encoder.checkpoint import hf_name
 from tests.encoder.peers import DISTANCE_BOUND, TOY, distance, features, theirs
 
-# A convolution, a norm and a map each of the stem, of a block, of its attention and of its MLP.
+# Convolutions, norms and linear maps of the stem, a block, its attention and its MLP.
 PARTS = [
     "conv1", "conv2", "ln_post", "blocks.1.attn_ln", "blocks.1.attn.q", "blocks.1.attn.k",
     "blocks.1.attn.v", "blocks.1.attn.out", "blocks.1.mlp_ln", "blocks.1.mlp.fc1",
     "blocks.1.mlp.fc2",
 ]  # fmt: skip
-# Both are float64 and sum in another order: 1e-16 a rounding, of which there are a few thousand.
+# Both are float64 and sum in different orders: a few thousand roundings of 1e-16.
 FLOAT64 = 1e-12
 
 
@@ -33,36 +33,36 @@ def mel():
     return torch.from_numpy(features(TOY, batch=2)).double()
 
 
-def at_theirs(name: str) -> str:
-    """transformers' name of a part."""
+def name_in_transformers(name: str) -> str:
+    """transformers' name for a part."""
     return hf_name(name + ".weight").removesuffix(".weight")
 
 
 def peer(model):
-    """transformers' encoder, which shares no memory with the model."""
+    """transformers' encoder with copies of the model's weights."""
     return theirs(copy.deepcopy(model))
 
 
-def apart(a, b) -> float:
+def error(a, b) -> float:
     return distance(*([x.detach().double().numpy()] for x in (a, b)))[0]
 
 
 def run(encoder, mel):
-    """The last hidden state, and the slope of the sum of its squares along the features."""
+    """The last hidden state, and the gradient of its sum of squares by the features."""
     mel = mel.clone().requires_grad_()
     out = encoder(mel)[0]
     out.square().sum().backward()
     return out.detach(), mel.grad
 
 
-# One part changed, in ours and in theirs alike.
+# Changes to one part, made in both encoders
 class Louder(nn.Module):
-    """A part in whose place this is, times 1.5."""
+    """Wraps a part and multiplies its output by 1.5."""
 
     def __init__(self, base=None):
         super().__init__()
         self.base = base
-        self.stride = getattr(base, "stride", None)  # transformers reads it of a convolution
+        self.stride = getattr(base, "stride", None)  # transformers reads a convolution's stride
 
     def forward(self, x):
         return 1.5 * (x if self.base is None else self.base(x))
@@ -111,7 +111,7 @@ def pruning(parent, name):
 
 
 def other_settings(parent, name):
-    """The same kind of module as ours is, which computes something else."""
+    """Change a setting, so that a module of the same class computes something else."""
     part = parent.get_submodule(name)
     if isinstance(part, nn.Conv1d):
         part.padding_mode, part._reversed_padding_repeated_twice = "reflect", [1, 1]
@@ -129,31 +129,31 @@ CHANGES = [
 
 @pytest.mark.parametrize("name", PARTS)
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_change_does_what_it_does_to_transformers(model, mel, change, name):
+def test_change_has_the_same_effect_as_in_transformers(model, mel, change, name):
     other, before = peer(model), run(model, mel)
     kind = type(model.get_submodule(name))
     assert parts.plain(kind, model.get_submodule(name))
     change(model, name)
-    change(other, at_theirs(name))
+    change(other, name_in_transformers(name))
     after, expected = run(model, mel), run(other, mel)
-    # A bias of k adds the same to all scores of a query, and a backward hook changes no output.
-    assert apart(after[1], before[1]) > 1e-6 or (change, name) == (other_settings, PARTS[5])
+    # A bias of k adds the same to all scores of a query, which softmax cancels.
+    assert error(after[1], before[1]) > 1e-6 or (change, name) == (other_settings, PARTS[5])
     for ours, theirs_ in zip(after, expected, strict=True):
-        assert apart(ours, theirs_) <= FLOAT64
+        assert error(ours, theirs_) <= FLOAT64
     assert encoder.trace(model, mel)["ln_post"].equal(after[0])
-    usual = change is other_settings and kind is nn.Linear  # a bias, which the op has too
+    usual = change is other_settings and kind is nn.Linear  # the op supports a bias
     assert parts.plain(kind, model.get_submodule(name)) == usual
 
 
-def test_a_bias_of_k_is_there(model, mel):
-    """Softmax takes it off again: only the stage k shows it."""
+def test_bias_of_k_is_applied(model, mel):
+    """Softmax cancels it, so only the stage k shows it."""
     before = encoder.trace(model, mel)["block.1.attn.k"]
     bias = torch.linspace(-1, 1, 26, dtype=torch.float64)
     model.blocks[1].attn.k.bias = nn.Parameter(bias)
-    assert apart(encoder.trace(model, mel)["block.1.attn.k"], before + bias) <= FLOAT64
+    assert error(encoder.trace(model, mel)["block.1.attn.k"], before + bias) <= FLOAT64
 
 
-def test_hooks_on_every_module_of_the_process(model, mel):
+def test_global_module_hooks(model, mel):
     seen = []
     hook = nn.modules.module.register_module_forward_hook(lambda part, *_: seen.append(type(part)))
     try:
@@ -166,35 +166,35 @@ def test_hooks_on_every_module_of_the_process(model, mel):
         assert seen_by_ours.count(kind) == seen.count(kind) > 0
 
 
-def test_another_forward_on_the_class(model, mel, monkeypatch):
-    """As libraries do that speed up every linear map of a process."""
+def test_patched_forward_of_the_class(model, mel, monkeypatch):
+    """Libraries that speed up every linear map of a process do this."""
     forward = nn.Linear.forward
     monkeypatch.setattr(nn.Linear, "forward", lambda self, x: 1.5 * forward(self, x))
-    assert apart(model(mel)[0], peer(model)(mel)[0]) <= FLOAT64
+    assert error(model(mel)[0], peer(model)(mel)[0]) <= FLOAT64
     assert not parts.plain(nn.Linear, model.blocks[0].attn.q)
 
 
-def test_strides_that_are_swapped(model, mel):
-    """As many positions come out, of other numbers."""
+def test_swapped_strides(model, mel):
+    """The number of positions stays the same, but the values change."""
     other, before = peer(model), model(mel)[0]
     for changed in (model, other):
         changed.conv1.stride, changed.conv2.stride = (2,), (1,)
-    assert apart(model(mel)[0], before) > 1e-3
-    assert apart(model(mel)[0], other(mel)[0]) <= FLOAT64
+    assert error(model(mel)[0], before) > 1e-3
+    assert error(model(mel)[0], other(mel)[0]) <= FLOAT64
 
 
-def test_a_part_that_is_compiled_by_itself(model, mel):
+def test_separately_compiled_part(model, mel):
     expected, fc1 = model(mel)[0], model.blocks[1].mlp.fc1
     fc1.compile(backend="eager")
     assert not parts.plain(nn.Linear, fc1)
-    assert apart(model(mel)[0], expected) <= FLOAT64
+    assert error(model(mel)[0], expected) <= FLOAT64
 
 
-# Libraries that change a model.
+# Libraries that modify a model
 
 
 @pytest.mark.parametrize("names", [["q", "v"], ["q", "k", "v", "out", "fc1", "fc2"]], ids=len)
-def test_adapters_of_peft(model, mel, names):
+def test_peft_adapters(model, mel, names):
     peft = pytest.importorskip("peft")
     torch.manual_seed(1)
     other, before = peer(model), model(mel)[0]
@@ -209,7 +209,7 @@ def test_adapters_of_peft(model, mel, names):
     pairs = []
     for name, part in model.named_modules():
         if isinstance(part, peft.tuners.lora.LoraLayer):
-            twin = other.get_submodule(at_theirs(name))
+            twin = other.get_submodule(name_in_transformers(name))
             for which in ("lora_A", "lora_B"):
                 a, b = getattr(part, which)["default"], getattr(twin, which)["default"]
                 b.load_state_dict(a.state_dict())
@@ -217,33 +217,33 @@ def test_adapters_of_peft(model, mel, names):
     assert len(pairs) == 2 * TOY.n_audio_layer * len(names)
 
     (out, slope), (expected, their_slope) = run(ours, mel), run(theirs_, mel)
-    assert apart(out, before) > 0.01
-    assert apart(out, expected) <= FLOAT64
-    assert apart(slope, their_slope) <= FLOAT64
+    assert error(out, before) > 0.01
+    assert error(out, expected) <= FLOAT64
+    assert error(slope, their_slope) <= FLOAT64
     for a, b in pairs:
         assert a.grad.norm() > 0
-        assert apart(a.grad, b.grad) <= FLOAT64
+        assert error(a.grad, b.grad) <= FLOAT64
     stages = encoder.trace(model, mel)
     assert stages["ln_post"].equal(out)
-    assert apart(model.blocks[0].attn.q(stages["block.0.attn_ln"]), stages["block.0.attn.q"]) == 0
+    assert error(model.blocks[0].attn.q(stages["block.0.attn_ln"]), stages["block.0.attn.q"]) == 0
     merged = ours.merge_and_unload()
     assert merged is model
-    assert apart(merged(mel)[0], out) <= FLOAT64
+    assert error(merged(mel)[0], out) <= FLOAT64
     assert list(merged.state_dict()) == list(WhisperEncoder(TOY).state_dict())
 
 
-def test_adapters_of_convolutions(model, mel):
-    """transformers' encoder cannot have these: it reads `conv1.stride`, and an adapter has none."""
+def test_peft_adapters_of_convolutions(model, mel):
+    """transformers' encoder does not support them: it reads `conv1.stride`, which adapters lack."""
     peft = pytest.importorskip("peft")
     before = model(mel)[0]
     config = peft.LoraConfig(r=3, target_modules=["conv1", "conv2"], init_lora_weights=False)
     ours = peft.get_peft_model(model, config).double()
     out = ours(mel)[0]
-    assert apart(out, before) > 0.01
-    assert apart(ours.merge_and_unload()(mel)[0], out) <= FLOAT64
+    assert error(out, before) > 0.01
+    assert error(ours.merge_and_unload()(mel)[0], out) <= FLOAT64
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch would have everybody use torchao
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch recommends torchao
 def test_dynamic_quantisation(model, mel):
     model, mel = model.float(), mel.float()
     other = peer(model)
@@ -253,8 +253,8 @@ def test_dynamic_quantisation(model, mel):
             torch.ao.quantization.quantize_dynamic(m, {nn.Linear}, torch.qint8)(mel)[0]
             for m in (model, other)
         )
-    # A rounding in float32 may tip a value to the next integer, which few are near enough to.
-    assert apart(ours, expected) <= 0.1 * apart(expected, exact)
+    # A float32 rounding can move the few values that are close to a tie to the next integer.
+    assert error(ours, expected) <= 0.1 * error(expected, exact)
 
 
 @pytest.mark.parametrize("where", ["cpu", "disk"])
@@ -269,16 +269,16 @@ def test_offloaded_by_accelerate(model, mel, where, tmp_path):
     assert model.blocks[0].attn.q.weight.device.type == "meta"
     for given in (mel, mel.numpy()):
         with torch.no_grad():
-            assert apart(model(given)[0], expected) <= DISTANCE_BOUND[torch.float32]
+            assert error(model(given)[0], expected) <= DISTANCE_BOUND[torch.float32]
             stages = encoder.trace(model, given)
-        assert apart(stages["ln_post"], expected) <= DISTANCE_BOUND[torch.float32]
+        assert error(stages["ln_post"], expected) <= DISTANCE_BOUND[torch.float32]
 
 
 class Weight(torch.Tensor):
-    """A tensor of a library's own type, as weights that are quantised or sharded are."""
+    """A tensor subclass, as libraries use for quantised or sharded weights."""
 
 
-# A function that a slot does not use is reported.
+# Warnings about a function that is not used for a part
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,7 @@ class Weight(torch.Tensor):
         ("mlp", "blocks.1.mlp.fc2"),
     ],
 )
-def test_a_function_that_is_not_used_for_a_part(model, mel, slot, name):
+def test_warns_if_a_function_is_not_used_for_a_part(model, mel, slot, name):
     called = []
 
     def spy(x, *args, **kwargs):
@@ -300,7 +300,7 @@ def test_a_function_that_is_not_used_for_a_part(model, mel, slot, name):
         return getattr(ops, slot)(x, *args, **kwargs)
 
     part, expected = model.get_submodule(name), model(mel)[0]
-    # The first weight that the slot's function is given, for this part.
+    # The first weight that the slot's function gets for this part.
     first = {"qkv": "blocks.0.attn.q", "mlp": "blocks.1.mlp.fc1"}.get(slot, name)
     weight = model.get_submodule(first).weight
     with ops.using(**{slot: spy}):
@@ -309,12 +309,12 @@ def test_a_function_that_is_not_used_for_a_part(model, mel, slot, name):
         called.clear()
         part.register_forward_hook(lambda *_: None)
         with pytest.warns(UserWarning, match=f"in the slot {slot} is not used for a part"):
-            assert apart(model(mel)[0], expected) <= FLOAT64
-    assert called, "the other parts are still ours"
+            assert error(model(mel)[0], expected) <= FLOAT64
+    assert called, "the function is still used for the other parts"
     assert not any(given is weight for given in called)
 
 
-def test_weights_of_another_type(model, mel):
+def test_weights_of_a_tensor_subclass(model, mel):
     weight = model.blocks[0].attn.out.weight
     model.blocks[0].attn.out.weight = nn.Parameter(weight.detach().as_subclass(Weight))
     spy = {"linear": lambda *args: ops.linear(*args)}
@@ -323,7 +323,7 @@ def test_weights_of_another_type(model, mel):
 
 
 @pytest.mark.filterwarnings("error")
-def test_nothing_is_said_of_what_is_ours(model, mel):
+def test_no_warning_with_our_functions(model, mel):
     model(mel)
     spies = {s: lambda *a, s=s, **kw: getattr(ops, s)(*a, **kw) for s in vars(ops.OURS)}
     with ops.using(**spies):
@@ -338,13 +338,13 @@ def test_compiled_in_one_piece(model, mel, change):
     for name in PARTS if change else []:
         change(model, name)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
-    assert apart(compiled(mel)[0], model(mel)[0]) <= FLOAT64
+    assert error(compiled(mel)[0], model(mel)[0]) <= FLOAT64
     if change:
         with ops.using(mlp=lambda x, *_: x), pytest.warns(UserWarning, match="slot mlp"):
-            assert apart(compiled(mel)[0], model(mel)[0]) <= FLOAT64
+            assert error(compiled(mel)[0], model(mel)[0]) <= FLOAT64
 
 
-def test_a_pickle_is_still_plain(model, mel):
+def test_pickled_and_copied_models_are_plain(model, mel):
     for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         assert other(mel)[0].equal(model(mel)[0])
         assert parts.plain(nn.Linear, other.blocks[0].mlp.fc1, other.blocks[0].mlp.fc2)

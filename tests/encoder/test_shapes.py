@@ -1,4 +1,4 @@
-"""Every shape comment in the encoder's source holds for the arrays that really are there."""
+"""Every shape comment in the encoder's source matches the actual arrays."""
 
 import torch
 
@@ -16,7 +16,7 @@ def test_every_shape_comment(device):
     def everything():
         ours = WhisperEncoder.from_formula(TOY, device=device)
         ours(mel)
-        WhisperEncoder.from_formula(TOY)(mel)  # a CPU takes the MLP in pieces
+        WhisperEncoder.from_formula(TOY)(mel)  # a CPU computes the MLP in pieces
         ours(mel[0, :, :13], strict_length=False)
         encoder.trace(ours, mel)
         with ops.using(attention=ops.explicit_attention):

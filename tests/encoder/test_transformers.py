@@ -1,4 +1,4 @@
-"""Every hidden state against transformers' encoder, on the same weights and features."""
+"""Every hidden state against transformers' encoder with the same weights and features."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -38,7 +38,7 @@ QUOTE = (
 
 
 def compare(model, mel, attentions=ATTENTIONS):
-    """Ours against transformers in each of its attentions, features (B, M, F) as NumPy."""
+    """Compare with transformers for each attention implementation. Features (B, M, F), NumPy."""
     parameter = model.conv1.weight
     mel = torch.from_numpy(mel).to(parameter.device, parameter.dtype)
     ours, truth = hidden_states(model, mel), true_states(model, mel)
@@ -49,7 +49,7 @@ def compare(model, mel, attentions=ATTENTIONS):
 
 @st.composite
 def configs(draw):
-    """Small encoders, whose width is even because half of each position's row are sines."""
+    """Small encoders. The width is even, because half of each row of positions is sines."""
     n_head = draw(st.integers(1, 5))
     head_dim = draw(st.sampled_from((3, 7, 13) if n_head % 2 == 0 else (4, 6, 14)))
     return EncoderConfig(
@@ -63,7 +63,7 @@ def configs(draw):
 
 
 @given(config=configs(), batch=st.integers(1, 3), seed=st.integers(0, 99))
-def test_toys_of_any_shape(device, config, batch, seed):
+def test_small_encoders_of_any_shape(device, config, batch, seed):
     model = WhisperEncoder.from_formula(config, device=device)
     compare(model, features(config, batch, seed))
 
@@ -87,12 +87,12 @@ def test_sixteen_bits(device, dtype):
         compare(model, features(config, batch))
 
 
-# Trained weights, real speech.
+# Trained weights and real speech
 
 
 @lru_cache(maxsize=1)
 def trained(folder):
-    """transformers' own way to the trained weights, which shares nothing with ours."""
+    """The trained weights loaded by transformers, independently of our loader."""
     return WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
 
@@ -110,7 +110,7 @@ def test_trained_weights(device, clip, tiny_en, jfk_path):
 
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS, ids=str)
 def test_trained_weights_in_sixteen_bits(device, dtype, tiny_en, jfk_path):
-    """A clip and its second half, over the first 211 positions: the table is cut to them."""
+    """Two parts of a clip, with the table of positions cut to the first 211."""
     whole = WhisperEncoder.from_pretrained(tiny_en, dtype=dtype, device=device)
     config = replace(whole.config, n_audio_ctx=211)
     weights = whole.state_dict()
@@ -134,7 +134,7 @@ def test_transformers_decodes_our_hidden_states(device, tiny_en, jfk_path):
         ids = decoder.generate(encoder_outputs=outputs, max_new_tokens=4, **options)
         assert ids.equal(decoder.generate(mel, max_new_tokens=4, **options)), options
 
-    # The decoder's own forward takes it too: the same logits as from transformers' encoder.
+    # The decoder's forward accepts it too, with the same logits as for transformers' encoder.
     start = torch.tensor([[50257, 50362]] * 2, device=device)  # start of transcript, no timestamps
     with torch.inference_mode():
         logits = decoder(encoder_outputs=out, decoder_input_ids=start).logits
@@ -142,10 +142,10 @@ def test_transformers_decodes_our_hidden_states(device, tiny_en, jfk_path):
     assert torch.allclose(logits, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 
-# What 16 bits cannot hold.
+# Values outside the range of 16 bits
 
 
-def test_float16_is_clamped_as_transformers_clamps_it(device):
+def test_float16_is_clamped_as_in_transformers(device):
     model = WhisperEncoder.from_formula(TOY, dtype=torch.float16, device=device)
     with torch.no_grad():
         for block, sign in zip(model.blocks, (1, -1, 1), strict=True):
@@ -156,21 +156,21 @@ def test_float16_is_clamped_as_transformers_clamps_it(device):
         assert np.isfinite(a).all(), i
         assert distance([a], [b])[0] <= DISTANCE_BOUND[torch.float16], i
     assert FLOAT16_LIMIT == 64_504
-    # Numbers of that size are multiples of 32 in float16.
-    assert ours[1].max() == np.float16(FLOAT16_LIMIT) == 64_512, "the clamp was reached"
+    # float16 numbers of this size are multiples of 32.
+    assert ours[1].max() == np.float16(FLOAT16_LIMIT) == 64_512, "the clamp was not reached"
     assert abs(ours[2]).max() < FLOAT16_LIMIT
 
-    # bfloat16 reaches as far as float32 does: nothing is clamped in either.
+    # bfloat16 has the range of float32: neither is clamped.
     for dtype in (torch.bfloat16, torch.float32):
         ours = hidden_states(model.to(dtype), mel.to(dtype))
-        assert ours[1].max() > 64_900, "where the clamp would leave 64,512"
+        assert ours[1].max() > 64_900, "the clamp would give 64,512"
 
 
 # Gradients
 
 
 def test_gradients(device):
-    """Of a loss that weighs every output differently, to the features and to every weight."""
+    """Gradients of a randomly weighted sum of the output, by the features and every weight."""
     model = WhisperEncoder.from_formula(TOY, dtype=torch.float64, device=device)
     other = theirs(model, "eager").requires_grad_(True)
     mel = torch.from_numpy(features(TOY, batch=3)).to(device).double()
@@ -186,22 +186,22 @@ def test_gradients(device):
     ours, expected = gradients
     names = {name: name if name == "mel" else hf_name(name) for name in ours}
     assert len(ours) == len(expected)
-    assert ours["positions"] is None, "they are frozen here; `theirs` is thawed above"
+    assert ours["positions"] is None, "frozen here; transformers' are made trainable above"
     for name in ours.keys() - {"positions"}:
         a, b = (g.cpu().numpy() for g in (ours[name], expected[names[name]]))
-        # Float64 keeps 1e-16. What q and k are told is a small difference of large numbers: in
-        # float32 the two would be 2e-5 apart.
+        # float64 rounds by 1e-16. The gradients of q and k are small differences of large numbers:
+        # in float32, the two encoders would differ by 2e-5.
         assert distance([a], [b])[0] <= 1e-12, name
 
 
-# The real size.
+# Full size
 
 
 @pytest.mark.slow
 def test_large_v3(device):
     """128 bins, 32 blocks, 1280 wide, 20 heads, 1500 positions: 33 hidden states of the sample.
 
-    Needs 12 GB. The oracle takes two minutes of it: 2.7 million million operations in float64.
+    Needs 12 GB. The oracle alone takes two minutes: 2.7e12 operations in float64.
     """
     audio = sample()
     mel, mask = melfront.log_mel(audio[None], return_mask=True)

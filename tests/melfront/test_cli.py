@@ -1,4 +1,4 @@
-"""melfront: what it prints and writes, and that bad input gets one line and status 2."""
+"""The `melfront` command: its output, its files, and one line and status 2 for bad input."""
 
 import errno
 import json
@@ -55,10 +55,10 @@ def out(tmp_path):
 
 
 def fails(capsys, out, *args: object) -> str:
-    """Run with bad arguments: one line on stderr, which is returned, and no file left behind."""
+    """Run with bad arguments, check that no file remains, and return the one line on stderr."""
     try:
         status = main([str(arg) for arg in args])
-    except SystemExit as stop:  # argparse
+    except SystemExit as stop:  # raised by argparse
         status = stop.code
     captured = capsys.readouterr()
     assert status == 2
@@ -71,7 +71,7 @@ def fails(capsys, out, *args: object) -> str:
     return captured.err
 
 
-# What it does
+# Good input
 
 
 def test_without_arguments():
@@ -83,7 +83,7 @@ def test_without_arguments():
     assert result.stdout.count("\n") == 1
 
 
-def test_it_imports_no_torch_and_no_matplotlib():
+def test_does_not_import_torch_or_matplotlib():
     code = (
         "import sys; from melfront.__main__ import main; main([]); "
         "print(sorted({'torch', 'matplotlib', 'transformers'} & set(sys.modules)))"
@@ -94,9 +94,9 @@ def test_it_imports_no_torch_and_no_matplotlib():
     assert result.stdout.splitlines()[-1] == "[]"
 
 
-def test_help_and_usage_errors_are_quick():
+def test_help_and_usage_errors_are_fast():
     def seconds(*args: str, status: int) -> float:
-        # Processor time, which does not grow on a busy machine.
+        # CPU time, because wall time grows on a busy machine.
         before = os.times()
         assert command(*args).returncode == status
         after = os.times()
@@ -155,7 +155,7 @@ def test_safetensors(clip, out):
     }
 
 
-def test_parity_finds_the_clip(clip, out, monkeypatch):
+def test_compare_finds_the_clip(clip, out, monkeypatch):
     monkeypatch.chdir(out)
     assert main(["-o", "sample.safetensors"]) == 0
     assert compare("sample.safetensors").ok
@@ -169,7 +169,7 @@ def test_parity_finds_the_clip(clip, out, monkeypatch):
         compare("speech.safetensors")
 
 
-def test_a_long_clip_goes_window_by_window(long_clip, out, capsys):
+def test_long_clip_is_split_into_windows(long_clip, out, capsys):
     assert main([str(long_clip), "--n-mels", "37", "-o", str(out / "a.npz")]) == 0
     assert "features (3, 37, 3000)" in capsys.readouterr().out
     audio = melfront.load_audio(long_clip)
@@ -187,12 +187,12 @@ def test_several_clips_into_a_folder(clip, out, capsys):
     assert names == ["sample.png", "sample.safetensors", "speech.png", "speech.safetensors"]
 
 
-def test_several_clips_that_are_only_looked_at(clip, capsys):
+def test_several_clips_without_output(clip, capsys):
     assert main([str(clip), str(SAMPLE)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_an_older_file_is_replaced(clip, out):
+def test_existing_file_is_replaced(clip, out):
     path = out / "a.npy"
     path.write_bytes(b"old")
     assert main([str(clip), "-o", str(path)]) == 0
@@ -200,7 +200,7 @@ def test_an_older_file_is_replaced(clip, out):
     assert [p.name for p in out.iterdir()] == ["a.npy"]
 
 
-# What bad input gets
+# Bad input
 
 
 def test_no_such_file(capsys, out, tmp_path):
@@ -208,7 +208,7 @@ def test_no_such_file(capsys, out, tmp_path):
     assert "none.wav: no such file" in message
 
 
-def test_a_missing_file_is_found_before_the_others_are_computed(capsys, out, clip, tmp_path):
+def test_missing_file_is_reported_before_computing(capsys, out, clip, tmp_path):
     message = fails(capsys, out, clip, tmp_path / "none.wav", "-o", out)
     assert "none.wav: no such file" in message
 
@@ -221,7 +221,7 @@ def test_not_audio(capsys, out, tmp_path):
     assert "audio file" in fails(capsys, out, tmp_path)
 
 
-def test_an_empty_clip(capsys, out, tmp_path):
+def test_empty_clip(capsys, out, tmp_path):
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16_000)
     message = fails(capsys, out, tmp_path / "empty.wav", "--plot", out / "a.png")
     assert "empty.wav: no samples" in message
@@ -242,9 +242,7 @@ def test_no_such_folder(capsys, out, clip, option, name):
     assert "make it first" in message
 
 
-def test_a_folder_that_cannot_be_written_to_is_found_before_computing(
-    capsys, out, clip, monkeypatch
-):
+def test_unwritable_folder_is_reported_before_computing(capsys, out, clip, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr(melfront, "load_audio", None)
     message = fails(capsys, out, clip, "-o", out / "a.npy")
@@ -252,7 +250,7 @@ def test_a_folder_that_cannot_be_written_to_is_found_before_computing(
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.safetensors"])
-def test_a_full_disk_leaves_nothing_behind(capsys, out, clip, monkeypatch, name):
+def test_full_disk_leaves_no_file(capsys, out, clip, monkeypatch, name):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -260,7 +258,7 @@ def test_a_full_disk_leaves_nothing_behind(capsys, out, clip, monkeypatch, name)
     assert "No space left on device" in fails(capsys, out, clip, "-o", out / name)
 
 
-def test_the_old_file_outlives_a_failure(capsys, out, clip, monkeypatch):
+def test_existing_file_survives_a_failed_write(capsys, out, clip, monkeypatch):
     path = out / "a.npy"
     path.write_bytes(b"old")
 
@@ -298,7 +296,7 @@ def test_a_closed_pipe_is_not_an_error():
 
 
 @pytest.mark.parametrize("arguments", [["-o", ""], ["--plot", ""], [""]], ids=lambda a: a[0])
-def test_an_empty_value(capsys, out, arguments):
+def test_empty_value(capsys, out, arguments):
     message = fails(capsys, out, *arguments)
     assert f"argument {arguments[0] or 'AUDIO'}: the value is empty; give one" in message
 
@@ -308,7 +306,7 @@ def test_one_file_for_several_clips(capsys, out, clip):
     assert "one file cannot hold 2 clips; name a folder" in message
 
 
-def test_two_clips_of_one_name(capsys, out, clip, tmp_path):
+def test_two_clips_with_the_same_name(capsys, out, clip, tmp_path):
     other = tmp_path / "speech.flac"
     soundfile.write(other, np.zeros(401), 16_000)
     message = fails(capsys, out, clip, other, "-o", out)

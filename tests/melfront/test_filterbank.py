@@ -1,4 +1,4 @@
-"""The filter bank and the mel scale: librosa's, and those inside openai-whisper."""
+"""The filter bank and the mel scale against librosa and openai-whisper's file."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def test_librosa(n_mels):
         theirs = librosa.filters.mel(sr=16_000, n_fft=400, n_mels=n_mels, dtype=np.float64)
     ours = filterbank.mel_filters(n_mels)
     assert ours.shape == theirs.shape == (n_mels, 201)
-    # The same formula in another order: a few roundings of weights up to 0.026.
+    # The same formula in a different order: a few roundings of weights up to 0.026.
     assert np.abs(ours - theirs).max() <= 1e-16 + 1e-15 * theirs.max()
     assert np.array_equal(ours != 0, theirs != 0)
 
@@ -43,7 +43,7 @@ def test_librosa_with_other_options(options, theirs):
 
 @pytest.mark.parametrize("n_mels", [80, 128])
 def test_openai_whisper(n_mels):
-    """Its file holds librosa's filters in float32: ours, rounded, are at most one ulp away."""
+    """openai-whisper stores librosa's filters in float32."""
     whisper = pytest.importorskip("whisper")
 
     with np.load(Path(whisper.__file__).parent / "assets" / "mel_filters.npz") as file:
@@ -51,16 +51,16 @@ def test_openai_whisper(n_mels):
     ours = filterbank.mel_filters(n_mels)
     assert theirs.dtype == np.float32
     assert np.array_equal(ours != 0, theirs != 0)
-    # librosa fills a float32 array and scales it there: two roundings where ours has one.
+    # librosa fills a float32 array and then scales it: two roundings.
     assert np.abs(ours - theirs).max() <= 2 * np.spacing(theirs.max())
     assert (np.abs(ours - theirs) <= 1.5 * np.spacing(theirs)).all()
 
 
-def test_what_kernels_rely_on():
+def test_assumptions_of_the_backends():
     bank = filterbank.mel_filters(128)
     assert bank.dtype == np.float64
     assert np.count_nonzero(bank) == 394
-    assert (bank != 0).sum(axis=0).max() == 2  # a frequency is in at most two triangles
+    assert (bank != 0).sum(axis=0).max() == 2  # at most two triangles per frequency
     assert bank.any(axis=1).all()
     assert not bank[:, 0].any()  # 0 Hz
     assert not bank[:, 200].any()  # 8000 Hz
@@ -72,7 +72,7 @@ def test_what_kernels_rely_on():
 
 
 @given(st.floats(0, 8_000), st.sampled_from(["slaney", "htk"]))
-def test_mel_scale_there_and_back(hz, scale):
+def test_mel_scale_round_trip(hz, scale):
     mel = filterbank.hz_to_mel(hz, scale)
     assert filterbank.mel_to_hz(mel, scale) == pytest.approx(hz, rel=1e-12, abs=1e-9)
 
@@ -82,7 +82,7 @@ def test_mel_scale_is_librosas():
 
     hz = np.linspace(0, 8_000, 997)
     assert np.allclose(filterbank.hz_to_mel(hz), librosa.hz_to_mel(hz), rtol=1e-14)
-    # Where it turns from straight to logarithmic
+    # The scale is linear below 1000 Hz and logarithmic above.
     assert filterbank.hz_to_mel(1_000.0) == pytest.approx(15)
 
 
@@ -94,5 +94,5 @@ def test_bad_options(options):
         filterbank.mel_filters(**options)
 
 
-def test_the_oracle_uses_them():
+def test_oracle_uses_these_filters():
     assert np.array_equal(oracle.mel(np.eye(201), 80), filterbank.mel_filters(80))

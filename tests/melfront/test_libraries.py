@@ -1,20 +1,20 @@
-"""Our features compared with those of installed libraries, run here.
+"""Our features against those of installed libraries, computed here.
 
-The bounds, and why. The truth is the oracle, in float64.
+The bounds and their reasons. The truth is the oracle, in float64.
 
-- A float32 FFT errs at every frequency by about 1e-7 of the loudest one. In a bin 80 dB below a
-  loud tone, the quietest that features can be, that is 1e-3 of the amplitude and 2e-4 of the
-  feature: transformers' torch path is that far from the truth on chords, and 1e-5 to 4e-5 on
-  speech. The exact figure depends on the FFT and so on the CPU: MKL has one for AVX2, one for
-  AVX-512 and others, all right. So it is measured here against transformers' own NumPy path.
+- A float32 FFT has an error at every frequency of about 1e-7 of the loudest one. 80 dB below a loud
+  tone, where features are clamped, that is 1e-3 of the amplitude and 2e-4 of the feature. This is
+  the error of transformers' torch path on chords; on speech it is 1e-5 to 4e-5. The exact figure
+  depends on the FFT and so on the CPU: MKL has one for AVX2, one for AVX-512 and others, all
+  correct. So we measure it here against transformers' own NumPy path.
 - Our torch backend uses the same FFT and the same float32 window. It is within 2 or 3 ulp of
   transformers (at most 2.4e-7 in all our fuzzing), so a bound of 3e-5 holds for every signal.
-- Our NumPy backend computes in float64 and rounds its features once: half a unit in the last place
-  of a float32 below 4 is 1.2e-7. It is within 1e-6 of transformers' NumPy path, and as far from the
-  torch path as that one is, which no right implementation can improve on.
-- Root mean square errors are taken over the frames that hear the clip; the others are constant. The
-  bound is 1.1 times the library's own error, but at least 4 ulp: below that a single rounding
-  decides.
+- Our NumPy backend computes in float64 and rounds its features once: half an ulp of a float32 below
+  4 is 1.2e-7. It is within 1e-6 of transformers' NumPy path, and as far from the torch path as that
+  path is. No correct implementation can be closer.
+- Root mean square errors are taken over the frames that overlap the clip; the others are constant.
+  The bound is 1.1 times the library's own error, but at least 4 ulp, because below that a single
+  rounding decides.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def extractor(n_mels: int):
 
 
 def transformers(audio, n_mels, pad_to=30.0, path="torch", backend="numpy"):
-    """Features and attention mask of a clip (or a list of clips) by one of transformers' paths.
+    """Features and attention mask of a clip or a list of clips from one of transformers' paths.
 
-    backend: whose device it takes; the CPU for NumPy.
+    `backend` selects the device; "numpy" means the CPU.
     """
     import transformers.models.whisper.feature_extraction_whisper as module
 
@@ -80,21 +80,21 @@ def transformers(audio, n_mels, pad_to=30.0, path="torch", backend="numpy"):
 
 
 def fits(n: int, pad_to: float | None) -> bool:
-    """transformers cannot mirror the edges of less than 201 samples."""
+    """Whether transformers can reflect the clip's edges, which takes 201 samples."""
     return pad_to is not None or n > 200
 
 
 def from_torch_path(backend: str, theirs: np.ndarray, exact: np.ndarray) -> float:
-    """How far our features may be from those of transformers' torch path.
+    """The largest difference that our features may have from transformers' torch path.
 
-    `exact` is its own NumPy path: the distance between the two owes nothing to our code.
+    `exact` comes from its NumPy path: the difference of the two does not depend on our code.
     """
     their_max = float(np.abs(theirs - exact).max())
     if backend == "numpy":
         return their_max + FROM_NUMPY_PATH
     if backend == "cpu":
         return FROM_TORCH_PATH
-    # The device may choose another FFT for our blocks: two equally good answers.
+    # The device may use another FFT for our blocks: two equally good results.
     return max(FROM_TORCH_PATH, (1 + MORE_THAN_THEIRS) * their_max)
 
 
@@ -119,7 +119,7 @@ def check_against_transformers(backend, signal, n_mels, pad_to):
 
 
 @given(signal=signals(LONGEST), n_mels=N_MELS, pad_to=PAD_TO)
-@example(Signal("chord", 31_803, 3157098035), 80, 5.03)  # 3e-4 apart in plain float32
+@example(Signal("chord", 31_803, 3157098035), 80, 5.03)  # differ by 3e-4 in plain float32
 @example(Signal("clicks", 484, 1020666635), 128, 5.03)  # the float32 window near its edge
 @settings(max_examples=30)
 def test_transformers_torch_path(backend, signal, n_mels, pad_to):
@@ -167,8 +167,8 @@ def test_transformers_numpy_path_long(backend, signal, n_mels, pad_to):
 
 
 @pytest.mark.parametrize("n_mels", [80, 128])
-def test_real_and_sample_speech(backend, n_mels, sample):
-    """Speech padded to 30 s, by both measures, without the allowance of 4 ulp."""
+def test_sample_speech(backend, n_mels, sample):
+    """Speech padded to 30 s, by both measures, without the floor of 4 ulp."""
     check_speech(backend, n_mels, sample)
 
 
@@ -194,7 +194,7 @@ def check_speech(backend, n_mels, audio):
 @example([Signal("chord", 14_400, seed=139_006), Signal("dc", 118, seed=759)], 128, 5.03)
 @settings(max_examples=8)
 def test_transformers_batch(backend, clips, n_mels, pad_to):
-    """Clips of unequal length and loudness: each has its own maximum."""
+    """Clips of different length and loudness: each has its own maximum."""
     assume(fits(max(clip.n for clip in clips), pad_to))
     audio = [clip.array() for clip in clips]
     options = {"n_mels": n_mels, "pad_to": pad_to, "truncate": True}
@@ -208,8 +208,8 @@ def test_transformers_batch(backend, clips, n_mels, pad_to):
     assert np.abs(ours - exact).max() <= FROM_NUMPY_PATH
 
 
-# openai-whisper computes in torch, so it is as near to our torch backend as transformers is. From
-# our NumPy backend it is within its own float32 noise, its difference from the oracle.
+# openai-whisper uses torch, so it is as close to our torch backend as transformers is. It differs
+# from our NumPy backend by at most its own float32 error, its difference from the oracle.
 
 
 def within_noise(ours, theirs, truth, backend):
@@ -242,7 +242,7 @@ def test_openai(backend, clips, n_mels):
 @example(Signal("speech", 480_000), 80)
 @settings(max_examples=4)
 def test_openai_transcribe(backend, signal, n_mels):
-    """As whisper.transcribe does: 30 s more of zeros, content frames only, tail filled with 0.0."""
+    """Like whisper.transcribe: append 30 s of zeros, keep content frames, fill the tail with 0."""
     whisper = pytest.importorskip("whisper")
 
     audio = signal.array()
@@ -265,13 +265,13 @@ def test_openai_transcribe(backend, signal, n_mels):
 @example(Signal("speech", 480_000), 80)
 @settings(max_examples=6)
 def test_faster_whisper(backend, signal, n_mels):
-    """As WhisperModel.transcribe does: the frame of the extra hop dropped, tail filled with 0.0."""
+    """Like WhisperModel.transcribe: drop the frame of the extra hop, fill the tail with 0.0."""
     pytest.importorskip("faster_whisper")
     from faster_whisper.audio import pad_or_trim
     from faster_whisper.feature_extractor import FeatureExtractor
 
     audio = signal.array()
-    assume(signal.n + 160 > 200)  # less than its extra hop needs to mirror the edge
+    assume(signal.n + 160 > 200)  # too short to reflect, even with its extra hop
     features = FeatureExtractor(feature_size=n_mels)(audio)
     content_frames = features.shape[-1] - 1
     theirs = pad_or_trim(features[:, :content_frames])
@@ -279,17 +279,17 @@ def test_faster_whisper(backend, signal, n_mels):
     truth = melfront.variants.log_mel(audio, **options)
     ours = compute(audio, backend, **options)
     assert ours.shape == theirs.shape
-    # Its own FFT differs from torch's: two float32 results, each as far from the truth as it is.
+    # Its FFT is not torch's: two float32 results, which differ by at most the sum of their errors.
     their_max, our_max = np.abs(theirs - truth).max(), np.abs(ours - truth).max()
     assert np.abs(ours - theirs).max() <= max(FROM_TORCH_PATH, their_max + our_max)
-    assert np.abs(theirs - truth).max() <= 1e-3  # and both compute the same thing
+    assert np.abs(theirs - truth).max() <= 1e-3  # it computes the same thing
     assert backend != "numpy" or our_max <= FROM_TRUTH
 
 
 @pytest.mark.parametrize("beyond", [0, 39, 40, 120, 159])
 @pytest.mark.parametrize("batched", [False, True])
-def test_faster_whisper_does_not_count_the_frame_that_it_does_not_have(backend, beyond, batched):
-    """A clip that ends loudly: a frame after the extra hop, if there were one, would be loudest."""
+def test_faster_whisper_maximum_excludes_the_missing_frame(backend, beyond, batched):
+    """The clip ends loudly: if there were a frame after the extra hop, it would be the loudest."""
     pytest.importorskip("faster_whisper")
     from faster_whisper.feature_extractor import FeatureExtractor
 
@@ -304,7 +304,7 @@ def test_faster_whisper_does_not_count_the_frame_that_it_does_not_have(backend, 
         compute(clips, backend, **options),
         melfront.log_mel(recorded, **options).detach().numpy(),
     ):
-        # Two right results are 3e-7 apart here; counting that frame would cost 0.06.
+        # Correct results differ by 3e-7 here; including that frame would change them by 0.06.
         assert np.abs(features[0, :, :100] - theirs).max() <= FROM_TORCH_PATH
         assert (features[0, :, 100:] == 0).all()
 
@@ -312,7 +312,7 @@ def test_faster_whisper_does_not_count_the_frame_that_it_does_not_have(backend, 
 @given(signal=signals(LONGEST, min_samples=401), n_mels=N_MELS)
 @settings(max_examples=10)
 def test_librosa(backend, signal, n_mels):
-    """librosa's documented mel spectrogram with reflected edges, then Whisper's logarithm."""
+    """librosa's mel spectrogram with reflected edges, then Whisper's logarithm."""
     librosa = pytest.importorskip("librosa")
 
     audio = signal.array()

@@ -1,4 +1,4 @@
-"""Attention masks next to those of transformers."""
+"""Attention masks against those of transformers."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -12,7 +12,7 @@ from tests.signals import Signal
 
 
 def masks(audio, **options):
-    """By both backends: NumPy's and torch's."""
+    """The mask, after checking that the NumPy and torch backends agree."""
     _, ours = melfront.log_mel(audio, return_mask=True, **options)
     clips = [torch.tensor(c) for c in audio] if isinstance(audio, list) else torch.tensor(audio)
     _, tensor = melfront.log_mel(clips, return_mask=True, **options)
@@ -33,7 +33,7 @@ def test_mask_of_the_sample(sample):
 
 
 @pytest.mark.parametrize("n", [799, 800, 801])
-def test_mask_of_a_clip_of_its_own_length(n):
+def test_mask_without_padding(n):
     audio = Signal("noise", n).array()
     features, theirs = transformers(audio, 80, pad_to=None)
     ours = masks(audio, n_mels=80, pad_to=None)
@@ -51,6 +51,6 @@ def test_masks(lengths, pad_to):
     _, theirs = transformers(audio, 80, pad_to)
     ours = masks(audio, n_mels=80, pad_to=pad_to)
     assert np.array_equal(ours, theirs)
-    whole = pad_to is not None  # then no clip's last, incomplete hop is cut off
+    whole = pad_to is not None  # otherwise the longest clip loses its incomplete last hop
     for n, row in zip(lengths, ours, strict=True):
         assert not whole or row.sum() == -(-n // 160)

@@ -1,4 +1,4 @@
-"""The definition, stage by stage: float64 NumPy against torch, SciPy's windows and plain sums."""
+"""The oracle, stage by stage, against torch and plain sums in float64."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -19,12 +19,12 @@ def dft(x):
 
 
 @given(st.integers(2, 41), st.integers(0, 2**32 - 1))
-def test_the_spectrum_is_the_sum_of_its_docstring(n, seed):
+def test_spectrum_is_a_plain_sum(n, seed):
     x = np.random.default_rng(seed).uniform(-1, 1, (3, n))
     assert np.allclose(dft(x), oracle.spectrum(x), rtol=0, atol=1e-13 * n)
 
 
-def test_the_spectrum_of_a_frame():
+def test_spectrum_of_a_frame():
     x = np.random.default_rng(5).uniform(-1, 1, (7, 400))
     assert np.allclose(dft(x), oracle.spectrum(x), rtol=0, atol=1e-11)
 
@@ -83,13 +83,13 @@ def test_frame_f_covers_samples_160f_minus_200_to_160f_plus_199(n):
     before, after = (oracle.trace(x, n_mels=7, pad_to=None)["frames"] for x in (clip, other))
     changed = np.flatnonzero((before != after).any(axis=1))
 
-    # The sample itself and its images in the two mirrors, which stand at samples 0 and 3000.
+    # The sample itself and its mirror images about samples 0 and 3000.
     images = {n, -n, 2 * (length - 1) - n}
-    hears = [any(160 * f - 200 <= i <= 160 * f + 199 for i in images) for f in range(18)]
-    assert changed.tolist() == np.flatnonzero(hears).tolist()
+    covered = [any(160 * f - 200 <= i <= 160 * f + 199 for i in images) for f in range(18)]
+    assert changed.tolist() == np.flatnonzero(covered).tolist()
 
 
-def test_how_far_the_sample_is_heard(sample):
+def test_frames_that_depend_on_the_sample(sample):
     mel = oracle.trace(sample, n_mels=80)["mel"]
     assert len(sample) == 129_600
     assert melfront.frame_mask(len(sample)).sum() == 810
@@ -97,7 +97,7 @@ def test_how_far_the_sample_is_heard(sample):
     assert (mel[:, 812:] == 0).all()
 
 
-# transformers' formula, written with torch.stft in float64: another FFT, another framing.
+# transformers' formula with torch.stft in float64: a different FFT and different framing.
 
 
 def stft_formula(waveform, n_mels):
@@ -115,7 +115,7 @@ def test_torch_stft_in_float64(signal):
     assert np.abs(oracle.log_mel(clip, n_mels=13, pad_to=None) - theirs).max() <= 1e-9
 
 
-def test_the_oracle_takes_what_log_mel_takes():
+def test_oracle_accepts_the_input_of_log_mel():
     clips = [torch.from_numpy(Signal("noise", n).array()).requires_grad_() for n in (1_009, 3_001)]
     from_tensors = oracle.log_mel(clips, n_mels=7, pad_to=0.3, sampling_rate=16_000)
     arrays = [clip.detach().numpy() for clip in clips]

@@ -1,4 +1,4 @@
-"""The picture of `melfront --plot`."""
+"""The figure of `melfront --plot`."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_plot(tmp_path, kind, n, n_mels):
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_axes_of_the_plot(sample):
+def test_axes_of_the_plot(sample):
     figure = plot.figure(sample, melfront.log_mel(sample, n_mels=80), "sample.flac")
     above, below, bar = figure.axes
     assert below.get_xlabel() == "time in s"
@@ -33,7 +33,7 @@ def test_the_axes_of_the_plot(sample):
         f"{centres[int(y)]:.0f}" for y in below.get_yticks()
     ]
     assert "40 dB" in bar.get_ylabel()
-    # Frame 100 is drawn around 1 s, bin 7 around 7.
+    # Frame 100 is centred on 1 s, bin 7 on 7.
     image = below.images[0]
     left, right, bottom, top = image.get_extent()
     assert (left, right) == pytest.approx((-0.005, 8.095))

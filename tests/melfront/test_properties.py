@@ -1,4 +1,4 @@
-"""What must hold for any waveform, whichever backend computes it."""
+"""Properties that hold for any waveform and every backend."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,9 +17,9 @@ ULPS = 1e-6
 
 
 def from_another_batch(backend, features, clip, options) -> float:
-    """How far a clip's features may be from those of a batch of another size, which is computed.
+    """The largest difference between a clip's features alone and in a batch of another size.
 
-    A GPU's FFT may go another way for it, each as far from the truth as the other: from_torch_path.
+    A GPU may use another FFT for it, with an error of the same size: see from_torch_path.
     """
     if backend in ("numpy", "cpu"):
         return ULPS
@@ -30,13 +30,13 @@ def from_another_batch(backend, features, clip, options) -> float:
 @given(seed=st.integers(0, 2**32 - 1), hops=st.integers(1, 7))
 @settings(max_examples=10)
 def test_a_shift_of_160_samples_shifts_one_frame(backend, seed, hops):
-    # Loud in the middle, so that both have the same maximum.
+    # The middle is loud, so both have the same maximum.
     clip = Signal("noise", 8_009, seed).array() * np.hanning(8_009).astype(np.float32)
     before = 1e-3 * Signal("noise", 160 * hops, seed + 1).array()
     shifted = np.concatenate([before, clip])
     options = {"n_mels": 37, "pad_to": None}
     one, other = compute(clip, backend, **options), compute(shifted, backend, **options)
-    # Frames 0 and 1 mirror the edge of the one clip, the last two that of both.
+    # The first two frames reflect the edge of the unshifted clip, the last two that of both.
     inside = slice(2, -2)
     assert np.abs(one[:, inside] - other[:, hops:][:, inside]).max() <= ULPS
 
@@ -61,7 +61,7 @@ def test_a_batch_is_its_clips_one_by_one(backend, convention, clips, pad_to):
     if pad_to is None:
         if longest < 201:
             return
-        pad_to = longest / 16_000  # what None means in a batch
+        pad_to = longest / 16_000  # the meaning of None in a batch
     options = {"n_mels": 37, "convention": convention, "pad_to": pad_to}
     batch = compute(audio, backend, **options)
     for clip, features in zip(audio, batch, strict=True):
@@ -82,7 +82,7 @@ def test_in_openai_a_batch_is_one(backend):
     assert np.abs(batch[1] - compute(quiet, backend, **options)).max() > 0.5
 
 
-def test_a_2d_array_is_a_batch(backend):
+def test_2d_array_is_a_batch(backend):
     clips = np.stack([Signal("speech", 9_001, seed).array() for seed in (3, 5, 7)])
     batch = compute(clips, backend, n_mels=37, pad_to=1.0)
     assert batch.shape == (3, 37, 100)
@@ -105,7 +105,7 @@ def test_skipping_the_silent_tail_is_computing_it(backend, convention, signal):
 
 @pytest.mark.parametrize("convention", ["transformers", "transformers-numpy"])
 def test_two_minutes(backend, convention):
-    """Longer than a block, and not a whole number of blocks."""
+    """More than one block, and not a whole number of blocks."""
     clip = Signal("speech", 1_920_077, seed=3).array()
     options = {"n_mels": 37, "pad_to": None, "convention": convention}
     ours = compute(clip, backend, **options)
@@ -125,12 +125,12 @@ def test_any_number_of_bins(backend, n_mels):
 
 
 @pytest.mark.parametrize("n_mels", [0, -1])
-def test_no_bins(backend, n_mels):
+def test_invalid_n_mels(backend, n_mels):
     with pytest.raises(ValueError, match=f"n_mels={n_mels}"):
         compute(np.zeros(401, np.float32), backend, n_mels=n_mels)
 
 
-def test_the_input_is_left_alone(backend):
+def test_input_is_not_modified(backend):
     import torch
 
     clip = Signal("speech", 9_001, seed=3).array()
@@ -140,8 +140,8 @@ def test_the_input_is_left_alone(backend):
     assert np.array_equal(given_ if backend == "numpy" else given_.cpu().numpy(), clip)
 
 
-def test_a_result_is_the_callers_own(backend):
-    """Scratch memory is shared between calls, results are not."""
+def test_results_do_not_share_memory(backend):
+    """Calls share scratch memory, but not results."""
     clips = [Signal("speech", n, seed=3).array() for n in (9_001, 64_007, 200)]
     options = {"n_mels": 37, "pad_to": 4.1}
     results = [compute(clip, backend, **options) for clip in clips]
@@ -171,7 +171,7 @@ def test_strided_and_big_endian_input(backend):
         assert np.array_equal(ours.cpu().numpy(), expected)
 
 
-def test_the_same_bits_again_and_from_many_threads(backend):
+def test_repeated_and_concurrent_calls_give_the_same_bits(backend):
     clips = [Signal("speech", n, seed=n).array() for n in (16_001, 48_017, 9_001, 129_607)]
 
     def work(i):

@@ -1,4 +1,4 @@
-"""Every shape comment in the package holds, and the checker finds those that do not."""
+"""Every shape comment in the package is right, and the checker finds wrong ones."""
 
 import importlib.util
 
@@ -27,7 +27,7 @@ def test_every_shape_comment():
     ):
         cached.cache_clear()
     rng = np.random.default_rng(1)
-    # All sizes differ: 3 clips, 31 bins, 700 frames, of which 125, less than a block, hear a clip.
+    # All sizes differ: 3 clips, 31 bins, 700 frames. 125 of them overlap a clip, less than a block.
     clips = [rng.uniform(-1, 1, n).astype(np.float32) for n in (2003, 19_789, 17_011)]
 
     def everything():
@@ -46,7 +46,7 @@ def test_every_shape_comment():
 
     report = shapes.check(everything, FILES)
     assert not report.wrong, "\n".join(report.wrong)
-    assert not report.unchecked, f"no call came by these: {report.unchecked}"
+    assert not report.unchecked, f"not reached: {report.unchecked}"
     assert len(report.checked) >= 15
 
 
@@ -85,7 +85,7 @@ def run(tmp_path, body: str, call: str = "f") -> shapes.Report:
         "def f():\n    x = np.ones((3, 5)).sum(0)  # (A, B) -> (B,)\n    x = x.sum()  # ()\n",
     ],
 )
-def test_true_comments(tmp_path, body):
+def test_right_comments(tmp_path, body):
     report = run(tmp_path, body)
     assert report.wrong == []
     assert report.unchecked == []
@@ -109,12 +109,12 @@ def test_true_comments(tmp_path, body):
         "def g():\n    yield np.ones(3)  # (2,)\ndef f():\n    next(g())\n",
     ],
 )
-def test_a_false_comment_is_found(tmp_path, body):
+def test_wrong_comment_is_found(tmp_path, body):
     report = run(tmp_path, body)
     assert len(report.wrong) == 1, report
 
 
-def test_what_is_not_run_is_reported(tmp_path):
+def test_comment_that_is_not_reached_is_reported(tmp_path):
     body = (
         "def f():\n"
         "    if False:\n"
@@ -129,7 +129,7 @@ def test_what_is_not_run_is_reported(tmp_path):
     assert len(report.unchecked) == 2
 
 
-def test_comments_in_words_are_left_alone(tmp_path):
+def test_prose_comments_are_ignored(tmp_path):
     body = (
         "class C:\n"
         "    x: int = 3  # (B, N)\n"
@@ -143,6 +143,6 @@ def test_comments_in_words_are_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["print(3)  # (3,)", "a, b = np.ones((2, 3))  # (3,)"])
-def test_a_comment_that_cannot_be_checked_is_an_error(tmp_path, line):
+def test_comment_that_cannot_be_checked_is_an_error(tmp_path, line):
     with pytest.raises(ValueError, match=r"subject\.py:3"):
         run(tmp_path, f"def f():\n    {line}\n")

@@ -1,4 +1,4 @@
-"""What the commands print on a terminal of 80 columns, and into a pipe."""
+"""The output of the commands on a terminal of 80 columns and in a pipe."""
 
 import fcntl
 import json
@@ -47,7 +47,7 @@ COMMANDS = [
     "reference_data.make no-such-part-of-them",
     "reference_data.make_picture --help",
 ]
-# All of them in one process, which imports everything once. Progress is shown from the start on.
+# Run all commands in one process, which imports everything once. Show progress bars immediately.
 RUN = """
 import importlib, sys
 from melfront import command
@@ -67,31 +67,31 @@ for line in sys.argv[1:]:
 
 
 def terminal() -> tuple[int, int]:
-    """The two ends of a terminal of 80 columns: to read what is written into the second."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, WIDTH, 0, 0))
-    return ours, theirs
+    """The read and write ends of a terminal of 80 columns."""
+    read_end, write_end = pty.openpty()
+    fcntl.ioctl(write_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, WIDTH, 0, 0))
+    return read_end, write_end
 
 
 def read(end: int) -> str:
-    """All that is written until nobody is left to write."""
+    """Everything written until the last write end is closed."""
     parts = []
     try:
         while part := os.read(end, 1 << 16):
             parts.append(part)
-    except OSError:  # how Linux ends what comes from a terminal
+    except OSError:  # Linux signals the end of a terminal this way
         pass
     os.close(end)
     return b"".join(parts).decode().replace("\r\n", "\n")
 
 
 def by_command(text: str) -> dict[str, str]:
-    found = re.split(r"(?:^|\r)\$ (.*)\n", text, flags=re.MULTILINE)[1:]  # \r: where a bar was
+    found = re.split(r"(?:^|\r)\$ (.*)\n", text, flags=re.MULTILINE)[1:]  # \r: after a bar
     return dict(zip(found[::2], found[1::2], strict=True))
 
 
 def printed(folder, ends) -> tuple[dict[str, str], dict[str, str]]:
-    """stdout and stderr of each command, each written into the second of a pair of ends."""
+    """stdout and stderr of each command. `ends`: a (read, write) pair for each stream."""
     environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES")}
     environment["PYTHONPATH"] = str(CHECKOUT)
     process = subprocess.Popen(
@@ -103,7 +103,7 @@ def printed(folder, ends) -> tuple[dict[str, str], dict[str, str]]:
     )
     for _, to in ends:
         os.close(to)
-    with ThreadPoolExecutor() as pool:  # both at once, for neither may fill up
+    with ThreadPoolExecutor() as pool:  # read both at once, so that neither fills up
         out, err = pool.map(read, [end for end, _ in ends])
     assert process.wait() == 0, err
     return by_command(out), by_command(err)
@@ -111,7 +111,7 @@ def printed(folder, ends) -> tuple[dict[str, str], dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """With a port whose mistake has a long sentence."""
+    """A folder with the output of a port whose mistake has a long description."""
     folder = tmp_path_factory.mktemp("terminal")
     (entry,) = (e for e in FRONT_END if e.name == "zero padding")
     port = melfront.variants.log_mel(sample(), n_mels=80, convention=entry.convention())
@@ -130,13 +130,13 @@ def piped(folder):
 
 
 def without_bars(err: str) -> str:
-    """What is left on the screen: a bar is drawn over from the left edge on, at last by spaces."""
+    """The text that remains on the screen after bars are overwritten from the left edge."""
     return "\n".join(line.split("\r")[-1] for line in err.split("\n"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_terminal_is_wide_enough(shown, piped, command):
-    """No line is wider, and no word is lost, or anything else than the spaces between them."""
+def test_output_fits_the_terminal(shown, piped, command):
+    """No line is wider than the terminal, and wrapping changes nothing but whitespace."""
     out, err = (found[command] for found in shown)
     lines = out.splitlines() + without_bars(err).splitlines()
     assert lines
@@ -146,17 +146,17 @@ def test_a_terminal_is_wide_enough(shown, piped, command):
     assert without_bars(err).split() == piped[1][command].split()
 
 
-def test_tables_keep_their_columns(shown):
+def test_table_columns_are_aligned(shown):
     out = shown[0]["encoder"].splitlines()
     table = [line for line in out[out.index("") + 1 :] if line.strip()][:-2]
-    assert len({len(line) for line in table}) == 1, "the last column ends at one place"
+    assert len({len(line) for line in table}) == 1, "the last column is not aligned"
     out = shown[0]["parity stages"].splitlines()
     indents = {len(line) - len(line.lstrip()) for line in out}
     assert indents == {0, out[0].index("the waveform")}
 
 
-def test_a_pipe_gets_a_record_a_line(piped):
-    """So that grep finds all of it."""
+def test_pipe_gets_one_record_per_line(piped):
+    """So that grep finds whole records."""
     out, err = piped
     lines = {command: text.splitlines() for command, text in out.items()}
     entries = list(everything())
@@ -174,16 +174,16 @@ def test_a_pipe_gets_a_record_a_line(piped):
     (wrong,) = (line for line in lines["parity compare port.npz"] if "looks like" in line)
     assert wrong.startswith("features  WRONG")
     assert len(wrong) > 2 * WIDTH
-    assert all(text.count("\n") <= 1 for text in err.values()), "an error is a line, and no bar"
+    assert all(text.count("\n") <= 1 for text in err.values()), "an error is not one line"
 
 
-def test_json_is_json_on_a_terminal_too(shown):
+def test_json_is_not_wrapped_on_a_terminal(shown):
     (line,) = shown[0]["parity compare port.npz --json"].splitlines()
     assert json.loads(line)["mistakes"][0]["name"] == "zero padding"
 
 
-def test_who_waits_at_a_terminal_sees_how_far_it_is(shown, piped):
-    """And in the end nothing is left of it."""
+def test_progress_bars_on_a_terminal(shown, piped):
+    """They are removed at the end, and a pipe gets none."""
     for command, bars in {
         "encoder": ["sample.flac"],
         "parity compare mine.safetensors": ["float64", "float32"],

@@ -1,4 +1,4 @@
-"""Every field of `Convention`: it counts, at its stage, and its default is the oracle's choice."""
+"""Every field of `Convention` has an effect at its stage, and the defaults match the oracle."""
 
 import dataclasses
 from dataclasses import fields, replace
@@ -22,7 +22,7 @@ from tests.signals import Signal, signals
     st.sampled_from([80, 128]),
     st.sampled_from([30.0, None]),
 )
-def test_the_default_is_the_oracle_bit_for_bit(batch, alone, n_mels, pad_to):
+def test_default_matches_the_oracle_bit_for_bit(batch, alone, n_mels, pad_to):
     clips = [signal.array() for signal in batch]
     audio = clips[0] if alone else clips
     options = {"n_mels": n_mels, "pad_to": pad_to, "truncate": True}
@@ -50,13 +50,13 @@ def test_silence(convention, n):
     assert (melfront.log_mel(torch.from_numpy(silence), convention=convention) == -1.5).all()
 
 
-def test_a_tap_replaces_a_stage():
+def test_tap_replaces_a_stage():
     clip = Signal("noise", 3_001).array().astype(np.float64) / 10
     louder = variants.log_mel(clip, tap=lambda stage, x: 100 * x if stage == "power" else x)
     assert np.allclose(louder[:, :19], variants.log_mel(10 * clip)[:, :19], rtol=0, atol=1e-12)
 
 
-def test_the_edges_of_the_sample_tell_reflection_from_zeros(sample):
+def test_edges_of_the_sample_distinguish_reflection_from_zeros(sample):
     right = variants.log_mel(sample, pad_to=None)
     wrong = variants.log_mel(
         sample, pad_to=None, convention=replace(TRANSFORMERS, pad_mode="constant")
@@ -65,7 +65,7 @@ def test_the_edges_of_the_sample_tell_reflection_from_zeros(sample):
     assert np.abs(right - wrong)[:, -1].max() > 0.01
 
 
-# For every field, other values that must make a difference; for a Literal, all of them.
+# Other values of every field, which must change the output. For a Literal, all of its values.
 OTHER: dict[str, list[Any]] = {
     "gain": [32_768.0, 0.5],
     "preemphasis": [0.97],
@@ -106,15 +106,15 @@ OTHER: dict[str, list[Any]] = {
     "output_mean": ["bin", "item"],
     "fill": [0.0, -1.5],
 }
-# These change no value in float64.
+# These do not change values in float64.
 ELSEWHERE = {"name", "precision"}
 
 
 def probes() -> list[dict[str, Any]]:
-    """Inputs that together depend on every decision."""
+    """Inputs that together depend on every field."""
     speech = Signal("speech", 12_007, seed=3).array()
     noise = 1e-3 * Signal("noise", 7_001).array()
-    # Near-silence, then a click so late that only the dropped frame hears all of it.
+    # Near-silence, then a click so late that only the dropped frame covers all of it.
     late = Signal("noise", 16_000, scale=1e-4).array()
     late[-1] = 5.0
     full = Signal("speech", 16_000, seed=11).array()
@@ -124,7 +124,7 @@ def probes() -> list[dict[str, Any]]:
         {"audio": late, "pad_to": None},
         {"audio": late, "pad_to": 2.0},
         {"audio": speech, "pad_to": None},
-        # A tone, whose own frames span more than 80 dB.
+        # A tone whose frames span more than 80 dB.
         {"audio": Signal("tone", 9_001, seed=1).array(), "pad_to": None},
     ]
 
@@ -142,7 +142,7 @@ def differ(a: list[np.ndarray], b: list[np.ndarray]) -> bool:
     )
 
 
-def test_every_field_has_other_values_to_try():
+def test_every_field_has_non_default_values():
     names = {f.name for f in fields(Convention)}
     assert set(OTHER) == names - ELSEWHERE
     for name, hint in get_type_hints(Convention).items():
@@ -152,18 +152,18 @@ def test_every_field_has_other_values_to_try():
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_every_value_of_a_field_counts(name):
+def test_every_value_of_a_field_changes_the_output(name):
     seen = [outputs(TRANSFORMERS)]
     for value in OTHER[name]:
         assert value != getattr(TRANSFORMERS, name)
         result = outputs(replace(TRANSFORMERS, **{name: value}))
         for other, what in zip(seen, ["the default", *OTHER[name]], strict=False):
-            assert differ(result, other), f"{name}={value!r} computes what {what!r} does"
+            assert differ(result, other), f"{name}={value!r} gives the same output as {what!r}"
         seen.append(result)
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_a_field_names_the_first_stage_that_it_changes(name):
+def test_field_names_the_first_stage_that_it_changes(name):
     (stage,) = (f.metadata["stage"] for f in fields(Convention) if f.name == name)
     for value in OTHER[name]:
         found = set()
@@ -177,7 +177,7 @@ def test_a_field_names_the_first_stage_that_it_changes(name):
         assert min(found, key=STAGES.index) == stage, f"{name}={value!r}"
 
 
-def test_a_field_without_a_stage_is_an_error():
+def test_field_without_a_stage_is_an_error():
     @dataclasses.dataclass(frozen=True)
     class More(Convention):
         mel_gain: float = 1.0
@@ -186,7 +186,7 @@ def test_a_field_without_a_stage_is_an_error():
         check_stages(More())
 
 
-def test_precision_is_that_of_the_fast_backends():
+def test_precision_only_affects_the_fast_backends():
     clip = Signal("chord", 16_001).array()
     truth = variants.log_mel(clip, convention="transformers-numpy")
     assert np.array_equal(truth, variants.log_mel(clip))
@@ -205,8 +205,8 @@ def test_conventions():
         TRANSFORMERS.gain = 2.0  # type: ignore[misc]  # it is frozen
 
 
-def test_the_largest_difference_in_use():
-    """openai-transcribe and faster-whisper fill the tail with 0.0, transformers with silence."""
+def test_padding_of_openai_transcribe_and_faster_whisper():
+    """They fill the tail with 0.0, transformers with silence: the largest difference in use."""
     clip = Signal("speech", 16_001, seed=5).array()
     ours = variants.log_mel(clip)
     for name in ("openai-transcribe", "faster-whisper"):
@@ -219,14 +219,14 @@ def test_the_largest_difference_in_use():
 @pytest.mark.parametrize(
     "change", [{"drop": "lsat"}, {"mel_scale": "HTK"}, {"mel_norm": "Slaney"}, {"pad_side": None}]
 )
-def test_a_word_that_a_field_does_not_know(change):
+def test_invalid_value_of_a_field(change):
     ((field, word),) = change.items()
     with pytest.raises(ValueError, match=f"{field}={word!r}; expected one of '"):
         replace(TRANSFORMERS, **change)
 
 
 @pytest.mark.parametrize("words", [{"scale": "HTK"}, {"norm": "Slaney"}])
-def test_filters_of_an_unknown_scale_or_norm(words):
+def test_unknown_mel_scale_or_norm(words):
     with pytest.raises(ValueError, match=r"expected scale 'slaney' or 'htk', norm 'slaney' or"):
         melfront.mel_filters(80, **words)
 
@@ -237,17 +237,17 @@ def test_unknown_convention(pipeline):
         pipeline(np.zeros(401), convention="kaldi")
 
 
-def test_a_convention_without_a_name_is_for_comparing():
+def test_unnamed_convention_is_only_for_comparing():
     odd = replace(TRANSFORMERS, periodic=False)
     assert variants.log_mel(np.zeros(401), convention=odd).shape == (128, 3_000)
     with pytest.raises(ValueError, match=r"periodic.*False.*only melfront\.variants\.log_mel"):
         melfront.log_mel(np.zeros(401), convention=odd)
-    # A named one, passed as an object
+    # A named convention, passed as an object
     named = CONVENTIONS["openai"]
     assert melfront.log_mel(np.zeros(401), convention=named).shape == (128, 3_000)
 
 
-def test_seven_bits_of_the_mantissa_are_bfloat16():
+def test_seven_mantissa_bits_match_bfloat16():
     x = torch.from_numpy(Signal("noise", 9_001).array()) * torch.logspace(-30, 30, 9_001)
     assert torch.equal(variants.round_mantissa(x, 7), x.bfloat16().float())
     assert np.array_equal(variants.round_mantissa(x.numpy(), 7), x.bfloat16().float())

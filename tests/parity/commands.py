@@ -1,4 +1,4 @@
-"""Helpers shared by the tests of the command line; the fixtures are in conftest.py."""
+"""Helpers for tests of the command line. The fixtures are in conftest.py."""
 
 import melfront
 from melfront.parity.signals import SIGNALS
@@ -8,7 +8,7 @@ FEATURES = melfront.log_mel(SPEECH, n_mels=80, pad_to=None)
 
 
 def assert_one_line(result, *words):
-    """Exit status 2, and one line on stderr that names the input."""
+    """Assert exit status 2 and one line on stderr that contains these words."""
     status, out, err = result
     assert status == 2, (out, err)
     assert out == ""

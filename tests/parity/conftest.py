@@ -1,6 +1,6 @@
-"""The command line for all of these tests, with a clip and files of it; and one thread.
+"""Fixtures: the command line, a clip, and files of its features.
 
-Their tensors are small, and threads would only wait.
+The tests run on one thread: their tensors are too small for more.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from melfront.parity.__main__ import main
 
 
 def pytest_pycollect_makemodule():
-    """All of these tests hear the sample clip, a .flac: without soundfile the folder is skipped."""
+    """Skip the folder without soundfile: these tests read the sample clip, a .flac file."""
     pytest.importorskip("soundfile")
 
 
@@ -52,7 +52,7 @@ def wrong(tmp_path):
 
 @pytest.fixture
 def run(capsys):
-    """The command line in this process: exit status, stdout, stderr."""
+    """Run the command line in this process: exit status, stdout, stderr."""
 
     def call(*arguments):
         try:
@@ -67,5 +67,5 @@ def run(capsys):
 
 @pytest.fixture
 def compare(run, clip):
-    """`compare` of files that were made from the clip, at its own length."""
+    """`compare` for files made from the clip without padding."""
     return lambda *arguments: run("compare", *arguments, "--audio", clip, "--pad-to", "none")

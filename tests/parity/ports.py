@@ -1,4 +1,4 @@
-"""Right ports of the front end and the encoder that sum in other orders than ours."""
+"""Correct ports of the front end and the encoder that sum in a different order."""
 
 from __future__ import annotations
 
@@ -68,20 +68,20 @@ def transformers_numpy(x: np.ndarray, length: int, n_mels: int) -> np.ndarray:
 
 
 def einsum(x: np.ndarray, length: int, n_mels: int) -> np.ndarray:
-    """NumPy in float32, the filters summed one by one."""
+    """NumPy in float32, with each filter summed by einsum."""
     s = np.fft.rfft(framed(x, length)).astype(np.complex64)
     power = s.real * s.real + s.imag * s.imag
     return finish(np.einsum("mk,fk->mf", bank(n_mels), power, optimize=False))
 
 
 def magnitude_squared(x: np.ndarray, length: int, n_mels: int) -> np.ndarray:
-    """The magnitude squared again, and the matrix product transposed."""
+    """Square the magnitude, and transpose the matrix product."""
     s = np.fft.rfft(framed(x, length)).astype(np.complex64)
     return finish((np.abs(s) ** 2 @ bank(n_mels).T).T)
 
 
 def natural_log(x: np.ndarray, length: int, n_mels: int) -> np.ndarray:
-    """torch.stft, ln over ln 10, and x / 4 + 1."""
+    """torch.stft, ln(x) / ln(10), and x / 4 + 1."""
     clip, window = torch.from_numpy(padded(x, length)), torch.from_numpy(HANN)
     s = torch.stft(clip, 400, 160, window=window, return_complex=True)
     power = torch.view_as_real(s[:, :-1]).square().sum(-1)
@@ -122,7 +122,7 @@ FRONT_ENDS: dict[str, Port] = {
 
 
 def matrix_dft(x: np.ndarray, length: int, n_mels: int) -> np.ndarray:
-    """The DFT as a matrix product in float32: right, but noisier than an FFT."""
+    """The DFT as a matrix product in float32: correct, but noisier than an FFT."""
     angle = 2 * np.pi * (np.outer(np.arange(400), np.arange(201)) % 400) / 400
     frames = framed(x, length)
     power = (frames @ np.cos(angle).astype("f4")) ** 2 + (frames @ np.sin(angle).astype("f4")) ** 2
@@ -135,13 +135,13 @@ Encoder = Callable[[WhisperEncoder, Tensor], Tensor]  # model, mel (B, M, F) -> 
 
 
 def blocked_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Sum over the channels in pieces of 7, as a kernel with small tiles does."""
+    """Sum over the channels in pieces of 7, like a kernel with small tiles."""
     y = sum(a @ b.T for a, b in zip(x.split(7, -1), weight.split(7, -1), strict=True))
     return y if bias is None else y + bias
 
 
 def permuted_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Sum over the channels in another order."""
+    """Sum over the channels in a permuted order."""
     order = torch.randperm(x.shape[-1], generator=torch.Generator().manual_seed(3))
     return functional.linear(x[..., order], weight[:, order], bias)
 
@@ -203,11 +203,11 @@ def in_type(model: WhisperEncoder, dtype: str) -> WhisperEncoder:
     return WhisperEncoder.from_weights(model.config, weights)
 
 
-# --- wrong ones -----------------------------------------------------------------------------------
+# --- wrong ports ----------------------------------------------------------------------------------
 
 
 def as_float32(stages: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Stages as a float32 port dumps them: complex64 for the spectrum, float32 for the rest."""
+    """Convert stages to the dtypes of a float32 port: complex64 for the spectrum, else float32."""
     return {
         name: x.astype(np.complex64 if np.iscomplexobj(x) else np.float32)
         for name, x in stages.items()

@@ -1,4 +1,4 @@
-"""Broken, mistyped or unrelated input: a clear verdict, or one line and no traceback."""
+"""Broken, mistyped or unrelated input gives a clear verdict or a one-line error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MISTAKE_KEYS = {"name", "sentence", "residual"}
 
 
 def assert_contract(text):
-    """The JSON of the design's contract; extra keys are allowed."""
+    """Check the documented form of the JSON report. Extra keys are allowed."""
 
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
@@ -80,7 +80,7 @@ def test_wrong(compare, wrong):
 
 
 def test_noisy_is_a_failure(compare, tmp_path):
-    """Five units of noise, which is between 2 and 10 whatever this CPU's unit is."""
+    """Five units of noise: between the limits of 2 and 10, whatever a unit is on this CPU."""
     noise = np.random.default_rng(1).normal(0, 1e-4, FEATURES.shape).astype(np.float32)
     np.savez(tmp_path / "mine.npz", features=FEATURES + noise)
     units = assert_contract(compare(tmp_path / "mine.npz", "--json")[1])["stages"][0]["noise"]
@@ -139,8 +139,8 @@ def test_not_finite_in_a_sample(run, clip, tmp_path):
     assert assert_contract(out)["stages"][0]["verdict"] == "WRONG"
 
 
-def test_silence_that_is_not_silent(run, tmp_path):
-    """A reference of zeros, which has no scale."""
+def test_tiny_error_in_silence(run, tmp_path):
+    """A reference of zeros has no scale."""
     soundfile.write(tmp_path / "silence.wav", np.zeros(4001), 16_000)
     options = ("--audio", tmp_path / "silence.wav", "--pad-to", "none")
     truth = parity.trace(np.zeros(4001, np.float32), n_mels=80, pad_to=None)
@@ -152,17 +152,17 @@ def test_silence_that_is_not_silent(run, tmp_path):
     assert run("compare", tmp_path / "mine.npz", *options)[0] == 1
 
 
-# --- files that are not there, names that are wrong -----------------------------------------------
+# --- missing files, wrong names -------------------------------------------------------------------
 
 
-def test_a_missing_file(run, tmp_path, right):
+def test_missing_file(run, tmp_path, right):
     assert_one_line(run("compare", tmp_path / "no.npz"), "no.npz", "no such file")
     assert_one_line(run("compare", right, tmp_path / "no.npz"), "no.npz")
     assert_one_line(run("compare", right, "--audio", tmp_path / "no.wav"), "no.wav")
     assert_one_line(run("dump", tmp_path / "no.wav", "-o", tmp_path / "dump.npz"), "no.wav")
 
 
-def test_a_folder_without_arrays(compare, tmp_path):
+def test_no_tensors(compare, tmp_path):
     (tmp_path / "folder").mkdir()
     assert_one_line(compare(tmp_path / "folder"), "folder", "no tensors")
     np.savez(tmp_path / "mine.npz")
@@ -174,7 +174,7 @@ def test_a_folder_without_arrays(compare, tmp_path):
 @pytest.mark.parametrize(
     ("name", "near"), [("featurs", "features"), ("last_hidden", "last_hidden_state"), ("qqq", "")]
 )
-def test_an_unknown_stage(compare, run, tmp_path, clip, name, near):
+def test_unknown_stage(compare, run, tmp_path, clip, name, near):
     np.savez(tmp_path / "mine.npz", **{name: FEATURES})
     assert_one_line(compare(tmp_path / "mine.npz"), name, near, "parity stages")
     out = tmp_path / "dump.npz"
@@ -182,7 +182,7 @@ def test_an_unknown_stage(compare, run, tmp_path, clip, name, near):
     assert not out.exists()
 
 
-def test_an_encoder_stage_without_a_model(compare, tmp_path):
+def test_encoder_stage_without_a_model(compare, tmp_path):
     for name in ("ln_post", "last_hidden_state", "block.0.attn.q", "hidden_states.1"):
         np.savez(tmp_path / "mine.npz", **{name: np.zeros((11, 26), np.float32)})
         assert_one_line(compare(tmp_path / "mine.npz"), "--model")
@@ -218,14 +218,14 @@ def test_wrong_options(run, right, tmp_path, options, words):
 # --- unrelated tensors ----------------------------------------------------------------------------
 
 
-def test_another_clip(run, clip, tmp_path):
+def test_different_clip(run, clip, tmp_path):
     mine, other = tmp_path / "mine.npz", tmp_path / "other.wav"
     soundfile.write(other, SPEECH[::-1], 16_000, subtype="FLOAT")
     dump(mine, clip, n_mels=80, pad_to=None)
     dump(tmp_path / "other.npz", other, n_mels=80, pad_to=None)
     assert_one_line(run("compare", mine, "--audio", other), "clip.wav", "other.wav", "--audio")
     assert_one_line(run("compare", mine, tmp_path / "other.npz"), "differ in the clip")
-    # Without metadata only the numbers can tell, and no mistake fits them.
+    # Without metadata, only the numbers differ, and no known mistake explains them.
     np.savez(tmp_path / "bare.npz", features=FEATURES)
     status, out, _ = run("compare", tmp_path / "bare.npz", tmp_path / "other.npz")
     assert status == 1
@@ -233,7 +233,7 @@ def test_another_clip(run, clip, tmp_path):
     assert "none of the known mistakes" in out
 
 
-def test_another_model(run, clip, tmp_path):
+def test_different_model(run, clip, tmp_path):
     mine, quiet = tmp_path / "mine.npz", tmp_path / "quiet.npz"
     toy = SIGNALS["toy"].make()
     soundfile.write(clip, toy, 16_000, subtype="FLOAT")
@@ -243,7 +243,7 @@ def test_another_model(run, clip, tmp_path):
     assert_one_line(run("compare", mine, quiet), "differ in the model")
 
 
-def test_other_features(run, clip, tmp_path):
+def test_different_options(run, clip, tmp_path):
     dump(tmp_path / "80.npz", clip, n_mels=80, pad_to=None)
     dump(tmp_path / "128.npz", clip, n_mels=128, pad_to=None)
     dump(tmp_path / "openai.npz", clip, n_mels=80, pad_to=None, convention="openai")
@@ -255,7 +255,7 @@ def test_other_features(run, clip, tmp_path):
     assert "shape (80, 37), expected (128, 37)" in out
 
 
-def test_one_frame_too_many(compare, tmp_path):
+def test_wrong_number_of_frames_or_bins(compare, tmp_path):
     for change in (lambda x: np.pad(x, ((0, 0), (0, 1))), lambda x: x[:, 1:], lambda x: x[:79]):
         features = change(FEATURES)
         np.savez(tmp_path / "mine.npz", features=features)
@@ -276,8 +276,8 @@ def test_one_frame_too_many_is_named(compare, tmp_path):
         assert "no frame dropped" in out
 
 
-def test_tensors_of_torch_that_need_work():
-    """Tensors with a gradient, views and others of torch are accepted as they are."""
+def test_torch_tensors():
+    """Tensors that require gradients are accepted; integers are not."""
     tensor = torch.from_numpy(FEATURES.copy()).requires_grad_()
     assert parity.compare({"features": tensor}, audio=SPEECH, pad_to=None).ok
     with pytest.raises(parity.ParityError, match="int32"):

@@ -1,4 +1,4 @@
-"""The command line: usage, output, and files that cannot be written, read or held in memory."""
+"""The command line: usage, output, and files that cannot be read, written or loaded."""
 
 import subprocess
 import sys
@@ -43,8 +43,8 @@ def test_usage(run, tmp_path):
         ["mistakes", "--table", ""],
     ],
 )
-def test_empty_names(run, right, monkeypatch, arguments):
-    """An unset shell variable gives an empty value, which as a path is the current folder."""
+def test_empty_arguments(run, right, monkeypatch, arguments):
+    """An unset shell variable gives an empty value, which as a path means the current folder."""
     monkeypatch.chdir(right.parent)
     np.save("features.npy", FEATURES)
     result = run(*(right if argument == "MINE" else argument for argument in arguments))
@@ -52,7 +52,7 @@ def test_empty_names(run, right, monkeypatch, arguments):
 
 
 @pytest.mark.parametrize("text", ["xyz", "-1", "0", "nan", "inf", ""])
-def test_seconds_that_are_none(run, right, text):
+def test_invalid_seconds(run, right, text):
     assert_one_line(run("compare", right, "--pad-to", text), "expected seconds above 0, or none")
 
 
@@ -66,14 +66,14 @@ def test_seconds_that_are_none(run, right, text):
         (["--pad-to", "1e300"], ["--pad-to 1e+300", "3600"]),
     ],
 )
-def test_sizes_that_no_memory_holds(run, right, tmp_path, options, words):
+def test_sizes_beyond_the_limits(run, right, tmp_path, options, words):
     assert_one_line(run("compare", right, *options), *words)
     assert_one_line(run("dump", "-o", tmp_path / "dump.npz", *options), *words)
     assert list(tmp_path.iterdir()) == [right]
 
 
 @pytest.mark.parametrize(("key", "value"), [("n_mels", "100000000"), ("pad_to", "1e300")])
-def test_sizes_that_a_file_asks_for(run, tmp_path, key, value):
+def test_sizes_beyond_the_limits_in_a_file(run, tmp_path, key, value):
     path = tmp_path / "mine.safetensors"
     save_file({"features": FEATURES}, path, metadata={key: value})
     assert_one_line(run("compare", path), f"{key} '{value}'", "1000" if key == "n_mels" else "3600")
@@ -88,7 +88,7 @@ def test_sizes_that_a_file_asks_for(run, tmp_path, key, value):
         (PermissionError(13, "Denied", "a/b.npz"), 2, "parity: a/b.npz: Denied"),
     ],
 )
-def test_what_comes_up_in_the_middle(run, right, monkeypatch, error, status, words):
+def test_errors_during_the_comparison(run, right, monkeypatch, error, status, words):
     def fail(*_, **__):
         raise error
 
@@ -103,15 +103,15 @@ def test_what_comes_up_in_the_middle(run, right, monkeypatch, error, status, wor
 
 @pytest.mark.parametrize("content", [b"\x80\x04random", b"PK, a letter", b"a letter", bytes(9)])
 @pytest.mark.parametrize("name", ["features.npz", "features.npy"])
-def test_what_numpy_did_not_write(compare, tmp_path, content, name):
-    """NumPy takes any unknown file for a pickle; these contain none."""
+def test_files_not_written_by_numpy(compare, tmp_path, content, name):
+    """NumPy takes any unknown file for a pickle, so the message must not mention pickles."""
     (tmp_path / name).write_bytes(content)
     assert_one_line(compare(tmp_path / name), name, f"not a {name[-4:]} file, whatever its name")
     save_file({"features": FEATURES}, tmp_path / name)
     assert_one_line(compare(tmp_path / name), name, f"not a {name[-4:]} file, whatever its name")
 
 
-def test_an_archive_of_something_else(compare, tmp_path):
+def test_archive_without_arrays(compare, tmp_path):
     for name in ("notes.txt", "metadata"):
         with zipfile.ZipFile(tmp_path / "mine.npz", "w") as archive:
             archive.writestr(name, "hello")
@@ -119,7 +119,7 @@ def test_an_archive_of_something_else(compare, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors", "npy"])
-def test_a_file_that_may_not_be_read(compare, tmp_path, suffix, monkeypatch):
+def test_unreadable_file(compare, tmp_path, suffix, monkeypatch):
     path = tmp_path / f"features.{suffix}"
     np.save(tmp_path / "features.npy", FEATURES)
     np.savez(tmp_path / "features.npz", features=FEATURES)
@@ -128,22 +128,22 @@ def test_a_file_that_may_not_be_read(compare, tmp_path, suffix, monkeypatch):
     def refuse(name, *_, **__):
         raise PermissionError(13, "Permission denied", str(name))
 
-    monkeypatch.setattr(Path, "open", refuse)  # root may read everything: no chmod
+    monkeypatch.setattr(Path, "open", refuse)  # chmod has no effect for root
     monkeypatch.setattr(np, "load", refuse)
     assert_one_line(compare(path), f"{path}: cannot be read: Permission denied")
 
 
-def test_names_that_numpy_or_the_file_system_gave(compare, tmp_path):
+def test_default_names_of_numpy_and_file_names(compare, tmp_path):
     np.savez(tmp_path / "mine.npz", FEATURES)
     assert_one_line(compare(tmp_path / "mine.npz"), "arr_0", "np.savez(path, log_mel=...)")
     np.save(tmp_path / "mine.npy", FEATURES[0])
     assert_one_line(compare(tmp_path / "mine.npy"), "mine.npy", "file's name", "log_mel.npy")
-    for name in ("mine.npy", "log_mel.npy"):  # either name, if it looks like features
+    for name in ("mine.npy", "log_mel.npy"):  # any name is accepted for features
         np.save(tmp_path / name, FEATURES)
         assert compare(tmp_path / name)[0] == 0
 
 
-def test_nothing_runs_together(compare, tmp_path):
+def test_hints_are_separated(compare, tmp_path):
     for name, hint in (("qqq", ""), ("featurs", "did you mean features? ")):
         np.savez(tmp_path / "mine.npz", **{name: FEATURES})
         text = f"unknown stage {name!r}; {hint}`melfront parity stages` lists them"
@@ -162,10 +162,10 @@ OUTPUTS = [
 
 @pytest.fixture
 def no_work(monkeypatch):
-    """Fail if any work is begun: bad input has to be refused before it."""
+    """Fail if any work starts: bad input has to be refused first."""
 
     def fail(*_, **__):
-        raise AssertionError("the work was begun")
+        raise AssertionError("the work was started")
 
     for name in (
         "files.dump.dump",
@@ -177,7 +177,7 @@ def no_work(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", OUTPUTS)
-def test_a_folder_that_is_not_there(run, right, tmp_path, no_work, arguments):
+def test_missing_output_folder(run, right, tmp_path, no_work, arguments):
     out = tmp_path / "no" / arguments[-1]
     arguments = [right if argument == "MINE" else argument for argument in arguments]
     assert_one_line(run(*arguments[:-1], out), f"{arguments[-2]} {out}", "no such folder")
@@ -186,7 +186,7 @@ def test_a_folder_that_is_not_there(run, right, tmp_path, no_work, arguments):
 
 
 @pytest.mark.parametrize("arguments", OUTPUTS)
-def test_a_folder_that_may_not_be_written_to(run, right, tmp_path, no_work, monkeypatch, arguments):
+def test_unwritable_output_folder(run, right, tmp_path, no_work, monkeypatch, arguments):
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
 
@@ -198,7 +198,7 @@ def test_a_folder_that_may_not_be_written_to(run, right, tmp_path, no_work, monk
     assert list(tmp_path.iterdir()) == [right]
 
 
-def test_pages_are_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
+def test_pages_are_written_atomically(run, tmp_path, monkeypatch):
     out = tmp_path / "page.md"
     out.write_text("what was there before")
     monkeypatch.setattr("melfront.parity.pages.libraries_page.page", lambda *_: "new")
@@ -223,7 +223,7 @@ def test_pages_are_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
         out.write_text("what was there before")
 
 
-# --- the real command -----------------------------------------------------------------------------
+# --- the command in a new process -----------------------------------------------------------------
 
 
 def command(*arguments):
@@ -248,14 +248,14 @@ def test_status_of_the_process(right, wrong, clip, tmp_path):
     assert broken.stderr.count("\n") == 1
 
 
-def test_a_pipe_that_is_closed(tmp_path):
+def test_closed_pipe(tmp_path):
     script = f"{sys.executable} -m parity stages | head -1"
     done = subprocess.run(script, shell=True, cwd=CHECKOUT, capture_output=True, text=True)
     assert done.stdout.startswith("padded")
     assert done.stderr == ""
 
 
-def test_stages_are_listed(run):
+def test_list_of_stages(run):
     status, out, _ = run("stages")
     lines = out.splitlines()
     assert status == 0

@@ -1,4 +1,4 @@
-"""Every report says what one unit of noise is the error of."""
+"""Every report states what one unit of noise is."""
 
 import json
 from pathlib import Path
@@ -24,26 +24,26 @@ def features():
 
 
 def unit_of(report):
-    """The unit that all stages have, which the text names too."""
+    """The one unit of all stages, which the text also names."""
     (unit,) = {stage.unit for stage in report.stages}
     assert str(report).splitlines()[1] == unit_line(unit)
     assert unit_line(unit).endswith(UNITS[unit])
     return unit
 
 
-def test_of_a_computed_truth(features):
+def test_unit_of_a_computed_truth(features):
     report = parity.compare({"features": features}, **OPTIONS)
     assert unit_of(report) == "transformers"
     assert UNITS["transformers"] in report.to_json()
 
 
-def test_of_a_reference_that_publishes_its_noise(features, tmp_path):
+def test_unit_of_a_reference_with_its_own_noise(features, tmp_path):
     path = tmp_path / "truth.npz"
     dump(path, SPEECH, wanted=["features"], n_mels=80, pad_to=None)
     assert unit_of(parity.compare({"features": features}, path)) == "published"
 
 
-def test_of_another_programs_reference(features, tmp_path):
+def test_unit_of_a_foreign_reference(features, tmp_path):
     path = tmp_path / "theirs.safetensors"
     save_file({"features": features}, path)
     report = parity.compare({"features": features}, path, **OPTIONS)
@@ -52,16 +52,16 @@ def test_of_another_programs_reference(features, tmp_path):
     assert floor == foreign_floor(features) == FOREIGN_ULP * EPS["float32"] * rms(features)
 
 
-def test_of_single_steps():
-    """Forced, with every stage given, each is one step away from the one before."""
+def test_unit_of_single_steps():
+    """With `forced` and every stage given, each stage is one step from the previous one."""
     trace = parity.trace(**OPTIONS)
     report = parity.compare(trace, **OPTIONS, forced=True)
     assert report.ok, report
     assert unit_of(report) == "step"
 
 
-def test_of_a_mixture(tmp_path):
-    """Two references' stages in one file: the line names both units."""
+def test_units_of_a_mixture(tmp_path):
+    """If a file has stages of two references, the line names both units."""
     path = tmp_path / "truth.npz"
     trace = parity.trace(**OPTIONS)
     dump(path, SPEECH, wanted=["features"], n_mels=80, pad_to=None)
@@ -75,13 +75,13 @@ def test_of_a_mixture(tmp_path):
 @pytest.mark.parametrize(
     ("name", "module"), [("LIBRARIES.md", libraries_page), ("MISTAKES.md", mistakes_page)]
 )
-def test_of_the_pages(name, module):
+def test_pages_state_their_unit(name, module):
     text = Path(parity.__file__).with_name(name).read_text("utf-8")
     assert UNITS["transformers"] in module.HEAD
     assert text.startswith(module.HEAD)
 
 
-def test_of_what_is_committed():
+def test_manifest_states_its_unit():
     about = json.loads((HERE / "MANIFEST.json").read_text("utf-8"))["about"]
     assert unit_line("several CPUs") in about
     assert manifest()["about"] == about

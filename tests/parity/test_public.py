@@ -1,4 +1,4 @@
-"""What is public of the package, and that each name says what it takes and raises."""
+"""The package's public names, each documented with its arguments and errors."""
 
 import importlib
 import inspect
@@ -17,7 +17,7 @@ MODULES = [
 ]
 
 
-def test_dir_and_help_show_what_is_public():
+def test_dir_and_help_show_public_names():
     assert dir(parity) == sorted(parity.__all__)
     text = pydoc.plain(pydoc.render_doc(parity))
     for name in parity.__all__:
@@ -26,7 +26,7 @@ def test_dir_and_help_show_what_is_public():
 
 
 @pytest.mark.parametrize("name", parity.__all__)
-def test_every_public_name_says_what_it_is(name):
+def test_every_public_name_is_documented(name):
     doc = inspect.getdoc(getattr(parity, name))
     assert doc
     if inspect.isfunction(getattr(parity, name)):
@@ -36,7 +36,7 @@ def test_every_public_name_says_what_it_is(name):
 
 
 def test_no_module_hides_a_function():
-    """`parity.compare` is the function, whichever modules have been imported."""
+    """`parity.compare` stays the function after its modules have been imported."""
     public = {name: getattr(parity, name) for name in parity.__all__}
     for module in MODULES:
         importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""The fixture for other projects' test suites, run as they would run it."""
+"""The pytest fixture, run as other projects run it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_nothing():
 
 
 def run_pytest(folder):
-    """pytest in its own process, with no plugin but ours."""
+    """Run pytest in a new process with only our plugin."""
     environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPATH": str(CHECKOUT)}
     command = [
         sys.executable,
@@ -61,17 +61,17 @@ def run_pytest(folder):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
-def test_in_a_suite(tmp_path):
+def test_fixture_in_a_test_suite(tmp_path):
     (tmp_path / "test_port.py").write_text(SUITE)
     (tmp_path / "conftest.py").write_text(CONFTEST)
     done = run_pytest(tmp_path)
     assert "1 failed, 2 passed" in done.stdout, done.stdout + done.stderr
     assert "features  WRONG" in done.stdout
     assert "looks like: offset left out" in done.stdout
-    assert "compare_with" not in done.stdout  # our own lines are hidden from the traceback
+    assert "compare_with" not in done.stdout  # the traceback hides our own frames
 
 
-def test_a_suite_that_does_not_use_it_waits_for_nothing(tmp_path):
+def test_plugin_imports_nothing_heavy_until_used(tmp_path):
     (tmp_path / "test_nothing.py").write_text(LIGHT)
     done = run_pytest(tmp_path)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
@@ -117,5 +117,5 @@ def test_reference_of_a_batch():
         reference.check(features[::-1], "features")
 
 
-def test_the_sample_clip_is_the_default(sample):
+def test_default_clip_is_the_sample(sample):
     np.testing.assert_array_equal(Reference().audio, sample)

@@ -1,6 +1,6 @@
-"""A right port is never accused: other libraries, types, orders of the sums, batches.
+"""Correct ports pass: other libraries, dtypes, orders of summation, batches.
 
-The three tests marked slow are 1,000 runs: 600 and 50 of front ends, 350 of encoders.
+Three slow tests make 1,000 runs: 600 and 50 of front ends, 350 of encoders.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.signals import Signal, signals
 pytestmark = pytest.mark.filterwarnings("ignore:n_fft=400 is too large:UserWarning")
 
 DTYPES = ("float32", "float32", "float16", "bfloat16")
-# samples, ten frames: of one or two frames the noise is a handful of numbers, and says little.
+# samples, ten frames: the noise of one or two frames is too few numbers to be meaningful.
 SHORTEST = 1600
 
 
@@ -35,7 +35,7 @@ SHORTEST = 1600
 class FrontEndCase:
     port: str
     signal: Signal
-    spare: int  # samples of padding
+    spare: int  # padding in samples
     n_mels: int
     dtype: str
 
@@ -104,7 +104,7 @@ def test_named_conventions(sample, convention):
 
 @given(signal=signals(0.5, min_samples=SHORTEST), n_mels=st.sampled_from([80, 128]))
 @settings(max_examples=15)
-def test_matrix_dft_is_no_mistake(signal, n_mels):
+def test_matrix_dft_is_not_a_mistake(signal, n_mels):
     """A float32 DFT as a matrix product is up to three times noisier than an FFT, but not wrong."""
     x = signal.array()
     mine = ports.matrix_dft(x, len(x), n_mels)
@@ -144,7 +144,7 @@ class EncoderCase:
         mel = mel[: len(clips) if self.batched else 1].to(getattr(torch, self.dtype))
         port = ports.ENCODERS[self.port]
         if self.dtype != "float32" and self.port not in ("eager", "sdpa"):
-            port = ports.ENCODERS["ours"]  # the others round to 16 bits between their sums
+            port = ports.ENCODERS["ours"]  # the others round partial sums to 16 bits
         out = port(ports.in_type(model, self.dtype), mel)
         report = parity.compare({"last_hidden_state": out}, audio=audio, model=model)
         assert report.ok, report
@@ -175,7 +175,7 @@ def test_encoder_at_length(case):
 
 
 def right_stages(name: str, dtype: str) -> dict[str, torch.Tensor]:
-    """Every encoder stage of a right port in this type."""
+    """Every encoder stage of a correct port in this dtype."""
     config = MODELS[name].config
     audio = SIGNALS["toy"].make()[: config.n_frames * 160]
     mel = melfront.log_mel(audio, n_mels=config.n_mels, pad_to=config.n_frames / 100)
@@ -188,7 +188,7 @@ def right_stages(name: str, dtype: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ["toy", "toy-quiet"])
 @pytest.mark.parametrize("sampled", [False, True])
 def test_against_a_reference(tmp_path, name, dtype, sampled):
-    """A reference publishes float32 noise; 16-bit types have more."""
+    """A reference states the noise of float32; 16-bit types have more."""
     clip, path = tmp_path / "clip.wav", tmp_path / "truth.npz"
     soundfile.write(clip, SIGNALS["toy"].make(), 16_000, subtype="FLOAT")
     dump(path, clip, f"formula:{name}", sample=sampled)
@@ -199,7 +199,7 @@ def test_against_a_reference(tmp_path, name, dtype, sampled):
 @given(data=st.data(), name=st.sampled_from(sorted(MODELS)), dtype=st.sampled_from(DTYPES))
 @settings(max_examples=25)
 def test_forced(data, name, dtype):
-    """With any subset of the stages; with few, each is many steps from the one before."""
+    """With any subset of the stages; with few of them, each is many steps from the previous one."""
     stages = right_stages(name, dtype)
     wanted = data.draw(st.sets(st.sampled_from(list(stages)), min_size=1))
     given = {stage: tensor for stage, tensor in stages.items() if stage in wanted}

@@ -1,4 +1,4 @@
-"""A stage is looked up once, by its name, and knows its place from there on."""
+"""`Stage` resolves a name once and then knows its part, block, axes and order."""
 
 import copy
 import pickle
@@ -9,7 +9,7 @@ from melfront.parity import stages
 from melfront.parity.stages import BLOCK, FRONT_END, ParityError, Stage, of_encoder, stages_of
 
 
-def test_a_stage_is_its_name():
+def test_stage_equals_its_name():
     stage = Stage("block.3.attn.q")
     assert stage == "block.3.attn.q"
     assert {"block.3.attn.q": 1}[stage] == 1
@@ -20,7 +20,7 @@ def test_a_stage_is_its_name():
     assert Stage("mel").in_block(0) == "mel"
 
 
-def test_stages_compare_in_the_order_in_which_they_are_computed():
+def test_order_is_the_order_of_computation():
     every = [*FRONT_END, *of_encoder(12)]
     assert sorted(every, key=lambda stage: stage.order) == every
     assert len({stage.order for stage in every}) == len(every)
@@ -32,7 +32,7 @@ def test_time_axis():
     assert Stage("block.0.attn.scores").time_axis == 1
 
 
-def test_a_stage_is_frozen():
+def test_stage_is_frozen():
     stage = Stage("mel")
     with pytest.raises(AttributeError, match="frozen"):
         stage.block = 3
@@ -44,12 +44,12 @@ def test_a_stage_is_frozen():
 @pytest.mark.parametrize(
     "name", ["", "mell", "block", "block.0", "block.x.attn.q", "block.0.mel", "attn.q", "MEL"]
 )
-def test_an_unknown_name(name):
+def test_unknown_name(name):
     with pytest.raises(ParityError, match="unknown stage"):
         Stage(name)
 
 
-def test_a_block_that_the_model_does_not_have():
+def test_block_number_beyond_the_model():
     assert list(stages_of(["block.1.attn.q"], 2)) == ["block.1.attn.q"]
     assert list(stages_of(["block.999.attn.q"], None)) == ["block.999.attn.q"]
     for name in ("block.2.attn.q", "block.I.attn.q"):
@@ -57,7 +57,7 @@ def test_a_block_that_the_model_does_not_have():
             stages_of([name], 2)
 
 
-def test_the_list_has_every_stage():
+def test_listing_has_every_stage():
     lines = stages.listing().splitlines()
     names = [line.split()[0] for line in lines]
     assert names == [stage.in_block("I") for stage in [*FRONT_END, *of_encoder(1)]]

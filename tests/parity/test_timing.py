@@ -1,8 +1,8 @@
-"""How long a comparison may take: processor time of the whole process, imports and all.
+"""Upper bounds on the CPU time of a comparison: the whole process including imports.
 
-Processor time, because the clock says more of what else the machine does; on one thread, because
-a second one waits busily for a first that has to share its core; and in units of what importing
-torch or one pass of the encoder takes on the same machine, because the next one has another CPU.
+CPU time, because wall time depends on what else the machine does. One thread, because a second
+thread spins while the first waits for a core. In units of importing torch or of one pass of the
+encoder on the same machine, because CPUs differ.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.parity.ports import front_end_dump
 
 
 def processor_time(command):
-    """Seconds of processor time that a command takes, and its result."""
+    """Seconds of CPU time that a command takes, and its result."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         command,
@@ -41,7 +41,7 @@ def processor_time(command):
 
 
 def run(*arguments, status):
-    """Seconds of processor time that `melfront parity` takes, and its output."""
+    """Seconds of CPU time that `melfront parity` takes, and its output."""
     command = [sys.executable, "-m", "melfront.parity", *map(str, arguments)]
     seconds, done = processor_time(command)
     assert done.returncode == status, done.stdout + done.stderr
@@ -50,7 +50,7 @@ def run(*arguments, status):
 
 @pytest.fixture(scope="module")
 def importing_torch():
-    """Seconds of processor time, on this machine at its present load."""
+    """Seconds of CPU time on this machine at its current load."""
     return min(processor_time([sys.executable, "-c", "import torch"])[0] for _ in range(2))
 
 
@@ -69,28 +69,28 @@ def importing_torch():
         (["dump", "-o", "no/such/folder/dump.npz"], 2),
     ],
 )
-def test_help_and_usage_errors_at_once(arguments, status, importing_torch):
-    """A usage error is reported in less time than importing torch takes."""
+def test_help_and_usage_errors_are_immediate(arguments, status, importing_torch):
+    """They take less time than importing torch."""
     assert run(*arguments, status=status)[0] < importing_torch
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["symmetric window", "not in the catalogue"])
-def test_a_front_end_dump(tmp_path, sample, importing_torch, name):
+def test_time_for_a_front_end_dump(tmp_path, sample, importing_torch, name):
     known = name != "not in the catalogue"
     convention = mistakes.find(name if known else "no window").convention()
     stages = front_end_dump(sample, convention, n_mels=128, pad_to=30.0)
-    if not known:  # then all pairs are tried
+    if not known:  # so all pairs are tried
         stages = {"features": stages["features"] * np.float32(0.9)}
     np.savez(tmp_path / "mine.npz", **stages)
     seconds, out = run("compare", tmp_path / "mine.npz", status=1)
     print(f"{seconds:.1f} s, {seconds / importing_torch:.1f} times importing torch")
     assert (f"looks like: {name}" in out) == known, out
-    assert seconds <= 5 * importing_torch  # it would be 40 times on all frames
+    assert seconds <= 5 * importing_torch  # on all frames it would be 40 times
 
 
 def one_pass(model, mel):
-    """Seconds of processor time that the encoder takes, on one thread; the least of three."""
+    """Seconds of CPU time for one encoder pass on one thread: the minimum of three."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -106,12 +106,12 @@ def one_pass(model, mel):
 
 
 @pytest.mark.slow
-def test_the_last_hidden_state(tmp_path, sample):
-    """A hidden state that fits no entry, so that the encoder runs for every entry.
+def test_time_for_a_last_hidden_state(tmp_path, sample):
+    """A hidden state that matches no entry, so the encoder runs once per entry.
 
-    Three passes are allowed for each: a second, because some entries take more steps than ours,
-    and the front end, the truth in float64 and the imports are to be paid for; and a third for a
-    machine whose cores get slower as others compute. The encoder is tiny's first block.
+    The bound is three passes per entry: a second one covers slower entries, the front end, the
+    float64 truth and the imports; a third one covers cores that slow down when others are busy.
+    The encoder is the first block of tiny.
     """
     config = replace(SIZES["tiny"], n_audio_layer=1)
     model = WhisperEncoder.from_formula(config)

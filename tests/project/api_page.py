@@ -19,12 +19,12 @@ Every public name, with its docstring, as written by `python -m tests.project.ap
 
 
 def signature(name: str, function: Any) -> str:
-    """The call, on one line or with an argument a line."""
+    """The signature on one line, or with one argument per line if it is too long."""
     shown, previous = [], None
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is parameter.KEYWORD_ONLY and previous in (None, 1):
             shown.append("*")
-        default = getattr(parameter.default, "__name__", None)  # not where in memory it is
+        default = getattr(parameter.default, "__name__", None)  # repr would print an address
         text = str(parameter.replace(annotation=parameter.empty, default=parameter.empty))
         text += f": {parameter.annotation}" if parameter.annotation is not parameter.empty else ""
         if parameter.default is not parameter.empty:
@@ -59,7 +59,7 @@ def constant(name: str, value: Any) -> str:
 
 
 def members(module: ModuleType) -> list[str]:
-    """What a module defines: its `__all__`, or its functions and classes, in their order."""
+    """A module's `__all__`, or the functions and classes that it defines, in source order."""
     return getattr(module, "__all__", None) or [
         name
         for name, value in vars(module).items()
@@ -70,7 +70,7 @@ def members(module: ModuleType) -> list[str]:
 
 
 def methods(kind: type) -> list[str]:
-    """The documented functions that a class defines; not those that are its fields' defaults."""
+    """The documented methods of a class, without functions that are defaults of its fields."""
     return [
         name
         for name in vars(kind)
@@ -90,7 +90,7 @@ def described(module: ModuleType, level: int) -> Iterator[str]:
         elif not callable(value):
             yield constant(name, value)
         elif not inspect.isclass(value):
-            if value.__doc__ or level == 3:  # what a module holds for itself may have none
+            if value.__doc__ or level == 3:  # internal functions may lack one
                 yield f"{'#' * level} {name}\n"
                 yield function(name, value, where)
         else:

@@ -1,4 +1,4 @@
-"""The files that the READMEs' commands name: clips, checkpoints and the tensors of ports."""
+"""Create the files that the READMEs' commands use: clips, checkpoints and tensors of ports."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.signals import sample
 
 
 def stand_in(name: str) -> None:
-    """A checkpoint with formula weights in a folder of that name, which wins over the Hub."""
+    """Write formula weights to a local folder of this name, which takes precedence over the Hub."""
     config = SIZES[name.removeprefix("openai/whisper-")]
     if config.n_audio_layer <= 4:
         save_hf(name, config, WhisperEncoder.from_formula(config).state_dict())
         return
-    # All blocks have the first one's weights: of the same size in memory, but not in the file.
+    # All blocks share the first block's weights: full size in memory, but a small file.
     one = WhisperEncoder.from_formula(replace(config, n_audio_layer=1)).state_dict()
     weights = {
         f"model.encoder.{hf_name(key)}": one[re.sub(r"^blocks\.\d+", "blocks.0", key)]
@@ -38,7 +38,7 @@ def stand_in(name: str) -> None:
     Path(f"{name}/config.json").write_text(json.dumps(config.to_hf()))
 
 
-# Somebody's port, with the window of numpy.hanning.
+# A user's port that uses numpy.hanning, a symmetric window.
 PORT = """
 from dataclasses import replace
 
@@ -58,7 +58,7 @@ def symmetric_window() -> dict[str, np.ndarray]:
 
 
 def unscaled_scores() -> dict[str, np.ndarray]:
-    """Some stages of somebody's encoder that has forgotten to divide by sqrt(head_dim)."""
+    """Some stages of a port whose attention scores are not divided by sqrt(head_dim)."""
     inside = ["attn_ln", "attn.v", "attn.scores", "attn.context", "attn.out"]
     inside += ["attn_residual", "mlp_residual"]
     names = ["positions", *(f"block.0.{name}" for name in inside), "ln_post"]
@@ -90,7 +90,7 @@ def right_features_of_speech() -> dict[str, np.ndarray]:
 
 
 def prepare(text: str) -> None:
-    """Puts into the current folder what a block names."""
+    """Create in the current folder every file that a block of commands uses."""
     for name in set(re.findall(r"\w+/[\w./-]*\w\.\w+", text)):
         if (CHECKOUT / name).is_file():
             Path(name).parent.mkdir(parents=True, exist_ok=True)

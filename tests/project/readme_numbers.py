@@ -1,8 +1,8 @@
-"""The numbers in README's sentences, each from the file that the command below it writes.
+"""Update the numbers in README's sentences from their sources.
 
-`python -m tests.project.readme_numbers` writes them; a test compares. Lines of code are counted;
-all others are in a committed page: benchmarks/RESULTS.md, benchmarks/GPU.md, parity/LIBRARIES.md or
-parity/MISTAKES.md.
+`python -m tests.project.readme_numbers` writes them; a test compares. Line counts come from the
+code, everything else from a committed page: benchmarks/RESULTS.md, benchmarks/GPU.md,
+parity/LIBRARIES.md and parity/MISTAKES.md.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def lines_of_code() -> list[int]:
 
 
 def table(title: str) -> dict[str, list[str]]:
-    """A table of benchmarks/RESULTS.md: a row's name to its other cells; a line to none."""
+    """A table of benchmarks/RESULTS.md: row name -> the other cells, none for a line of text."""
     part = read("benchmarks/RESULTS.md").partition(f"**{title}**\n")[2].partition("\n**")[0]
     rows = [[cell.strip(" =") for cell in row.strip("|-").split("|")] for row in part.splitlines()]
     return {name: cells for name, *cells in rows}
 
 
 def ratios_of_time_and_memory() -> list[str]:
-    """Of one core, where the third column is ours over the row's."""
+    """Our time or memory over the other library's, on one core: the third column."""
     clip = table("log-mel, 8.1 s padded to 30 s, 1 core")
     large = table("encoder, large-v3, 4 blocks, batch 1, float32, 1 core")
     loading = table("load large-v3, 3.09 GB of float16, as float32, 1 core")
@@ -51,7 +51,7 @@ def ratios_of_time_and_memory() -> list[str]:
 
 
 def on_a_gpu() -> list[str]:
-    """How many hidden states, and the largest error of any dtype and attention, rounded up."""
+    """The number of hidden states, and the largest error over dtypes and attentions, rounded up."""
     row = r"large-v3 +(\w+) +transformers' \w+ +(\d+) +([\d.]+) "
     dtypes, counts, noise = zip(*re.findall(row, read("benchmarks/GPU.md")), strict=True)
     if set(dtypes) != {"float32", "bfloat16", "float16"} or len(set(counts)) != 1:
@@ -65,7 +65,7 @@ def libraries() -> list[int]:
 
 
 def mistakes() -> list[int]:
-    """How many are named first and alone in some column: in all, front end, encoder."""
+    """How many are named first and alone in at least one column: total, front end, encoder."""
     named = re.findall(r"(\d+) of \d+ mistakes are named first and", read("parity/MISTAKES.md"))
     front_end, encoder = map(int, named)
     return [front_end + encoder, front_end, encoder]
@@ -94,7 +94,7 @@ NUMBERS: list[tuple[str, Callable[[], list[int] | list[str]]]] = [
 
 
 def rewritten(text: str) -> str:
-    """The page with its numbers as they are now. Raises ValueError for a sentence it lacks."""
+    """The page with current numbers. Raises ValueError if a sentence is missing."""
     for pattern, numbers in NUMBERS:
         found = re.search(pattern.replace(" ", r"\s+"), text, flags=re.DOTALL)
         if found is None:

@@ -1,4 +1,4 @@
-"""How every command ends that cannot go on: one line on stderr, an exit status, no traceback."""
+"""How commands fail: one line on stderr, an exit status, no traceback."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ NO_MEMORY = [
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
 @pytest.mark.parametrize("command", ["melfront", "encoder", "parity mistakes"])
-def test_a_standard_stream_that_the_caller_closed(command, closed):
+def test_closed_standard_stream(command, closed):
     done = subprocess.run(
         f"{sys.executable} -m {command} {closed}", shell=True, cwd=CHECKOUT, capture_output=True
     )
@@ -45,8 +45,8 @@ def test_a_standard_stream_that_the_caller_closed(command, closed):
 @pytest.mark.parametrize(
     "command", ["melfront none.wav", "encoder none.wav", "parity dump none.wav"]
 )
-def test_a_refusal_is_not_printed_among_the_results(tmp_path, command):
-    """Where stderr is closed, Python would print to stdout what is for stderr."""
+def test_error_does_not_go_to_stdout(tmp_path, command):
+    """With stderr closed, a message must not end up on stdout."""
     command = f"{command} -o {tmp_path / 'out.npz'} 2>&-"
     done = subprocess.run(
         f"{sys.executable} -m {command}", shell=True, cwd=CHECKOUT, capture_output=True
@@ -56,7 +56,7 @@ def test_a_refusal_is_not_printed_among_the_results(tmp_path, command):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize("command", ["melfront", "encoder", "parity stages"])
-def test_a_disk_that_is_full(command):
+def test_full_disk(command):
     done = subprocess.run(
         f"{sys.executable} -m {command} >/dev/full", shell=True, cwd=CHECKOUT, capture_output=True
     )
@@ -67,7 +67,7 @@ def test_a_disk_that_is_full(command):
 
 @pytest.mark.parametrize("error", NO_MEMORY, ids=lambda error: str(error)[:40])
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
-def test_too_little_memory(command, error, monkeypatch, capsys):
+def test_out_of_memory(command, error, monkeypatch, capsys):
     def fail(_options):
         raise error
 
@@ -82,7 +82,7 @@ def test_too_little_memory(command, error, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
-def test_an_unknown_option_is_one_line_that_names_the_help(command, capsys):
+def test_unknown_option_gives_one_line_that_points_to_help(command, capsys):
     name = command.__name__.removesuffix(".__main__")
     words = ["kernel"] if command is benchmarks.__main__ else []
     words += ["stages"] if command is parity.__main__ else []
@@ -95,7 +95,7 @@ def test_an_unknown_option_is_one_line_that_names_the_help(command, capsys):
     assert (out, err) == ("", f"{prog}: unrecognized arguments: --frobnicate; see {prog} --help\n")
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+def test_files_are_written_atomically(tmp_path):
     path = tmp_path / "out.txt"
     for content in ("first", "second"):
         with replacing(path) as temporary:
@@ -115,8 +115,8 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
-    """safetensors writes files that only their owner may read."""
+def test_written_file_has_default_permissions(tmp_path):
+    """safetensors creates files that only their owner can read."""
     before = os.umask(0o027)
     try:
         with replacing(tmp_path / "out") as temporary:
@@ -127,7 +127,7 @@ def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
     assert (tmp_path / "out").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_invalid_output_path(tmp_path):
     with pytest.raises(UsageError, match="no such folder to write out into"):
         replacing(tmp_path / "none" / "out").__enter__()
     with pytest.raises(UsageError, match="a folder; expected the name of a file"):

@@ -1,4 +1,4 @@
-"""What one command prints or writes, the others take: every such name is tried as input."""
+"""Every name or file that one command prints or writes is accepted by the others as input."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def empty_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(capsys):
-    """A command of ours: what it printed. Asks that it exits with 0."""
+    """Run a command, assert that it exits with 0, and return its stdout."""
 
     def run(module, *words: str) -> str:
         try:
@@ -56,7 +56,7 @@ def write_clip(name: str, samples: int) -> str:
 
 
 @pytest.mark.parametrize("command", ["encoder", "dump"])
-def test_the_model_that_the_encoder_names(run, command):
+def test_model_name_printed_by_encoder_is_accepted(run, command):
     (name,) = re.findall(r"^model (\S+),", run(encoder), flags=re.MULTILINE)
     if command == "encoder":
         assert run(encoder, "--model", name) == run(encoder)
@@ -66,32 +66,32 @@ def test_the_model_that_the_encoder_names(run, command):
 
 
 @pytest.mark.parametrize("name", [f"formula:{name}" for name in ("tiny", "tiny/16", *TOYS)])
-def test_encoders_that_are_built_in(run, name):
-    """Written by one command, compared by the other without being told the model, and drawn."""
+def test_built_in_encoders(run, name):
+    """`encoder` writes hidden states; `compare` reads the model's name from the file."""
     assert f"model {name}," in run(encoder, "--model", name, "-o", "mine.safetensors")
     assert f"model {name}\n" in run(parity, "compare", "mine.safetensors")
     assert model_of_kernels("tiny", name, torch.float32, None).config.n_mels
 
 
-def test_the_picture_takes_a_built_in_encoder():
+def test_make_picture_accepts_a_built_in_encoder():
     assert reference_data.make_picture.main(["--model", "formula:tiny/128", "-o", "a.png"]) == 0
     assert Path("a.png").stat().st_size
 
 
-def test_sizes_that_a_refusal_lists(capsys):
+def test_unknown_model_error_lists_all_sizes(capsys):
     for command in (encoder, parity):
         words = ["dump", "-o", "a.npz"] if command is parity else []
         assert command.__main__.main([*words, "--model", "formula:enormous"]) == 2
-        said = capsys.readouterr().err
+        error = capsys.readouterr().err
         for name in (*SIZES, *TOYS):
-            assert re.search(rf"[ ,]{re.escape(name)},", said), (name, said)
+            assert re.search(rf"[ ,]{re.escape(name)},", error), (name, error)
 
 
 # Clips
 
 
 @pytest.mark.parametrize("clip", ["sample", "signal:speech", "signal:silence"])
-def test_clips_that_a_comparison_names(run, clip):
+def test_clip_name_printed_by_compare_is_accepted(run, clip):
     run(parity, "dump", clip, "--stages", "features", "-o", "truth.safetensors")
     out = run(parity, "compare", "truth.safetensors")
     (name,) = re.findall(r"^clip (\S+),", out)
@@ -99,20 +99,20 @@ def test_clips_that_a_comparison_names(run, clip):
     assert run(parity, "compare", "truth.safetensors", "--audio", name) == out
 
 
-def test_every_signal_by_the_name_that_a_refusal_gives_it(capsys):
+def test_unknown_signal_error_lists_all_signals(capsys):
     assert parity.__main__.main(["dump", "signal:nothing", "-o", "a.npz"]) == 2
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     for name in SIGNALS:
-        assert re.search(rf"\b{name}\b", said), name
+        assert re.search(rf"\b{name}\b", error), name
 
 
-@pytest.mark.parametrize("name", sorted(set(SIGNALS) - {"batch", "sample"}))  # two clips; its own
-def test_signals_by_the_name_that_a_comparison_gives_them(run, name):
+@pytest.mark.parametrize("name", sorted(set(SIGNALS) - {"batch", "sample"}))  # sample: below
+def test_compare_accepts_every_signal(run, name):
     run(melfront, f"signal:{name}", "-o", "mel.npz")
     assert run(parity, "compare", "mel.npz", "--audio", f"signal:{name}", "--pad-to", "30")
 
 
-def test_the_sample_by_name_and_by_the_path_that_is_printed(run):
+def test_sample_by_name_and_by_printed_path(run):
     out = run(melfront, "sample")
     (path,) = re.findall(r"^(\S+): 8\.10 s", out)
     assert run(melfront, path) == run(melfront) == out
@@ -121,7 +121,7 @@ def test_the_sample_by_name_and_by_the_path_that_is_printed(run):
     assert np.array_equal(melfront.load_audio("sample"), sample())
 
 
-def test_a_file_of_that_name_is_read_as_a_path(run):
+def test_path_to_a_file_named_sample(run):
     write_clip("sample.wav", 5000)
     Path("sample.wav").rename("sample")
     assert ": 0.31 s" in run(melfront, "./sample")
@@ -133,21 +133,21 @@ def test_a_file_of_that_name_is_read_as_a_path(run):
 
 @pytest.mark.parametrize("samples", [5003, LONG])
 @pytest.mark.parametrize("ending", ["npy", "npz", "safetensors"])
-def test_features_that_are_written_are_compared(run, samples, ending):
-    """The clip, the convention and the windows are found again; a .npy can say none of them."""
+def test_written_features_can_be_compared(run, samples, ending):
+    """`compare` reads clip, convention and windows from the file; a .npy cannot store them."""
     clip = write_clip("clip.wav", samples)
     for name in CONVENTIONS:
         out = run(melfront, clip, "--convention", name, "-o", f"mine.{ending}")
         (written,) = re.findall(r"written to (\S+)", out)
-        told = ("--audio", clip, "--convention", name) if ending == "npy" else ()
-        said = run(parity, "compare", written, *told)
-        assert said.startswith(f"clip {clip}, "), said
-        assert f"convention {name}\n" in said
-        assert ("its first 30 s" in said) == (samples == LONG)
+        options = ("--audio", clip, "--convention", name) if ending == "npy" else ()
+        printed = run(parity, "compare", written, *options)
+        assert printed.startswith(f"clip {clip}, "), printed
+        assert f"convention {name}\n" in printed
+        assert ("its first 30 s" in printed) == (samples == LONG)
 
 
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
-def test_hidden_states_of_a_long_clip_are_compared(run, ending):
+def test_hidden_states_of_a_long_clip_can_be_compared(run, ending):
     clip = write_clip("clip.wav", 8000)  # three windows of the toy
     out = run(encoder, clip, "--model", "formula:toy", "-o", f"mine.{ending}")
     (written,) = re.findall(r"written to (\S+):", out)
@@ -172,7 +172,7 @@ def test_a_wrong_first_window_is_still_wrong(run):
     assert parity.__main__.main(["compare", "mine.npz"]) == 1
 
 
-def test_a_single_array_that_is_no_features_needs_a_name(capsys):
+def test_npy_without_a_stage_name_is_refused(capsys):
     np.save("mine.npy", np.zeros((1500, 384), np.float32))
     assert parity.__main__.main(["compare", "mine.npy"]) == 2
     assert "rename it" in capsys.readouterr().err
@@ -185,7 +185,7 @@ def stages_of(text: str) -> list[str]:
     return [line.split()[0] for line in text.splitlines() if re.search(r"\S +\(.*\)", line)]
 
 
-def test_stages_that_are_listed_can_be_dumped(run):
+def test_every_listed_stage_can_be_dumped(run):
     names = stages_of(run(parity, "stages"))
     assert len(names) == 29, names
     for name in names:
@@ -196,12 +196,12 @@ def test_stages_that_are_listed_can_be_dumped(run):
         assert kept == {name.replace("I", str(i)) for i in range(2)} or kept == {name}
 
 
-def test_names_in_the_encoder_s_table_and_file_can_be_dumped(run):
+def test_every_stage_that_encoder_prints_or_writes_can_be_dumped(run):
     out = run(encoder, "--model", "formula:toy", "-o", "mine.safetensors")
     table = [name for name in stages_of(out) if name != "stage" and not name.endswith(":")]
     assert {"spectrum", "block.1.mlp_residual", "ln_post"} <= set(table)
     (written,) = re.findall(r"written to \S+: (.*)", out)
-    tensors = set(written.split(", ")) - {"attention_mask"}  # which is no stage
+    tensors = set(written.split(", ")) - {"attention_mask"}  # not a stage
     for name in [*table, *sorted(tensors)]:
         run(parity, "dump", "--model", "formula:toy", "--stages", name, "-o", "a.npz")
 
@@ -209,35 +209,35 @@ def test_names_in_the_encoder_s_table_and_file_can_be_dumped(run):
 # Benchmarks
 
 
-def test_slots_that_are_listed_have_a_template(run):
+def test_every_listed_slot_has_a_template(run):
     names = re.findall(r"^(\w+)\(", run(benchmarks, "kernel", "--list"), flags=re.MULTILINE)
     assert len(names) == 13, names
     for name in names:
         assert f"def {name}(" in run(benchmarks, "kernel", "--template", name)
 
 
-def test_works_that_a_refusal_lists_are_taken(capsys):
+def test_every_listed_work_is_accepted(capsys):
     from melfront.benchmarks.speed.cli import parse
 
     for command, works in WORKS.items():
         with pytest.raises(SystemExit):
             parse(command, ["--work", "nothing"])
-        said = capsys.readouterr().err
+        error = capsys.readouterr().err
         for work in works:
-            assert work in said
+            assert work in error
             assert parse(command, ["--work", work]).work == [work]
 
 
 @pytest.mark.parametrize("module", ["melfront", "encoder", "parity", "benchmarks"])
-def test_help_is_no_name(run, module):
+def test_help_shows_an_example(run, module):
     assert "example" in run(globals()[module], "--help").lower()
 
 
-# Audio of another scale
+# Audio outside [-1, 1]
 
 
-def test_a_clip_of_unit_variance_goes_all_the_way(run, capsys):
-    """What is refused names a switch that every command has; what they write says it was used."""
+def test_clip_of_unit_variance_with_no_check_range(run, capsys):
+    """Every command names --no-check-range in its error, accepts it, and records it in its file."""
     loud = sample() / sample().std() * 3
     assert abs(loud).max() > 10
     soundfile = pytest.importorskip("soundfile")

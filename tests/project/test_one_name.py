@@ -1,4 +1,4 @@
-"""In a checkout a package has two names and is one: `encoder` is `melfront.encoder`."""
+"""In a checkout, `encoder` and `melfront.encoder` are two names of the same module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import CHECKOUT
 from tests.environments import FOLDERS, environment, python_without
 
 ROOMS = [name for name in FOLDERS if name != "melfront"]
-# Importing these starts work, or needs what is not installed.
+# Importing these starts work or needs packages that are not installed.
 NOT_IMPORTED = r"benchmarks\.(examples\.|kernel\.(sandbox\.worker|child)$)"
 MODULES = [
     name
@@ -34,7 +34,7 @@ MODULES = [
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
-    """Runs a Python that nobody has installed melfront into."""
+    """Run a Python that does not have melfront installed."""
     python = python_without(tmp_path_factory.mktemp("bare"))
 
     def run(*arguments, cwd=CHECKOUT, path=""):
@@ -49,7 +49,7 @@ def bare(tmp_path_factory):
     return run
 
 
-# Every module by both names, in either order; then who is in sys.modules, and from which file.
+# Import every module by both names, in either order, then look for duplicates in sys.modules.
 BOTH = """
 import json, sys
 from importlib import import_module
@@ -75,7 +75,7 @@ print(json.dumps([len(ours), [file for file, ids in twice.items() if len(ids) > 
 
 
 @pytest.mark.parametrize("order", ["short", "long"])
-def test_every_module_and_class_is_one(bare, order):
+def test_no_module_or_class_exists_twice(bare, order):
     done = bare("-c", BOTH, CHECKOUT, order, *MODULES)
     assert done.returncode == 0, done.stderr
     ours, twice, wrong = json.loads(done.stdout)
@@ -98,7 +98,7 @@ def test_every_module_and_class_is_one(bare, order):
         ("benchmarks", "import benchmarks"),
     ],
 )
-def test_whatever_is_imported_first(bare, room, first):
+def test_any_import_order(bare, room, first):
     code = f"""
 {first}
 import {room}, melfront.{room}, {room}.__main__, sys
@@ -129,13 +129,13 @@ assert "torch" not in sys.modules
         "-m melfront.reference_data.make",
     ],
 )
-def test_commands_of_a_bare_checkout(bare, arguments):
+def test_commands_without_installation(bare, arguments):
     done = bare("-W", "error", *arguments.split(), "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "usage: " in done.stdout
 
 
-def test_a_module_that_is_not_there(bare):
+def test_missing_module(bare):
     for name in (
         "encoder.nothing",
         "melfront.encoder.nothing",
@@ -146,7 +146,7 @@ def test_a_module_that_is_not_there(bare):
         assert done.stderr.endswith(f"ModuleNotFoundError: No module named '{name}'\n")
 
 
-def test_a_pickle_names_the_long_name(bare):
+def test_pickle_contains_the_long_name(bare):
     code = "import pickle, sys; from {} import SIZES; {}"
     written = bare("-c", code.format("encoder", "print(pickle.dumps(SIZES['tiny']).hex())")).stdout
     assert b"melfront.encoder.config" in bytes.fromhex(written)
@@ -172,14 +172,14 @@ if __name__ == "__main__":
 """
 
 
-def test_processes_of_a_bare_checkout(bare, tmp_path):
+def test_multiprocessing_without_installation(bare, tmp_path):
     (tmp_path / "work.py").write_text(PROCESSES)
     done = bare(tmp_path / "work.py", path=CHECKOUT)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_module_of_somebody_else_keeps_its_name(bare, tmp_path):
-    """The checkout is on the path, but after a folder with an `encoder.py`."""
+def test_user_module_named_encoder_is_not_shadowed(bare, tmp_path):
+    """The checkout is on sys.path after a folder that contains an `encoder.py`."""
     (tmp_path / "encoder.py").write_text("WHOSE = 'theirs'\n")
     code = """
 import encoder, melfront, sys
@@ -194,7 +194,7 @@ assert "encoder.ops" not in sys.modules
         assert done.returncode == 0, done.stderr
 
 
-# What pyproject.toml says of it.
+# pyproject.toml
 
 
 def test_every_folder_is_in_the_wheel():
@@ -207,7 +207,7 @@ def test_every_folder_is_in_the_wheel():
     assert set(settings["setuptools"]["packages"]) == long
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows checks links out as files unless told to")
+@pytest.mark.skipif(os.name == "nt", reason="git on Windows checks symlinks out as files")
 def test_mypy_finds_every_package():
     settings = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["mypy"]
     links = {path.name: path.resolve() for path in (CHECKOUT / "typings" / "melfront").iterdir()}
@@ -215,7 +215,7 @@ def test_mypy_finds_every_package():
     assert set(settings["packages"]) == {"melfront"} | {f"melfront.{name}" for name in links}
 
 
-# The command.
+# Subcommands
 
 
 SUB_COMMANDS = {
@@ -226,7 +226,7 @@ SUB_COMMANDS = {
 }
 
 
-def test_sub_commands_are_the_commands(capsys, tmp_path, monkeypatch):
+def test_subcommands_match_the_commands(capsys, tmp_path, monkeypatch):
     main = melfront.__main__.main
     assert set(SUB_COMMANDS) == set(melfront.__main__.COMMANDS)
     for name, same in SUB_COMMANDS.items():
@@ -248,7 +248,7 @@ def test_sub_commands_are_the_commands(capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out.startswith("encoder: 8.10 s")
 
 
-def test_help_is_quick_and_leaves_torch_alone():
+def test_help_is_fast_and_does_not_import_torch():
     code = (
         "import sys, time; from melfront.__main__ import main\n"
         "try: main(['--help'])\n"

@@ -1,4 +1,4 @@
-"""What the project's host reads: the workflow, the citation and the issue forms."""
+"""The files that GitHub reads: the workflow, the citation and the issue forms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import CHECKOUT
 GITHUB = CHECKOUT / ".github"
 FORMS = sorted(path.name for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml"))
 FORMS.remove("config.yml")
-# Of GitHub's forms: what an element has to have, and what may be in its `attributes`.
+# GitHub's issue forms: the `attributes` that each type of element may have.
 ATTRIBUTES = {
     "markdown": {"value"},
     "input": {"label", "description", "placeholder", "value"},
@@ -34,7 +34,7 @@ def read(path: Path) -> Any:
 
 
 def texts(value: Any) -> list[str]:
-    """Every string in it."""
+    """Every string in a nested value."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):
@@ -42,9 +42,9 @@ def texts(value: Any) -> list[str]:
     return [text for child in value for text in texts(child)] if isinstance(value, list) else []
 
 
-def test_the_workflow_runs_what_a_change_must_pass():
+def test_workflow_runs_ci():
     workflow = read(GITHUB / "workflows" / "ci.yml")
-    assert set(workflow[True]) == {"push", "pull_request", "workflow_dispatch"}  # `on` is a boolean
+    assert set(workflow[True]) == {"push", "pull_request", "workflow_dispatch"}  # True: YAML's `on`
     (job,) = workflow["jobs"].values()
     commands = [step["run"] for step in job["steps"] if "run" in step]
     assert commands[-1] == ".ci/run"
@@ -58,10 +58,10 @@ def test_the_workflow_runs_what_a_change_must_pass():
         assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step.get("uses", "a/b@v1"))
 
 
-def test_the_citation_is_of_this_version():
+def test_citation_matches_pyproject():
     citation = read(CHECKOUT / "CITATION.cff")
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    assert set(citation) >= {"cff-version", "message", "title", "authors"}  # which the format needs
+    assert set(citation) >= {"cff-version", "message", "title", "authors"}  # required by the format
     assert citation["cff-version"] == "1.2.0"
     assert citation["version"] == project["version"] == melfront.__version__
     assert citation["license"] == project["license"]
@@ -69,7 +69,7 @@ def test_the_citation_is_of_this_version():
     assert citation["keywords"] == project["keywords"]
 
 
-def test_the_forms_ask_for_what_is_needed():
+def test_forms_require_what_a_maintainer_needs():
     assert FORMS == ["bug.yml", "kernel.yml", "port.yml"]
     required = {
         name: {
@@ -85,7 +85,7 @@ def test_the_forms_ask_for_what_is_needed():
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_a_form_is_one_that_the_host_takes(name):
+def test_form_is_valid_for_github(name):
     form = read(GITHUB / "ISSUE_TEMPLATE" / name)
     assert set(form) == {"name", "description", "labels", "body"}
     ids = [element["id"] for element in form["body"] if element["type"] != "markdown"]
@@ -97,8 +97,8 @@ def test_a_form_is_one_that_the_host_takes(name):
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_the_commands_of_a_form_exist(name, capsys):
-    """Every command in it has these sub-commands and options."""
+def test_commands_in_a_form_exist(name, capsys):
+    """Every command that a form quotes has the quoted subcommands and options."""
     text = "\n".join(texts(read(GITHUB / "ISSUE_TEMPLATE" / name)))
     commands = re.findall(r"(?m)(?:^ *|`)melfront ([a-z][^`\n]*)", text)
     assert commands

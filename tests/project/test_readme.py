@@ -1,10 +1,10 @@
-"""Every command and every block of every README runs, and prints what stands below it.
+"""Every command and every code block of every README runs and prints the output shown below it.
 
-A block of `python` runs in an empty folder that holds the files it names; `text` after it is what
-it prints. `sh` is commands, `console` a command with what it prints. Published checkpoints are
-stood in for by folders of that name with formula weights: they are the only files that a reader
-would not have who installs a wheel and stands in an empty folder, where `.ci/run` runs the
-commands again. The two that make a virtual environment it runs word for word.
+A `python` block runs in a temporary folder that contains only the files it names; a `text` block
+after it is the expected output. `sh` blocks contain commands, `console` blocks a command and its
+output. Folders with formula weights stand in for published checkpoints, the only files that a
+reader would download. `.ci/run` runs the commands again in an empty folder with the wheel
+installed, and the two commands that create a virtual environment word for word.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ PAGES = [
     "benchmarks/README.md",
     "reference_data/README.md",
 ]
-# Over 10 s each: the kernel's harness, every library, a trace of a whole encoder.
+# Over 10 s each: the kernel harness, all libraries, a trace of a whole encoder.
 SLOW = ("benchmarks kernel", "benchmarks frontend", "parity libraries", "stages.npz")
 INSTALLED = not Path(melfront.__file__).is_relative_to(CHECKOUT)
-# Not run as a block: it installs packages, works on the checkout for half an hour, or is run by
+# Not run as blocks: these install packages, work on the checkout for half an hour, or run in
 # `test_units_of_noise`.
 NOT_HERE = ["pip install", "reference_data.make ", "mine.safetensors"]
 NOT_HERE += ["wc -l"] if INSTALLED else []  # it counts the lines of the checkout's files
@@ -49,7 +49,7 @@ class Block(NamedTuple):
     page: str
     language: str
     text: str
-    shown: str  # what the page says that it prints
+    shown: str  # the expected output
 
     @property
     def title(self) -> str:
@@ -73,7 +73,7 @@ def blocks(page: str) -> list[Block]:
 
 
 def plain(commands: str) -> list[str]:
-    """One a line, without what is said of it."""
+    """One command per line, without comments."""
     return [re.sub(r"\s+#.*", "", line) for line in commands.strip().splitlines()]
 
 
@@ -81,7 +81,7 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 
 
 def params(*languages):
-    """The blocks that are run; of two with the same commands the first."""
+    """The blocks to run, without later ones that repeat the same commands."""
     once = {(b.language, *plain(b.text)): b for b in reversed(BLOCKS)}.values()
     return [
         pytest.param(
@@ -101,14 +101,15 @@ def empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-# Run it, and compare what it prints.
+# Run a block and compare its output.
 
 
 def run(command: str) -> tuple[int, str]:
-    """Exit status and output. Ours runs in this process, which has everything imported.
+    """Exit status and output of a command.
 
-    Where the packages are not the checkout's but installed from a wheel, it runs as a reader would.
-    A race is cut short: that its table is printed shows as well after a tenth of a second.
+    In a checkout, our own commands run in this process, which has everything imported. With an
+    installed wheel, they run in a process of their own, as a reader would run them. Benchmarks are
+    limited to 0.1 s: here only the table's form matters.
     """
     command = re.sub(r"benchmarks (frontend|encoder|load)\b", r"\g<0> --seconds 0.1", command)
     words, _, target = command.partition(" > ")
@@ -147,7 +148,7 @@ def assert_prints(shown: str, printed: str) -> None:
         assert like(expected, line), (expected, line)
 
 
-def test_every_block_has_its_test():
+def test_every_block_language_is_tested():
     languages = {block.language for block in BLOCKS}
     assert languages == {"python", "sh", "console", "c"}  # C: tests/reference_data/test_follow.py
     for page in PAGES[:3]:
@@ -177,7 +178,7 @@ def test_commands_with_what_they_print(block):
 
 
 def python_blocks(suite: bool):
-    """Those for a test suite of the reader's own, which name a fixture of ours, or the others."""
+    """The blocks for a reader's test suite, which use the plugin's fixtures, or the others."""
     return [p for p in params("python") if ("parity_" in p.values[0].text) == suite]
 
 
@@ -199,7 +200,7 @@ def test_python(block):
 
 @pytest.mark.numeric
 def test_a_suite_of_the_readers_own():
-    """The fixture, in a run of pytest of its own, with a port that is wrong; then its options."""
+    """Run pytest on a wrong port with the plugin's fixture, first without, then with options."""
     suite, options = (p.values[0] for p in python_blocks(suite=True))
     Path("my_port.py").write_text(PORT)
     Path("test_port.py").write_text(suite.text)
@@ -217,7 +218,7 @@ def test_a_suite_of_the_readers_own():
 
 
 def test_commands_in_the_text_have_these_options():
-    """What is no block: every --option of a page is one of the command's."""
+    """Every --option that a page mentions outside its blocks exists."""
     for page, module, subcommands in (
         ("parity/README.md", "parity", ("compare", "dump", "mistakes")),
         ("benchmarks/README.md", "benchmarks", ("kernel", "frontend", "encoder", "load")),
@@ -236,7 +237,7 @@ def test_commands_in_the_text_have_these_options():
             assert re.search(rf"{option}\b", known), f"{module} {name}: {option}"
 
 
-def test_the_two_commands_are_those_that_ci_runs():
+def test_ci_runs_the_two_setup_commands():
     commands = [b.text.strip() for b in blocks("README.md") if "venv" in b.text]
     make = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints.txt -e "
     assert commands == [
@@ -245,7 +246,7 @@ def test_the_two_commands_are_those_that_ci_runs():
     ]
 
 
-# Its numbers: those that `tests/project/readme_numbers.py` does not write.
+# Numbers that `tests/project/readme_numbers.py` does not write.
 
 
 def claim(pattern: str) -> tuple[str, ...]:
@@ -256,11 +257,11 @@ def claim(pattern: str) -> tuple[str, ...]:
 
 @pytest.mark.numeric
 def test_units_of_noise():
-    """The bounds hold on every CPU, though what is measured differs: ln_post 0.5 here, 1.0 there.
+    """The bounds hold on every CPU, although figures differ: ln_post is 0.5 on one, 1.0 on another.
 
-    Our features are the truth, rounded once: half an ulp at most, where one unit is four or more.
-    The noise of hidden states is our own encoder's, fed with the features of transformers; ours are
-    better, so that but for a chance of rounding it is at most one unit.
+    Our features are the float64 truth rounded once: at most half an ulp, where one unit is at least
+    four. One unit for hidden states is the error of our encoder on transformers' features; our own
+    features are more accurate, so we expect at most one unit, except for chance in rounding.
     """
     features, states = claim(
         r"Features are at most (\d\.\d+) units of noise from float64, "
@@ -278,7 +279,7 @@ def test_units_of_noise():
     assert max(noise.values()) <= float(states), noise
 
 
-def test_each_belief_has_its_test():
+def test_each_belief_has_a_test():
     rows = re.findall(r"\| \[`(\w+)`\]\(([\w/.]+)\) \|$", read("README.md"), flags=re.MULTILINE)
     section = read("README.md").partition("| people say |")[2].partition("\n\n")[0]
     assert len(rows) == len(section.splitlines()) - 2, "a row without a test"
@@ -292,7 +293,7 @@ def test_each_belief_has_its_test():
 
 @pytest.mark.parametrize("name", PAGES)
 def test_links(name):
-    """Every link to a file or folder of the repository leads to one."""
+    """Every link to a file or folder of the repository has a target."""
     for target in re.findall(r"\]\(([^)#]+)\)", read(name)):
         if "://" not in target:
             assert (CHECKOUT / name).parent.joinpath(target).exists(), target
@@ -303,9 +304,12 @@ def test_links(name):
 
 
 def test_the_picture_is_drawn_by_the_command_below_it():
-    shown, command = claim(
-        r"!\[[^]]*\]\(([\w/.]+)\) .*?`(python -m melfront.reference_data\.make_picture[^`]*)`"
+    found = re.search(
+        r"!\[[^]]*\]\(([\w/.]+)\) .*?`(python -m melfront.reference_data\.make_picture[^`]*)`",
+        " ".join(read("README.md").split()),
     )
+    assert found
+    shown, command = found.groups()
     assert (CHECKOUT / shown).stat().st_size < 150_000
     prepare(command)
     status, _ = run(command + " -o way.png")
@@ -327,12 +331,12 @@ def pins(file: str) -> dict[str, str]:
 
 
 def test_lower_bounds_are_those_that_ci_runs():
-    """Every requirement has a bound, and constraints-lowest.txt pins just that."""
+    """Every requirement has a lower bound, and constraints-lowest.txt pins exactly that version."""
     project = tomllib.loads(read("pyproject.toml"))["project"]
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras["test"], *extras["bench"]]
     bounds = dict(requirement.split(">=") for requirement in wanted)
     assert pins("constraints-lowest.txt") == bounds
     others = pins("constraints-newest.txt")
-    assert set(bounds) - set(others) == {"mypy", "ruff"}, "which check the code, and read no tensor"
+    assert set(bounds) - set(others) == {"mypy", "ruff"}, "both only check the source"
     assert set(others) <= set(bounds)

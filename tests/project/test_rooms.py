@@ -1,6 +1,6 @@
-"""Each package's modules: no import circle, few levels, short files and functions, small folders.
+"""The structure of each package: no import cycle, few levels, short files, small folders.
 
-Imports inside functions count, and so do those for types alone.
+Imports inside functions and type-checking imports count too.
 """
 
 import ast
@@ -14,18 +14,18 @@ LEVELS = {"melfront": 10, "encoder": 11, "parity": 8, "benchmarks": 13, "referen
 PACKAGES = tuple(LEVELS)
 FILES, LINES, FUNCTION = 12, 350, 50
 DATA = {".safetensors", ".wav"}
-KERNELS = CHECKOUT / "tests/benchmarks/kernels"  # data as well: a cheat a file
+KERNELS = CHECKOUT / "tests/benchmarks/kernels"  # data too: one cheat per file
 
 
 def modules(package):
-    """Dotted name to file. A package's __init__ has the name of the package."""
+    """Dotted name -> file. A package's `__init__.py` has the name of the package."""
     files = sorted((CHECKOUT / package).rglob("*.py"))
     names = [file.relative_to(CHECKOUT).with_suffix("").parts for file in files]
     return {".".join(n).removesuffix(".__init__"): f for n, f in zip(names, files, strict=True)}
 
 
 def imported(name, file, known):
-    """The modules of the package that this one imports."""
+    """The modules of the same package that a module imports."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -45,12 +45,12 @@ def package(request):
     return request.param
 
 
-def test_no_circle_and_few_levels(package):
+def test_no_import_cycle_and_few_levels(package):
     files = modules(package)
     graph = {name: imported(name, file, set(files)) for name, file in files.items()}
-    graph[package] = set()  # the package itself imports its public names lazily, from anywhere
+    graph[package] = set()  # __init__ imports public names lazily, from any level
     level = {}
-    for name in TopologicalSorter(graph).static_order():  # raises CycleError, which shows it
+    for name in TopologicalSorter(graph).static_order():  # raises CycleError
         level[name] = 1 + max((level[other] for other in graph[name]), default=0)
     assert max(level.values()) <= LEVELS[package], sorted(level, key=level.__getitem__)[-3:]
 
@@ -77,7 +77,7 @@ def test_tests_are_short():
         assert file.read_text("utf-8").count("\n") <= LINES, name
 
 
-def test_no_two_classes_have_one_name(package):
+def test_class_names_are_unique(package):
     names = [
         node.name
         for file in modules(package).values()

@@ -1,6 +1,6 @@
-"""Projects that have modules of our packages' names: theirs and ours both work.
+"""melfront works in projects that have their own modules named `encoder`, `parity` or `benchmarks`.
 
-The wheel is installed next to them, and nothing of the checkout can be found.
+The wheel is installed; the checkout cannot be imported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import melfront
 def my_log_mel(audio):
     return melfront.log_mel(audio, n_mels=80) - 1  # where 4 is added before dividing by 4
 """
-# A suite that tests their code, and holds their port to ours by the fixture of the plugin.
+# A test suite for the project's own code, which also compares its port by the plugin's fixture.
 SUITE = """
 {theirs}
 from port import my_log_mel
@@ -43,7 +43,7 @@ import pytest
 def parity_options():
     return {"n_mels": 80}
 """
-# Ours and theirs in one program, in the processes that it starts, and in what it pickles.
+# A program that uses our and its own modules, in child processes and in pickles too.
 WORK = """
 import multiprocessing, pickle, subprocess, sys
 from pathlib import Path
@@ -93,7 +93,7 @@ def layer_norm(x, weight, bias, eps=1e-5):
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 """
 WHOSE = "WHOSE = 'theirs'\n"
-# Path -> text, and what of it is imported.
+# Name -> the project's own files, and the modules to import from them.
 PROJECTS = {
     "encoder.py, parity.py": (["encoder.py", "parity.py"], ["encoder", "parity"]),
     "benchmarks and reference_data": (
@@ -137,7 +137,7 @@ def project(request, tmp_path):
 @pytest.fixture
 def run(project):
     def run(python, *arguments, path=""):
-        """Output and exit status of a program in the project."""
+        """Run a program in the project's folder."""
         command = [python.with_name(arguments[0]), *arguments[1:]]
         return subprocess.run(
             command, cwd=project, env=environment(path), capture_output=True, text=True
@@ -169,8 +169,8 @@ def test_theirs_and_ours(installed, run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("project", ["encoder.py, parity.py", CENTRAL], indirect=True)
-def test_processes_that_measure(installed, run):
-    """A kernel that uses their `encoder`, and a race, which has a process of its own."""
+def test_benchmarks_in_child_processes(installed, run):
+    """A kernel that imports the project's `encoder`, and a benchmark that starts a process."""
     quick = ["--depth", "1", "--seconds", "0.1", "--threads", "1"]
     done = run(installed, "melfront", "kernel", "layer_norm", "kernel.py", *quick)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
@@ -183,8 +183,8 @@ def test_processes_that_measure(installed, run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("project", projects(), indirect=True)
-def test_with_a_checkout_on_the_path(run, tmp_path_factory):
-    """Not installed at all, but found by PYTHONPATH: their names are still theirs."""
+def test_checkout_on_pythonpath(run, tmp_path_factory):
+    """With melfront not installed but on PYTHONPATH, the project's own modules still win."""
     checkout = copy_of_the_checkout(tmp_path_factory.mktemp("checkout"))
     python = python_without(tmp_path_factory.mktemp("python"))
     done = run(python, "python", "work.py", path=checkout)
@@ -195,7 +195,7 @@ def test_with_a_checkout_on_the_path(run, tmp_path_factory):
     assert "looks like: offset left out" in done.stdout
 
 
-def test_a_wheel_has_one_name(wheel, installed, tmp_path):
+def test_wheel_contains_only_melfront(wheel, installed, tmp_path):
     with zipfile.ZipFile(wheel) as file:
         names = [name for name in file.namelist() if ".dist-info/" not in name]
     assert {name.split("/")[0] for name in names} == {"melfront"}

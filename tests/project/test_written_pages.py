@@ -1,4 +1,4 @@
-"""What is written by a command is what the command would write now."""
+"""Generated pages are up to date."""
 
 import re
 from importlib import import_module
@@ -10,20 +10,20 @@ from tests.project import readme_numbers
 from tests.project.api_page import PACKAGES, PAGE, page
 
 
-def test_the_api_page_is_of_these_docstrings():
+def test_api_page_is_up_to_date():
     written = PAGE.read_text("utf-8")
     assert written == page(), "run python -m tests.project.api_page"
     assert " at 0x" not in written
 
 
-def test_every_public_name_is_on_the_page():
+def test_every_public_name_is_on_the_api_page():
     text = PAGE.read_text("utf-8")
     for package in PACKAGES:
         for name in import_module(package).__all__:
             assert re.search(rf"(?m)^(#+ [\w.]*|`)\b{name}\b", text), f"{package}.{name}"
 
 
-def test_numbers_of_the_readme():
+def test_numbers():
     """The command writes every one of them, whatever it finds there."""
     readme = readme_numbers.read("README.md")
     assert readme_numbers.rewritten(readme) == readme, "run python -m tests.project.readme_numbers"
@@ -42,12 +42,12 @@ def test_a_number_needs_its_sentence():
         readme_numbers.rewritten(readme)
 
 
-def test_every_mistake_is_named():
-    """MISTAKES.md has no mistake without a signal that names it, nor one that is gone."""
+def test_page_names_every_mistake():
+    """Every mistake on the page is named, and the catalogue has at least as many."""
     named = re.findall(
         r"(\d+) of (\d+) mistakes are named first and alone in at least one column",
         readme_numbers.read("parity/MISTAKES.md"),
     )
     assert len(named) == 2
-    assert all(some == all_ for some, all_ in named)
+    assert all(some == total for some, total in named)
     assert len(list(everything())) >= readme_numbers.mistakes()[0]

@@ -1,10 +1,10 @@
-/* The steps of reference_data/README.md, and a front end to take them with, in C alone.
+/* The steps of reference_data/README.md, and a front end to check with them, in plain C.
  *
  *     cc -O2 -o follow follow.c -lm      (positions.h: the README's lines for step 3)
  *     ./follow reference_data frontend/speech.80.safetensors [FOLDER]
  *
- * prints each stage's noise and ends in status 1 if one is above 2. Stages that this front end has
- * not, those of an encoder, are read from FOLDER/STAGE.f32, and left out where they are not there. */
+ * prints each stage's noise and exits with 1 if one is above 2. Encoder stages, which this front end
+ * does not compute, are read from FOLDER/STAGE.f32; missing files are skipped. */
 #include <math.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -14,7 +14,7 @@
 #include "positions.h"
 
 #ifndef WINDOW
-#define WINDOW 400 /* 399 is the symmetric window, a mistake */
+#define WINDOW 400 /* 399 gives the symmetric window, a mistake */
 #endif
 enum { N = 400, HOP = 160, K = N / 2 + 1, KEPT = 256 };
 
@@ -76,7 +76,7 @@ static const char *said(const char *header, const char *prefix, const char *stag
     return text ? text + 1 : NULL; /* after the quotation mark */
 }
 
-/* --- a front end, in float with its sums in double --- */
+/* --- a front end in float with sums in double --- */
 
 static uint64_t clips, length, n_mels, frames;
 
@@ -194,7 +194,7 @@ static uint64_t product(const char *sizes) {
     return all;
 }
 
-/* Steps 3 and 4: is the noise of `count` values of mine at most 2? */
+/* Steps 3 and 4: whether the noise of `count` values of `mine` is at most 2. */
 static int judge(const char *name, const char *entry, const float *mine, uint64_t count, double floor,
                  const char *sampled) {
     static uint64_t index[KEPT];

@@ -1,6 +1,6 @@
-"""Compare every right port, in this process, with the committed files; print JSON.
+"""Compare every correct port with the committed files, and print the noise as JSON.
 
-python -m tests.reference_data.right_ports    # under the variables of a setting
+python -m tests.reference_data.right_ports    # with the environment variables of a setting
 """
 
 import json
@@ -26,7 +26,7 @@ FEATURES = {name: ports.FRONT_ENDS[name] for name in NAMES} | {"openai": openai}
 
 
 def reports():
-    """(file, port, report) for each."""
+    """Yield (file, port, report)."""
     for n_mels in make.N_MELS:
         for name in (*signals.SHORT, "sample"):
             path = make.HERE / "frontend" / f"{name}.{n_mels}.safetensors"

@@ -1,4 +1,4 @@
-"""A right port passes against the committed files on any CPU and with any FFT."""
+"""A correct port passes against the committed files on any CPU and with any FFT."""
 
 import json
 import platform
@@ -17,47 +17,47 @@ from tests.parity.ports import finish
 
 pytestmark = pytest.mark.skipif(
     platform.system() != "Linux" or not torch.backends.mkl.is_available(),
-    reason="the settings are MKL's, and are made in Linux's way",
+    reason="the settings need MKL and Linux",
 )
 
 
-# MKL as it runs on each of three kinds of CPU. The fourth setting's FFT is that of `ours_numpy`.
+# MKL as it runs on three kinds of CPU. The FFT of the fourth setting is that of `ours_numpy`.
 CPUS = [setting for setting in floors.SETTINGS if setting.startswith("MKL")]
 
 
 @cache
 def noises(setting):
-    """File and port, then stage, to noise."""
+    """Noise by file and port, then by stage."""
     with TemporaryDirectory() as folder:
         return json.loads(floors.run(setting, ["-m", "tests.reference_data.right_ports"], folder))
 
 
 @pytest.mark.parametrize("setting", CPUS)
-def test_right_ports_pass(setting):
-    """For the features, all front-end stages, and the toy encoders."""
+def test_correct_ports_pass(setting):
+    """Features, all front-end stages, and the toy encoders."""
     for port, by_stage in noises(setting).items():
         for stage, error in by_stage.items():
             assert error <= noise.PASS_LIMIT["float32"], (port, stage)
 
 
 def test_settings_differ():
-    """Settings that compute the same would be one setting under several names."""
+    """Settings with the same results would be one setting under several names."""
     found = [tuple(noises(setting)["dc.80.safetensors, all stages"].values()) for setting in CPUS]
     assert len(set(found)) == (3 if torch.cpu._is_avx512_supported() else 2)
 
 
-def test_every_floor_says_where_it_was_measured():
+def test_files_name_the_settings_of_their_floors():
     for path in make.HERE.glob("*/*.safetensors"):
         held = tensors.read(path)
         if held.floors:
-            said = held.metadata[make.MEASURED_ON]
-            large = path.stem in ("medium", "large-v2", "large-v3")  # 9 GB, and hours for all four
+            settings = held.metadata[make.MEASURED_ON]
+            large = path.stem in ("medium", "large-v2", "large-v3")  # all four would take hours
             for word in ("torch", "MKL", "MKL generic" if large else ", ".join(floors.SETTINGS)):
-                assert word in said, path.name
+                assert word in settings, path.name
 
 
 def rough_fft(x):
-    """Frames (F, 400) to their spectrum (F, 201) as 20 x 20 transforms, every factor in float32."""
+    """Spectrum (F, 201) of frames (F, 400) by 20 x 20 transforms, every factor in float32."""
     w = np.exp(-2j * np.pi * np.arange(400) / 400).astype(np.complex64)
     i, j = np.ogrid[:20, :20]
     small = w[20 * (i * j) % 400]  # (20, 20)
@@ -68,13 +68,13 @@ def rough_fft(x):
 
 @pytest.mark.parametrize("n_mels", make.N_MELS)
 @pytest.mark.parametrize("name", [name for name in signals.SHORT if name != "batch"])
-def test_an_fft_that_none_of_the_floors_was_measured_with(name, n_mels):
+def test_fft_that_no_floor_was_measured_with(name, n_mels):
     path = make.HERE / "frontend" / f"{name}.{n_mels}.safetensors"
     truth = of_signal(name, n_mels).right_port(["windowed", "power"], "float32")
     spectrum = rough_fft(truth["windowed"])
     power = spectrum.real**2 + spectrum.imag**2
     scale = noise.rms(truth["power"])
-    assert noise.rms(power - truth["power"]) <= 1e-5 * scale  # it is a Fourier transform
+    assert noise.rms(power - truth["power"]) <= 1e-5 * scale  # a valid Fourier transform
     from melfront import mel_filters
 
     features = finish(mel_filters(n_mels).astype(np.float32) @ power.T)

@@ -1,4 +1,4 @@
-"""The README's steps, written in C and run on every file: they can be followed without Python."""
+"""The README's steps, implemented in C and run on every file: they do not need Python."""
 
 import re
 import shutil
@@ -28,7 +28,7 @@ FILES = [
 
 
 def build(folder: Path, *options: str) -> Path:
-    """follow.c, with the README's own lines for the sampled positions."""
+    """Compile follow.c with the README's own lines for the sampled positions."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler: there is no `cc` on the PATH")
@@ -62,7 +62,7 @@ def front_end_of(file: str) -> set[str]:
 
 @pytest.mark.parametrize("file", FILES)
 def test_every_file(follow, file):
-    """With a front end in C."""
+    """Our front end in C passes."""
     status, found = noises(follow, file)
     assert found.keys() == front_end_of(file) >= {"features"}
     assert status == 0, found
@@ -98,20 +98,20 @@ def test_sampled_stages_of_an_encoder(follow, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["frontend/speech.80", "frontend/sample.128", "encoder/base"])
-def test_a_wrong_front_end_is_seen(tmp_path, file):
-    """A symmetric window: from the stage `windowed` on."""
+def test_wrong_front_end_is_detected(tmp_path, file):
+    """A symmetric window is wrong from the stage `windowed` on."""
     status, found = noises(build(tmp_path, "-DWINDOW=399"), f"{file}.safetensors")
     assert status == 1
     wrong = {stage for stage, noise in found.items() if noise > 2}
     assert wrong >= found.keys() & {"windowed", "spectrum", "mel", "log", "features"}
 
 
-# What the steps rely on
+# Assumptions of the steps
 
 
 @pytest.mark.parametrize("name", signals.SIGNALS)
 def test_waveforms(name):
-    """Whole, once, with the same bits in both kinds of file, and with any reader of .wav."""
+    """Complete, with the same bits in both kinds of file and from every .wav reader."""
     held = load_file(make.HERE / "signals" / "waveforms.safetensors")
     clips = as_clips(signals.load(name)).arrays
     names = [name] if len(clips) == 1 else [f"{name}.{i}" for i in range(len(clips))]
@@ -125,14 +125,14 @@ def test_waveforms(name):
         assert path.read_bytes()[58:] == clip.astype("<f4").tobytes()
 
 
-def test_waveforms_are_those_of_the_signals():
+def test_waveforms_match_the_list_of_signals():
     names = {path.stem for path in (make.HERE / "signals").glob("*.wav")}
     assert names == load_file(make.HERE / "signals" / "waveforms.safetensors").keys()
     assert {name.removesuffix(".0").removesuffix(".1") for name in names} == set(signals.SIGNALS)
 
 
-def test_metadata_are_plain():
-    """No JSON within the JSON."""
+def test_metadata_is_flat():
+    """No value is nested JSON."""
     for path in make.HERE.glob("*/*.safetensors"):
         for key, text in tensors.read(path).metadata.items():
             assert not text.startswith(("{", "[")), (path.name, key)

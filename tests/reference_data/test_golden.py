@@ -1,4 +1,4 @@
-"""The committed files are those that the command makes and MANIFEST.json lists."""
+"""The committed files match what the command makes and what MANIFEST.json lists."""
 
 import hashlib
 import json
@@ -25,8 +25,8 @@ from melfront.reference_data import make, manifest
 FILES = sorted(make.HERE.glob("*/*.safetensors"))
 MANIFEST = json.loads((make.HERE / "MANIFEST.json").read_text(encoding="utf-8"))
 
-# Another CPU's float64 differs in the last bits, which a logarithm near its floor magnifies. What
-# is stored is rounded to float32, half an ulp. Both together are far below a unit of noise.
+# float64 differs between CPUs in the last bits, which a logarithm near its floor magnifies. Stored
+# values are rounded to float32, half an ulp. The sum is far below a unit of noise.
 RELATIVE, OF_LARGEST = 2.0**-22, 1e-8
 
 
@@ -38,7 +38,7 @@ def assert_same(mine, committed, name):
 
 
 def assert_same_file(made, path):
-    """made: tensors and metadata, as the functions of `make` return them."""
+    """`made`: tensors and metadata, as the functions of `make` return them."""
     arrays, about = made
     held = tensors.read(path)
     assert list(arrays) == sorted(held.tensors, key=list(arrays).index)
@@ -49,8 +49,8 @@ def assert_same_file(made, path):
         if not key.startswith((tensors.FLOOR, tensors.NORM)):
             assert about[key] == held.metadata[key], key
     for name, floor in held.floors.items():
-        # The committed floor is the largest of several settings, and up to six times the least.
-        # The noise measured on this machine is that of a right port, which passes up to twice it.
+        # The committed floor is the largest of several settings, up to six times the smallest.
+        # The noise measured here is that of a correct port, which may be up to twice the floor.
         ours = float(about[tensors.FLOOR + name])
         assert floor / 16 <= ours <= floor * 2, f"{path.name}: floor of {name}"
 
@@ -67,7 +67,7 @@ def test_manifest_lists_every_file():
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_hashes(path):
-    """Of the file and of each tensor's bytes; read by safetensors alone."""
+    """Hashes of each file and of each tensor's bytes, read only with safetensors."""
     entry = MANIFEST["files"][path.relative_to(make.HERE).as_posix()]
     data = path.read_bytes()
     assert len(data) == entry["bytes"]
@@ -80,7 +80,7 @@ def test_hashes(path):
         assert np.isfinite(values).all()
 
 
-def test_clip_is_the_hashed_one():
+def test_hashes_of_the_clips():
     data = SAMPLE.read_bytes()
     assert hashlib.sha256(data).hexdigest() == MANIFEST["sample.flac"]
     paths = (make.HERE / "signals").glob("*.wav")
@@ -91,7 +91,7 @@ def test_size():
     assert sum(path.stat().st_size for path in make.HERE.rglob("*") if path.is_file()) < 10e6
 
 
-def test_manifest_describes_what_is_there():
+def test_manifest_describes_the_signals():
     assert set(MANIFEST["signals"]) == set(signals.SIGNALS)
     for name, signal in signals.SIGNALS.items():
         assert MANIFEST["signals"][name]["formula"] == signal.formula
@@ -100,7 +100,7 @@ def test_manifest_describes_what_is_there():
     assert make.text_of(MANIFEST) + "\n" == (make.HERE / "MANIFEST.json").read_text("utf-8")
 
 
-# Signals, by the manifest's formulas in integers alone
+# Signals, from the manifest's formulas in integers only
 
 
 def splitmix64(text: str, count: int) -> list[int]:
@@ -148,7 +148,7 @@ FORMULAS = {
 
 @pytest.mark.parametrize("name", FORMULAS)
 def test_formulas(name):
-    """The clip inside the committed stage `padded`, bit for bit."""
+    """The formula gives the clip inside the committed stage `padded`, bit for bit."""
     padded = load_file(make.HERE / "frontend" / f"{name}.128.safetensors")["padded"]
     assert np.array_equal(padded[200:-200].astype(np.float64), FORMULAS[name]())
 
@@ -171,7 +171,7 @@ def test_front_end(name, n_mels):
 
 @pytest.mark.parametrize("n_mels", make.N_MELS)
 def test_sample_features(n_mels):
-    """They are the first frames of 30 s, bit for bit; all later frames equal their last one."""
+    """The first frames of 30 s, bit for bit; all later frames equal the last of them."""
     made = make.sample_features(n_mels)
     assert_same_file(made, make.HERE / "frontend" / f"sample.{n_mels}.safetensors")
     kept, whole = made[0]["features"], of_signal("sample", n_mels).front_end_truth["features"]
@@ -181,7 +181,7 @@ def test_sample_features(n_mels):
 
 @pytest.mark.parametrize("title", make.LIBRARIES)
 def test_libraries(title):
-    """Float32 rounds differently on other machines: equal to within the noise of two."""
+    """float32 results differ between machines: equal up to the noise of both."""
     library = libraries.find(title)
     if libraries.version(library.package) != MANIFEST["versions"][library.package]:
         pytest.skip(f"{library.package} {MANIFEST['versions'][library.package]} is not installed")
@@ -202,14 +202,14 @@ def test_toy(name):
 
 
 def test_toy_sizes_differ():
-    """No swapped axis can fit by chance."""
+    """So that no swapped axis can fit by chance."""
     c = TOY
     sizes = [c.n_mels, c.n_audio_ctx, c.head_dim, c.n_audio_mlp, c.n_audio_head, 2 * c.n_audio_ctx]
     assert len(set(sizes)) == len(sizes)
     assert all(any(n % p == 0 for p in (2, 7, 11, 13, 53)) for n in sizes)
 
 
-def test_quiet_toy_is_a_power_of_two_away():
+def test_quiet_toy_is_the_toy_scaled_by_a_power_of_two():
     loud, quiet = (load_model(f"formula:{name}").state_dict() for name in ("toy", "toy-quiet"))
     for name in checkpoint.shapes(TOY):
         factor = 128 if name.startswith(("conv1.", "conv2.", "positions")) else 1
@@ -217,7 +217,7 @@ def test_quiet_toy_is_a_power_of_two_away():
 
 
 def check_size(file, model):
-    """Float64 truth of every stage at the committed positions."""
+    """Compare the float64 truth of every stage at the committed positions."""
     held = tensors.read(make.HERE / "encoder" / f"{file}.safetensors")
     encoder = load_model(model)
     pipeline = of_signal("sample", encoder.config.n_mels, encoder, model)
@@ -250,13 +250,13 @@ def test_base():
 def test_tiny_en():
     folder = trained()
     if folder is None:
-        pytest.skip("whisper-tiny.en is not there; MELFRONT_SHARED names the folder that holds it")
+        pytest.skip("whisper-tiny.en is missing; MELFRONT_SHARED names the folder that contains it")
     check_size("tiny.en", str(folder))
 
 
 @pytest.mark.parametrize("size", make.SIZES)
-def test_sizes_are_whole(size):
-    """Every stage of every size is there, with its floor; the large ones are not run again."""
+def test_sizes_are_complete(size):
+    """Every size has all stages and floors. The large ones are not computed again."""
     from melfront.encoder import SIZES
 
     path = make.HERE / "encoder" / f"{size}.safetensors"
@@ -280,7 +280,7 @@ def test_sizes_are_whole(size):
 
 @pytest.mark.parametrize("n_mels", make.N_MELS)
 @pytest.mark.parametrize("name", signals.SHORT)
-def test_right_port_passes_against_every_file(name, n_mels):
+def test_correct_port_passes_against_every_file(name, n_mels):
     pipeline = of_signal(name, n_mels)
     port = pipeline.right_port([*stages.FRONT_END], "float32")
     report = compare(port, make.HERE / "frontend" / f"{name}.{n_mels}.safetensors")
@@ -289,7 +289,7 @@ def test_right_port_passes_against_every_file(name, n_mels):
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_right_toy_passes(name):
+def test_correct_toy_passes(name):
     pipeline = of_signal("toy", TOY.n_mels, load_model(f"formula:{name}"))
     port = pipeline.right_port(stages.of_encoder(2), "float32")
     report = compare(port, make.HERE / "encoder" / f"{name}.safetensors")
@@ -297,7 +297,7 @@ def test_right_toy_passes(name):
 
 
 def test_readme_example(monkeypatch):
-    """The example as printed, with our features in place of the dots."""
+    """The README's example with our features in place of the dots."""
     text = (make.HERE / "README.md").read_text("utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     monkeypatch.chdir(make.HERE.parent)

@@ -46,34 +46,34 @@ def test_unknown_options(command, arguments, capsys):
 
 
 def test_unknown_parts(capsys, monkeypatch):
-    """Before any part is made."""
+    """They are refused before any part is made."""
     monkeypatch.setattr(make, "make", lambda part: pytest.fail(part))
     assert ended(make, "toy", "tin", "") == 2
     assert_one_line(capsys, "tin", "tiny.en", "--help")
 
 
-def test_where_floors_cannot_be_measured(capsys, monkeypatch):
+def test_unsupported_system(capsys, monkeypatch):
     monkeypatch.setattr(make, "make", lambda part: pytest.fail(part))
     monkeypatch.setattr(floors, "can_be_measured", lambda: False)
     assert ended(make, "toy") == 2
     assert_one_line(capsys, "Linux", "cc")
 
 
-def test_a_part_whose_libraries_are_missing_stays(capsys, monkeypatch):
+def test_part_with_missing_libraries_is_kept(capsys, monkeypatch):
     monkeypatch.setattr(libraries, "version", lambda package: None)
     monkeypatch.setattr(make, "write", lambda *_: pytest.fail("written"))
     make.make("libraries")
     assert "what is committed stays" in capsys.readouterr().out
 
 
-def test_a_sample_without_its_program(capsys, monkeypatch):
+def test_make_sample_without_espeak(capsys, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert make_sample.main([]) == 2
     assert_one_line(capsys, "espeak-ng")
 
 
-def test_signals_are_made_again_bit_for_bit(tmp_path, monkeypatch):
-    """A file whose floors are raised to their present values does not change either."""
+def test_signals_are_reproduced_bit_for_bit(tmp_path, monkeypatch):
+    """The command writes the committed files again."""
     monkeypatch.setattr(make, "HERE", tmp_path)
     made = make.Path(make.__file__).parent / "signals"
     make.make("signals")
@@ -82,17 +82,17 @@ def test_signals_are_made_again_bit_for_bit(tmp_path, monkeypatch):
         assert (tmp_path / "signals" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_floors_are_raised_and_nothing_else_changes(tmp_path, monkeypatch):
+def test_raising_floors_changes_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "dc.80.safetensors"
     shutil.copy(make.HERE / "frontend" / path.name, path)
     arrays, about, dtype = make.parts_of(path)
     noise = {"log": 2 * float(about["floor.log"]), "mel": float(about["floor.mel"]) / 2}
     monkeypatch.setattr(floors, "largest", lambda paths: {str(p): noise for p in paths})
     make.raise_floors([path])
-    again, said, _ = make.parts_of(path)
+    again, raised, _ = make.parts_of(path)
     assert dtype == "float32"
     assert list(again) == list(arrays)
     assert all((again[name] == arrays[name]).all() for name in arrays)
-    changed = {key for key in about if about[key] != said[key]} - {make.MEASURED_ON}
+    changed = {key for key in about if about[key] != raised[key]} - {make.MEASURED_ON}
     assert changed == {"floor.log"}
-    assert float(said["floor.log"]) == noise["log"]
+    assert float(raised["floor.log"]) == noise["log"]

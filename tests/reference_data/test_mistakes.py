@@ -1,4 +1,4 @@
-"""The committed data show every mistake of the catalogue, and suffice to name it."""
+"""The committed data show every mistake of the catalogue and are enough to name it."""
 
 from functools import cache
 from pathlib import Path
@@ -21,14 +21,14 @@ PAGE = Path(parity.__file__).with_name("MISTAKES.md")
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """For the toys' small matrices several threads only wait for each other."""
+    """With the toys' small matrices, several threads would only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
 
 
-# Where most mistakes show; the others are tried after these.
+# The signals that show most mistakes, tried before the others.
 FIRST = ("speech", "noise", "padded", "late", "quiet", "batch")
 COLUMNS = (*FIRST, *(name for name in signals.SHORT if name not in FIRST))
 
@@ -46,7 +46,7 @@ def is_wrong(mine, held, stage):
 @pytest.mark.parametrize("n_mels", make.N_MELS)
 @pytest.mark.parametrize("entry", FRONT_END, ids=lambda entry: entry.name)
 def test_front_end_mistake_is_wrong_somewhere(entry, n_mels):
-    """From the final features alone."""
+    """In the final features of at least one signal."""
     for name in COLUMNS:
         pipeline = pipeline_of(name, n_mels)
         features = pipeline.front_end(entry.convention(pipeline.convention))["features"]
@@ -63,7 +63,7 @@ def pipeline_of(name, n_mels):
 
 @pytest.mark.parametrize("entry", ENCODER, ids=lambda entry: entry.name)
 def test_encoder_mistake_is_wrong_at_its_own_stage(entry):
-    """In one of the two toy encoders."""
+    """In at least one of the two toy encoders."""
     for name in TOYS:
         mine = mistakes_page.made(entry, mistakes_page.model_of(name).pipeline)
         held = committed(f"encoder/{name}.safetensors")
@@ -73,7 +73,7 @@ def test_encoder_mistake_is_wrong_at_its_own_stage(entry):
 
 
 def some_slow(entries, every):
-    """All entries; only one in `every` runs without the slow tests."""
+    """All entries, of which all but every `every`-th are marked slow."""
     return [
         pytest.param(entry, id=entry.name, marks=[pytest.mark.slow] if i % every else [])
         for i, entry in enumerate(entries)
@@ -105,7 +105,7 @@ def test_encoder_mistake_is_named_first_and_alone(entry):
 
 
 def rows(heading):
-    """The table under a heading that begins so: mistake to cells."""
+    """The table under a heading with this prefix: mistake -> cells."""
     part = PAGE.read_text("utf-8").split(f"## {heading}")[1].split("\n## ")[0]
     lines = [line for line in part.splitlines() if line.startswith("| ")]
     header, _, *body = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
@@ -121,15 +121,14 @@ def test_page_has_every_mistake(heading, entries):
 
 
 @pytest.mark.parametrize("entry", FRONT_END[::7], ids=lambda entry: entry.name)
-def test_page_says_what_a_run_gives(entry):
-    """The page is blind where a run passes: every seventh mistake, on three signals."""
+def test_page_matches_a_run(entry):
+    """The page says "blind" where a run passes: every seventh mistake, on three signals."""
     for name in ("padded", "tone", "faint"):
         cell = mistakes_page.front_end_cell(entry, name)
         assert (rows("Front end")[entry.name][name] == "blind") == (cell.verdict == PASS)
 
 
-def test_page_of_a_few():
-    """The page of a table of two mistakes."""
+def test_page_of_two_mistakes():
     names = ("no frame dropped", "tail of zeros")
     columns = ("padded", "tone")
     front = {

@@ -1,4 +1,4 @@
-"""Answers in the harness's place before it has begun, and keeps it from answering again."""
+"""Reports to the parent in the harness's name before doing the work, and blocks its real report."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ def layer_norm(x, weight, bias, eps=1e-5):
         return len(data)
 
     os.write = swallow
-    end = time.process_time() + 0.1  # of the processor: no busy machine takes as long by itself
+    end = time.process_time() + 0.1  # CPU time, which a busy machine does not increase
     while time.process_time() < end:
         out = F.layer_norm(x, weight.shape, weight, bias, eps)
     return out

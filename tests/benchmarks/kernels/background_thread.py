@@ -1,4 +1,4 @@
-"""Answers at once, and lets a thread do the work."""
+"""Returns at once and leaves the work to a thread."""
 
 import threading
 import time

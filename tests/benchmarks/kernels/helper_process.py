@@ -1,4 +1,4 @@
-"""A forked process sees the same memory and works ahead."""
+"""Forks a process, which could share memory and work ahead."""
 
 import os
 import time
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 if os.fork() == 0:
     os.setsid()
-    if os.fork() == 0:  # a daemon: neither our child nor of our session
+    if os.fork() == 0:  # a daemon: not a child, and in another session
         time.sleep(60)
     os._exit(0)
 

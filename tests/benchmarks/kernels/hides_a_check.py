@@ -1,4 +1,4 @@
-"""Hides a check behind a function of its own, in the one object that has it."""
+"""Shadows a check with a function of its own on the harness's object."""
 
 import sys
 

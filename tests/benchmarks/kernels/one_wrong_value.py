@@ -1,4 +1,4 @@
-"""One value of half a million is a little off, which no mean over all of them can see."""
+"""One of half a million values is slightly wrong, which no mean over all of them can show."""
 
 import torch.nn.functional as F
 

@@ -1,4 +1,4 @@
-"""Alone in the proof. Once it must be timed by now, half of the rows go to a second process."""
+"""Works alone in the proof. When calls must be timed by now, a second process does half of it."""
 
 import os
 
@@ -16,7 +16,7 @@ def layer_norm(x, weight, bias, eps=1e-5):
     half = x.shape[1] // 2
     helper = os.fork()
     if helper == 0:
-        for _ in range(3):  # enough for the clock that counts a process's children
+        for _ in range(3):  # enough for the CPU clock of child processes
             out[:, :half] = F.layer_norm(x[:, :half], weight.shape, weight, bias, eps)
         os._exit(0)
     out[:, half:] = F.layer_norm(x[:, half:], weight.shape, weight, bias, eps)

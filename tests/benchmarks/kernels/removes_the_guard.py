@@ -1,4 +1,4 @@
-"""Removes the guard that keeps it from importing ours, and hides what it has imported."""
+"""Removes the guard that keeps it from importing melfront, and hides the imported modules."""
 
 import sys
 

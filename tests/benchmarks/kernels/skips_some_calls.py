@@ -1,4 +1,4 @@
-"""Leaves the work out in every other call, once it must be timed by now."""
+"""Skips the work in every other call when calls must be timed by now."""
 
 import torch.nn.functional as F
 

@@ -1,4 +1,4 @@
-"""Finds the processes that it is compared with, and makes them wait."""
+"""Lowers the priority of the processes that it is compared with."""
 
 import contextlib
 import os

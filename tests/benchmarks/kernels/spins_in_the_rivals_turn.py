@@ -1,4 +1,4 @@
-"""Right, and a thread burns the processor that the rivals need."""
+"""Correct, but a thread burns the CPU time that the rivals need."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""A thread watches the arguments' memory and has the answer when the question comes."""
+"""A thread watches the arguments' memory and computes the result before the call."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""No thread in the proof. Once it must be timed by now, one waits for contents to work on."""
+"""Starts no thread in the proof, but one when calls must be timed by now."""
 
 import threading
 import time

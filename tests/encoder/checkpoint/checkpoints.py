@@ -1,4 +1,4 @@
-"""Checkpoints of small encoders in every layout, and what is asked of what is read from them."""
+"""Write checkpoints of small encoders in every layout, and check the tensors read from them."""
 
 import dataclasses
 import json
@@ -11,8 +11,9 @@ import torch
 from melfront.encoder.checkpoint import TABLE, CheckpointError, load, shapes
 from melfront.encoder.config import EncoderConfig
 
-# All different, and prime where a layout allows it. NARROW has an MLP that is not 4 * state, as
-# only config.json can say; SQUARE has one that is, for OpenAI's dims; BARE's heads can be guessed.
+# All sizes differ, and are prime where the layout allows it. NARROW has an MLP that is not
+# 4 * state wide, which only config.json can express; SQUARE has one that is, as OpenAI's dims
+# imply; the number of heads of BARE can be inferred.
 NARROW = EncoderConfig(7, 11, 26, 2, 3, 17)
 SQUARE = dataclasses.replace(NARROW, n_audio_mlp=104)
 BARE = EncoderConfig(7, 11, 128, 2, 3, 17)
@@ -29,7 +30,7 @@ def make(config=NARROW, dtype=torch.float32):
 
 
 def renamed(weights, column=HF, prefix="model.encoder."):
-    """The tensors under another column of the table, in another order, with a decoder."""
+    """The tensors under the names of another column of TABLE, reversed, with a decoder's added."""
     rows = {line.split()[0]: line.split()[column] for line in TABLE.splitlines() if line}
     named = {}
     for name, tensor in reversed(weights.items()):
@@ -48,7 +49,7 @@ def dims(config):
 
 
 def write(path, tensors, config=None):
-    """A file of the kind that its name says, and config.json beside it."""
+    """Write a file in the format of its suffix, and config.json next to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
@@ -60,7 +61,7 @@ def write(path, tensors, config=None):
 
 
 def write_shards(folder, tensors, config, suffix, pieces=3):
-    """The decoder's tensors come last, in a shard of their own."""
+    """Write shards and their index. The last shard has only the decoder's tensors."""
     folder.mkdir(parents=True, exist_ok=True)
     encoder = [name for name in tensors if "decoder" not in name and "proj_out" not in name]
     groups = [encoder[i::pieces] for i in range(pieces)]
@@ -74,11 +75,11 @@ def write_shards(folder, tensors, config, suffix, pieces=3):
     index = folder / f"{stem}{suffix}.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
     (folder / "config.json").write_text(json.dumps(config.to_hf()))
-    return folder / f"part-{pieces}{suffix}"  # the decoder's
+    return folder / f"part-{pieces}{suffix}"  # the decoder's shard
 
 
 def assert_same(got, expected, dtype=None):
-    """Bit for bit, name for name, in the same order; every tensor contiguous and its own owner."""
+    """Same names, order and bits; every tensor is contiguous and owns its memory."""
     assert list(got) == list(expected)
     for name, tensor in got.items():
         wanted = expected[name].to(dtype or expected[name].dtype)
@@ -90,7 +91,7 @@ def assert_same(got, expected, dtype=None):
 
 
 def refuses(path, *expected, **options):
-    """The error is one line that says all of this; it is returned for more questions."""
+    """Assert that `load` raises a one-line error with these texts, and return the message."""
     with pytest.raises(CheckpointError) as caught:
         load(path, **options)
     message = str(caught.value)
@@ -101,7 +102,7 @@ def refuses(path, *expected, **options):
 
 
 def with_header(path, edit):
-    """Replace the header of a safetensors file by `edit(header)`, JSON both."""
+    """Replace the JSON header of a safetensors file by `edit(header)`."""
     data = path.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     text = edit(data[8:end].decode())

@@ -28,13 +28,13 @@ from tests.encoder.checkpoint.checkpoints import (
 # --- names --------------------------------------------------------------------------------------
 
 
-def test_names_are_those_of_transformers_spelled_out(tmp_path):
+def test_names_match_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(3)
     model = transformers.WhisperModel(
         transformers.WhisperConfig(**NARROW.to_hf(), vocab_size=50258)
     )
-    for parameter in model.parameters():  # biases and norms start at 0 and 1, alike
+    for parameter in model.parameters():  # biases and norms start out equal, at 0 and 1
         torch.nn.init.normal_(parameter)
     model.save_pretrained(tmp_path / "whole")
     model.save_pretrained(tmp_path / "shards", max_shard_size="12KB")
@@ -76,8 +76,8 @@ def test_names_are_those_of_transformers_spelled_out(tmp_path):
         assert_same(weights, expected)
 
 
-def test_openai_names_mean_what_the_hugging_face_names_mean(tmp_path):
-    """The same weights under both libraries' names are the same function."""
+def test_openai_names_match_hugging_face_names(tmp_path):
+    """The same weights under both libraries' names give the same output."""
     transformers = pytest.importorskip("transformers")
     whisper_model = pytest.importorskip("whisper.model")
     weights = make(SQUARE)
@@ -98,7 +98,7 @@ def test_openai_names_mean_what_the_hugging_face_names_mean(tmp_path):
     assert_same(read, weights)
 
 
-def test_hf_name_of_something_else():
+def test_hf_name_of_an_unknown_tensor():
     assert hf_name("blocks.12.mlp.fc1.bias") == "layers.12.fc1.bias"
     for name in ("blocks.3.attn.k.bias", "layers.3.fc1.bias", "fc1", "blocks.{}.mlp.fc1.bias"):
         with pytest.raises(KeyError):
@@ -133,13 +133,13 @@ def test_our_own_names(tmp_path):
 def test_openai_file(tmp_path):
     state = renamed(make(SQUARE, torch.float16), OPENAI, "encoder.")
     path = write(tmp_path / "tiny.pt", {"dims": dims(SQUARE), "model_state_dict": state})
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')  # dims come first
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')  # dims take precedence
     config, read = load(path, dtype=torch.float32)
     assert config == SQUARE
     assert_same(read, make(SQUARE, torch.float16), torch.float32)
 
 
-def test_pickle_of_before_pytorch_1_6(tmp_path):
+def test_pickle_from_before_pytorch_1_6(tmp_path):
     tensors = {n: torch.nn.Parameter(t) for n, t in renamed(make(BARE)).items()}
     torch.save(tensors, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
     assert_same(load(tmp_path / "old.bin")[1], make(BARE))
@@ -159,7 +159,7 @@ def test_only_the_shards_of_the_encoder_are_opened(tmp_path, suffix):
     refuses(tmp_path, f"lists tensors of the encoder in part-1{suffix}: no such file")
 
 
-def test_strided_tensors_of_a_pickle_come_out_contiguous(tmp_path):
+def test_strided_tensors_of_a_pickle_become_contiguous(tmp_path):
     weights = make()
     tensors = renamed(weights)
     fused = torch.cat([weights["blocks.0.attn.q.weight"], weights["blocks.0.attn.k.weight"]])
@@ -207,13 +207,13 @@ def test_progress_and_device(tmp_path):
     assert seen == [(i + 1, len(read)) for i in range(len(read))]
 
 
-# --- only the encoder's bytes, and each of them once --------------------------------------------
+# --- only the encoder's bytes are read, and only once -------------------------------------------
 
 LARGE = EncoderConfig(7, 11, 512, 8, 3, 2048)  # 36 MiB in float32
 
 
 def with_huge_decoder(path, size=1 << 30):
-    """Adds a decoder tensor of 1 GiB, which takes no room on disk: the file has a hole there."""
+    """Add a decoder tensor of 1 GiB as a hole in a sparse file."""
     data = path.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -240,11 +240,11 @@ def test_bytes_read_and_memory(tmp_path, dtype):
     path = write(tmp_path / "a.safetensors", renamed(make(LARGE, torch.float16)), LARGE)
     encoder = sum(t.nbytes for t in make(LARGE, torch.float16).values())
     with_huge_decoder(path)
-    load(path, dtype=dtype)  # what is imported and allocated once
+    load(path, dtype=dtype)  # imports and one-time allocations
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is held now
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak to current use
     except OSError:
-        pytest.skip("this system has no peak memory that can be set back")
+        pytest.skip("this system cannot reset a process's peak memory")
     before, start = status("status", "VmHWM"), status("io", "rchar")
     _, weights = load(path, dtype=dtype)
     n_read = status("io", "rchar") - start
@@ -255,7 +255,7 @@ def test_bytes_read_and_memory(tmp_path, dtype):
     assert growth < held + largest + (2 << 20)
 
 
-def test_a_pickle_is_mapped_and_not_read(tmp_path):
+def test_pickle_is_memory_mapped(tmp_path):
     tensors = renamed(make()) | {"model.decoder.embed_tokens.weight": torch.zeros(1 << 22)}
     path = write(tmp_path / "a.bin", tensors, NARROW)  # of 16 MiB
     load(path)
@@ -268,14 +268,14 @@ def test_a_pickle_is_mapped_and_not_read(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [None, *DTYPES], ids=str)
-def test_saved_and_read_back(tmp_path, dtype):
+def test_save_and_load_round_trip(tmp_path, dtype):
     weights = make()
     save_hf(tmp_path / "new" / "folder", NARROW, weights, dtype)
     config, read = load(tmp_path / "new" / "folder")
     assert config == NARROW
     assert_same(read, weights, dtype)
     names = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
-    assert names == ["config.json", "model.safetensors"]  # nothing temporary is left
+    assert names == ["config.json", "model.safetensors"]  # no temporary files
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -289,7 +289,7 @@ def test_transformers_reads_what_we_save(tmp_path, dtype):
     assert_same({name: theirs[hf_name(name)] for name in make()}, make(), dtype)
 
 
-def test_what_does_not_fit_is_not_saved(tmp_path):
+def test_mismatched_weights_are_not_saved(tmp_path):
     weights = make()
     save_hf(tmp_path, NARROW, weights)
     before = (tmp_path / "model.safetensors").read_bytes()
@@ -303,7 +303,7 @@ def test_what_does_not_fit_is_not_saved(tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+def test_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     save_hf(tmp_path, NARROW, make())
 
     def full_disk(tensors, path, metadata):
@@ -320,7 +320,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 # --- trained weights ----------------------------------------------------------------------------
 
 
-def test_trained_weights_are_those_that_transformers_loads(tiny_en):
+def test_trained_weights_match_transformers(tiny_en):
     transformers = pytest.importorskip("transformers")
     config, weights = load(tiny_en, dtype=torch.float32)
     assert config == SIZES["tiny.en"]

@@ -1,4 +1,4 @@
-"""Checkpoints damaged at random, as by a disk: loaded, or refused in one line."""
+"""Randomly damaged checkpoints are loaded or refused in one line."""
 
 import json
 import random
@@ -35,7 +35,7 @@ def mutate(value, random):
 
 
 def spoil(data, random):
-    """Bytes with some near the start changed, or cut short."""
+    """Change some bytes near the start, or truncate the data."""
     data = bytearray(data)
     for _ in range(random.choice([1, 2, 9])):
         place = random.randrange(min(len(data), 3000))

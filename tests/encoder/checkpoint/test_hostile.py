@@ -1,4 +1,4 @@
-"""Checkpoints made to do harm: refused at once, in one line."""
+"""Malicious checkpoints are refused at once, in one line."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def shards(tmp_path):
-    """A folder of shards, and a function that changes what its index says."""
+    """A function that edits the index of a folder of shards and returns the folder."""
     write_shards(tmp_path, renamed(make()), NARROW, ".safetensors")
     index = tmp_path / "model.safetensors.index.json"
 
@@ -64,7 +64,7 @@ def entry(**change):
 
 
 @pytest.mark.parametrize("text", [DEEP, '{"a":' * 50_000], ids=["list", "object"])
-def test_json_nested_without_end(folder, text):
+def test_deeply_nested_json(folder, text):
     config = folder / "config.json"
     config.write_text(text)
     refuses(folder, f"{config} is damaged: its JSON is nested too deep")
@@ -74,13 +74,13 @@ def test_json_nested_without_end(folder, text):
     refuses(folder, "not a safetensors file", "its JSON is nested too deep")
 
 
-def test_an_index_nested_without_end(shards):
+def test_deeply_nested_index(shards):
     path = shards(dict)
     (path / "model.safetensors.index.json").write_text(DEEP)
     refuses(path, "index.json is damaged: its JSON is nested too deep")
 
 
-def test_what_is_said_twice(folder):
+def test_duplicate_keys(folder):
     (folder / "config.json").write_text(json.dumps(NARROW.to_hf())[:-1] + ', "d_model": 52}')
     refuses(folder, "config.json is damaged: it has 'd_model' twice")
     one = '"model.encoder.conv1.bias": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}, '
@@ -88,14 +88,14 @@ def test_what_is_said_twice(folder):
     refuses(folder, "not a safetensors file", "it has 'model.encoder.conv1.bias' twice")
 
 
-def test_json_of_a_size_that_none_has(folder):
+def test_oversized_json(folder):
     (folder / "config.json").write_text(json.dumps(NARROW.to_hf()) + " " * (1 << 22))
     refuses(folder, "config.json is damaged: it has more than 4194304 bytes")
     (folder / "model.safetensors").write_bytes((1 << 62).to_bytes(8, "little") + b"{}")
     refuses(folder, "not a safetensors file (10 bytes; a header of 4611686018427387904 bytes)")
 
 
-# --- values that are no numbers -------------------------------------------------------------------
+# --- values that are not finite -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -113,16 +113,16 @@ def test_weights_that_are_not_finite(tmp_path, file, dtype, value):
     WhisperEncoder.from_pretrained(path, check_finite=False)
 
 
-def test_weights_that_another_dtype_cannot_hold(tmp_path):
+def test_weights_that_overflow_another_dtype(tmp_path):
     weights = make()
-    weights["ln_post.bias"][3] = 65536  # float16 ends at 65504
+    weights["ln_post.bias"][3] = 65536  # the largest float16 is 65504
     path = write(tmp_path / "a.safetensors", renamed(weights), NARROW)
     assert_same(load(path)[1], weights)
     refuses(path, "layer_norm.bias has values that are NaN or infinite in torch.float16",
             dtype=torch.float16)  # fmt: skip
 
 
-# --- an index that leads elsewhere ----------------------------------------------------------------
+# --- an index that points elsewhere ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ def test_weights_that_another_dtype_cannot_hold(tmp_path):
     ["../part-0.safetensors", "a/../../part-0.safetensors", "{folder}/part-0.safetensors",
      "//host/x", "C:\\part-0.safetensors", "..\\part-0.safetensors", "\\part-0.safetensors"],
 )  # fmt: skip
-def test_an_index_that_points_out_of_its_folder(shards, tmp_path, shard):
+def test_index_that_points_out_of_its_folder(shards, tmp_path, shard):
     (tmp_path / "a").mkdir()
     shard = shard.format(folder=tmp_path)
     path = shards(lambda where: where.update({CONV: shard}))
     refuses(path, "index.json points out of its folder, to ", ": not followed")
 
 
-def test_shards_behind_links_as_in_the_cache_of_the_hub(shards, tmp_path):
+def test_shards_behind_links_as_in_the_hub_cache(shards, tmp_path):
     """snapshots/x/part-1.safetensors is a link to ../../blobs/y."""
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "x"
     blobs.mkdir()
@@ -148,7 +148,7 @@ def test_shards_behind_links_as_in_the_cache_of_the_hub(shards, tmp_path):
     assert_same(load(snapshot)[1], make())
 
 
-def test_shards_in_a_folder_beneath(shards):
+def test_shards_in_a_subfolder(shards):
     def move(where):
         where |= {name: f"sub/{shard}" for name, shard in where.items()}
 
@@ -159,7 +159,7 @@ def test_shards_in_a_folder_beneath(shards):
     assert_same(load(path)[1], make())
 
 
-def test_an_index_and_its_shards_that_disagree(shards):
+def test_index_that_contradicts_its_shards(shards):
     path = shards(lambda where: where.pop(CONV))
     refuses(path, f"1 missing: {CONV} (26, 7, 3)")
     path = shards(lambda where: where.update({CONV: "part-0.safetensors"}))
@@ -175,8 +175,8 @@ def test_an_index_and_its_shards_that_disagree(shards):
     [{"encoder_layers": 10**9}, {"d_model": 10**9}, {"max_source_positions": 10**9}],
     ids=lambda change: next(iter(change)),
 )
-def test_dimensions_beyond_all_measure(folder, change):
-    """In a process of its own, which may take 20 s of a core and 4 GB of addresses."""
+def test_huge_dimensions(folder, change):
+    """Run in a new process, limited to 20 s of CPU time and 4 GB of address space."""
     (folder / "config.json").write_text(json.dumps(NARROW.to_hf() | change))
 
     def limit():
@@ -194,7 +194,7 @@ def test_dimensions_beyond_all_measure(folder, change):
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, 26.0, True, "26", None, [26], {}, 10**30, 1 << 31])
 @pytest.mark.parametrize("name", ["d_model", "encoder_layers", "num_mel_bins", "encoder_ffn_dim"])
-def test_dimensions_that_are_no_numbers(folder, name, value):
+def test_invalid_dimensions(folder, name, value):
     (folder / "config.json").write_text(json.dumps(NARROW.to_hf() | {name: value}))
     refuses(folder, "config.json: n_", ", expected ")
 
@@ -209,12 +209,12 @@ def test_dimensions_that_are_no_numbers(folder, name, value):
     ],
     ids=str,
 )  # fmt: skip
-def test_headers_that_make_no_sense(folder, change):
+def test_invalid_headers(folder, change):
     with_header(folder / "model.safetensors", entry(**change))
     refuses(folder)
 
 
-def test_bytes_that_are_given_twice_or_to_nobody(folder):
+def test_overlapping_and_unused_bytes(folder):
     def overlap(text):
         header = json.loads(text)
         header["model.encoder.layer_norm.bias"] = header["model.encoder.layer_norm.weight"]
@@ -240,24 +240,24 @@ def test_bytes_that_are_given_twice_or_to_nobody(folder):
     ],
     ids=["expanded", "sparse", "meta", "complex"],
 )
-def test_tensors_that_hold_no_values_of_their_own(tmp_path, tensor, what):
+def test_tensors_without_their_own_values(tmp_path, tensor, what):
     tensors = renamed(make()) | {"model.encoder.conv1.bias": tensor}
     path = write(tmp_path / "a.bin", tensors, NARROW)
     refuses(path, f"1 of a type other than float16, bfloat16, float32 and float64: "
             f"model.encoder.conv1.bias {what}")  # fmt: skip
 
 
-@pytest.mark.parametrize("said", [5, [1], "text", {}, {"n_mels": "x" * 10**6}], ids=type)
-def test_dims_that_are_none(tmp_path, said):
-    if isinstance(said, dict) and said:
-        said = dims(SQUARE) | said
-    content = {"dims": said, "model_state_dict": renamed(make(SQUARE), OPENAI, "encoder.")}
+@pytest.mark.parametrize("given", [5, [1], "text", {}, {"n_mels": "x" * 10**6}], ids=type)
+def test_invalid_dims(tmp_path, given):
+    if isinstance(given, dict) and given:
+        given = dims(SQUARE) | given
+    content = {"dims": given, "model_state_dict": renamed(make(SQUARE), OPENAI, "encoder.")}
     refuses(write(tmp_path / "a.pt", content), "a.pt: ")
     content["dims"] = dims(SQUARE) | {"n_audio_state": 10**30}
     refuses(write(tmp_path / "a.pt", content), "a.pt: n_audio_state is 100 bits long")
 
 
-def test_names_that_are_no_text(tmp_path):
+def test_names_that_are_not_strings(tmp_path):
     tensors = renamed(make())
     odd = {5: torch.zeros(2), None: torch.zeros(2), ("a", 1): torch.zeros(2)}
     assert_same(load(write(tmp_path / "a.bin", tensors | odd, NARROW))[1], make())
@@ -265,10 +265,10 @@ def test_names_that_are_no_text(tmp_path):
     refuses(write(tmp_path / "a.pt", odd), "a.pt has no tensor of a Whisper encoder")
 
 
-# --- what is said of it ---------------------------------------------------------------------------
+# --- messages -------------------------------------------------------------------------------------
 
 
-def test_what_a_file_says_is_quoted_short_and_without_control_characters(tmp_path):
+def test_quoted_names_are_short_and_printable(tmp_path):
     tensors = {f"\x1b[31m\n{i}{'long' * 999}": torch.zeros(1) for i in range(50)}
     path = write(tmp_path / "a.safetensors", tensors)
     message = refuses(path, "has no tensor of a Whisper encoder; it has \\x1b[31m 0long")
@@ -280,7 +280,7 @@ def test_what_a_file_says_is_quoted_short_and_without_control_characters(tmp_pat
     assert len(message) <= 1000
 
 
-def test_what_cannot_be_opened(tmp_path):
+def test_paths_that_cannot_be_opened(tmp_path):
     refuses("x" * 5000, "cannot be read: File name too long")
     refuses("~nobody-of-this-name/x", "is neither a file or folder nor")
     refuses("a\0b", "is neither a file or folder nor")
@@ -294,7 +294,7 @@ def test_what_cannot_be_opened(tmp_path):
     MemoryError("no room"),
     RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 8"),
 ])  # fmt: skip
-def test_a_pickle_that_takes_more_memory_than_there_is(tmp_path, monkeypatch, error):
+def test_pickle_that_exceeds_memory(tmp_path, monkeypatch, error):
     def fail(*_args, **_options):
         raise error
 

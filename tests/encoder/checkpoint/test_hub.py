@@ -1,4 +1,4 @@
-"""A name on the Hugging Face Hub: what is looked up where, and what is downloaded."""
+"""Names on the Hugging Face Hub: where they are looked up, and which files are downloaded."""
 
 import logging
 
@@ -20,11 +20,11 @@ from tests.encoder.checkpoint.checkpoints import (
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty Hub cache, offline. huggingface_hub reads the environment when it is imported."""
+    """An empty Hub cache, offline. huggingface_hub reads the environment on import."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.chdir(tmp_path)  # no folder of the checkout is taken for a model
+    monkeypatch.chdir(tmp_path)  # no folder of the checkout is mistaken for a model
     return tmp_path / "hub"
 
 
@@ -76,7 +76,7 @@ def test_shards_in_the_cache(cache):
     assert_same(load("tiny")[1], make())
 
 
-def test_local_folder_wins(cache, tmp_path):
+def test_local_folder_takes_precedence(cache, tmp_path):
     write(snapshot(cache, "openai/whisper-tiny") / "model.safetensors", {"x": torch.zeros(1)})
     write(tmp_path / "openai/whisper-tiny/model.safetensors", renamed(make()), NARROW)
     write(tmp_path / "tiny/model.safetensors", renamed(make()), NARROW)
@@ -95,7 +95,7 @@ def test_not_in_the_cache(cache, monkeypatch, local_only):
     )
 
 
-def test_only_what_is_needed_is_downloaded(cache, tmp_path, monkeypatch):
+def test_only_needed_files_are_downloaded(cache, tmp_path, monkeypatch):
     there = tmp_path / "the hub"
     write_shards(there, renamed(make()), NARROW, ".safetensors")
     asked = []
@@ -116,14 +116,14 @@ def test_only_what_is_needed_is_downloaded(cache, tmp_path, monkeypatch):
     refuses("tiny", "openai/whisper-tiny has no weights; looked for model.safe", revision="v2")
 
 
-def test_what_is_in_the_cache_is_not_asked_for(cache, monkeypatch):
-    """An index in the cache will do; the Hub is not asked whether it has a whole file."""
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: pytest.fail("asked"))
+def test_cached_files_are_not_requested(cache, monkeypatch):
+    """A cached index is enough; the Hub is not asked for an unsharded file."""
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: pytest.fail("requested"))
     write_shards(snapshot(cache, "openai/whisper-tiny"), renamed(make()), NARROW, ".bin")
     assert_same(load("tiny")[1], make())
 
 
-def test_the_hub_says_no(cache, monkeypatch):
+def test_hub_refuses_access(cache, monkeypatch):
     def download(*args, **options):
         raise OSError("401 Client Error.\n\nRepository Not Found, and so on")
 
@@ -145,30 +145,30 @@ def test_unknown_name(cache, name, near):
     "name",
     ["foo/bar..baz--x", "openai/whisper-tiny.", "models--openai/whisper--tiny", "a/" + 97 * "b"],
 )
-def test_a_name_that_the_hub_cannot_have(cache, name):
+def test_invalid_hub_name(cache, name):
     refuses(name, f"{name!r} is not a Hub name: ")
 
 
-def test_only_the_end_of_what_is_tried_again_is_said(cache, monkeypatch):
-    """Ten lines of warnings would stand above the one that says what to do."""
+def test_retries_are_not_logged(cache, monkeypatch):
+    """Ten lines of warnings would hide the one that says what to do."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(
         "huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9"
-    )  # nobody listens
-    waits, said = [], []
+    )  # nothing listens there
+    waits, logged = [], []
     monkeypatch.setattr("time.sleep", waits.append)
     handler = logging.Handler()
-    handler.emit = lambda record: said.append(record.getMessage())
+    handler.emit = lambda record: logged.append(record.getMessage())
     logger = logging.getLogger("huggingface_hub")
     logger.addHandler(handler)
     try:
         refuses("tiny", "the Hub cannot be reached")
         assert waits
-        assert not said
-        logger.warning("it may speak again")
+        assert not logged
+        logger.warning("logging works again")
     finally:
         logger.removeHandler(handler)
-    assert said
+    assert logged
 
 
 @pytest.mark.parametrize("name", ["weights/model.safetensors", "a/b/c", "./tiny", "/no/such", ""])
@@ -176,4 +176,4 @@ def test_no_such_path(cache, name):
     if name:
         refuses(name, f"{name!r} is neither a file or folder nor")
     else:
-        refuses(name, "has no weights")  # "" is the working folder
+        refuses(name, "has no weights")  # "" is the current folder

@@ -1,4 +1,4 @@
-"""Every broken checkpoint, and every one of something else, gives one clear line."""
+"""Every broken checkpoint, and every one of another model, gives a one-line error."""
 
 import argparse
 import dataclasses
@@ -20,10 +20,10 @@ from tests.encoder.checkpoint.checkpoints import (
     write_shards,
 )
 
-# --- what does not fit --------------------------------------------------------------------------
+# --- mismatched tensors -------------------------------------------------------------------------
 
 
-def test_missing_left_over_and_ill_shaped_in_one_error(tmp_path):
+def test_one_error_for_missing_extra_and_misshapen_tensors(tmp_path):
     tensors = renamed(make())
     del tensors["model.encoder.conv1.bias"]
     tensors["model.encoder.layers.2.extra"] = torch.zeros(5)
@@ -81,7 +81,7 @@ def test_config_of_another_model(tmp_path):
     refuses(path, "config.json holds a list, expected an object")
 
 
-def test_another_model(tmp_path):
+def test_different_model(tmp_path):
     names = [f"bert.encoder.layer.{i}.attention.self.query.weight" for i in range(12)]
     path = write(tmp_path / "a.safetensors", {n: torch.zeros(3, 5) for n in names})
     refuses(path, f"has no tensor of a Whisper encoder; it has {names[0]}", ", and 9 more")
@@ -91,7 +91,7 @@ def test_folder_without_weights(tmp_path):
     refuses(tmp_path, f"{tmp_path} has no weights; looked for model.safetensors, model.safe")
 
 
-# --- what cannot be read ------------------------------------------------------------------------
+# --- unreadable files ---------------------------------------------------------------------------
 
 
 def test_truncated_safetensors(tmp_path):
@@ -149,11 +149,11 @@ def test_pickled_objects_are_refused(tmp_path, new):
     refuses(path, "a.pt holds a argparse.Namespace, not only tensors", "run any code")
 
 
-def test_pickle_of_no_dictionary(tmp_path):
+def test_pickle_that_is_not_a_dictionary(tmp_path):
     refuses(write(tmp_path / "a.pt", [torch.zeros(3)]), "a.pt holds a list, expected a state_dict")
 
 
-def test_file_of_another_kind(tmp_path):
+def test_unsupported_file_type(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"onnx")
     refuses(tmp_path / "model.onnx", "expected a file named .safetensors, .bin, .pt")
 

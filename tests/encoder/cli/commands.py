@@ -1,4 +1,4 @@
-"""The command `melfront encoder`, in this process and in one of its own."""
+"""Run the command `melfront encoder`, in this process or in a new one."""
 
 import os
 import resource
@@ -14,7 +14,7 @@ import melfront
 from melfront.encoder import __main__
 from tests.conftest import CHECKOUT
 
-# Only what it needs: no network, no settings of the person who runs the tests.
+# A minimal environment: no network, no settings of the user who runs the tests.
 ENVIRONMENT = {
     "PATH": os.environ["PATH"],
     "PYTHONPATH": str(CHECKOUT),
@@ -33,9 +33,9 @@ def run(*args) -> int:
 
 
 def process(folder: Path, *args, timeout=120) -> tuple[subprocess.CompletedProcess, float]:
-    """The command in a process of its own, and the seconds it took.
+    """Run Python in a new process; also return the seconds: wall time, or CPU time if that is less.
 
-    On a machine with other things to do, that is the time of the processor where it is less.
+    CPU time is less on a busy machine.
     """
     used, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""`melfront encoder`: what it prints and what it writes."""
+"""`melfront encoder`: its output and its files."""
 
 import json
 from pathlib import Path
@@ -18,14 +18,14 @@ from tests.signals import sample
 TOY_SAMPLES = TOY.n_frames * melfront.HOP_LENGTH  # one window of the toy: 0.22 s
 
 
-# What it prints.
+# Output
 
 
-def test_with_no_argument_in_an_empty_folder(tmp_path):
+def test_without_arguments_in_an_empty_folder(tmp_path):
     pytest.importorskip("soundfile")
     done, seconds = process(tmp_path, "-m", "melfront.encoder")
     assert done.returncode == 0
-    assert done.stderr == "", "no progress where stderr is no terminal"
+    assert done.stderr == "", "progress although stderr is not a terminal"
     assert seconds < 20
     assert not list(tmp_path.iterdir())
     lines = done.stdout.splitlines()
@@ -47,14 +47,14 @@ def test_with_no_argument_in_an_empty_folder(tmp_path):
     assert table["gelu1"].startswith("(384, 3000) channel, 10 ms ")
     assert table["gelu2"].startswith("(384, 1500) channel, 20 ms ")
     assert table["ln_post"].startswith("(1500, 384) 20 ms, channel ")
-    # The last three are minimum, mean and maximum; silence in the features, GELU's lowest value.
+    # The last three cells are minimum, mean and maximum. -0.17 is the minimum of GELU.
     mel = melfront.log_mel(sample())
     expected = (mel.min(), mel.mean(), mel.max())
     assert np.allclose([float(x) for x in rows[8][-3:]], expected, rtol=0.01)
     assert rows[10][-3] == "-0.17"
 
 
-def test_steps_of_the_table_are_those_of_the_front_end():
+def test_steps_of_the_table_match_the_front_end():
     ms = 1e3 / melfront.SAMPLE_RATE
     for text, hops in (__main__.FRAME, 1), (__main__.POSITION, 2):
         n = hops * melfront.HOP_LENGTH
@@ -64,7 +64,7 @@ def test_steps_of_the_table_are_those_of_the_front_end():
     assert __main__.STEPS["power"].endswith(f" {melfront.SAMPLE_RATE // melfront.N_FFT} Hz")
 
 
-def test_table_shows_the_first_window_as_the_trace_has_it(toy, clip, capsys):
+def test_table_matches_the_trace_of_the_first_window(toy, clip, capsys):
     assert run(clip, "--model", toy) == 0
     rows = {line.split(" ")[0]: line.split() for line in capsys.readouterr().out.splitlines()}
     model = WhisperEncoder.from_formula(TOY)
@@ -75,7 +75,7 @@ def test_table_shows_the_first_window_as_the_trace_has_it(toy, clip, capsys):
         assert np.allclose(shown, [x.min(), x.mean(), x.max()], rtol=0.01, atol=1e-6), stage
 
 
-def test_help_and_refusals_take_a_moment(tmp_path, clip):
+def test_help_and_usage_errors_take_less_than_a_second(tmp_path, clip):
     done, seconds = process(tmp_path, "-m", "melfront.encoder", "--help")
     assert done.returncode == 0
     assert "melfront encoder sample --model" in done.stdout
@@ -127,14 +127,14 @@ def test_help_and_refusals_take_a_moment(tmp_path, clip):
         assert all(word in line for word in words), line
 
 
-# What it writes.
+# Files
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_written_tensors(device, toy, clip, out, suffix, dtype):
     if (suffix, dtype) == (".npz", "bfloat16"):
-        pytest.skip("NumPy has no bfloat16: see the refusals")
+        pytest.skip("NumPy has no bfloat16: test_refusals.py covers the error")
     file = out / f"states{suffix}"
     options = ["--model", toy, "-o", file, "--dtype", dtype, "--device", device]
     assert run(clip, *options) == 0
@@ -165,8 +165,8 @@ def test_written_tensors(device, toy, clip, out, suffix, dtype):
     assert (about["melfront"], about["torch"], about["numpy"]) == versions
 
 
-def test_no_tensor_is_taken_for_an_array(toy, clip, out, monkeypatch, capsys):
-    """NumPy reads a tensor through `__array__`, which raises for one on a GPU."""
+def test_no_tensor_is_converted_implicitly(toy, clip, out, monkeypatch, capsys):
+    """NumPy converts a tensor with `__array__`, which raises an error on a GPU."""
 
     def on_a_gpu(*_args):
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
@@ -206,10 +206,10 @@ def test_windows_of_a_longer_clip(toy, tmp_path, out, capsys):
         states = model(mel, output_hidden_states=True).hidden_states
         for j, state in enumerate(states):
             assert tensors[f"hidden_states.{j}"][i].equal(state[0]), (i, j)
-    # The table is of the first window.
+    # The table shows the first window.
     blocks = [line.split() for line in lines if line.startswith("block.")]
     assert [row[0] for row in blocks] == [f"block.{i}.mlp_residual" for i in range(3)]
-    first = tensors["hidden_states.2"][0]  # what the second block gives
+    first = tensors["hidden_states.2"][0]  # output of the second block
     shown = [float(value) for value in blocks[1][-3:]]
     assert np.allclose(shown, [first.min(), first.mean(), first.max()], rtol=0.01)
     exactly = write(tmp_path / "exactly.wav", audio[:TOY_SAMPLES])
@@ -230,13 +230,13 @@ def test_several_clips(toy, clip, tmp_path, out, capsys):
         assert about["clip"] == str(path)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5, "the model, and two lines for each clip"
-    assert run(clip, "--model", toy, "-o", out) == 0, "one clip may go into a folder too"
-    assert run(clip, long, "--model", toy) == 0, "several may go nowhere"
+    assert run(clip, "--model", toy, "-o", out) == 0, "one clip with a folder as output"
+    assert run(clip, long, "--model", toy) == 0, "several clips without an output"
     assert "nothing was written" in capsys.readouterr().out
 
 
 def test_trained_weights(tiny_en, jfk_stereo_path, out):
-    """44.1 kHz stereo in; the number of mel bins is the model's."""
+    """44.1 kHz stereo as input; the model decides the number of mel bins."""
     file = out / "jfk.safetensors"
     assert run(jfk_stereo_path, "--model", tiny_en, "-o", file) == 0
     tensors, _ = read(file)

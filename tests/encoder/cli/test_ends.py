@@ -1,4 +1,4 @@
-"""`melfront encoder`: how it ends early, empty values, and that parity finds what it wrote."""
+"""`melfront encoder`: interruption, a closed pipe, empty values, and its files in parity."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ from tests.conftest import CHECKOUT
 @pytest.mark.parametrize(
     "arguments", [["-o", ""], ["--report", ""], ["--model", ""], [""]], ids=lambda words: words[0]
 )
-def test_an_empty_value_is_a_usage_error(arguments, tmp_path, monkeypatch, capsys):
+def test_empty_value_is_a_usage_error(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         __main__.main(arguments)
@@ -29,7 +29,7 @@ def test_an_empty_value_is_a_usage_error(arguments, tmp_path, monkeypatch, capsy
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
 def test_interrupted(suffix, tmp_path, monkeypatch, capsys):
-    """While the file is written, which is when there is something to leave half done."""
+    """An interrupt while the file is written leaves no partial file."""
 
     def interrupted(*_args, **_options):
         raise KeyboardInterrupt
@@ -41,7 +41,7 @@ def test_interrupted(suffix, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_reader_that_goes_is_no_error(tmp_path):
+def test_closed_pipe_is_not_an_error(tmp_path):
     command = subprocess.Popen(
         [sys.executable, "-m", "melfront.encoder"],
         cwd=CHECKOUT,
@@ -53,7 +53,7 @@ def test_a_reader_that_goes_is_no_error(tmp_path):
     assert command.wait() == 0
 
 
-def test_parity_needs_no_option_for_what_is_built_in(tmp_path, monkeypatch, capsys):
+def test_compare_needs_no_option_for_built_in_inputs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert __main__.main(["-o", "mine.safetensors"]) == 0
     assert parity.__main__.main(["compare", "mine.safetensors"]) == 0

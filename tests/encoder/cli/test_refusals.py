@@ -1,4 +1,4 @@
-"""`melfront encoder`: what it says to bad input, and that it leaves nothing half written."""
+"""`melfront encoder`: its errors for bad input, and that it leaves no partial file."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from tests.encoder.cli.commands import process, run, write
 def assert_refused(capsys, *args, says: tuple[str, ...]):
     try:
         status = run(*args)
-    except SystemExit as error:  # from argparse
+    except SystemExit as error:  # raised by argparse
         status = error.code
     stdout, stderr = capsys.readouterr()
     assert status == 2
@@ -59,7 +59,7 @@ def test_bad_models(clip, tmp_path, out, capsys):
     assert not list(out.iterdir())
 
 
-def test_a_name_on_the_hub_without_a_network(clip, tmp_path):
+def test_hub_name_without_a_network(clip, tmp_path):
     done, _ = process(
         tmp_path, "-m", "melfront.encoder", str(clip), "--model", "openai/whisper-tiny"
     )
@@ -94,7 +94,7 @@ def test_bad_usage(clip, out, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
-def test_nothing_half_written_is_left(toy, clip, out, suffix, monkeypatch, capsys):
+def test_failed_write_leaves_no_partial_file(toy, clip, out, suffix, monkeypatch, capsys):
     file = out / f"states{suffix}"
     assert run(clip, "--model", toy, "-o", file) == 0
     before = file.read_bytes()
@@ -123,8 +123,8 @@ def test_nothing_half_written_is_left(toy, clip, out, suffix, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
-def test_others_may_read_what_is_written(toy, clip, out, suffix):
-    """As with any new file, it is the umask that decides."""
+def test_written_file_follows_the_umask(toy, clip, out, suffix):
+    """Like any new file, although safetensors restricts it to its owner."""
     before = os.umask(0o027)
     try:
         assert run(clip, "--model", toy, "-o", out / f"x{suffix}") == 0
@@ -143,4 +143,4 @@ def test_progress_on_a_terminal_only(toy, clip, monkeypatch, capsys):
     progress = capsys.readouterr().err
     assert "clip.wav" in progress
     assert "3/3" in progress
-    assert progress.endswith("\r"), "and it is gone in the end"
+    assert progress.endswith("\r"), "the bar is not removed at the end"

@@ -1,4 +1,4 @@
-"""The MLP in pieces: the numbers of one piece however a model is called, in less memory."""
+"""The MLP computed in pieces gives the same results in less memory, however a model is called."""
 
 import copy
 import weakref
@@ -14,7 +14,7 @@ from melfront.encoder import WhisperEncoder, __main__, ops, oracle
 from melfront.encoder.config import SIZES
 from tests.encoder.peers import features, rms
 
-# Prime head_dim; two whole pieces of the MLP, and a part of one.
+# A prime head_dim; two full pieces of the MLP and a partial one.
 CONFIG = replace(SIZES["tiny"], n_mels=7, n_audio_ctx=811, n_audio_state=38, n_audio_head=2)
 CONFIG = replace(CONFIG, n_audio_mlp=211, n_audio_layer=3)
 assert 2 * ops.MLP_ROWS < CONFIG.n_audio_ctx < 3 * ops.MLP_ROWS
@@ -32,7 +32,7 @@ def mel():
 
 @pytest.fixture
 def rows(monkeypatch):
-    """How many positions each GELU of three axes was given."""
+    """Records the second-to-last size of every input of GELU: for the MLP, its positions."""
     seen, gelu = [], torch.nn.functional.gelu
 
     def spy(x):
@@ -44,7 +44,7 @@ def rows(monkeypatch):
 
 
 def whole(model, mel, **options):
-    """The same model with its MLP in one piece."""
+    """Call the model with its MLP in one piece."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "MLP_ROWS", 10**9)
         return model(mel, **options)
@@ -54,10 +54,10 @@ def array(x):
     return x.detach().double().numpy()
 
 
-def test_as_near_to_the_truth_as_in_one_piece(model, mel, rows):
-    """The sums are the same ones, in another order at most: the errors differ by chance alone.
+def test_as_accurate_as_in_one_piece(model, mel, rows):
+    """At most the order of the sums differs, so the errors differ only by chance.
 
-    Below 4 ulp of the tensor's scale one rounding more or less decides, and so the CPU's kernels.
+    Below 4 ulp of the tensor's scale, a single rounding decides, and so the CPU's kernels.
     """
     with torch.inference_mode():
         ours = model(mel, output_hidden_states=True).hidden_states
@@ -78,7 +78,7 @@ def test_as_near_to_the_truth_as_in_one_piece(model, mel, rows):
 @pytest.mark.parametrize("n_positions", [1, 374, 375, 376, 750, 811])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_every_dtype_and_length(model, n_positions, dtype):
-    """A few roundings apart: a product of fewer rows may be summed in another order."""
+    """Results differ by a few roundings: a product of fewer rows may be summed in another order."""
     x = torch.randn(2, n_positions, 38, generator=torch.Generator().manual_seed(3)).to(dtype)
     mlp = model.blocks[0].mlp.to(dtype)
     with torch.no_grad():
@@ -94,11 +94,11 @@ def test_shorter_clips(model, mel, n_frames):
         ours = model(mel[..., :n_frames], strict_length=False).last_hidden_state
         theirs = whole(model, mel[..., :n_frames], strict_length=False).last_hidden_state
     assert ours.shape == theirs.shape
-    assert rms(array(ours - theirs)) <= 2e-6 * rms(array(theirs))  # both err by some 5e-7
+    assert rms(array(ours - theirs)) <= 2e-6 * rms(array(theirs))  # each has an error of about 5e-7
 
 
-def test_gradients_change_no_bit(model, mel):
-    """With them the pieces are joined by another function, and a trace has none."""
+def test_recording_gradients_does_not_change_a_bit(model, mel):
+    """With gradients, another function joins the pieces; a trace has no pieces."""
     expected = model(mel).last_hidden_state
     assert expected.requires_grad
     for context in (torch.no_grad(), torch.inference_mode()):
@@ -107,7 +107,7 @@ def test_gradients_change_no_bit(model, mel):
     assert encoder.trace(model, mel)["ln_post"].equal(expected.detach())
 
 
-def test_gradients_are_those_of_one_piece(model, mel):
+def test_gradients_match_one_piece(model, mel):
     def gradients(run):
         model.zero_grad()
         run(model, mel).last_hidden_state.square().sum().backward()
@@ -116,22 +116,22 @@ def test_gradients_are_those_of_one_piece(model, mel):
     expected = gradients(whole)
     assert set(expected) == set(dict(model.named_parameters())) - {"positions"}
     for name, grad in gradients(lambda model, mel: model(mel)).items():
-        # Sums over 3 x 811 positions, in three parts or in one: some hundred roundings.
+        # Sums over 3 x 811 positions, in three parts or one: some hundreds of roundings.
         assert rms(array(grad - expected[name])) <= 1e-5 * rms(array(expected[name])), name
 
 
 def test_second_derivatives(model):
-    """They fail if a tensor that autograd needs is changed in place."""
+    """They fail if a tensor that autograd needs is modified in place."""
     mlp, x = model.blocks[0].mlp.double(), torch.linspace(-1, 1, 2 * 38).double().view(1, 2, 38)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "MLP_ROWS", 1)
         assert torch.autograd.gradgradcheck(mlp, x.requires_grad_())
 
 
-# Memory.
+# Memory
 
 
-def test_what_is_returned_is_the_callers_own(model, mel):
+def test_results_do_not_share_memory_with_later_calls(model, mel):
     with torch.no_grad():
         first = model(mel, output_hidden_states=True).hidden_states
         kept = [state.clone() for state in first]
@@ -145,7 +145,7 @@ def test_what_is_returned_is_the_callers_own(model, mel):
     assert len({state.data_ptr() for state in first}) == len(first)
 
 
-def test_features_and_weights_are_left_alone(model, mel):
+def test_features_and_weights_are_not_modified(model, mel):
     before = [mel.clone(), *(p.clone() for p in model.parameters())]
     with torch.no_grad():
         model(mel)
@@ -153,8 +153,8 @@ def test_features_and_weights_are_left_alone(model, mel):
         assert a.equal(b)
 
 
-def test_a_block_s_input_is_freed_unless_asked_for(model, mel):
-    """32 blocks of large-v3 would hold 245 MB of them."""
+def test_block_inputs_are_freed_unless_requested(model, mel):
+    """For large-v3, 32 of them would take 245 MB."""
     inputs, alive = [], []
 
     def before(_block, args):
@@ -172,20 +172,20 @@ def test_a_block_s_input_is_freed_unless_asked_for(model, mel):
     assert states[-1].equal(out)
 
 
-def test_the_mlp_s_inside_is_never_held_whole(model, mel, rows):
+def test_inner_tensor_of_the_mlp_is_never_whole(model, mel, rows):
     with torch.inference_mode():
         model(mel)
-    assert rows == [38, 38, *[375, 375, 61] * 3]  # the stem's have their channels there
+    assert rows == [38, 38, *[375, 375, 61] * 3]  # 38: channels of the stem
     rows.clear()
     encoder.trace(model, mel)
-    assert rows[2] == 811, "a tap is given the stage whole"
+    assert rows[2] == 811, "a tap gets the whole stage"
 
 
-# Recorded: a number of pieces must not be part of a graph.
+# Recorded graphs must not fix the number of pieces.
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # the checks of the shape are kept
-def test_a_trace_by_torch_holds_for_other_sizes(model, mel):
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # about the shape checks
+def test_jit_trace_works_for_other_sizes(model, mel):
     model.requires_grad_(False)
     with torch.no_grad():
         run = lambda x: model(x, strict_length=False).last_hidden_state  # noqa: E731
@@ -194,7 +194,7 @@ def test_a_trace_by_torch_holds_for_other_sizes(model, mel):
             assert rms(array(traced(other) - run(other))) <= 2e-6 * rms(array(run(other)))
 
 
-def test_an_export_holds_for_other_batches(model, mel):
+def test_export_works_for_other_batch_sizes(model, mel):
     size = torch.export.Dim("batch", min=2, max=9)
     with torch.no_grad():
         program = torch.export.export(model, (mel,), dynamic_shapes={"mel": {0: size}})
@@ -221,7 +221,7 @@ def test_compiled_in_one_piece(model, mel):
 
 
 @pytest.mark.parametrize("part", ["blocks.1", "blocks.0.mlp", "blocks.2.attn"])
-def test_a_part_that_is_compiled_runs_compiled(model, mel, part):
+def test_compiled_part_runs_compiled(model, mel, part):
     torch.compiler.reset()
     counter = CompileCounter()
     with torch.inference_mode():
@@ -230,14 +230,14 @@ def test_a_part_that_is_compiled_runs_compiled(model, mel, part):
         out = model(mel).last_hidden_state
         assert counter.frame_count == 1
         model(mel)
-        assert counter.frame_count == 1, "and not compiled again"
+        assert counter.frame_count == 1, "recompiled"
     assert rms(array(out - expected)) <= 2e-6 * rms(array(expected))
 
 
-# Everybody takes the same path.
+# One path for every caller
 
 
-def test_every_way_of_calling_gives_the_same_numbers(model, mel):
+def test_every_way_of_calling_gives_the_same_result(model, mel):
     with torch.inference_mode():
         expected = model(mel).last_hidden_state
     hooks = [
@@ -256,8 +256,8 @@ def test_every_way_of_calling_gives_the_same_numbers(model, mel):
             assert model(mel).last_hidden_state.equal(expected)
 
 
-def test_the_command_fills_its_slots_as_every_caller_does(capsys):
-    """A hook on every module of the process would have each part called as a module."""
+def test_command_calls_the_ops_in_use(capsys):
+    """If the command hooked every module, each part would be called as a module instead."""
     called = []
 
     def spy(*args):
@@ -272,7 +272,7 @@ def test_the_command_fills_its_slots_as_every_caller_does(capsys):
 
 
 class Adapted(torch.nn.Module):
-    """A part with something added to what it gives, as adapters for fine-tuning do."""
+    """A part with something added to its output, like an adapter for fine-tuning."""
 
     def __init__(self, base):
         super().__init__()
@@ -284,7 +284,7 @@ class Adapted(torch.nn.Module):
 
 @pytest.mark.parametrize("change", ["another module", "another forward"])
 @pytest.mark.parametrize("part", ["blocks.1", "blocks.0.mlp", "blocks.2.attn"])
-def test_a_part_that_was_replaced_is_used(model, mel, part, change):
+def test_replaced_part_is_used(model, mel, part, change):
     ours = model.get_submodule(part)
     with torch.no_grad():
         before = model(mel).last_hidden_state
@@ -297,6 +297,6 @@ def test_a_part_that_was_replaced_is_used(model, mel, part, change):
     assert not torch.allclose(before, after)
 
 
-def test_a_copy_gives_the_same_bits(model, mel):
+def test_copy_gives_the_same_bits(model, mel):
     with torch.inference_mode():
         assert copy.deepcopy(model)(mel)[0].equal(model(mel)[0])

@@ -1,4 +1,4 @@
-"""The ops against the oracle's, and the table that says which function fills which slot."""
+"""The ops against the oracle, and the table of the functions in use."""
 
 import threading
 from collections import Counter
@@ -14,7 +14,7 @@ from melfront.encoder import WhisperEncoder, ops, oracle
 from tests.encoder.peers import TOY, features, rms
 
 SLOTS = [field.name for field in fields(ops.Ops)]
-FLOAT64 = 1e-13  # relative: 1e-16 a step, and no sum here is longer than a hundred
+FLOAT64 = 1e-13  # relative: 1e-16 per step, and no sum here has more than a hundred terms
 
 
 def random(device, *shape, seed=1, dtype=torch.float64):
@@ -31,7 +31,7 @@ def assert_close(ours, truth, bound=FLOAT64):
     assert rms(array(ours) - truth) <= bound * rms(truth)
 
 
-# Each op against the oracle, one item of a batch at a time.
+# Each op against the oracle
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -49,7 +49,7 @@ def test_gelu_is_the_exact_one(device):
     exact = array(x) * 0.5 * (1 + erf(array(x) / np.sqrt(2)))
     assert np.abs(array(ops.gelu(x)) - exact).max() <= 1e-14
     assert np.abs(oracle.gelu(array(x)) - exact).max() <= 1e-14
-    # What the docstrings say of the other form.
+    # The docstrings state this difference for the tanh form.
     tanh = torch.nn.functional.gelu(x, approximate="tanh")
     assert 4.7e-4 < np.abs(array(tanh) - exact).max() < 4.8e-4
 
@@ -62,12 +62,12 @@ def test_layer_norm(device):
     assert ops.LAYER_NORM_EPS == 1e-5
 
 
-def test_layer_norm_of_values_with_a_large_offset(device):
-    """In float32 E[x^2] - E[x]^2 of such values is noise: the mean has to be taken off first."""
+def test_layer_norm_with_a_large_offset(device):
+    """In float32, E[x^2] - E[x]^2 would be noise here: the mean has to be subtracted first."""
     weight, bias = (random(device, 1283, seed=s, dtype=torch.float32) for s in (2, 3))
     x = random(device, 5, 1283, dtype=torch.float32) + 3000
     truth = oracle.layer_norm(array(x), array(weight), array(bias))
-    # An ulp of 3000 is 2.4e-4; the mean is exact to a fraction of one.
+    # An ulp of 3000 is 2.4e-4; the mean is accurate to a fraction of an ulp.
     assert_close(ops.layer_norm(x, weight, bias), truth, 1e-4)
 
 
@@ -95,13 +95,13 @@ def test_attention(device):
     assert_close(ops.softmax(ops.scores(q, k)), weights)
     assert_close(ops.attention(q, k, v), weights @ array(v))
     assert_close(ops.explicit_attention(q, k, v), weights @ array(v))
-    # In float32 the two sum in another order: some ulp apart, of 6e-8.
+    # In float32, the two sum in different orders: they differ by some ulp of 6e-8.
     q, k, v = q.float(), k.float(), v.float()
     assert_close(ops.explicit_attention(q, k, v), array(ops.attention(q, k, v)), 1e-6)
 
 
 def test_softmax_of_huge_scores(device):
-    """exp of any of these is infinity or zero: the largest has to be taken off first."""
+    """exp of any of these overflows or underflows: the largest has to be subtracted first."""
     rows = [[1e4, 1e4 + 1, 1e4 - 3], [-1e4, -1e4 - 1, -1e4 + 2], [3e38, 0, -3e38], [0, 700, 710]]
     rows = torch.tensor(rows, dtype=torch.float32, device=device)
     shares = ops.softmax(rows)
@@ -124,7 +124,7 @@ def test_mlp(device):
     assert_close(ops.mlp(x, w1, b1, w2, b2), oracle.mlp(array(x), w, oracle.no_tap))
 
 
-# The table.
+# The table of functions in use
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def mel(device):
 
 
 def spies(calls):
-    """Ours in every slot, each of which counts its calls."""
+    """Our function for every slot, wrapped to count its calls."""
 
     def spy(slot):
         def counted(*args, **kwargs):
@@ -150,7 +150,7 @@ def spies(calls):
     return {slot: spy(slot) for slot in SLOTS}
 
 
-def test_the_model_computes_through_the_table_alone(model, mel):
+def test_model_calls_only_functions_of_the_table(model, mel):
     expected = model(mel).last_hidden_state
     n = TOY.n_audio_layer
     plain = {"conv1d": 2, "gelu": 2 + n, "layer_norm": 2 * n + 1, "linear": 6 * n}
@@ -160,7 +160,7 @@ def test_the_model_computes_through_the_table_alone(model, mel):
         assert model(mel).last_hidden_state.equal(expected)
     assert calls == plain
 
-    # Attention spelled out, and a trace, go through scores and softmax.
+    # Explicit attention and a trace also call scores and softmax.
     calls.clear()
     with ops.using(**spies(calls) | {"attention": ops.explicit_attention}):
         model(mel)
@@ -172,7 +172,7 @@ def test_the_model_computes_through_the_table_alone(model, mel):
 
 
 @pytest.mark.parametrize("slot", SLOTS)
-def test_using_replaces_one_slot_and_no_other(model, mel, slot):
+def test_using_replaces_only_one_slot(model, mel, slot):
     before, expected = ops.current(), model(mel).last_hidden_state
 
     def other(*args, **kwargs):
@@ -199,7 +199,7 @@ def test_using_is_undone_after_an_exception():
     assert ops.current() is before
 
 
-def test_using_holds_in_its_own_thread_only():
+def test_using_only_affects_its_own_thread():
     seen = {}
     inside, done = threading.Event(), threading.Event()
 
@@ -225,7 +225,7 @@ def test_using_holds_in_its_own_thread_only():
 
 
 def test_compiled_in_one_piece_with_the_functions_in_use(model, mel):
-    """`aot_eager` traces both passes as for any compiler, and runs them as they are."""
+    """`aot_eager` traces both passes as for any compiler, but runs them without compiling."""
     torch.compiler.reset()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     given = mel.clone().requires_grad_()
@@ -242,7 +242,7 @@ def test_compiled_in_one_piece_with_the_functions_in_use(model, mel):
     assert (compiled(mel).last_hidden_state - expected).abs().max() <= 1e-5
 
 
-def test_using_refuses_what_is_no_slot():
+def test_using_refuses_an_unknown_slot():
     wrong = ops.using(norm=torch.relu, gelu=torch.relu, flash=torch.relu)
     with pytest.raises(ValueError, match=r"no slot named flash, norm; expected one of conv1d, "):
         wrong.__enter__()

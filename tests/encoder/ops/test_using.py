@@ -1,4 +1,4 @@
-"""`ops.using` by threads, asyncio's tasks and generators: of the model as it is, and compiled."""
+"""`ops.using` in threads, asyncio tasks and generators, with an eager and a compiled model."""
 
 import asyncio
 import contextvars
@@ -26,7 +26,7 @@ MEL = torch.from_numpy(features(TOY, batch=2))
 
 
 def outputs(gelus):
-    """With each of them, the model as it is, one after the other."""
+    """The eager model's output with each GELU."""
     outs = []
     for gelu in gelus:
         with ops.using(gelu=gelu):
@@ -36,23 +36,21 @@ def outputs(gelus):
     return outs
 
 
-@pytest.fixture(params=["as it is", "compiled"])
+@pytest.fixture(params=["eager", "compiled"])
 def model(request):
-    """Compiled in one piece; what was traced is run as it is, so the numbers are the same bits."""
+    """The model, eager or compiled as one graph. The backend runs the graph eagerly: same bits."""
     torch.compiler.reset()
     yield (
-        MODEL
-        if request.param == "as it is"
-        else torch.compile(MODEL, backend="eager", fullgraph=True)
+        MODEL if request.param == "eager" else torch.compile(MODEL, backend="eager", fullgraph=True)
     )
     torch.compiler.reset()
 
 
-# Threads.
+# Threads
 
 
 def test_eight_threads(model):
-    """Seven with a function each, one with ours: at each step all of them call the model."""
+    """Seven threads with a function each and one with the default call the model at once."""
     expected = [*outputs(GELUS), MODEL(MEL)[0]]
     step = threading.Barrier(8, timeout=100)
 
@@ -75,7 +73,7 @@ def test_eight_threads(model):
 
 
 @pytest.mark.parametrize("leaves_first", ["here", "elsewhere"])
-def test_blocks_of_two_threads_that_overlap(model, leaves_first):
+def test_overlapping_blocks_of_two_threads(model, leaves_first):
     here, there = outputs(GELUS[1:3])
     ours = MODEL(MEL)[0]
     inside, leave = threading.Event(), threading.Event()
@@ -103,10 +101,10 @@ def test_blocks_of_two_threads_that_overlap(model, leaves_first):
     assert model(MEL)[0].equal(ours)
 
 
-# Asyncio.
+# Asyncio
 
 
-def test_tasks_that_take_turns(model):
+def test_interleaved_tasks(model):
     expected = outputs(GELUS)
 
     async def work(i):
@@ -123,7 +121,7 @@ def test_tasks_that_take_turns(model):
     assert asyncio.run(everything()) == [ops.Ops()] * len(GELUS)
 
 
-def test_a_task_started_in_a_block_stays_in_it(model):
+def test_task_started_in_a_block_keeps_its_functions(model):
     (expected,) = outputs(GELUS[1:2])
 
     async def work(left):
@@ -144,8 +142,8 @@ def test_a_task_started_in_a_block_stays_in_it(model):
     assert after.equal(MODEL(MEL)[0])
 
 
-def test_a_fixture_that_another_task_closes(model):
-    """An async generator, begun here or in a task, closed in another task, as test runners do."""
+def test_async_generator_closed_by_another_task(model):
+    """Test runners start an async fixture in one task and close it in another."""
     (expected,) = outputs(GELUS[1:2])
 
     async def fixture():
@@ -166,18 +164,18 @@ def test_a_fixture_that_another_task_closes(model):
     assert ops.current() == ops.Ops()
 
 
-# Generators.
+# Generators
 
 
 def block(**functions):
-    """A generator that is in a block between its first value and its end."""
+    """A generator that enters a block at its first value and leaves it at its end."""
     with ops.using(**functions):
         yield
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_generators_that_overlap_in_one_thread(model, first):
-    """Whichever is closed first, the other's function stays in use, and no more than that."""
+def test_overlapping_generators_in_one_thread(model, first):
+    """Whichever is closed first, only the other's function stays in use."""
     before = ops.current()
     names = ["gelu", "softmax"]
     made = [block(gelu=GELUS[1]), block(softmax=torch.sigmoid)]
@@ -196,7 +194,7 @@ def test_generators_that_overlap_in_one_thread(model, first):
 
 
 @pytest.mark.parametrize("where", ["a thread", "a context", "a copy of this context"])
-def test_a_generator_that_is_closed_elsewhere(model, where):
+def test_generator_closed_elsewhere(model, where):
     (expected,) = outputs(GELUS[1:2])
     generator = block(gelu=GELUS[1])
     next(generator)
@@ -211,12 +209,12 @@ def test_a_generator_that_is_closed_elsewhere(model, where):
         assert context.run(ops.current) == ops.Ops()
     assert ops.current() == ops.Ops()
     assert model(MEL)[0].equal(MODEL(MEL)[0])
-    with ops.using(gelu=GELUS[1]) as table:  # and a block is a block again
+    with ops.using(gelu=GELUS[1]) as table:  # later blocks still work
         assert ops.current() is table
         assert model(MEL)[0].equal(expected)
 
 
-def test_blocks_that_overlap_for_ever_leave_nothing():
+def test_endlessly_overlapping_blocks_do_not_accumulate():
     last = block(gelu=GELUS[0])
     next(last)
     for _ in range(2000):
@@ -229,7 +227,7 @@ def test_blocks_that_overlap_for_ever_leave_nothing():
     assert ops.current() == ops.Ops()
 
 
-# What torch.compile could take for the same function.
+# Functions that torch.compile could mistake for each other
 
 
 class Scaled:
@@ -244,7 +242,7 @@ class Scaled:
 
 
 def of_a_global(x):
-    return factor * ops.gelu(x)  # noqa: F821  # the test gives it
+    return factor * ops.gelu(x)  # noqa: F821  # set by the test
 
 
 @dataclass
@@ -277,7 +275,7 @@ class Unhashable(Scaled):
         "unhashable",
     ],
 )
-def test_functions_of_the_same_code(make):
+def test_functions_with_the_same_code(make):
     torch.compiler.reset()
     compiled = torch.compile(MODEL, backend="eager", fullgraph=True)
     gelus = [make(factor) for factor in (1.5, 2.0, 2.5)]
@@ -289,7 +287,7 @@ def test_functions_of_the_same_code(make):
     assert compiled(MEL)[0].equal(MODEL(MEL)[0])
 
 
-def test_compiled_once_for_each_function_and_not_for_more_than_torch_allows():
+def test_compiled_once_per_function_up_to_the_recompile_limit():
     torch.compiler.reset()
     graphs = []
 
@@ -311,8 +309,8 @@ def test_compiled_once_for_each_function_and_not_for_more_than_torch_allows():
     torch.compiler.reset()
 
 
-def test_a_block_inside_what_is_compiled():
-    """dynamo cannot follow it: the block is left to Python, or it is an error."""
+def test_block_inside_a_compiled_function():
+    """dynamo cannot trace the block: it runs in Python, or with fullgraph raises an error."""
 
     def within(mel):
         with ops.using(gelu=GELUS[1]):
@@ -329,8 +327,8 @@ def test_a_block_inside_what_is_compiled():
     assert MODEL(MEL)[0].equal(outputs([ops.gelu])[0])
 
 
-def test_exported_with_the_functions_in_use():
-    """They are in the program. What stands in for a weight while it is made is still ours."""
+def test_export_contains_the_functions_in_use():
+    """During an export, proxies replace the weights; they still count as plain weights."""
     gelu, linear = times(1.5), lambda x, *weights: 2 * ops.linear(x, *weights)
     with ops.using(gelu=gelu, linear=linear):
         expected = MODEL(MEL)[0]
@@ -340,6 +338,6 @@ def test_exported_with_the_functions_in_use():
     assert not torch.allclose(expected, MODEL(MEL)[0], rtol=1e-3)
 
 
-def test_a_trace_and_the_model_as_it_is_see_the_same_functions():
+def test_trace_uses_the_same_functions_as_the_model():
     with ops.using(gelu=GELUS[1]):
         assert encoder.trace(MODEL, MEL)["ln_post"].equal(MODEL(MEL)[0])

@@ -1,4 +1,4 @@
-"""The axes of the page of `--report`, in a real browser: each is its picture's, at every width."""
+"""The axes of the `--report` page in a real browser: each matches its picture at every width."""
 
 from dataclasses import replace
 
@@ -13,12 +13,12 @@ from tests.encoder.report.test_report import ABOUT
 from tests.signals import sample
 
 pytestmark = test_browser.pytestmark
-assert browser  # a fixture, used by its name
+assert browser  # a fixture, used by name
 
 WIDTHS = (390, 768, 900, 1100, 1440, 1920)
-A4 = 794 - 2 * 57  # CSS pixels: 210 mm at 96 to the inch, less the page's margins of 15 mm
+A4 = 794 - 2 * 57  # CSS pixels: 210 mm at 96 per inch, minus two margins of 15 mm
 
-# Everything that stands on the page, as [left, top, right, bottom] in pixels.
+# The boxes of all elements on the page, as [left, top, right, bottom] in pixels.
 LOOK = """() => {
   const box = (e) => {
     const { left, top, right, bottom } = e.getBoundingClientRect();
@@ -50,7 +50,7 @@ LOOK = """() => {
 
 @pytest.fixture(scope="module", params=[(4, 1), (6, 1), (8, 1), (20, 4)], ids="heads{0[0]}".format)
 def tour(request, browser, tmp_path_factory):
-    """The page of a model with so many heads, and how many positions a pixel of attention has."""
+    """The page of a model with that many heads, and the number of positions per attention pixel."""
     heads, group = request.param
     config = replace(SIZES["tiny"], n_audio_state=8 * heads, n_audio_head=heads, n_audio_layer=1)
     model = WhisperEncoder.from_formula(config)
@@ -74,7 +74,7 @@ def number(text: str) -> float:
 
 
 def apart(labels: list) -> bool:
-    """Does no label stand on another?"""
+    """Whether no two labels overlap."""
     boxes = [label[1:] for label in labels]
     return not any(
         a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
@@ -85,7 +85,7 @@ def apart(labels: list) -> bool:
 
 @pytest.mark.parametrize("whole", [False, True], ids=["clip", "whole"])
 @pytest.mark.parametrize("width", [*WIDTHS, "print"])
-def test_every_axis_is_its_pictures(tour, width, whole):
+def test_every_axis_matches_its_picture(tour, width, whole):
     tab, group = tour
     tab.emulate_media(media="print" if width == "print" else "screen")
     tab.set_viewport_size({"width": A4 if width == "print" else width, "height": 900})
@@ -112,7 +112,7 @@ def test_every_axis_is_its_pictures(tour, width, whole):
             assert (x0 + x1) / 2 == pytest.approx(left + number(text) * second, abs=1), name
         for text, _, y0, _, y1 in axes["up"]:
             assert top - 1 <= (y0 + y1) / 2 <= bottom + 1, (name, text)
-            from_top = {  # where the value of the label is drawn
+            from_top = {  # the position at which a label's value is drawn
                 "attention": lambda t: t / SPAN,
                 "power": lambda hz: 1 - (hz / 40 + 0.5) / 201,
                 "waveform": lambda x: (1.05 - np.sign(x)) / 2.1,  # its peak is 1 of 1.05
@@ -123,7 +123,7 @@ def test_every_axis_is_its_pictures(tour, width, whole):
                 assert (y0 + y1) / 2 == pytest.approx(top + share * (bottom - top), abs=0.75), name
         if not axes["drawn"]:  # the waveform
             continue
-        # The middle of a pixel stands at the middle of what it shows, of the first and of the last.
+        # The centre of the first and the last pixel is at the centre of what the pixel shows.
         steps = group if name in ("attention", "row") else 1
         for column in 0, axes["columns"] - 1:
             middle = (column * steps + (steps - 1) / 2) * axes["step"] * second
@@ -134,7 +134,7 @@ def test_every_axis_is_its_pictures(tour, width, whole):
                 assert y0 + share * (y1 - y0) == pytest.approx(top + middle, abs=0.5)
     drawn, axis = look["histogram"]
     assert (axis[0], axis[2]) == pytest.approx((drawn[0], drawn[2]), abs=0.5)
-    # The heads stand beside the picture or below it, each a square.
+    # The heads are to the right of the picture or below it, and each is a square.
     (square,) = (axes["plot"] for axes in look["axes"] if axes["name"] == "attention")
     assert square[2] - square[0] == pytest.approx(square[3] - square[1], abs=0.5)
     for x0, y0, x1, y1 in look["thumbs"]:

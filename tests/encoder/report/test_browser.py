@@ -1,4 +1,4 @@
-"""The page of `--report` in a real browser: pointing, playing, keys, and who can use it."""
+"""The `--report` page in a real browser: mouse, sound, keyboard and accessibility."""
 
 import shutil
 from dataclasses import replace
@@ -62,7 +62,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, address):
-    """Opens the page; at the end nothing may have been complained of, and nothing asked for."""
+    """Open the page. At the end, there must be no console message, error or network request."""
     contexts, complaints, requests = [], [], []
 
     def visit(**options):
@@ -85,7 +85,7 @@ def visit(browser, address):
 
 
 def point(tab, plot: str, x: float, y: float = 0.5) -> None:
-    """The mouse to a place of a picture, in shares of its width and height, from the upper left."""
+    """Move the mouse to a point of a picture: fractions of its width and height from top left."""
     tab.eval_on_selector(
         f"#{plot}", "e => e.scrollIntoView({block: 'center', behavior: 'instant'})"
     )
@@ -104,7 +104,7 @@ def text(tab, name: str) -> str:
 
 
 def seconds(tab, plot: str, mark: str, span: float = SPAN) -> tuple[float, float]:
-    """Where the edges of a mark are, read off the picture's axis."""
+    """The edges of a mark on the picture's time axis, in seconds."""
     box = tab.locator(f"#{plot}").bounding_box()
     edges = tab.locator(f"#{plot} .{mark}").bounding_box()
     left = (edges["x"] - box["x"]) / box["width"] * span
@@ -116,7 +116,7 @@ ACROSS += ["row", "before", "after"]
 
 
 @pytest.mark.parametrize("where", ["waveform", "log", "conv2", "after"])
-def test_pointing_at_a_position_shows_it_everywhere(visit, where):
+def test_pointing_at_a_position_marks_it_in_every_picture(visit, where):
     tab = visit()
     assert sorted(tab.eval_on_selector_all(".plot", "all => all.map(e => e.id)")) == sorted(
         [*ACROSS, "features", "attention"]
@@ -126,7 +126,7 @@ def test_pointing_at_a_position_shows_it_everywhere(visit, where):
     for plot in [*ACROSS, "features"]:
         span = 30 if plot == "features" else SPAN
         pixel = span / tab.locator(f"#{plot}").bounding_box()["width"]
-        # Frames 406 and 407, centred on 4.06 and 4.07 s; three pixels wide at least.
+        # Frames 406 and 407, centred on 4.06 and 4.07 s; at least three pixels wide.
         left, right = seconds(tab, plot, "frames", span)
         assert left == pytest.approx(4.055, abs=pixel)
         assert right == pytest.approx(max(4.075, left + 3 * pixel), abs=pixel)
@@ -145,7 +145,7 @@ def test_pointing_at_a_position_shows_it_everywhere(visit, where):
     assert (row["y"] + 1 - box["y"]) / box["height"] * SPAN == pytest.approx(4.06, abs=0.03)
 
 
-def test_values_under_the_pointer_are_the_tensors(visit, seen):
+def test_values_under_the_pointer_match_the_tensors(visit, seen):
     tab = visit()
     power = np.log10(np.maximum(seen.front["power"].T, 1e-30))
     tensors = {
@@ -159,28 +159,28 @@ def test_values_under_the_pointer_are_the_tensors(visit, seen):
             span = 30 if name == "features" else SPAN
             x = frame / 100 / span
             point(tab, name, x, 1 - (row + 0.5) / rows)
-            assert moment(tab)[0] == pytest.approx(frame, abs=1)  # in 30 s a frame is no pixel
+            assert moment(tab)[0] == pytest.approx(frame, abs=1)  # 30 s: less than a pixel
             tab.wait_for_function(f"valueAt('{name}') !== ''")
             shown = tab.evaluate(f"valueAt('{name}')")
             value = float(shown.partition(": ")[2].lstrip("≤≥ ").split()[0].replace("−", "-"))
             assert shown.partition(" ")[0] in ("frequency", "mel")
             assert int(shown.partition(",")[0].split()[-1]) == row
-            step = np.ptp(tensor) / 127  # of the palette; and two digits are shown
+            step = np.ptp(tensor) / 127  # step of the palette; two digits are shown
             assert value == pytest.approx(tensor[row, moment(tab)[0]], abs=step / 2 + 0.005)
 
 
 @pytest.mark.parametrize("frame", [0, 1, 406, 809, 811, 812, 2999])
-def test_the_frame_drawn_is_the_oracles(visit, seen, frame):
+def test_drawn_frame_matches_the_oracle(visit, seen, frame):
     tab = visit()
     tab.evaluate(f"show({frame})")
     drawn = tab.evaluate(
         "page.window.map((w, i) => w * sample(frame * page.hop - page.nFft / 2 + i))"
     )
-    # The sound has 16 bits, the window six digits. Frame 2999 is mirrored silence.
+    # The page stores sound in 16 bits, the window with six digits. Frame 2999 is mirrored silence.
     assert np.allclose(drawn, seen.front["windowed"][frame], atol=2**-16 + 1e-6)
 
 
-def test_attention_is_the_models(visit, seen):
+def test_attention_matches_the_model(visit, seen):
     tab = visit()
     point(tab, "attention", 0.5, 4.06 / SPAN)
     assert moment(tab) == (406, 203)
@@ -225,7 +225,7 @@ def test_play_moves_the_cursor(visit):
     assert moment(tab) == stopped
 
 
-def test_the_sound_is_the_clip(visit):
+def test_sound_matches_the_clip(visit):
     tab = visit()
     tab.wait_for_function("audio.readyState > 0")
     assert tab.evaluate("audio.duration") == pytest.approx(8.1, abs=1e-3)
@@ -255,14 +255,14 @@ def test_everything_works_with_the_keyboard(visit):
     assert tab.locator("#features").get_attribute("aria-valuetext") == "frame 2, 0.02 seconds"
     press("waveform", "Space")
     tab.wait_for_function("play.textContent === 'Pause'")
-    # Tab reaches every picture, the buttons, and the slider.
+    # Tab reaches every picture, button and slider.
     reached = tab.evaluate(
         "[...document.querySelectorAll('.plot, button, input, a')].every(e => e.tabIndex >= 0)"
     )
     assert reached
 
 
-def test_all_of_the_window(visit):
+def test_view_of_the_whole_window(visit):
     tab = visit()
     tab.evaluate("show(406)")
     tab.locator("#view").click()
@@ -271,7 +271,7 @@ def test_all_of_the_window(visit):
     assert (left + right) / 2 == pytest.approx(4.06, abs=0.05)
     point(tab, "conv2", 20 / 30)
     assert moment(tab) == pytest.approx((2000, 1000), abs=2)
-    # Attention is of the clip alone, and says so when the moment lies beyond it.
+    # Attention is shown for the clip only, and the page says so beyond the clip's end.
     tab.locator("#row").scroll_into_view_if_needed()
     tab.wait_for_function(
         "document.querySelector('[data-text=share]').innerText.startsWith('beyond')"
@@ -279,7 +279,7 @@ def test_all_of_the_window(visit):
 
 
 def test_using_the_page_adds_no_listeners(visit):
-    """Those added in a listener grow in number, or are added after what they wait for."""
+    """Listeners added inside a listener would accumulate, or miss their event."""
     tab = visit()
     tab.locator("#attention").scroll_into_view_if_needed()
     tab.wait_for_selector(".thumbs button")
@@ -295,7 +295,7 @@ def test_using_the_page_adds_no_listeners(visit):
         tab.locator(button).click()
     tab.locator(".thumbs button").nth(3).click()
     tab.locator(".thumbs").click(position={"x": 1, "y": 1})
-    assert text(tab, "head") in "14"  # between two heads nothing is chosen
+    assert text(tab, "head") in "14"  # a click between two heads selects nothing
     point(tab, "conv2", 0.5)
     tab.keyboard.press("]")
     tab.locator("#play").click()
@@ -308,8 +308,8 @@ def test_using_the_page_adds_no_listeners(visit):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
-def test_axe_finds_nothing(visit, scheme, viewport):
-    pytest.importorskip("axe_playwright_python", reason="axe is not installed: '.[test]' has it")
+def test_axe_finds_no_violations(visit, scheme, viewport):
+    pytest.importorskip("axe_playwright_python", reason="no axe: pip install -e '.[test]'")
     tab = visit(color_scheme=scheme, viewport=viewport)
     tab.locator("#attention").scroll_into_view_if_needed()
     tab.wait_for_selector(".thumbs button")
@@ -329,7 +329,7 @@ def test_on_a_phone(visit):
     assert box["width"] > 0.75 * PHONE["width"]  # labels and margins take the rest
 
 
-def test_a_printed_page_has_its_charts(visit):
+def test_printed_page_has_charts(visit):
     tab = visit()
     tab.wait_for_function("stored.power && stored.log")
     tab.emulate_media(media="print")
@@ -341,7 +341,7 @@ def test_a_printed_page_has_its_charts(visit):
     assert len(tab.pdf()) > 100_000
 
 
-def test_without_script_the_pictures_are_there(visit):
+def test_pictures_are_visible_without_javascript(visit):
     tab = visit(java_script_enabled=False)
     assert tab.locator("noscript p").count() == 1
     assert tab.locator("noscript p").is_visible()

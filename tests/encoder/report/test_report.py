@@ -1,4 +1,4 @@
-"""The page of `--report`: its numbers, its lines of source, its size, and what it refuses."""
+"""The `--report` page: its numbers, its source lines, its size, and its errors."""
 
 import ast
 import os
@@ -23,7 +23,7 @@ from tests.signals import sample
 
 ABOUT = {"model": "formula", "device": "cpu", "dtype": "float32"}
 ABOUT |= {"melfront": "0", "torch": "0", "numpy": "0"}
-# 3 s of positions, one block: small enough to differentiate through.
+# 3 s of positions and one block: small enough for gradients.
 SMALL = EncoderConfig(
     n_mels=23, n_audio_ctx=150, n_audio_state=26, n_audio_head=2, n_audio_layer=1, n_audio_mlp=17
 )
@@ -45,7 +45,7 @@ def html(seen, model) -> str:
 
 
 def words(html: str) -> str:
-    """The page's text, without script, style and markup, each gap one space."""
+    """The page's text without script, style and markup, with single spaces."""
     body = re.sub(r"<(script|style).*?</\1>", "", html, flags=re.S)
     return " ".join(re.sub(r"<[^>]*>", " ", body).split())
 
@@ -55,15 +55,15 @@ def toy_page(tmp_path, audio) -> str:
     return (tmp_path / "toy.html").read_text(encoding="utf-8")
 
 
-# The receptive field, measured: which samples change a position before attention.
+# The receptive field: the samples that a position depends on before attention
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 74, 148, 149])
 def test_receptive_field_by_gradient(position):
     model = WhisperEncoder.from_formula(SMALL)
     front_end = melfront.LogMel(n_mels=SMALL.n_mels, pad_to=3.0)
-    # Noise as loud everywhere: nothing lies 8 below the maximum, so that the clamp, which hangs on
-    # the one loudest place, passes nothing on.
+    # With noise of constant loudness, nothing is 8 below the maximum. So the clamp, which depends
+    # on the loudest value, passes no gradient on.
     audio = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, 48_000).astype(np.float32))
     audio.requires_grad_()
     stages = {}
@@ -76,14 +76,14 @@ def test_receptive_field_by_gradient(position):
     stages["gelu2"][0, :, position].square().sum().backward()
     touched = np.flatnonzero(audio.grad.numpy())
     first, last = measure.receptive_field(position, SMALL.n_frames)
-    window_starts = first > 0  # there Hann's window is 0
+    window_starts = first > 0  # the first value of the Hann window is 0
     assert (touched[0], touched[-1]) == (first + window_starts, last)
-    assert len(touched) == last + 1 - touched[0], "no sample between is left out"
+    assert len(touched) == last + 1 - touched[0], "a sample in between is missing"
     if 2 <= position < 149:
         assert (first, last) == (320 * position - 520, 320 * position + 519)
 
 
-# What is shown is what the encoder and the oracle compute.
+# Numbers and pictures match the encoder and the oracle
 
 
 def test_numbers_of_the_sample_clip(html, seen):
@@ -103,14 +103,14 @@ def test_numbers_of_the_sample_clip(html, seen):
         f"only {np.count_nonzero(melfront.mel_filters(80))} are not zero",
     ):
         assert sentence in text
-    # The last frame that hears the clip, asked of the front end itself: take its last sample away.
+    # Find the last frame that covers the clip by removing samples from the end.
     heard = melfront.oracle.trace(sample())["windowed"]
     cut = melfront.oracle.trace(sample()[:-150])["windowed"]
     assert np.flatnonzero((heard != cut).any(axis=1))[-1] == 811
 
 
 @pytest.mark.numeric
-def test_states_are_the_encoders(seen, model):
+def test_states_match_the_encoder(seen, model):
     mel = melfront.log_mel(sample(), n_mels=80)
     with torch.inference_mode():
         states = model(mel, output_hidden_states=True).hidden_states
@@ -121,7 +121,7 @@ def test_states_are_the_encoders(seen, model):
             return x
 
         model(mel, tap=tap)
-    # Float32 sums in another order; and the features are once the oracle's, rounded.
+    # float32 sums in another order, and features that are the oracle's after rounding.
     assert np.allclose(seen.after, states[-1][0], atol=1e-4)
     size = states[0][0].norm(dim=-1)
     assert np.allclose(seen.norm[0], size, rtol=1e-5)
@@ -145,18 +145,18 @@ def test_pooled_attention_keeps_its_sums():
     assert np.allclose(pooled.sum(-1)[:, 1], weights[:, 4:8].sum(-1).mean(-1))
 
 
-def test_every_colour_of_a_palette_is_another():
+def test_colours_of_a_palette_are_distinct():
     palettes = [picture.rgb(name, picture.LEVELS) for name in ("magma", "viridis", "berlin")]
     palettes += [picture.rgb("magma", figures.ATTENTION_LEVELS)]
     palettes += [picture.two_ramps(share) for share in np.linspace(0, 1, 41)]
     assert all(len(np.unique(p, axis=0)) == len(p) for p in palettes)
 
 
-# The lines of source.
+# Source lines
 
 
 @pytest.mark.parametrize("name", page.LINES)
-def test_a_line_of_source_stands_where_the_page_says(name, html):
+def test_source_line_is_where_the_page_says(name, html):
     line = page.lines()[name]
     text = (CHECKOUT / line.file).read_text()
     assert text.splitlines()[line.number - 1].strip() == line.text
@@ -166,14 +166,14 @@ def test_a_line_of_source_stands_where_the_page_says(name, html):
     assert f"{line.file}:{line.number} {line.function}" in words(html)
 
 
-def test_a_line_that_is_gone_is_an_error():
+def test_missing_source_line_is_an_error():
     from melfront.encoder.report.source import line
 
     with pytest.raises(LookupError, match="0 lines of pad"):
         line(melfront.oracle.pad, "no such thing")
 
 
-# One file, that asks for nothing.
+# A single file without external resources
 
 
 class Resources(HTMLParser):
@@ -187,7 +187,7 @@ class Resources(HTMLParser):
         self.ids += [attributes["id"]] if "id" in attributes else []
 
 
-def test_the_page_refers_to_nothing_outside(html):
+def test_page_has_no_external_references(html):
     resources = Resources()
     resources.feed(html)
     assert len(resources.found) > 20
@@ -195,13 +195,13 @@ def test_the_page_refers_to_nothing_outside(html):
     assert {r[1:] for r in resources.found if r.startswith("#")} <= set(resources.ids)
     assert len(resources.ids) == len(set(resources.ids))
     names = re.findall(r"https?://[^\"'\s<)]*", html)
-    assert set(names) == {"http://www.w3.org/2000/svg"}  # the name of SVG, asked for by nobody
+    assert set(names) == {"http://www.w3.org/2000/svg"}  # SVG's namespace, never requested
     assert "@import" not in html
     assert "url(" not in html
 
 
-def test_of_large_v3_at_its_worst_is_under_15_mb():
-    """30 s of noise through 32 blocks of 20 heads, all of it noise: no picture can be packed."""
+def test_worst_case_of_large_v3_is_under_15_mb():
+    """Noise in every tensor of 32 blocks of 20 heads: no picture can be compressed."""
     config = SIZES["large-v3"]
     rng = np.random.default_rng(0)
     shape = (config.n_audio_layer, config.n_audio_head)
@@ -240,7 +240,7 @@ def test_of_large_v3_at_its_worst_is_under_15_mb():
     assert len(page.render("noise", 480_000, seen, config, ABOUT).encode()) < 15e6
 
 
-# Clips of other kinds.
+# Other clips
 
 
 @pytest.mark.parametrize("n_samples", [1, 159, 3520])
@@ -257,28 +257,28 @@ def test_any_clip_has_a_page(tmp_path, n_samples, kind):
         assert wrong not in text
 
 
-def test_of_a_long_clip_the_first_window_is_shown(tmp_path):
+def test_page_shows_the_first_window_of_a_long_clip(tmp_path):
     long = sample()[40_000:50_001]
     text = words(toy_page(tmp_path, long))
     assert "The first 0.22 s only. The clip has 10,001 samples, 0.63 s" in text
     first = words(toy_page(tmp_path, long[:3520]))
     assert "only" not in first.partition("The waveform")[0].replace("The first", "")
-    # Everything after the note is the same.
+    # Everything after the note is identical.
     same = text.partition("A microphone")[2]
     assert same
     assert same == first.partition("A microphone")[2]
 
 
-def test_a_name_is_not_markup(tmp_path):
+def test_file_name_is_escaped(tmp_path):
     audio = sample()[:3520]
     write(tmp_path / "x.html", "<b>&'\".wav", audio, WhisperEncoder.from_formula(TOY), ABOUT)
     assert "&lt;b&gt;&amp;&#39;&#34;.wav" in (tmp_path / "x.html").read_text()
 
 
-# The command.
+# The command
 
 
-def test_the_command_without_other_arguments(tmp_path):
+def test_command_without_other_arguments(tmp_path):
     done, seconds = process(tmp_path, "-m", "melfront.encoder", "--report", "tour.html")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "written to tour.html: open it in a browser"
@@ -287,7 +287,7 @@ def test_the_command_without_other_arguments(tmp_path):
     text = words((tmp_path / "tour.html").read_text(encoding="utf-8"))
     assert "These weights come from a formula" in text
     assert "128 triangles" in text
-    assert "head 6" not in text, "heads are listed by the script"
+    assert "head 6" not in text, "the script lists the heads"
 
 
 def test_trained_weights_in_half_a_minute(tmp_path, jfk_path, tiny_en):
@@ -310,17 +310,17 @@ def test_trained_weights_in_half_a_minute(tmp_path, jfk_path, tiny_en):
         (["--report", "missing/tour.html"], "cannot write there: No such file"),
     ],
 )
-def test_bad_usage_is_one_line_and_found_first(tmp_path, monkeypatch, capsys, arguments, message):
+def test_bad_usage_is_one_line_before_loading(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     Path("there.html").mkdir()
-    monkeypatch.setattr(__main__, "load_model", lambda *_: pytest.fail("found too late"))
+    monkeypatch.setattr(__main__, "load_model", lambda *_: pytest.fail("loaded the model"))
     assert run(*arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
 
 
-def test_what_cannot_be_written_leaves_the_old_page(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_page(tmp_path, monkeypatch):
     old = tmp_path / "tour.html"
     old.write_text("old")
 

@@ -1,4 +1,4 @@
-"""One clip or a batch: what `datasets` gives, integers, lengths, and what cannot be meant."""
+"""One clip or a batch: rows of `datasets`, integers, lengths, and ambiguous input."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ CLIP = Signal("speech", 9_001, seed=3)
 
 
 class Decoder:
-    """What torchcodec.decoders.AudioDecoder offers: get_all_samples() with .data, .sample_rate."""
+    """A stub of torchcodec's AudioDecoder: get_all_samples() with .data and .sample_rate."""
 
     def __init__(self, data: torch.Tensor, sample_rate: int = 16_000) -> None:
         self.samples = SimpleNamespace(data=data, sample_rate=sample_rate)
@@ -29,7 +29,7 @@ class Decoder:
         return self.samples
 
 
-def test_a_dict_of_datasets():
+def test_dict_from_datasets():
     clip = CLIP.array()
     expected = melfront.log_mel(clip)
     item = {"path": "clip.wav", "array": clip.astype(np.float64), "sampling_rate": 16_000}
@@ -43,7 +43,7 @@ def test_a_dict_of_datasets():
         melfront.log_mel({"path": None, "bytes": b""})
 
 
-def test_a_decoder_of_torchcodec():
+def test_torchcodec_decoder():
     clip = torch.tensor(CLIP.array())
     expected = melfront.log_mel(clip)
     assert torch.equal(melfront.log_mel(Decoder(clip[None])), expected)
@@ -84,7 +84,7 @@ def test_full_scale(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["int64", "uint16", "bool", "complex64"])
-def test_a_dtype_that_is_not_audio(dtype):
+def test_unsupported_dtype(dtype):
     with pytest.raises(AudioError, match=f"dtype {dtype} .*convert it to float32"):
         melfront.log_mel(np.zeros(401, dtype=dtype))
 
@@ -97,13 +97,13 @@ def test_other_floats(dtype):
     assert np.abs(result - melfront.log_mel(clip.astype(np.float32))).max() <= 1e-6
 
 
-def test_a_list_of_numbers_is_a_clip():
+def test_list_of_numbers_is_a_clip():
     clip = CLIP.array()
     assert np.array_equal(melfront.log_mel(clip.tolist()), melfront.log_mel(clip))
     assert np.array_equal(melfront.log_mel(tuple(clip.tolist())), melfront.log_mel(clip))
 
 
-# Errors, from both pipelines, with NumPy and with torch.
+# Errors, in both pipelines, with NumPy and with torch
 
 
 def kinds(array: np.ndarray):
@@ -139,13 +139,13 @@ def test_not_finite(value, name):
             compute()
     with pytest.raises(AudioError, match=f"clip 1: sample 1234 is {name}"):
         melfront.log_mel([CLIP.array(), clip])
-    # Next to values that are too large as well
+    # NaN is reported before values that are out of range.
     clip[0] = 1e5
     with pytest.raises(AudioError, match=f"sample 1234 is {name}"):
         melfront.log_mel(clip)
 
 
-def test_int16_that_was_cast_to_float():
+def test_int16_cast_to_float():
     clip = (CLIP.array() * 32_768).astype(np.float32)
     for compute in kinds(clip):
         with pytest.raises(AudioError, match=r"far outside \[-1, 1\].*cast to float.*32768"):
@@ -155,7 +155,7 @@ def test_int16_that_was_cast_to_float():
         melfront.log_mel(negative)
 
 
-def test_a_loud_master_is_let_through():
+def test_slightly_out_of_range_clip_is_accepted():
     assert melfront.log_mel(1.5 * Signal("tone", 9_001).array()).shape == (128, 3_000)
 
 
@@ -164,7 +164,7 @@ def test_errors_are_value_errors():
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
-def test_another_sampling_rate(rate):
+def test_other_sampling_rate(rate):
     with pytest.raises(AudioError, match=rf"sampling rate {rate} Hz; Whisper expects 16000"):
         melfront.log_mel(CLIP.array(), sampling_rate=rate)
     assert melfront.log_mel(CLIP.array(), sampling_rate=16_000).shape == (128, 3_000)
@@ -177,26 +177,26 @@ def test_stereo_in_a_list():
 
 
 @pytest.mark.parametrize("given", ["speech.wav", b"RIFF", Path("speech.wav")])
-def test_a_file_name_is_not_a_waveform(given):
+def test_file_name_is_not_a_waveform(given):
     with pytest.raises(TypeError, match=r"waveform.*melfront\.load_audio"):
         melfront.log_mel(given)
     with pytest.raises(TypeError, match=r"clip 0: .*waveform"):
         melfront.log_mel([given])
 
 
-def test_a_batch_of_two_kinds():
+def test_mixed_arrays_and_tensors():
     with pytest.raises(AudioError, match="both NumPy arrays and torch tensors"):
         melfront.log_mel([np.zeros(401, np.float32), torch.zeros(401)])
 
 
-def test_an_empty_list():
+def test_empty_list():
     for empty in ([], ()):
         with pytest.raises(AudioError, match=r"no samples|no clips"):
             melfront.log_mel(empty)
 
 
 @pytest.mark.parametrize("given", [None, 3, object()])
-def test_an_object_that_is_not_audio(given):
+def test_object_that_is_not_audio(given):
     with pytest.raises((AudioError, TypeError)):
         melfront.log_mel(given)
 
@@ -204,7 +204,7 @@ def test_an_object_that_is_not_audio(given):
 # Clips over 30 s
 
 
-def test_a_long_clip_is_never_cut_in_silence():
+def test_long_clip_is_not_truncated_silently():
     long = Signal("speech", 480_001).array()
     for compute in (
         melfront.log_mel,
@@ -245,7 +245,7 @@ def test_chunks():
 
 
 @pytest.mark.parametrize("n", [1, 2, 199, 200])
-def test_too_short_to_mirror(n):
+def test_clip_too_short_to_reflect(n):
     clip = CLIP.array()[:n]
     for compute in (melfront.log_mel, melfront.oracle.log_mel):
         with pytest.raises(AudioError, match=rf"{n} samples are too few.*at least 201"):
@@ -255,7 +255,7 @@ def test_too_short_to_mirror(n):
         melfront.log_mel(clip, pad_to=0.01, truncate=True)
 
 
-def test_the_shortest_clip_of_its_own_length():
+def test_shortest_clip_without_padding():
     clip = CLIP.array()[:201]
     truth = melfront.oracle.log_mel(clip, pad_to=None)
     assert truth.shape == (128, 1)
@@ -263,7 +263,7 @@ def test_the_shortest_clip_of_its_own_length():
 
 
 @pytest.mark.parametrize("pad_to", [-1.0, 0.0, float("inf"), float("nan")])
-def test_a_pad_to_that_is_not_a_length(pad_to):
+def test_invalid_pad_to(pad_to):
     with pytest.raises(AudioError):
         melfront.log_mel(CLIP.array(), pad_to=pad_to)
     with pytest.raises(AudioError):

@@ -1,4 +1,4 @@
-"""Audio files whose header gives the wrong length: cut short, or written into a pipe."""
+"""Audio files whose header gives the wrong length: truncated, or written to a pipe."""
 
 import io
 import struct
@@ -21,7 +21,7 @@ def file_of(kind="WAV", samples=CLIP, rate=16_000, **options):
 
 
 def with_size(wav, data, riff=None):
-    """A wav whose 44-byte header announces this many bytes of samples."""
+    """The wav with its header changed to `data` bytes of samples, and `riff` bytes in all."""
     assert wav[36:40] == b"data"
     riff = wav[4:8] if riff is None else struct.pack("<I", riff)
     return wav[:4] + riff + wav[8:40] + struct.pack("<I", data) + wav[44:]
@@ -46,13 +46,13 @@ def test_cut_short(tmp_path, kind, subtype, width, missing):
         melfront.load_audio(path.read_bytes())
 
 
-def test_cut_in_the_middle_of_a_sample_of_two_channels():
+def test_stereo_cut_inside_a_sample():
     wav = file_of(samples=np.stack([CLIP, CLIP], 1))
     with pytest.raises(AudioError, match="it has 39999 samples, 10001 fewer"):
         melfront.load_audio(wav[: -4 * 10_000 - 3])
 
 
-def test_an_mp3_and_a_flac_cut_short():
+def test_cut_short_mp3_and_flac():
     mp3, flac = file_of("MP3"), file_of("FLAC")
     with pytest.raises(AudioError, match="is cut short: it has"):
         melfront.load_audio(mp3[: len(mp3) // 2])
@@ -60,9 +60,9 @@ def test_an_mp3_and_a_flac_cut_short():
         melfront.load_audio(flac[: len(flac) // 2])
 
 
-def test_a_flac_out_of_a_pipe_says_what_is_the_matter():
+def test_flac_from_a_pipe_is_refused():
     flac = bytearray(file_of("FLAC"))
-    flac[21] &= 0xF0  # the 36 bits of its number of samples
+    flac[21] &= 0xF0  # the 36 bits with the number of samples
     flac[22:26] = bytes(4)
     with pytest.raises(AudioError, match="header does not say how many samples"):
         melfront.load_audio(bytes(flac))
@@ -70,7 +70,7 @@ def test_a_flac_out_of_a_pipe_says_what_is_the_matter():
 
 @pytest.mark.parametrize("riff", [0, 36, 0xFFFFFFFF, None])
 @pytest.mark.parametrize("data", [0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF - 36])
-def test_a_wav_out_of_a_pipe_is_taken_as_it_is(tmp_path, data, riff):
+def test_wav_from_a_pipe_is_read(tmp_path, data, riff):
     path = tmp_path / "clip.wav"
     path.write_bytes(with_size(file_of(), data, riff))
     assert np.array_equal(melfront.load_audio(path), WHOLE)
@@ -79,17 +79,17 @@ def test_a_wav_out_of_a_pipe_is_taken_as_it_is(tmp_path, data, riff):
         assert np.array_equal(melfront.load_audio(file), WHOLE)
 
 
-def test_a_wav_out_of_a_pipe_with_more_before_its_samples():
+def test_wav_from_a_pipe_with_another_chunk_first():
     wav = with_size(file_of(), 0)
-    note = b"LIST" + struct.pack("<I", 5) + b"INFOx\0"  # of odd length, and so padded
+    note = b"LIST" + struct.pack("<I", 5) + b"INFOx\0"  # odd length, hence padded
     assert np.array_equal(melfront.load_audio(wav[:36] + note + wav[36:]), WHOLE)
 
 
-def test_silence_from_a_pipe_is_not_a_header():
+def test_silence_from_a_pipe_is_not_parsed_as_a_header():
     assert len(melfront.load_audio(with_size(file_of(samples=0 * CLIP), 0))) == len(CLIP)
 
 
-def test_a_wav_without_samples_has_none():
+def test_wav_without_samples():
     empty = file_of(samples=CLIP[:0])
     note = b"LIST" + struct.pack("<I", 4) + b"INFO"
     for wav in (empty, empty + note, empty + note + note, with_size(file_of(), 100_000)[:44]):
@@ -97,8 +97,8 @@ def test_a_wav_without_samples_has_none():
             melfront.load_audio(wav)
 
 
-def test_a_tail_after_the_samples_is_not_a_loss():
-    """A header with a wrong total size, and a file with a tail: all samples are read."""
+def test_data_after_the_samples_is_ignored():
+    """All samples are read if the header's total size is wrong or other bytes follow."""
     wav = file_of()
     for other in (with_size(wav, 100_000, 7), with_size(wav, 100_000, 0), wav + b"tail of rubbish"):
         assert np.array_equal(melfront.load_audio(other), WHOLE)

@@ -28,7 +28,7 @@ def test_the_sample_clip(sample):
     assert sample.shape == (129_600,)
     assert sample.dtype == np.float32
     assert 0.3 < np.abs(sample).max() < 1
-    for edge in (sample[:400], sample[-400:]):  # cut at full voice
+    for edge in (sample[:400], sample[-400:]):  # cut inside a vowel
         assert np.sqrt(np.mean(edge**2)) > 0.05
 
 
@@ -39,7 +39,7 @@ def test_formats(tmp_path, name):
     assert read.dtype == np.float32
     assert read.ndim == 1
     lossy = name.endswith(("ogg", "mp3"))
-    if lossy:  # and mp3 pads, so only the loudness can be compared
+    if lossy:  # mp3 also pads, so compare only the loudness
         assert len(read) == pytest.approx(len(clip), abs=2_400)
         assert np.sqrt(np.mean(read**2)) == pytest.approx(np.sqrt(np.mean(clip**2)), rel=0.1)
     else:
@@ -56,7 +56,7 @@ def test_sample_formats(tmp_path, subtype, step):
     assert np.abs(read - clip).max() <= step
 
 
-def test_a_path_bytes_or_a_file():
+def test_path_bytes_or_file():
     from_path = melfront.load_audio(SAMPLE)
     data = SAMPLE.read_bytes()
     assert np.array_equal(melfront.load_audio(str(SAMPLE)), from_path)
@@ -73,7 +73,7 @@ def test_channels_are_averaged(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000, 96_000])
-def test_resampling_keeps_a_tone(tmp_path, rate):
+def test_resampling_preserves_a_tone(tmp_path, rate):
     read = melfront.load_audio(write(tmp_path / "tone.wav", tone(440, rate), rate, subtype="FLOAT"))
     assert len(read) == 32_000
     inside = slice(2_000, -2_000)  # the edges ring
@@ -81,13 +81,13 @@ def test_resampling_keeps_a_tone(tmp_path, rate):
 
 
 @pytest.mark.parametrize("rate", [44_100, 48_000])
-def test_resampling_lets_nothing_fold_back(tmp_path, rate):
-    """16 kHz cannot hold a tone of 10 kHz; dropping samples would alias it to 6 kHz."""
+def test_resampling_does_not_alias(tmp_path, rate):
+    """16 kHz audio cannot represent a 10 kHz tone; dropping samples would alias it to 6 kHz."""
     path = write(tmp_path / "tone.wav", tone(10_000, rate), rate, subtype="FLOAT")
     assert np.abs(melfront.load_audio(path))[2_000:-2_000].max() <= 1e-4
 
 
-def test_what_overshoots_is_clipped(tmp_path):
+def test_overshoot_is_clipped(tmp_path):
     square = np.sign(tone(440, 44_100))
     read = melfront.load_audio(write(tmp_path / "square.wav", square, 44_100))
     assert np.abs(read).max() == 1
@@ -98,7 +98,7 @@ def test_the_same_recording_in_two_files(jfk_path, jfk_stereo_path):
     assert mono.shape == (176_000,)
     assert len(stereo) == pytest.approx(176_000, abs=2)
     n = min(len(mono), len(stereo))
-    # One was made from the other by another resampler and rounded to 16 bits.
+    # One file was made from the other with a different resampler and rounded to 16 bits.
     assert np.corrcoef(mono[:n], stereo[:n])[0, 1] > 0.999
     mels = [melfront.log_mel(x, n_mels=80) for x in (mono, stereo)]
     assert np.abs(mels[0] - mels[1])[:, :1_100].mean() < 0.05
@@ -109,10 +109,10 @@ def test_no_such_file(tmp_path):
         melfront.load_audio(tmp_path / "none.wav")
 
 
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+def test_unreadable_file(tmp_path, monkeypatch):
     file = tmp_path / "locked.wav"
     file.write_bytes(b"RIFF")
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may read anything
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root can read any file
     with pytest.raises(PermissionError, match=r"locked\.wav: no permission to read it"):
         melfront.load_audio(file)
 
@@ -129,17 +129,17 @@ def test_not_audio(tmp_path, data):
         melfront.load_audio(io.BytesIO(data))
 
 
-def test_a_folder_is_not_audio(tmp_path):
+def test_folder_is_not_audio(tmp_path):
     with pytest.raises(AudioError, match=r"no.* audio file"):
         melfront.load_audio(tmp_path)
 
 
-def test_an_empty_file(tmp_path):
+def test_empty_file(tmp_path):
     with pytest.raises(AudioError, match=r"empty\.wav: no samples"):
         melfront.load_audio(write(tmp_path / "empty.wav", np.zeros(0)))
 
 
-def test_a_file_with_nan(tmp_path):
+def test_file_with_nan(tmp_path):
     clip = CLIP.array()
     clip[77] = np.nan
     path = write(tmp_path / "bad.wav", clip, subtype="FLOAT")
@@ -147,7 +147,7 @@ def test_a_file_with_nan(tmp_path):
         melfront.load_audio(path)
 
 
-def test_less_than_one_sample_at_16_khz(tmp_path):
+def test_clip_shorter_than_one_sample_at_16_khz(tmp_path):
     path = write(tmp_path / "tiny.wav", np.ones(1), 192_000)
     with pytest.raises(AudioError, match="1 samples at 192000 Hz"):
         melfront.load_audio(path)

@@ -1,4 +1,4 @@
-"""What every device but the CPU computes: the batch at once, in few kernels."""
+"""The path of every device except the CPU: the whole batch at once, in few kernels."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from melfront.backends import torch_backend, torch_constants
 from tests.signals import Signal, signals
 
 CONVENTIONS = list(melfront.CONVENTIONS)
-# Of the operations that a call consists of, those that launch no kernel.
+# Operations that do not launch a kernel.
 VIEWS = {
     "alias",
     "as_strided",
@@ -31,11 +31,11 @@ VIEWS = {
     "view_as_real",
     "view_as_complex",
 }
-MOST = 18  # kernels: one each to pad, cut, window and transform, and those of the arithmetic
+MOST = 18  # kernels: one each for padding, framing, window and FFT, the rest for arithmetic
 
 
 class Kernels(TorchDispatchMode):
-    """Counts the kernels that a device would be asked to run, and the copies to it."""
+    """Count the kernels that a device would run, and the devices involved."""
 
     def __init__(self):
         super().__init__()
@@ -54,20 +54,20 @@ class Kernels(TorchDispatchMode):
 @pytest.mark.parametrize("seconds", [8.1, 30.0])
 @pytest.mark.parametrize("n_clips", [1, 16, 256])
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_the_number_of_kernels_does_not_grow_with_the_batch(convention, n_clips, seconds):
+def test_number_of_kernels_does_not_depend_on_the_batch(convention, n_clips, seconds):
     batch = torch.empty(n_clips, round(16_000 * seconds), device="meta")
     log_mel = melfront.LogMel(convention=convention)
-    log_mel(batch)  # makes the constants
+    log_mel(batch)  # creates the constants
     with Kernels() as kernels:
         log_mel(batch)
     assert len(kernels.launched) <= MOST, kernels.launched
-    # A tensor that comes from the host makes the device wait, and cannot be captured in a graph.
+    # Copying a tensor from the host stalls the device and cannot be captured in a CUDA graph.
     assert kernels.devices == {"meta"}
 
 
 @pytest.fixture(scope="module")
 def as_off_the_cpu():
-    """Compute on the CPU what other devices compute."""
+    """Make the CPU take the path of other devices."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (torch_backend, torch_constants):
             patch.setattr(module, "on_cpu", lambda device: False)
@@ -79,8 +79,8 @@ def as_off_the_cpu():
 @given(signal=signals(3.0), n_clips=st.integers(1, 3), n_mels=st.sampled_from([128, 80, 37]))
 @settings(max_examples=4)
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_a_batch_is_the_oracle(as_off_the_cpu, convention, n_mels, n_clips, signal):
-    """float64 in all: only the order of sums differs, so 1e-10 is far above rounding."""
+def test_batch_matches_the_oracle(as_off_the_cpu, convention, n_mels, n_clips, signal):
+    """All in float64: only the order of sums differs, so 1e-10 is far above rounding."""
     clip = signal.array().astype(np.float64)
     batch = np.stack([clip * 0.5**i for i in range(n_clips)])
     for pad_to in (3.1, None) if clip.size >= 201 else (3.1,):
@@ -92,7 +92,7 @@ def test_a_batch_is_the_oracle(as_off_the_cpu, convention, n_mels, n_clips, sign
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_a_list_of_clips_is_the_oracle(as_off_the_cpu, convention):
+def test_list_of_clips_matches_the_oracle(as_off_the_cpu, convention):
     clips = [Signal("speech", n, seed=n).array().astype(np.float64) for n in (9_001, 777, 9_001)]
     ours, mask = melfront.log_mel(
         [torch.tensor(clip) for clip in clips], convention=convention, return_mask=True
@@ -102,7 +102,7 @@ def test_a_list_of_clips_is_the_oracle(as_off_the_cpu, convention):
     assert mask.sum(1).tolist() == [57, 5, 57]
 
 
-def test_gradients_are_those_on_the_cpu(as_off_the_cpu):
+def test_gradients_match_the_cpu_path(as_off_the_cpu):
     clip = torch.tensor(Signal("speech", 9_001, seed=5).array().astype(np.float64))
     along = torch.randn(2, 128, 56, generator=torch.Generator().manual_seed(1)).double()
     gradients = []

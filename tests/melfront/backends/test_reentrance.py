@@ -1,4 +1,4 @@
-"""A call of `log_mel` within a call, in one thread: each gives what it gives on its own."""
+"""Nested calls of `log_mel` in one thread give the same results as separate calls."""
 
 import signal
 import sys
@@ -12,7 +12,7 @@ import melfront
 from melfront.backends import numpy_backend, torch_in_place
 from tests.signals import Signal
 
-# Lengths and bins differ, so that neither call can use what the other left in memory.
+# The lengths differ, so that neither call can use what the other left in memory.
 OUTER = Signal("speech", 60_001, seed=3).array()
 INNER = Signal("noise", 30_011, seed=5).array()
 AS = {"numpy": np.asarray, "torch": torch.from_numpy}
@@ -25,7 +25,7 @@ def features(kind: str, clip: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def back():
-    """Removes the hooks that a test sets in the interpreter."""
+    """Restore the interpreter hooks that a test sets."""
     profile, handler = sys.getprofile(), signal.getsignal(signal.SIGALRM)
     gradients = torch.is_grad_enabled()
     yield
@@ -37,10 +37,10 @@ def back():
 
 
 def at_every_step(kind: str, act) -> np.ndarray:
-    """The features of OUTER, with act() before and after every function that the call runs."""
+    """The features of OUTER, with act() called before and after every function call in between."""
 
     def step(frame, event, arg):
-        sys.setprofile(None)  # not recursively
+        sys.setprofile(None)  # do not profile act() itself
         try:
             act()
         finally:
@@ -55,7 +55,7 @@ def at_every_step(kind: str, act) -> np.ndarray:
 
 @pytest.mark.parametrize("inner", AS)
 @pytest.mark.parametrize("outer", AS)
-def test_a_call_from_a_profiler(outer, inner, back):
+def test_call_from_a_profiler(outer, inner, back):
     expected = features(outer, OUTER), features(inner, INNER)
     results = []
     during = at_every_step(outer, lambda: results.append(features(inner, INNER)))
@@ -66,7 +66,7 @@ def test_a_call_from_a_profiler(outer, inner, back):
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer on this system")
 @pytest.mark.parametrize("kind", AS)
-def test_a_call_from_a_signal_handler(kind, back):
+def test_call_from_a_signal_handler(kind, back):
     expected = features(kind, OUTER), features(kind, INNER)
     results = []
 
@@ -85,7 +85,7 @@ def test_a_call_from_a_signal_handler(kind, back):
 
 
 @pytest.mark.parametrize("kind", AS)
-def test_a_call_from_del(kind, monkeypatch):
+def test_call_from_del(kind, monkeypatch):
     """An object is deleted while a block of the outer call is half computed."""
     expected = features(kind, OUTER), features(kind, INNER)
     results = []
@@ -111,8 +111,8 @@ def test_a_call_from_del(kind, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", AS)
-def test_an_interrupt_at_any_moment_spoils_nothing(kind, back):
-    """Whichever step of a call a KeyboardInterrupt ends, the next call is right."""
+def test_interrupt_at_any_step(kind, back):
+    """A KeyboardInterrupt at any step of a call does not affect the next call."""
     expected = features(kind, OUTER)
     steps = []
     at_every_step(kind, lambda: steps.append(None))
@@ -129,8 +129,8 @@ def test_an_interrupt_at_any_moment_spoils_nothing(kind, back):
 
 
 @pytest.mark.parametrize("kind", AS)
-def test_calls_in_turn_take_no_new_memory(kind):
-    """A second call is faster than the first because it computes in the same memory."""
+def test_workspace_is_reused(kind):
+    """Reusing scratch memory makes the second call faster than the first."""
     from melfront.backends.numpy_backend import workspace_of_this_thread
 
     addresses = []
@@ -141,7 +141,7 @@ def test_calls_in_turn_take_no_new_memory(kind):
             with workspace_of_this_thread() as workspace:
                 addresses.append({key: id(value) for key, value in workspace.items()})
 
-    thread = threading.Thread(target=work)  # it has no workspace yet
+    thread = threading.Thread(target=work)  # a new thread has no workspace yet
     thread.start()
     thread.join()
     assert len(addresses) == 3

@@ -1,4 +1,4 @@
-"""What only torch has: devices, dtypes, gradients, the module."""
+"""The torch backend: devices, dtypes, gradients, the module."""
 
 import shutil
 
@@ -23,7 +23,7 @@ def is_mps(device: str) -> bool:
 @given(signal=signals(3.0))
 @settings(max_examples=6)
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_float64_is_the_oracle(device, convention, signal):
+def test_float64_matches_the_oracle(device, convention, signal):
     if is_mps(device):
         pytest.skip("mps has no float64")
     clip = signal.array().astype(np.float64)
@@ -43,9 +43,9 @@ def threads(request):
 
 @pytest.mark.parametrize("n_mels", [128, 80, 37, 3])
 def test_any_number_of_threads(threads, n_mels):
-    """One thread lays the frames out in another order than several do; two blocks of frames."""
+    """One thread and several threads use different memory layouts. The clip has two blocks."""
     clip = Signal("speech", 270_017, seed=4).array().astype(np.float64)
-    clip[100_000:150_000] = 0  # zeros, whose logarithm must not show
+    clip[100_000:150_000] = 0  # the log of zero must not leak
     ours = melfront.log_mel(torch.tensor(clip), n_mels=n_mels)
     assert np.abs(ours.numpy() - melfront.oracle.log_mel(clip, n_mels=n_mels)).max() <= 1e-10
 
@@ -58,7 +58,7 @@ def test_shorter_floats_give_float32(device, dtype):
     assert torch.equal(features, melfront.log_mel(clip.float()))
 
 
-def test_it_stays_on_the_device(device):
+def test_result_stays_on_the_device(device):
     clip = torch.tensor(Signal("speech", 9_001, seed=3).array(), device=device)
     features, mask = melfront.log_mel([clip, clip[:777]], return_mask=True)
     assert features.device == mask.device == clip.device
@@ -67,12 +67,12 @@ def test_it_stays_on_the_device(device):
     assert mask.sum(1).tolist() == [57, 5]
 
 
-# The meta device has shapes without values. A constant left on the CPU would be an error.
+# The meta device has shapes without values. A constant left on the CPU would raise an error.
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int16])
-def test_the_whole_path_runs_on_meta(convention, dtype):
+def test_meta_device(convention, dtype):
     clip = torch.empty(9_001, dtype=dtype, device="meta")
     features, mask = melfront.log_mel(clip, n_mels=37, convention=convention, return_mask=True)
     assert (features.shape, features.device.type) == ((37, 3_000), "meta")
@@ -89,7 +89,7 @@ def test_gradients_on_meta():
     assert clip.grad.shape == (9_001,)
 
 
-def test_another_default_device_and_dtype_change_nothing():
+def test_default_device_and_dtype_have_no_effect():
     clip = torch.tensor(Signal("speech", 9_001, seed=3).array())
     expected = melfront.log_mel(clip)
     torch_constants.made_once.cache_clear()
@@ -108,7 +108,7 @@ def test_another_default_device_and_dtype_change_nothing():
 
 @pytest.mark.parametrize("n", [401, 4_001, 9_600])
 @pytest.mark.parametrize("kind", ["speech", "noise"])
-def test_gradients_are_those_of_transformers_formula(device, kind, n):
+def test_gradients_match_transformers_formula(device, kind, n):
     if is_mps(device):
         pytest.skip("mps has no float64")
     clip = torch.tensor(Signal(kind, n, seed=5).array(), dtype=torch.float64)
@@ -137,12 +137,12 @@ def test_gradcheck(device):
         return melfront.log_mel(x, n_mels=3, pad_to=0.02)  # 320 samples, the last ones silent
 
     options = {"eps": 1e-7, "atol": 1e-5, "fast_mode": True}
-    # A GPU may add up what windows share in another order each time: a few roundings.
+    # A GPU may sum overlapping windows in a different order each time: a few roundings.
     options["nondet_tol"] = 0.0 if device == "cpu" else 1e-12
     assert torch.autograd.gradcheck(features, (clips,), **options)
 
 
-def test_gradients_in_float32_and_where_it_is_silent(device):
+def test_gradients_in_float32_and_of_silence(device):
     clip = torch.tensor(Signal("speech", 9_001, seed=3).array(), device=device)
     clip.requires_grad_()
     melfront.log_mel(clip).mean().backward()
@@ -156,7 +156,7 @@ def test_gradients_in_float32_and_where_it_is_silent(device):
 
 
 def test_recorded_and_not_recorded_agree(device):
-    """With and without autograd the CPU runs different code."""
+    """The CPU runs different code with and without autograd."""
     clips = torch.tensor(np.stack([Signal("speech", 98_017, seed=s).array() for s in (3, 5)]))
     clips = clips.to(device)
     plain = melfront.log_mel(clips)
@@ -169,8 +169,8 @@ def test_recorded_and_not_recorded_agree(device):
 
 
 @pytest.mark.parametrize("convention", ["transformers", "openai-transcribe"])
-def test_compiled_it_gives_the_same_features_and_gradients(convention):
-    """Traced by torch, forward and backward; the slow tests compile it to machine code too."""
+def test_compiled_gives_the_same_features_and_gradients(convention):
+    """Traced by torch, forward and backward; a slow test also compiles to machine code."""
     compare_compiled("aot_eager", convention)
 
 
@@ -228,7 +228,7 @@ def test_module_and_long_clips(device):
 
 
 def test_inference_mode_first_then_gradients(device):
-    """The first call makes constants; made in inference mode, autograd could not use them."""
+    """The first call creates constants. As inference tensors, autograd could not use them."""
     torch_constants.made_once.cache_clear()
     frontend = melfront.LogMel(n_mels=37).to(device)
     clip = torch.tensor(Signal("speech", 9_001, seed=3).array(), device=device)
@@ -241,7 +241,7 @@ def test_inference_mode_first_then_gradients(device):
     assert clip.grad is not None
 
 
-def test_module_takes_only_what_it_computes():
+def test_module_refuses_an_unnamed_convention():
     from dataclasses import replace
 
     odd = replace(melfront.CONVENTIONS["openai"], periodic=False)

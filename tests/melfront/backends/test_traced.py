@@ -1,4 +1,4 @@
-"""LogMel under tracing tools: traced with one clip, it is right for all others or an error."""
+"""LogMel under tracing tools: traced with one input, it is right for all others or raises."""
 
 import io
 import warnings
@@ -15,7 +15,7 @@ from melfront.backends import torch_constants
 from tests.signals import Signal
 
 CONVENTIONS = list(melfront.CONVENTIONS)
-# Each convention with one of Whisper's two numbers of bins and one of the two ways to pad.
+# Each convention with 80 or 128 bins and with or without padding.
 CASES = [
     ("transformers", 80, 30.0),
     ("transformers", 128, None),
@@ -26,15 +26,15 @@ CASES = [
     ("faster-whisper", 128, 30.0),
 ]
 ALL_CASES = [(name, m, pad) for name in CONVENTIONS for m in (80, 128) for pad in (4.9, None)]
-# Two float32 FFTs of one clip in different blocks: see `test_recorded_and_not_recorded_agree`.
+# Float32 FFTs of the same clip in different blocks: see `test_recorded_and_not_recorded_agree`.
 SAME_FFT = 1e-6
-# onnxruntime's FFT is float64, so this is the error of our float32: 3e-5 is allowed on speech, and
-# here the loudest frame is 80 dB above the quietest that counts.
+# onnxruntime's FFT is float64, so the difference is our float32 error: 3e-5 on plain speech, more
+# here, where the loudest frame is 80 dB above the quietest one that matters.
 OTHER_FFT = 1e-4
 
 
 def clips(n_clips: int, n_samples: int) -> torch.Tensor:
-    """(B, N), each clip of another loudness, so that a maximum of the wrong scope shows."""
+    """(B, N), clips of different loudness, so that a maximum over the wrong scope shows."""
     of_each = [Signal("speech", n_samples, seed=i, scale=0.1 * (i + 1)) for i in range(n_clips)]
     return torch.tensor(np.stack([signal.array() for signal in of_each]))
 
@@ -44,7 +44,7 @@ OTHERS = [clips(3, 77_777), clips(1, 20_011), clips(5, 400)]
 
 
 def dynamic(pad_to: float | None) -> dict[int, Dim]:
-    """As a user would write it. torch cannot tell whether an axis of size 1 is to be expanded."""
+    """As a user would write it. At least two frames: an axis of size 1 might have to broadcast."""
     return {0: Dim("batch"), 1: Dim("samples") if pad_to else Dim("samples", min=320)}
 
 
@@ -82,7 +82,7 @@ def test_export(convention, n_mels, pad_to):
     agree(exported(frontend, pad_to).module(), frontend)
 
 
-def test_export_by_dynamo_and_without_a_word_about_sizes():
+def test_export_by_dynamo_and_with_automatic_sizes():
     frontend = melfront.LogMel(80)
     shapes = ({0: Dim("batch"), 1: Dim("samples", min=201, max=480_000)},)
     program = torch.export.export(frontend, (TRACED,), dynamic_shapes=shapes, strict=True)
@@ -98,7 +98,7 @@ def test_export_of_one_clip():
     agree(program.module(), frontend, others=[given[0] for given in OTHERS])
 
 
-# Each takes seconds to write.
+# Each export takes seconds.
 ONNX_CASES = [
     case if i < 2 else pytest.param(*case, marks=pytest.mark.slow) for i, case in enumerate(CASES)
 ]
@@ -112,7 +112,7 @@ def test_onnx(convention, n_mels, pad_to):
 
 @pytest.mark.parametrize(("convention", "n_mels", "pad_to"), CASES)
 def test_compile(convention, n_mels, pad_to):
-    """In one graph, and the same graph for other batches and lengths."""
+    """One graph for all batch sizes and lengths."""
     graphs = []
 
     def backend(graph, example_inputs):
@@ -128,7 +128,7 @@ def test_compile(convention, n_mels, pad_to):
 
 @pytest.mark.parametrize(("convention", "n_mels", "pad_to"), ALL_CASES)
 def test_vmap(convention, n_mels, pad_to):
-    """Every clip on its own, even if the convention takes the maximum of the batch."""
+    """Each clip is separate, even if the convention uses the maximum of the batch."""
     frontend = melfront.LogMel(n_mels, convention, pad_to)
     agree(torch.vmap(frontend), lambda given: torch.stack([frontend(clip) for clip in given]))
 
@@ -147,14 +147,14 @@ def test_jit_trace(convention, n_mels, pad_to):
     agree(loaded, frontend)
     of_one_clip = torch.jit.trace(frontend, (TRACED[0],))
     agree(of_one_clip, frontend, others=[given[0] for given in OTHERS])
-    for wrong in (TRACED[0], TRACED[None]):  # other axes than it was traced with
+    for wrong in (TRACED[0], TRACED[None]):  # a different number of axes
         with pytest.raises(RuntimeError):
             loaded(wrong)
     with pytest.raises(RuntimeError):
         of_one_clip(TRACED)
 
 
-def test_fx_takes_it_as_one_step():
+def test_fx_treats_it_as_a_leaf():
     class Model(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -168,7 +168,7 @@ def test_fx_takes_it_as_one_step():
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_log_mel_and_its_mask_within_a_model(convention):
+def test_log_mel_and_mask_inside_a_model(convention):
     class Model(torch.nn.Module):
         def forward(self, audio):
             options = {"n_mels": 80, "convention": convention, "pad_to": 3.0, "truncate": True}
@@ -190,11 +190,11 @@ def test_log_mel_and_its_mask_within_a_model(convention):
             assert torch.equal(its_mask, mask)
 
 
-# What eager mode refuses
+# Input that eager mode refuses
 
 
 @pytest.mark.parametrize("tool", ["export", "jit", "onnx"])
-def test_a_clip_that_is_too_long_is_an_error_when_it_comes(tool):
+def test_traced_module_refuses_a_long_clip(tool):
     frontend = melfront.LogMel(80, pad_to=5.0)
     if tool == "export":
         program = exported(frontend).module()
@@ -208,7 +208,7 @@ def test_a_clip_that_is_too_long_is_an_error_when_it_comes(tool):
 
 
 @pytest.mark.parametrize("tool", ["jit", "onnx"])
-def test_a_clip_that_is_too_short_is_an_error_when_it_comes(tool):
+def test_traced_module_refuses_a_short_clip(tool):
     frontend = melfront.LogMel(80, pad_to=None)
     make = {"jit": lambda: torch.jit.trace(frontend, (TRACED,))}
     program = make.get(tool, lambda: onnx_session(frontend, None))()
@@ -224,7 +224,7 @@ def test_a_clip_that_is_too_short_is_an_error_when_it_comes(tool):
         lambda f: torch.compile(f, backend="eager"),
     ],
 )
-def test_lengths_that_are_known_are_checked(trace):
+def test_known_lengths_are_checked(trace):
     torch.compiler.reset()
     with pytest.raises(AudioError, match=r"80001 .* does not fit into pad_to=5 s"):
         trace(melfront.LogMel(80, pad_to=5.0))(clips(2, 80_001))
@@ -232,7 +232,7 @@ def test_lengths_that_are_known_are_checked(trace):
         trace(melfront.LogMel(80, pad_to=None))(clips(2, 200))
 
 
-def test_a_list_would_have_its_lengths_kept():
+def test_jit_trace_refuses_a_list():
     class Model(torch.nn.Module):
         def forward(self, first, second):
             return melfront.log_mel([first, second], n_mels=80)
@@ -249,7 +249,7 @@ def double(n: int = 2_003) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_torch_func_gives_the_gradients_of_autograd(convention):
+def test_torch_func_matches_autograd(convention):
     frontend = melfront.LogMel(7, convention, pad_to=0.2)
     clip = double()
     along = torch.tensor(np.random.default_rng(1).standard_normal((7, 20)))
@@ -283,7 +283,7 @@ def test_jacrev():
     assert (jacobian - expected).abs().max() <= 1e-10 * expected.abs().max()
 
 
-# A trace leaves nothing behind for other calls
+# Tracing does not affect later calls
 
 
 @pytest.mark.parametrize(

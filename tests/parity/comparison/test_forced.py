@@ -1,4 +1,4 @@
-"""Forced comparison, which separates a wrong op from inherited errors; resume; the assertion."""
+"""Forced comparison, which separates a wrong op from inherited errors; resume; assert_parity."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def front_end(stages, **options):
 
 
 def port(dtype="float32", model=TOY, **functions):
-    """Every stage of the encoder of a port in this type, with these ops."""
+    """Every encoder stage of a port in this dtype with these ops."""
     seen = {}
 
     def tap(stage, tensor):
@@ -80,7 +80,7 @@ def test_one_wrong_op_of_the_front_end(name, stage):
     ],
 )
 def test_one_wrong_op_of_one_block(name, stage):
-    """Made in block 1 only: scores, weights and norms before it are right."""
+    """The mistake is in block 1 only: scores, weights and norms of block 0 are right."""
     replaced = mistakes.find(name).ops
     count = 0
 
@@ -89,7 +89,7 @@ def test_one_wrong_op_of_one_block(name, stage):
             nonlocal count
             count += 1
             right = getattr(ops, slot)
-            # Each slot is called once a block or, for the norm, twice: the third is block 1's.
+            # Each slot is called once per block, the norm twice: its third call is in block 1.
             first = 3 if slot == "layer_norm" else 2
             return (replaced[slot] if count == first else right)(*arguments)
 
@@ -97,7 +97,7 @@ def test_one_wrong_op_of_one_block(name, stage):
 
     slot = next(iter(replaced))
     mine = port(**{slot: later(slot)})
-    if slot != "layer_norm":  # computed apart from the attention, which stays right
+    if slot != "layer_norm":  # the trace computes these apart from attention, which stays right
         context = "block.1.attn.context"
         mine[context] = torch.einsum(
             "hqk,khd->qhd",
@@ -118,12 +118,12 @@ def test_one_wrong_op_of_one_block(name, stage):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_a_right_port_passes_forced(dtype):
+def test_correct_port_passes_forced(dtype):
     report = parity.compare(port(dtype), audio=AUDIO, model=TOY, forced=True)
     assert report.ok, report
 
 
-def test_a_right_front_end_passes_forced():
+def test_correct_front_end_passes_forced():
     report = front_end(as_float32(FRONT), forced=True)
     assert report.ok, report
 
@@ -135,7 +135,7 @@ def test_forced_with_some_stages_only():
     assert wrong(front_end(given, forced=True)) == ["spectrum"]
 
 
-def test_forced_goes_on_from_a_stage_of_another_shape():
+def test_forced_continues_after_a_stage_of_another_shape():
     mine = as_float32(FRONT)
     mine["power"] = mine["power"][:-1]
     report = front_end(mine, forced=True)
@@ -158,7 +158,7 @@ def test_forced_needs_its_own_truth(tmp_path):
 # --- resume and trace -----------------------------------------------------------------------------
 
 
-def test_trace_is_the_oracle():
+def test_trace_equals_the_oracle():
     assert list(TRACE) == list(FRONT) + list(
         oracle.trace(TRACE["features"], TOY.state_dict(), TOY.config)
     )
@@ -168,8 +168,8 @@ def test_trace_is_the_oracle():
 
 
 @pytest.mark.parametrize("stage", list(TRACE))
-def test_the_truth_fed_in_gives_the_truth(stage):
-    given = {stage: TRACE[stage], "clamped": TRACE["clamped"]}  # alone, `mel` is the features
+def test_resume_from_the_truth_gives_the_truth(stage):
+    given = {stage: TRACE[stage], "clamped": TRACE["clamped"]}  # a `mel` alone means the features
     resumed = parity.resume(given, audio=AUDIO, model=TOY)
     assert list(resumed) == list(TRACE)
     for name, tensor in resumed.items():
@@ -185,7 +185,7 @@ def test_the_truth_fed_in_gives_the_truth(stage):
         ("block.1.mlp.fc1", "ln_post"),
     ],
 )
-def test_a_change_is_carried_on(stage, reaches):
+def test_resume_propagates_a_change(stage, reaches):
     changed = TRACE[stage] + np.random.default_rng(1).normal(0, 0.1, TRACE[stage].shape)
     resumed = parity.resume({stage: changed}, audio=AUDIO, model=TOY)
     names = list(TRACE)
@@ -195,7 +195,7 @@ def test_a_change_is_carried_on(stage, reaches):
     assert np.abs(resumed["ln_post"] - TRACE["ln_post"]).max() > 1e-3
 
 
-def test_resume_takes_other_layouts_and_types():
+def test_resume_accepts_other_layouts_and_types():
     tensor = torch.from_numpy(TRACE["features"].T.copy()).float()[None]
     resumed = parity.resume({"log_mel": tensor}, audio=AUDIO, model=TOY)
     assert np.abs(resumed["ln_post"] - TRACE["ln_post"]).max() < 1e-4
@@ -224,7 +224,7 @@ def test_assert_parity_fails_with_the_report():
     assert "divided by 399" in text
 
 
-def test_functions_stay_functions_however_modules_are_imported():
+def test_importing_modules_does_not_shadow_functions():
     import importlib
 
     for name in ("compare", "dump", "trace"):
@@ -237,7 +237,7 @@ def test_functions_stay_functions_however_modules_are_imported():
     assert callable(parity.dump)
 
 
-def test_the_model_given_is_left_as_it_is():
+def test_model_is_not_modified():
     model = in_type(TOY, "bfloat16")
     parity.compare({"ln_post": port("bfloat16")["ln_post"]}, audio=AUDIO, model=model)
     assert model.conv1.weight.dtype == torch.bfloat16

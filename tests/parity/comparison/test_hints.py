@@ -1,4 +1,4 @@
-"""Hints in the report: how a tensor was read, what else it may be, where to look."""
+"""Hints in the report: how a tensor was read, what it may be instead, where to look."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def names(report):
 # --- `mel`, a name with two meanings --------------------------------------------------------------
 
 
-def test_mel_alone_is_features_or_the_power():
+def test_mel_alone_is_features_or_mel_power():
     assert [stage.name for stage in compare(mel=TRUTH["features"]).stages] == ["features"]
     report = compare(mel=TRUTH["mel"])
     assert [stage.name for stage in report.stages] == ["mel"]
     assert report.ok
 
 
-def test_wrong_power_and_features_that_are_never_below_0():
+def test_wrong_mel_power_and_positive_features():
     window = variants.trace(
         AUDIO, n_mels=80, pad_to=PAD_TO, convention=mistakes.find("no window").convention()
     )
@@ -61,18 +61,18 @@ def test_wrong_power_and_features_that_are_never_below_0():
     assert names(report) == ["unscaled int16"]
 
 
-def test_mel_beside_a_reference():
+def test_mel_with_a_reference():
     truth = {"features": TRUTH["features"].astype("f4"), "mel": TRUTH["mel"].astype("f4")}
     report = parity.compare({"mel": TRUTH["mel"]}, truth, audio=AUDIO, n_mels=80, pad_to=PAD_TO)
     assert report.stages[0].name == "mel"
     assert report.ok
 
 
-# --- a few frames too few -------------------------------------------------------------------------
+# --- missing frames -------------------------------------------------------------------------------
 
 
 def uncentred(window, dropped):
-    """As torch.stft(center=False): only the frames that fit into the signal."""
+    """Like torch.stft(center=False): only the frames that fit into the signal."""
     n = round(PAD_TO * 16_000)
     x = np.pad(AUDIO, (0, n - len(AUDIO)))
     frames = np.lib.stride_tricks.sliding_window_view(x, 400)[::160]
@@ -83,7 +83,7 @@ def uncentred(window, dropped):
 
 
 @pytest.mark.parametrize("dropped", [0, 1])
-def test_frames_that_are_not_centred_are_fewer(dropped):
+def test_uncentred_frames(dropped):
     mine = uncentred(variants.window(TRANSFORMERS), dropped)
     assert mine.shape == (80, 48 - dropped)
     report = compare(features=mine)
@@ -92,13 +92,13 @@ def test_frames_that_are_not_centred_are_fewer(dropped):
     assert "--pad-to" not in str(report)
 
 
-def test_frames_that_are_not_centred_and_another_mistake():
+def test_uncentred_frames_and_another_mistake():
     report = compare(features=uncentred(np.hanning(400), 0))
     assert names(report) == ["no centring + symmetric window"], report
 
 
-def test_a_reference_is_of_one_length():
-    """No --pad-to helps against it."""
+def test_pad_to_is_not_suggested_with_a_reference():
+    """A reference has a fixed length, which --pad-to does not change."""
     path = make.HERE / "frontend" / "sample.80.safetensors"
     report = parity.compare({"features": np.zeros((80, 3000), np.float32)}, path)
     (stage,) = report.stages
@@ -109,7 +109,7 @@ def test_a_reference_is_of_one_length():
 
 
 @pytest.mark.parametrize("name", ["padded", "late"])  # the second fills its window
-def test_frames_that_are_missing_and_nothing_else(name):
+def test_missing_frames_only(name):
     clip = SIGNALS[name].make()
     seconds = SIGNALS[name].pad_to or len(clip) / 16_000
     mine = ours_numpy(clip, round(seconds * 16_000), 80)[:, :-2]
@@ -119,8 +119,8 @@ def test_frames_that_are_missing_and_nothing_else(name):
     assert ("nothing but the shape is wrong" in report.headline()) == (name == "padded")
 
 
-def test_a_reference_of_another_shape_is_no_mistake():
-    """Right features of 80 bins, compared with a reference of 128."""
+def test_reference_of_another_shape_is_not_a_mistake():
+    """Correct features of 80 bins, compared with a reference of 128."""
     reference = {"features": ours_numpy(AUDIO, 8_000, 128)}
     mine = {"features": ours_numpy(AUDIO, 8_000, 80)}
     report = parity.compare(mine, reference, audio=AUDIO, pad_to=PAD_TO)
@@ -128,7 +128,7 @@ def test_a_reference_of_another_shape_is_no_mistake():
     assert names(report) == []
 
 
-def test_a_reference_that_is_wrong_itself():
+def test_wrong_reference():
     reference = {"features": features(mistakes.find("symmetric window").convention())}
     report = parity.compare(
         {"features": ours_numpy(AUDIO, 8_000, 80)}, reference, audio=AUDIO, pad_to=PAD_TO
@@ -138,7 +138,7 @@ def test_a_reference_that_is_wrong_itself():
     assert "this is what float64 gives for this clip; the reference differs" in report.headline()
 
 
-def test_another_hop_is_told_from_another_length():
+def test_hint_for_another_hop_or_length():
     mine = np.zeros((80, 40), dtype=np.float32)
     assert "pass --pad-to 0.4 if that is meant; a hop of 200 samples gives as many" in str(
         compare(features=mine)
@@ -146,16 +146,16 @@ def test_another_hop_is_told_from_another_length():
     assert "hop" not in str(compare(features=mine[:, :37]))
 
 
-def test_other_bins_are_asked_for():
+def test_hint_for_another_number_of_bins():
     mine = ours_numpy(AUDIO, 8_000, 128)
     text = str(compare(features=mine))
     assert "expected (80, 50); for 128 bins pass --n-mels 128" in text
 
 
-# --- several names --------------------------------------------------------------------------------
+# --- several candidates ---------------------------------------------------------------------------
 
 
-def test_pairs_that_cannot_be_told_apart_are_named_together():
+def test_indistinguishable_pairs_are_named_together():
     pair = (mistakes.find("zero padding"), mistakes.find("no frame dropped"))
     report = compare(features=features(both(TRANSFORMERS, pair)))
     assert set(names(report)) == {
@@ -168,22 +168,22 @@ def test_pairs_that_cannot_be_told_apart_are_named_together():
     assert str(report).count("seen in: librosa.stft defaults") == 1
 
 
-# --- no name --------------------------------------------------------------------------------------
+# --- no candidate ---------------------------------------------------------------------------------
 
 ASK = "were these tensors made from this clip, and with these options?"
 
 
-def test_only_what_may_be_of_another_clip_is_asked_for_its_clip():
+def test_asks_about_the_clip_only_if_it_may_differ():
     other = ours_numpy(SIGNALS["noise"].make(), 8_000, 80)
     assert ASK in compare(features=other).headline()
     rng = np.random.default_rng(3)
     near = TRUTH["features"] * (1 + 1e-3 * rng.normal(size=TRUTH["features"].shape))
     assert ASK not in compare(features=near).headline()
-    # The stage before passes, so the tensors are of this clip.
+    # The previous stage passes, so the tensors are from this clip.
     assert ASK not in compare(log=TRUTH["log"], features=other).headline()
 
 
-def test_the_nearest_is_named_if_most_of_the_error_goes():
+def test_nearest_is_named_if_it_explains_most_of_the_error():
     three = Convention(periodic=False, mel_scale="htk", log_base=np.e)
     report = compare(features=features(three))
     assert report.diagnosis.nearest.name == "HTK mel scale + natural logarithm"
@@ -192,7 +192,7 @@ def test_the_nearest_is_named_if_most_of_the_error_goes():
 
 
 @pytest.mark.parametrize("value", [0.0, -1.5])
-def test_a_constant_is_called_one(value):
+def test_constant_tensor_is_reported(value):
     report = compare(features=np.full_like(TRUTH["features"], value, dtype=np.float32))
     assert f"(every value is {value:g})" in str(report)
     assert report.diagnosis.nearest is None
@@ -202,13 +202,13 @@ def test_a_constant_is_called_one(value):
 
 
 @pytest.mark.parametrize("stage", ["features", "power"])
-def test_reshaped_where_a_transposition_is_meant(stage):
+def test_reshaped_instead_of_transposed(stage):
     right = TRUTH[stage].astype(np.float32)
     for mine in (right.T.reshape(right.shape), right.reshape(right.T.shape)):
         report = compare(**{stage: mine})
         assert names(report) == ["reshaped, not transposed"], report
         assert report.first_wrong.name == stage
-    # The same with the batch axis left on.
+    # The same for a batch.
     clips = [AUDIO, AUDIO[::-1].copy()]
     both_clips = melfront.log_mel(clips, n_mels=80, pad_to=PAD_TO)
     mine = both_clips.swapaxes(1, 2).reshape(both_clips.shape)
@@ -216,7 +216,7 @@ def test_reshaped_where_a_transposition_is_meant(stage):
     assert names(report) == ["reshaped, not transposed"], report
 
 
-def test_a_bias_on_k():
+def test_bias_on_k():
     model, clip = load_model("formula:toy"), SIGNALS["toy"].make()
     truth = parity.trace(clip, model)
     stages = [f"block.0.attn.{name}" for name in ("q", "k", "v", "weights")]
@@ -226,7 +226,7 @@ def test_a_bias_on_k():
     report = parity.compare(mine, audio=clip, model=model)
     assert report.first_wrong.name == "block.0.attn.k"
     assert names(report) == ["bias added to k"], report
-    # No other stage has it.
+    # It is not named for another stage.
     mine[stages[1]] -= bias
     mine[stages[2]] = mine[stages[2]] + bias
     assert "bias added to k" not in names(parity.compare(mine, audio=clip, model=model))
@@ -234,7 +234,7 @@ def test_a_bias_on_k():
 
 @pytest.mark.slow
 def test_no_final_norm_on_trained_weights(tiny_en):
-    """Without it the numbers are five times as large and their noise ten times."""
+    """Without the norm, the values are five times as large and their noise ten times."""
     model = encoder.WhisperEncoder.from_pretrained(tiny_en)
     mel = melfront.log_mel(melfront.load_audio(SAMPLE), n_mels=80)
     mine = encoder.trace(model, mel)["block.3.mlp_residual"]
@@ -246,7 +246,7 @@ def test_no_final_norm_on_trained_weights(tiny_en):
 
 @pytest.fixture(scope="module")
 def stereo(tmp_path_factory):
-    """Half a second at 44.1 kHz, whose channels differ."""
+    """Half a second at 44.1 kHz with two different channels."""
     path = tmp_path_factory.mktemp("clips") / "stereo.wav"
     left = melfront.audio.resample(SIGNALS["speech"].make(), 8_000)[:22_050]
     samples = np.stack([left, 0.3 * left[::-1]], axis=1)
@@ -256,7 +256,7 @@ def stereo(tmp_path_factory):
 
 @pytest.mark.parametrize("pad_to", [3.0, None])
 @pytest.mark.parametrize("name", ["not resampled", "channels interleaved", "one channel"])
-def test_a_file_misread(stereo, name, pad_to):
+def test_misread_file(stereo, name, pad_to):
     path, samples = stereo
     clip = {
         "not resampled": samples.mean(axis=1),
@@ -266,13 +266,13 @@ def test_a_file_misread(stereo, name, pad_to):
     mine = melfront.log_mel(clip, n_mels=80, pad_to=pad_to)
     report = parity.compare({"log_mel": mine}, audio=path, n_mels=80, pad_to=pad_to)
     assert names(report) == [name], report
-    # The same from a stage in the middle.
+    # The same for an earlier stage.
     power = variants.trace(clip, n_mels=80, pad_to=pad_to)["power"]
     report = parity.compare({"power": power}, audio=path, n_mels=80, pad_to=pad_to)
     assert names(report) == [name], report
 
 
-def test_a_file_of_one_channel_at_16_khz_cannot_be_misread(tmp_path):
+def test_mono_file_at_16_khz_cannot_be_misread(tmp_path):
     path = tmp_path / "mono.wav"
     soundfile.write(path, AUDIO, 16_000, subtype="FLOAT")
     mine = {"log_mel": ours_numpy(AUDIO[::-1], 8_000, 80)}

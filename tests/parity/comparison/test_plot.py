@@ -1,4 +1,4 @@
-"""The picture: errors are in the right place, and every report can be drawn."""
+"""The plot: every report can be drawn, and errors are in the right place."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def picture(path):
 
 
 def flashy(image):
-    """How many dots are neither black, white nor grey, outside the colour bar on the right."""
+    """The number of coloured pixels, without the colour bar on the right."""
     image = image[:, : int(0.9 * image.shape[1])]
     return int(((image.max(-1) - image.min(-1)) > 0.3).sum())
 
@@ -73,14 +73,14 @@ REPORTS = {
 
 
 @pytest.mark.parametrize("kind", sorted(REPORTS))
-def test_any_report_is_drawn(tmp_path, kind):
+def test_every_report_can_be_drawn(tmp_path, kind):
     path = tmp_path / "error.png"
     plot.plot(REPORTS[kind](), path)
     assert picture(path).shape[1] > 1000
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_wrong_tensor_lights_up(tmp_path):
+def test_errors_are_visible(tmp_path):
     counts = {}
     for kind in ("pass", "edge", "shift"):
         plot.plot(REPORTS[kind](), tmp_path / f"{kind}.png")
@@ -88,7 +88,7 @@ def test_a_wrong_tensor_lights_up(tmp_path):
     assert counts["pass"] < counts["edge"] / 2 < counts["shift"] / 4, counts
 
 
-def test_one_frame_of_thousands_is_seen():
+def test_one_wrong_frame_of_thousands_is_visible():
     error = np.zeros((80, 3000))
     error[17, 1234] = 5
     small = plot.gathered(error, plot.ROWS, plot.COLUMNS)
@@ -98,15 +98,15 @@ def test_one_frame_of_thousands_is_seen():
     assert np.isnan(plot.gathered(error, 10, 10)).sum() == 1
 
 
-def test_the_stage_that_is_shown():
+def test_which_stage_is_shown():
     assert plot.pictured(REPORTS["front end"]()).name == "windowed"
-    assert plot.pictured(REPORTS["encoder"]()).name == "ln_post"  # all pass: the last
+    assert plot.pictured(REPORTS["encoder"]()).name == "ln_post"  # all pass: shows the last
     assert plot.pictured(REPORTS["shape"]()) is None
 
 
 @pytest.mark.parametrize("stage", list(WHOLE))
-def test_time_runs_across(stage):
-    """A wrong value appears in the column of its time."""
+def test_time_is_the_horizontal_axis(stage):
+    """A wrong value is drawn in the column of its time."""
     mine = WHOLE[stage].copy()
     axes = {"padded": 0, "mel": 1, "log": 1, "clamped": 1, "features": 1}
     axes |= {name: 1 for name in ("conv1", "gelu1", "conv2", "gelu2")}
@@ -143,7 +143,7 @@ def test_command_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_picture_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_failed_plot_leaves_no_file(tmp_path, monkeypatch):
     def failing(self, file, **_):
         with open(file, "wb") as half:
             half.write(b"\x89PNG")

@@ -1,4 +1,4 @@
-"""The front end on a few frames gives what it gives on all, so the right mistake ranks first."""
+"""The front end on a few frames gives the values of all frames: the right mistake ranks first."""
 
 from dataclasses import replace
 
@@ -14,13 +14,13 @@ from melfront.parity.pipeline import Pipeline
 from melfront.parity.resolve import of_signal
 from melfront.parity.signals import SIGNALS
 
-# "maximum of each bin" and normalised features need all frames: on a few they are only close.
+# These need all frames: on a few, their values are only close.
 NEED_ALL = ("maximum of each bin", "normalised per bin", "normalised features")
 
 
 @pytest.mark.parametrize("stage", SERVES)
 @pytest.mark.parametrize("signal", ["padded", "batch", "late", "tone"])
-def test_what_a_mistake_makes_is_at_no_distance_from_it(signal, stage):
+def test_distance_to_the_right_mistake_is_zero(signal, stage):
     pipeline = of_signal(signal, 80)
     for entry in mistakes.FRONT_END:
         convention = entry.convention()
@@ -33,13 +33,13 @@ def test_what_a_mistake_makes_is_at_no_distance_from_it(signal, stage):
 
 
 def ends_loudly(convention: str) -> Pipeline:
-    """Near-silence and a click that is loudest in the frame after faster-whisper's last one."""
+    """Near-silence and a click, loudest in the frame after the last one of faster-whisper."""
     clip = 1e-4 * np.random.default_rng(3).normal(size=16_159).astype(np.float32)
     clip[-1] = 0.9
     return Pipeline(clip, n_mels=80, convention=CONVENTIONS[convention], pad_to=2.0)
 
 
-def test_frames_that_do_not_count_for_the_maximum():
+def test_frames_excluded_from_the_maximum():
     pipeline = ends_loudly("faster-whisper")
     change = {"max_frames": "all", "fill": None}
     for convention in (pipeline.convention, replace(pipeline.convention, **change)):
@@ -48,13 +48,13 @@ def test_frames_that_do_not_count_for_the_maximum():
     assert FewFrames(pipeline, "clamped", mine).distance_to(pipeline.convention) > 0.1
 
 
-def test_noise_where_frames_do_not_count_for_the_maximum():
+def test_noise_with_frames_excluded_from_the_maximum():
     pipeline = ends_loudly("faster-whisper")
     truth = {"clamped": pipeline.front_end_truth["clamped"]}
     assert pipeline.floors(truth, "float32")["clamped"] <= 1e-4
 
 
-def test_frames_of_another_number_are_infinitely_far():
+def test_another_number_of_frames_is_infinitely_far():
     pipeline = of_signal("padded", 80)
     longer = pipeline.front_end(mistakes.find("no frame dropped").convention())["features"]
     screen = FewFrames(pipeline, "features", longer)
@@ -62,7 +62,7 @@ def test_frames_of_another_number_are_infinitely_far():
     assert np.isfinite(screen.distance_to(mistakes.find("a hop of zeros added").convention()))
 
 
-def test_the_least_that_is_left_is_no_more_than_what_is_left():
+def test_least_is_a_lower_bound_of_the_error():
     pipeline = of_signal("padded", 80)
     truth = pipeline.front_end_truth["features"]
     mine = truth + np.random.default_rng(3).normal(0, 1e-3, truth.shape)
@@ -85,8 +85,8 @@ def test_two_mistakes_at_once(signal):
 
 
 @pytest.mark.parametrize(("times", "known"), [(1, True), (12, True), (100, False)])
-def test_a_second_mistake_is_not_found_in_noise(times, known):
-    """One frame too many plus some noise is one mistake or an unknown one, never two."""
+def test_noise_is_not_taken_for_a_second_mistake(times, known):
+    """An extra frame plus noise is one known mistake or an unknown one, but never two."""
     pipeline = of_signal("speech", 80)
     truth = pipeline.front_end_truth
     mine = pipeline.front_end(mistakes.find("no frame dropped").convention())["features"]

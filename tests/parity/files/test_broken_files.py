@@ -1,4 +1,4 @@
-"""Files that are broken or hold something else: one line and no traceback."""
+"""Files that are broken or contain something else give a one-line error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.parity.commands import FEATURES, assert_one_line
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors", "npy"])
-def test_an_empty_file(compare, tmp_path, suffix):
+def test_empty_file(compare, tmp_path, suffix):
     path = tmp_path / f"features.{suffix}"
     path.touch()
     assert_one_line(compare(path), path, "empty")
@@ -19,7 +19,7 @@ def test_an_empty_file(compare, tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors", "npy"])
 @pytest.mark.parametrize("keep", [1, 7, 60, 0.1, 0.5, 0.9, -1])
-def test_a_truncated_file(compare, tmp_path, suffix, keep):
+def test_truncated_file(compare, tmp_path, suffix, keep):
     path = tmp_path / f"features.{suffix}"
     save = {
         "npz": lambda: np.savez(path, features=FEATURES, mel=np.exp(FEATURES)),
@@ -33,7 +33,7 @@ def test_a_truncated_file(compare, tmp_path, suffix, keep):
 
 
 @pytest.mark.parametrize("suffix", ["npz", "safetensors", "npy"])
-def test_a_file_of_something_else(compare, tmp_path, suffix):
+def test_file_of_another_kind_of_content(compare, tmp_path, suffix):
     path = tmp_path / f"features.{suffix}"
     path.write_text("not a tensor at all, but a letter to somebody\n" * 9)
     assert_one_line(compare(path), path)
@@ -59,7 +59,7 @@ def test_pickles_are_not_read(compare, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int64, np.bool_, np.uint8])
-def test_tensors_of_integers(compare, tmp_path, dtype):
+def test_integer_tensors(compare, tmp_path, dtype):
     np.savez(tmp_path / "mine.npz", features=FEATURES.astype(dtype))
     assert_one_line(compare(tmp_path / "mine.npz"), "features", np.dtype(dtype).name, "float32")
 
@@ -74,7 +74,7 @@ def test_tensors_of_integers(compare, tmp_path, dtype):
         ("convention", "y"),
     ],
 )
-def test_metadata_that_says_nonsense(run, tmp_path, key, value):
+def test_invalid_metadata(run, tmp_path, key, value):
     save_file({"features": FEATURES}, tmp_path / "mine.safetensors", metadata={key: value})
     assert_one_line(run("compare", tmp_path / "mine.safetensors"), key)
     np.savez(tmp_path / "mine.npz", features=FEATURES, __metadata__=np.array("{no json"))
@@ -90,14 +90,14 @@ def test_metadata_that_says_nonsense(run, tmp_path, key, value):
         ("floors", "{}"),
     ],
 )
-def test_a_reference_that_says_nonsense(run, tmp_path, right, key, value):
-    """An infinite floor would let everything pass; `floors` is the key's old name."""
+def test_invalid_metadata_of_a_reference(run, tmp_path, right, key, value):
+    """With an infinite floor, everything would pass; `floors` is the old name of the key."""
     save_file({"features": FEATURES}, tmp_path / "truth.safetensors", metadata={key: value})
     result = run("compare", right, tmp_path / "truth.safetensors", "--pad-to", "none")
     assert_one_line(result, "metadata", key)
 
 
-def test_tensors_without_values_or_axes(compare, tmp_path):
+def test_empty_and_scalar_tensors(compare, tmp_path):
     for values in (np.zeros((80, 0)), np.zeros(0), np.float32(3), np.zeros((0, 80, 37))):
         np.savez(tmp_path / "mine.npz", features=np.float32(values))
         status, out, _ = compare(tmp_path / "mine.npz")

@@ -1,4 +1,4 @@
-"""Dumps: their content, that they compare, and that no half-written file is left."""
+"""Dumps: their content, their use in a comparison, and that no partial file is left."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KINDS = ["dump.npz", "dump.safetensors"]
 
 @pytest.fixture
 def clip(tmp_path):
-    """The toy's clip as a file; float32 holds it exactly."""
+    """The toy's clip as a float32 file, which stores it exactly."""
     path = tmp_path / "clip.wav"
     soundfile.write(path, AUDIO, 16_000, subtype="FLOAT")
     return path
@@ -83,7 +83,7 @@ def test_round_trip(tmp_path, clip, kind, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_dump_as_reference_judges_as_the_truth_does(tmp_path, clip, kind):
+def test_dump_as_reference_gives_the_same_verdicts_as_the_truth(tmp_path, clip, kind):
     reference, right = tmp_path / kind, tmp_path / "right.npz"
     dump(reference, clip, MODEL)
     dump(right, clip, MODEL, dtype="float32")
@@ -97,7 +97,7 @@ def test_a_dump_as_reference_judges_as_the_truth_does(tmp_path, clip, kind):
         assert report.first_wrong.verdict == "WRONG"
 
 
-def test_what_is_missing_is_told_of(tmp_path, clip):
+def test_missing_stages_are_reported(tmp_path, clip):
     dump(tmp_path / "truth.npz", clip, MODEL)
     report = parity.compare({"features": TRACE["features"]}, tmp_path / "truth.npz")
     assert report.ok
@@ -106,7 +106,7 @@ def test_what_is_missing_is_told_of(tmp_path, clip):
     assert f"{len(NAMES) - 1} stages of the reference are MISSING" in str(report)
 
 
-def test_what_the_reference_lacks_is_an_error(tmp_path, clip):
+def test_stage_missing_in_the_reference_is_an_error(tmp_path, clip):
     dump(tmp_path / "truth.npz", clip, MODEL, wanted=["features"])
     with pytest.raises(parity.ParityError, match="ln_post was given, but the reference lacks it"):
         parity.compare({"ln_post": TRACE["ln_post"]}, tmp_path / "truth.npz")
@@ -136,13 +136,13 @@ def test_some_stages(tmp_path, clip, kind, wanted, expected):
     assert parity.compare(path).ok
 
 
-def test_a_stage_that_is_none(tmp_path, clip):
+def test_unknown_stage_is_not_dumped(tmp_path, clip):
     with pytest.raises(parity.ParityError, match="did you mean features"):
         dump(tmp_path / "dump.npz", clip, MODEL, wanted=["featurs"])
     assert not (tmp_path / "dump.npz").exists()
 
 
-def test_the_front_end_alone(tmp_path, clip):
+def test_front_end_only(tmp_path, clip):
     path = tmp_path / "dump.npz"
     written = dump(path, clip, n_mels=80, pad_to=1.0)
     assert list(written) == [*stages.FRONT_END]
@@ -182,7 +182,7 @@ def test_samples(tmp_path, clip, kind, dtype):
         assert len(report.stages) == len(NAMES)
 
 
-def test_a_sample_shows_what_is_wrong(tmp_path, clip):
+def test_sampled_dump_shows_the_wrong_stage(tmp_path, clip):
     sample = tmp_path / "sample.npz"
     dump(sample, clip, MODEL, sample=True)
     mine = {**TRACE, "block.1.attn.v": TRACE["block.1.attn.v"] * 1.001}
@@ -197,8 +197,8 @@ def test_a_sample_shows_what_is_wrong(tmp_path, clip):
 
 
 @pytest.mark.parametrize("sampled", [False, True])
-def test_a_dump_of_a_machine_with_model_and_clip_that_are_not_here(tmp_path, clip, sampled):
-    """A dump as the reference needs neither; a dump as the candidate says what is missing."""
+def test_dump_without_its_model_and_clip(tmp_path, clip, sampled):
+    """A dump as the reference needs neither; as the candidate, the error names the missing clip."""
     path = tmp_path / "dump.safetensors"
     there = tmp_path / "model"
     save_checkpoint(there)
@@ -234,12 +234,12 @@ def save_checkpoint(folder):
     (folder / "config.json").write_text(json.dumps(model.config.to_hf()))
 
 
-# --- nothing half written -------------------------------------------------------------------------
+# --- no partial files -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
-def test_a_dump_that_fails_leaves_nothing(tmp_path, clip, kind, error, monkeypatch):
+def test_failed_dump_leaves_no_file(tmp_path, clip, kind, error, monkeypatch):
     from melfront.parity.files.tensors import Writer
 
     write, count = Writer.write, 0
@@ -265,7 +265,7 @@ def test_a_dump_that_fails_leaves_nothing(tmp_path, clip, kind, error, monkeypat
     assert path.read_bytes() == b"what was there before"
 
 
-def test_a_dump_that_is_killed_leaves_no_file(tmp_path, clip):
+def test_killed_dump_leaves_no_file(tmp_path, clip):
     path = tmp_path / "dump.npz"
     command = [sys.executable, "-m", "melfront.parity", "dump", str(clip), "-o", str(path)]
     process = subprocess.Popen([*command, "--model", "formula:tiny"], cwd=CHECKOUT)

@@ -1,4 +1,4 @@
-"""Malicious and corrupted files are refused at once, with one line."""
+"""Malicious and corrupted files are refused at once, in one line."""
 
 import io
 import random
@@ -16,7 +16,7 @@ from tests.parity.commands import FEATURES, assert_one_line
 
 
 def npy(header, shape=(80, 37)):
-    """An .npy file of zeros with this header, which NumPy reads as Python."""
+    """An .npy file of zeros with this header, which NumPy parses as a Python literal."""
     text = header.encode().ljust(117) + b"\n"
     return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + bytes(4 * 80 * 37)
 
@@ -35,7 +35,7 @@ GOOD = "{'descr': '<f4', 'fortran_order': False, 'shape': (80, 37)}"
     ids=lambda header: header[:60],
 )  # fmt: skip
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
-def test_headers_that_numpy_chokes_on(run, tmp_path, header, suffix):
+def test_headers_that_make_numpy_fail(run, tmp_path, header, suffix):
     path = tmp_path / f"features.{suffix}"
     path.write_bytes(npy(header))
     if suffix == "npz":
@@ -46,14 +46,14 @@ def test_headers_that_numpy_chokes_on(run, tmp_path, header, suffix):
     assert_one_line(run("compare", path), path)
 
 
-def test_a_header_that_is_right_is_read(tmp_path):
+def test_valid_header_is_read(tmp_path):
     (tmp_path / "features.npy").write_bytes(npy(GOOD))
     assert read(tmp_path / "features.npy").tensors["features"].values.shape == (80, 37)
 
 
 @pytest.mark.parametrize("number", ["1000", "9999999", "9" * 5000])
-def test_blocks_without_end(run, tmp_path, number):
-    """The model is missing, so only the dump says how many blocks it has."""
+def test_huge_block_numbers(run, tmp_path, number):
+    """Without the model, only the dump determines the number of blocks."""
     name = f"block.{number}.attn.q"
     for file in ("mine", "truth"):
         np.savez(tmp_path / f"{file}.npz", **{name: np.zeros((11, 26), "f4")})
@@ -64,7 +64,7 @@ def test_blocks_without_end(run, tmp_path, number):
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.bool])
-def test_types_that_numpy_lacks(run, tmp_path, dtype):
+def test_dtypes_missing_in_numpy(run, tmp_path, dtype):
     save_file({"features": torch.zeros(80, 37).to(dtype)}, tmp_path / "a.safetensors")
     name = str(dtype).removeprefix("torch.")
     assert_one_line(run("compare", tmp_path / "a.safetensors"), f"dtype {name}; expected float16")
@@ -80,20 +80,20 @@ def test_metadata_with_control_characters(run, tmp_path, key):
     assert len(result[2]) < 1100
 
 
-def test_metadata_nested_without_end(run, tmp_path):
+def test_deeply_nested_metadata(run, tmp_path):
     np.savez(tmp_path / "mine.npz", features=FEATURES, __metadata__=np.array("[" * 50_000))
     assert_one_line(run("compare", tmp_path / "mine.npz"), "metadata", "not a JSON object")
 
 
 @pytest.mark.parametrize("shape", ["1000000000 1000000000", "80 38", "-1", "1" * 5000, ""])
-def test_a_sample_that_is_none(run, tmp_path, shape):
+def test_invalid_shape_of_a_sample(run, tmp_path, shape):
     path = tmp_path / "mine.safetensors"
     path.write_bytes(safetensors({"features": FEATURES}, {"sampled.features": shape}))
     assert_one_line(run("compare", path), "the metadata 'sampled")
 
 
-def test_bins_are_told_where_they_matter(run, tmp_path):
-    """An encoder stage alone, without a model, does not tell the number of mel bins."""
+def test_number_of_bins_is_reported_only_if_known(run, tmp_path):
+    """An encoder stage alone, without a model, does not determine the number of mel bins."""
     np.savez(tmp_path / "a.npz", ln_post=np.ones((11, 26), "f4"))
     status, out, _ = run("compare", tmp_path / "a.npz", tmp_path / "a.npz")
     assert status == 0
@@ -104,7 +104,7 @@ def test_bins_are_told_where_they_matter(run, tmp_path):
     assert ", 77 bins, " in run("compare", tmp_path / "c.npz", tmp_path / "c.npz")[1]
 
 
-# --- at random ------------------------------------------------------------------------------------
+# --- random damage --------------------------------------------------------------------------------
 
 
 def spoil(data, random):
@@ -146,7 +146,7 @@ def test_every_mutation_is_read_or_refused_in_one_line(tmp_path, suffix, seed):
     assert all(message.isprintable() and len(message) <= 1000 for message in refused)
 
 
-def test_sample_of_a_reference_is_still_taken(tmp_path):
+def test_sampled_dump_is_accepted(tmp_path):
     """`compare` expects exactly the positions that `dump --sample` writes."""
     from melfront.parity.files.dump import dump
 

@@ -1,4 +1,4 @@
-"""The layouts, names, types and files in which tensors are accepted."""
+"""The accepted layouts, names, types and files of tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from melfront.parity.signals import SIGNALS
 
 SPEECH = SIGNALS["speech"].make()
 TOY = load_model("formula:toy")
-AUDIO = SIGNALS["toy"].make()  # what the toy hears
+AUDIO = SIGNALS["toy"].make()  # a clip for the toy
 TRACE = parity.trace(AUDIO, TOY)
 N_HEAD = TOY.config.n_audio_head
 
@@ -62,7 +62,7 @@ def test_features(features, change, note):
 
 @pytest.mark.parametrize("stage", list(TRACE))
 def test_every_stage_with_a_batch_axis(stage):
-    # Alone, `mel` would stand for the features.
+    # A `mel` alone would be taken for the features.
     report = compare({stage: TRACE[stage][None], "features": TRACE["features"]})
     assert report.ok, report
 
@@ -79,7 +79,7 @@ def test_every_stage_transposed(stage):
 @pytest.mark.parametrize("stage", ["q", "k", "v", "context"])
 @pytest.mark.parametrize("order", ["(H, T, D)", "(T, H, D)"])
 @pytest.mark.parametrize("batch", [False, True])
-def test_heads_apart(stage, order, batch):
+def test_separate_heads(stage, order, batch):
     x = TRACE[f"block.1.attn.{stage}"]
     heads = x.reshape(len(x), N_HEAD, -1)
     heads = heads.swapaxes(0, 1) if order == "(H, T, D)" else heads
@@ -88,7 +88,7 @@ def test_heads_apart(stage, order, batch):
     assert f"heads apart, {order}" in single(report).notes
 
 
-def test_complex_as_pairs():
+def test_complex_as_pairs_of_real_numbers():
     spectrum = TRACE["spectrum"]
     pairs = np.stack([spectrum.real, spectrum.imag], -1).astype(np.float32)
     for given in (spectrum, spectrum.astype(np.complex64), pairs, pairs[None]):
@@ -97,7 +97,7 @@ def test_complex_as_pairs():
     assert not compare({"spectrum": pairs[..., ::-1]}).ok
 
 
-def test_a_wrong_tensor_is_wrong_in_every_layout(features):
+def test_wrong_tensor_is_wrong_in_every_layout(features):
     wrong = features - 1
     for given in (wrong, wrong.T, wrong[None]):
         report = parity.compare({"features": given}, audio=SPEECH, pad_to=None)
@@ -105,7 +105,7 @@ def test_a_wrong_tensor_is_wrong_in_every_layout(features):
         assert [n.name for n in report.diagnosis.named] == ["offset left out"]
 
 
-def test_a_shape_that_is_no_layout():
+def test_shape_that_matches_no_layout():
     x = TRACE["block.0.attn.q"]
     for given in (x.reshape(-1), x[:-1], x[:, :-1], x.reshape(2, -1), np.stack([x, x]), x[:0]):
         result = single(compare({"block.0.attn.q": given}))
@@ -124,7 +124,7 @@ def test_batch():
     assert "clip " in single(swapped).worst
     one_of_two = parity.compare({"features": features[0]}, audio=clips, **options)
     assert single(one_of_two).verdict == "SHAPE"
-    # A batch of one clip may come without its axis.
+    # A batch of one clip is accepted without its batch axis.
     assert parity.compare({"features": features[:1]}, audio=clips[:1], **options).ok
 
 
@@ -151,14 +151,14 @@ def test_names_of_the_features(features, name):
 
 
 @pytest.mark.parametrize("name", ["log_mel", "input_features", "features"])
-def test_mel_beside_other_stages_is_the_stage(features, name):
+def test_mel_with_other_stages_is_the_mel_stage(features, name):
     mel = parity.trace(SPEECH, n_mels=80, pad_to=None)["mel"]
     report = parity.compare({name: features, "mel": mel}, audio=SPEECH, pad_to=None)
     assert report.ok, report
     assert [s.name for s in report.stages] == ["mel", "features"]
 
 
-def test_hidden_states_as_transformers_counts_them():
+def test_hidden_states_numbered_as_in_transformers():
     mel = torch.from_numpy(TRACE["features"]).float()[None]
     with torch.no_grad():
         out = TOY(mel, output_hidden_states=True)
@@ -168,7 +168,7 @@ def test_hidden_states_as_transformers_counts_them():
     assert [s.name for s in report.stages] == ["positions", "block.0.mlp_residual", "ln_post"]
 
 
-def test_stages_are_judged_in_order_however_they_are_given():
+def test_stages_are_judged_in_order_of_computation():
     names = list(TRACE)[::-1]
     report = compare({name: TRACE[name] for name in names})
     assert [s.name for s in report.stages] == names[::-1]
@@ -186,7 +186,7 @@ def test_stages_are_judged_in_order_however_they_are_given():
         ("xyzzy", ""),
     ],
 )
-def test_an_unknown_name(name, hint):
+def test_unknown_name(name, hint):
     with pytest.raises(parity.ParityError) as error:
         compare({name: TRACE["features"]})
     assert name in str(error.value)
@@ -217,7 +217,7 @@ def save(path, tensors):
 
 
 @pytest.mark.parametrize("file", ["mine.npz", "mine.safetensors", "folder"])
-def test_files_of_several_stages(tmp_path, file):
+def test_files_with_several_stages(tmp_path, file):
     given = {k: TRACE[k].astype("f4") for k in ("features", "positions", "block.0.attn.q")}
     report = compare(save(tmp_path / file, given))
     assert report.ok, report
@@ -225,7 +225,7 @@ def test_files_of_several_stages(tmp_path, file):
 
 
 @pytest.mark.parametrize("file", ["mine.npz", "mine.safetensors", "folder", "log_mel.npy"])
-def test_files_of_one_stage(tmp_path, features, file):
+def test_files_with_one_stage(tmp_path, features, file):
     path = save(tmp_path / file, {"log_mel": features})
     assert parity.compare(path, audio=SPEECH, pad_to=None).ok
     assert parity.compare(str(path), audio=SPEECH, pad_to=None).ok

@@ -1,4 +1,4 @@
-"""The metadata of dumps: contradictions, and what is looked up because a file names it."""
+"""The metadata of dumps: contradictions, and the clips and models that they name."""
 
 import json
 
@@ -24,7 +24,7 @@ def write_clip(path, samples):
     return path
 
 
-def saying(path, tensors, **metadata):
+def write_npz(path, tensors, **metadata):
     """An .npz with this metadata and no hash, as `melfront encoder -o` writes it."""
     np.savez(path, metadata=np.array(json.dumps(metadata)), **tensors)
     return path
@@ -40,13 +40,13 @@ def mine(clip):
     return parity.trace(TOY, "formula:toy")
 
 
-# --- dumps that differ ----------------------------------------------------------------------------
+# --- contradictions -------------------------------------------------------------------------------
 
 
-def test_another_model_than_the_reference(tmp_path, clip, mine):
-    """The dump names a model that is found; its hash is that of another."""
+def test_model_differs_from_the_reference(tmp_path, clip, mine):
+    """The dump names a model that exists, but whose hash differs from the reference's."""
     dump(tmp_path / "truth.npz", clip, "formula:toy")
-    path = saying(tmp_path / "mine.npz", mine, clip=str(clip), model="formula:toy-quiet")
+    path = write_npz(tmp_path / "mine.npz", mine, clip=str(clip), model="formula:toy-quiet")
     with pytest.raises(parity.ParityError) as error:
         parity.compare(path, tmp_path / "truth.npz")
     assert "the dump is of the model 'formula:toy-quiet'" in str(error.value)
@@ -54,10 +54,10 @@ def test_another_model_than_the_reference(tmp_path, clip, mine):
     assert "--model" not in str(error.value)
 
 
-def test_another_clip_than_the_reference(tmp_path, clip, mine):
+def test_clip_differs_from_the_reference(tmp_path, clip, mine):
     other = write_clip(tmp_path / "other.wav", TOY[::-1])
     dump(tmp_path / "truth.npz", clip, "formula:toy")
-    path = saying(tmp_path / "mine.npz", mine, clip=str(other))
+    path = write_npz(tmp_path / "mine.npz", mine, clip=str(other))
     with pytest.raises(parity.ParityError) as error:
         parity.compare(path, tmp_path / "truth.npz")
     assert "the dump is of the clip" in str(error.value)
@@ -66,7 +66,7 @@ def test_another_clip_than_the_reference(tmp_path, clip, mine):
     assert "clip.wav" in str(error.value)
 
 
-def test_another_clip_or_model_asked_for_than_the_reference_is_of(tmp_path, clip, mine):
+def test_option_contradicts_the_reference(tmp_path, clip, mine):
     other = write_clip(tmp_path / "other.wav", TOY[::-1])
     dump(tmp_path / "truth.npz", clip, "formula:toy")
     for option, words in (
@@ -77,7 +77,7 @@ def test_another_clip_or_model_asked_for_than_the_reference_is_of(tmp_path, clip
             parity.compare(mine, tmp_path / "truth.npz", **option)
 
 
-def test_a_clip_that_was_changed_since(tmp_path, clip):
+def test_clip_changed_since_the_dump(tmp_path, clip):
     dump(tmp_path / "mine.npz", clip, **OPTIONS)
     write_clip(clip, TOY[::-1])
     for arguments in ((), (tmp_path / "mine.npz",)):
@@ -85,7 +85,7 @@ def test_a_clip_that_was_changed_since(tmp_path, clip):
             parity.compare(tmp_path / "mine.npz", *arguments)
 
 
-def test_two_dumps_are_told_apart_by_name(tmp_path, clip):
+def test_error_names_the_clips_of_both_dumps(tmp_path, clip):
     other = write_clip(tmp_path / "other.wav", TOY[::-1])
     dump(tmp_path / "mine.npz", clip, **OPTIONS)
     dump(tmp_path / "truth.npz", other, **OPTIONS)
@@ -98,7 +98,7 @@ def test_two_dumps_are_told_apart_by_name(tmp_path, clip):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """How often the Hub itself would have been asked; nothing is in the local cache."""
+    """Records each request to the Hub. The local cache is empty."""
     calls = []
 
     def download(repository, filename, local_files_only=False, **_):
@@ -111,34 +111,34 @@ def asked(monkeypatch):
     return calls
 
 
-def test_a_reference_that_names_a_model_of_the_hub(tmp_path, clip, mine, asked):
-    """The comparison works without the model, which only a diagnosis needs."""
+def test_reference_that_names_a_hub_model(tmp_path, clip, mine, asked):
+    """The comparison works without the model, which is only needed for a diagnosis."""
     path = tmp_path / "truth.safetensors"
     dump(path, clip, "formula:toy")
     with safe_open(path, "np") as file:
-        said = file.metadata()
-    save_file(load_file(path), path, metadata={**said, "model": "somebody/whisper-toy"})
+        metadata = file.metadata()
+    save_file(load_file(path), path, metadata={**metadata, "model": "someone/whisper-toy"})
     assert parity.compare(mine, path).ok
     wrong = {"ln_post": 1.01 * load_file(path)["ln_post"]}
     text = parity.compare(wrong, path).headline()
     assert "not diagnosed: the model is missing, pass it with --model" in text
     assert asked == []
-    with pytest.raises(parity.ParityError, match="somebody/whisper-toy"):
-        parity.compare(mine, path, model="somebody/whisper-toy")
-    with pytest.raises(parity.ParityError, match="somebody/whisper-toy"):
+    with pytest.raises(parity.ParityError, match="someone/whisper-toy"):
+        parity.compare(mine, path, model="someone/whisper-toy")
+    with pytest.raises(parity.ParityError, match="someone/whisper-toy"):
         parity.compare(path)
-    assert asked == ["somebody/whisper-toy"] * 2
+    assert asked == ["someone/whisper-toy"] * 2
 
 
 # --- values of other types ------------------------------------------------------------------------
 
 
-def test_metadata_that_are_no_texts(tmp_path, clip):
-    """Metadata may hold JSON numbers instead of texts."""
+def test_metadata_of_other_types(tmp_path, clip):
+    """Metadata may contain JSON numbers instead of strings."""
     features = parity.trace(TOY, **OPTIONS)["features"]
-    path = saying(tmp_path / "mine.npz", {"features": features}, clip=str(clip), n_mels=80)
+    path = write_npz(tmp_path / "mine.npz", {"features": features}, clip=str(clip), n_mels=80)
     assert parity.compare(path, pad_to=None).ok
-    saying(path, {"features": features}, clip=7)
+    write_npz(path, {"features": features}, clip=7)
     with pytest.raises(parity.ParityError, match="clip '7'"):
         parity.compare(path)
 
@@ -146,7 +146,7 @@ def test_metadata_that_are_no_texts(tmp_path, clip):
 @pytest.mark.parametrize(
     ("key", "value"), [("floor", "None"), ("sampled", "a"), ("sampled", "37 2.5"), ("floor", "x")]
 )
-def test_tables_of_something_else(tmp_path, key, value):
+def test_invalid_floor_or_sampled_shape(tmp_path, key, value):
     features = np.float32(parity.trace(SPEECH, **OPTIONS)["features"])
     path = tmp_path / "mine.safetensors"
     save_file({"features": features}, path, metadata={f"{key}.features": value})
@@ -154,10 +154,10 @@ def test_tables_of_something_else(tmp_path, key, value):
         parity.compare(path, path, audio=SPEECH, pad_to=None)
 
 
-# --- clips that are cut ---------------------------------------------------------------------------
+# --- truncated clips ------------------------------------------------------------------------------
 
 
-def test_a_clip_that_is_cut_says_so(tmp_path, capsys):
+def test_truncated_clip_is_reported(tmp_path, capsys):
     from melfront.parity.__main__ import main
 
     clip = str(write_clip(tmp_path / "long.wav", np.tile(SPEECH, 85)))  # 31 s
@@ -172,7 +172,7 @@ def test_a_clip_that_is_cut_says_so(tmp_path, capsys):
     assert f"clip {clip}, 80 bins" in capsys.readouterr().out
 
 
-def test_a_batch_that_is_cut_says_so():
+def test_truncated_batch_is_reported():
     features = np.stack([parity.trace(x, n_mels=80, pad_to=0.1)["features"] for x in (SPEECH, TOY)])
     report = parity.compare({"features": features}, audio=[SPEECH, TOY], n_mels=80, pad_to=0.1)
     assert report.ok

@@ -1,4 +1,4 @@
-"""Every mistake of the catalogue is seen at its own stage and named, alone and in pairs."""
+"""Every mistake of the catalogue is found at its own stage and named, alone and in pairs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from melfront.parity.pipeline import load_model
 from melfront.parity.signals import SIGNALS
 from tests.parity.ports import front_end_dump
 
-# In this order until the mistake is named alone: each signal is blind to some.
+# Tried in this order until the mistake is named alone: no signal shows all of them.
 ORDER = ("padded", "speech", "batch", "late", "quiet", "faint", "dc", "tone", "noise")
 
 
 def names(report: parity.Report) -> list[str]:
-    """The mistakes that fit, best first; of two at once, both names."""
+    """The names of the matching mistakes, best first; for a pair, both names."""
     return [named.name for named in report.diagnosis.named] if report.diagnosis else []
 
 
@@ -73,7 +73,7 @@ def test_front_end_mistake_is_named_in_16_bits(dtype):
     assert found == len(known)
 
 
-def test_entries_that_cannot_be_told_apart_are_named_together():
+def test_indistinguishable_entries_are_named_together():
     dump = front_end_dump(
         SIGNALS["padded"].make(), mistakes.find("no clamp").convention(), pad_to=0.5
     )
@@ -84,7 +84,7 @@ def test_entries_that_cannot_be_told_apart_are_named_together():
 
 
 def random_pairs(count: int, seed: int):
-    """Pairs of front-end mistakes of different stages that change different decisions."""
+    """Pairs of front-end mistakes of different stages that change different fields."""
     rng = random.Random(seed)
     pairs: list = []
     while len(pairs) < count:
@@ -95,7 +95,7 @@ def random_pairs(count: int, seed: int):
 
 
 def visible_alone(pair, clip) -> bool:
-    """Does each of the two change the features that the other gives?"""
+    """Whether each of the two changes the features that result from the other."""
 
     def features(convention):
         return variants.log_mel(clip.make(), n_mels=80, convention=convention, pad_to=clip.pad_to)
@@ -106,21 +106,21 @@ def visible_alone(pair, clip) -> bool:
 
 
 @pytest.mark.parametrize("count", [4, pytest.param(30, marks=pytest.mark.slow)])
-def test_two_mistakes_at_once_are_named_both(count):
-    """Among the pairs in which both mistakes show."""
+def test_two_mistakes_at_once_are_both_named(count):
+    """For pairs of which both mistakes have an effect."""
     clip = SIGNALS["padded"]
     pairs = [pair for pair in random_pairs(4 * count, seed=7) if visible_alone(pair, clip)][:count]
     assert len(pairs) == count
     for pair in pairs:
         dump = front_end_dump(clip.make(), both(TRANSFORMERS, pair), pad_to=clip.pad_to)
         report = compare({"features": dump["features"]}, n_mels=80)
-        # First, or tied for first: two clamps can look the same on a clip.
+        # First, or tied for first: two clamps can give the same result on a clip.
         found = [set(named.entries) for named in report.diagnosis.named]
         assert set(pair) in found, f"{pair[0].name} + {pair[1].name}\n{report}"
         assert len(found) <= 2, report
 
 
-def test_two_mistakes_in_the_text_and_the_json():
+def test_two_mistakes_in_text_and_json():
     pair = (mistakes.find("symmetric window"), mistakes.find("natural logarithm"))
     dump = front_end_dump(SIGNALS["padded"].make(), both(TRANSFORMERS, pair), pad_to=0.5)
     report = compare({"features": dump["features"]})
@@ -167,7 +167,7 @@ def test_encoder_mistake_is_named(entry):
 
 
 def thirds(entries):
-    """Every third entry runs always, the others only with the slow tests."""
+    """Run every third entry always, the others only with the slow tests."""
     return [
         pytest.param(entry, id=entry.name, marks=[] if i % 3 == 0 else [pytest.mark.slow])
         for i, entry in enumerate(entries)
@@ -176,7 +176,7 @@ def thirds(entries):
 
 @pytest.mark.parametrize("entry", thirds(mistakes.ENCODER))
 def test_encoder_mistake_is_named_from_the_hidden_states(entry):
-    """As transformers returns them, without the last block's own output."""
+    """From the states that transformers returns, which lack the last block's own output."""
     for model in MODELS.values():
         dump = encoder_dump(entry, model)
         report = parity.compare({k: dump[k] for k in HIDDEN}, audio=AUDIO, model=model)
@@ -228,7 +228,7 @@ def test_front_end_mistake_is_named_from_the_hidden_state(entry):
         out = model(torch.from_numpy(features)).last_hidden_state
     report = parity.compare({"last_hidden_state": out}, audio=AUDIO, model=model)
     if report.ok:
-        pytest.skip("this signal is blind to it")
+        pytest.skip("this signal does not show the mistake")
     assert entry.name in names(report), report
 
 
@@ -250,7 +250,7 @@ UNKNOWN = {
 }
 
 
-# All pairs of mistakes are tried for each.
+# The others are slow: each tries all pairs of mistakes.
 SOON = ("0.3 dB louder", "hop of 161")
 KINDS = [
     pytest.param(kind, marks=[] if kind in SOON else [pytest.mark.slow]) for kind in sorted(UNKNOWN)
@@ -258,7 +258,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_fits_no_entry(kind):
+def test_unknown_mistake(kind):
     features = UNKNOWN[kind](stretched(TRANSFORMERS)).astype(np.float32)
     report = compare({"features": features}, n_mels=80)
     assert not report.ok
@@ -268,7 +268,7 @@ def test_what_fits_no_entry(kind):
 
 
 @pytest.mark.parametrize("stage", ["ln_post", "block.1.attn.v", "gelu1"])
-def test_what_fits_no_entry_of_the_encoder(stage):
+def test_unknown_mistake_of_the_encoder(stage):
     model = MODELS["toy"]
     truth = parity.trace(AUDIO, model)[stage]
     mine = (truth * (1 + np.random.default_rng(5).normal(0, 1e-2, truth.shape))).astype("f4")

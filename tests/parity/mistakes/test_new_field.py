@@ -1,4 +1,4 @@
-"""A new decision costs no mistake its name, and takes a field, its line of code and a mistake."""
+"""A new field, its line of code and its mistake do not change which mistakes are named."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class WithGain(Convention):
 
 
 def named(entry) -> list[str]:
-    """What the features of a port with this mistake are said to have."""
+    """The mistakes that `compare` names for the features of a port with this mistake."""
     clip = SIGNALS["speech"]
     convention = entry.convention(CONVENTIONS["transformers"])
     mine = variants.log_mel(clip.make(), n_mels=80, convention=convention, pad_to=clip.pad_to)
@@ -31,7 +31,7 @@ def test_a_new_field(monkeypatch):
     monkeypatch.setattr(variants, "mel", lambda x, c, n_mels: mel(x, c, n_mels) * c.mel_gain)
     monkeypatch.setitem(CONVENTIONS, "transformers", WithGain())
     gain = mistakes.FrontEndMistake("mel gain", Stage("mel"), (("mel_gain", 3.0),), "")
-    # Where its stage ends: the mistakes of later stages share what it leaves behind.
+    # Insert it at the end of its stage: the mistakes of later stages share its result.
     place = next(i for i, entry in enumerate(mistakes.FRONT_END) if entry.stage == "log")
     mistakes.FRONT_END.insert(place, gain)
     try:

@@ -1,4 +1,4 @@
-"""How the installed libraries differ is found and named from their numbers alone."""
+"""The differences of installed libraries are found and named from their numbers alone."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def library(name):
 
 
 @pytest.mark.parametrize("name", RIGHT)
-def test_right_ones_pass(name):
+def test_correct_libraries_pass(name):
     for signal in signals.SHORT:
         if (name, signal) == ("openai-whisper", "batch"):
             continue
@@ -43,7 +43,7 @@ def test_right_ones_pass(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RIGHT)
-def test_right_ones_pass_on_the_sample_clip(name):
+def test_correct_libraries_pass_on_the_sample_clip(name):
     for n_mels in N_MELS:
         found = judge_at(library(name), "sample", n_mels)
         assert found.verdict == PASS, found
@@ -78,7 +78,7 @@ def test_others_are_named(name, signal, mistake):
     ("name", "mistakes"),
     [
         ("openai-whisper, transcribe", {"tail of zeros"}),
-        # The clip ends in zeros, so the origin of one more frame of zeros cannot be told.
+        # The clip ends in zeros, so two explanations of an extra frame of zeros are possible.
         ("faster-whisper", {"a hop of zeros added", "no frame dropped"}),
         ("faster-whisper, transcribe", {"tail of zeros"}),
         ("librosa, default padding", {"zero padding"}),
@@ -90,7 +90,7 @@ def test_others_are_named_on_the_sample_clip(name, mistakes):
 
 
 def test_masks():
-    """Two of the four masks of transformers 5.23 have an entry for each sample."""
+    """Two of the four masks of transformers 5.23 have one entry per sample."""
     if version("transformers") != "5.23.0":
         pytest.skip("transformers 5.23.0 is not installed")
     sizes = [(size, total) for _, size, total in libraries_page.masks()]
@@ -100,7 +100,7 @@ def test_masks():
 # The page
 
 
-def test_what_is_not_installed_is_listed_as_such(monkeypatch):
+def test_missing_libraries_are_listed_as_not_installed(monkeypatch):
     monkeypatch.setattr(module, "version", lambda package: None)
     assert module.installed() == []
     text = libraries_page.page({}, list(LIBRARIES))
