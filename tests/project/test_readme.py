@@ -304,12 +304,9 @@ def test_links(name):
 
 
 def test_the_picture_is_drawn_by_the_command_below_it():
-    found = re.search(
-        r"!\[[^]]*\]\(([\w/.]+)\) .*?`(python -m melfront.reference_data\.make_picture[^`]*)`",
-        " ".join(read("README.md").split()),
+    shown, command = claim(
+        r"!\[[^]]*\]\(([\w/.]+)\) .*?`(python -m melfront.reference_data\.make_picture[^`]*)`"
     )
-    assert found
-    shown, command = found.groups()
     assert (CHECKOUT / shown).stat().st_size < 150_000
     prepare(command)
     status, _ = run(command + " -o way.png")
