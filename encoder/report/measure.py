@@ -72,13 +72,9 @@ def receptive_field(position: int, n_frames: int) -> tuple[int, int]:
 
 def pool(weights: Tensor, group: int) -> Tensor:
     """Mean over groups of queries, sum over groups of keys: (H, P, P) -> (H, G, G) shares."""
-    n = -(-weights.shape[-1] // group)
-    missing = n * group - weights.shape[-1]
-    padded = torch.nn.functional.pad(weights, (0, missing, 0, missing))
-    sums = padded.unflatten(-1, (n, group)).sum(-1).unflatten(-2, (n, group)).sum(-2)
-    queries = torch.full((n, 1), group, dtype=weights.dtype, device=weights.device)
-    queries[-1] -= missing
-    return sums / queries
+    n = weights.shape[-1]
+    keys = (n - torch.arange(0, n, group, device=weights.device)).clamp(max=group)  # of each group
+    return torch.nn.functional.avg_pool2d(weights, group, ceil_mode=True) * keys
 
 
 def look(audio: Array, model: WhisperEncoder) -> Seen:

@@ -35,7 +35,7 @@ class Picture(NamedTuple):
     palette: str
     unit: str
     labels: Sequence[str]  # of each row, from the bottom
-    ticks: Sequence[tuple[float, str]] = ()  # share of the height from the bottom, and its label
+    ticks: Sequence[tuple[float, str]]  # share of the height from the bottom, and its label
 
 
 def rgb(name: str, levels: int) -> Array:
