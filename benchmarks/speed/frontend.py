@@ -39,6 +39,14 @@ def speech(n_samples: int) -> Array:
     return np.resize(melfront.load_audio("sample"), n_samples)
 
 
+def ours(audio: Any, **options: Any) -> Runs:
+    """Our features of a clip (N,), or of a list of clips."""
+    one = isinstance(audio, np.ndarray)
+    tensors = torch.from_numpy(audio) if one else [torch.from_numpy(clip) for clip in audio]
+    run: Callable[..., Any] = partial(melfront.log_mel, n_mels=N_MELS, **options)
+    return {TORCH: lambda: run(tensors), NUMPY: lambda: run(audio)}
+
+
 # --- the peers: each a function of a clip (N,) that gives features (M, F) -------------------------
 
 
@@ -78,13 +86,6 @@ PEERS: dict[str, Callable[[Array], Any]] = {
 }
 
 
-def peers() -> dict[str, Callable[[Array], Any]]:
-    """Ours, and those that are installed."""
-    ours = partial(melfront.log_mel, n_mels=N_MELS)
-    theirs = {name: run for name, run in PEERS.items() if installed(name.partition(",")[0])}
-    return {TORCH: lambda clip: ours(torch.from_numpy(clip)), NUMPY: ours, **theirs}
-
-
 def roof(clip: Array) -> Callable[[], object]:
     """The Fourier transforms of the frames that the clip reaches, already windowed."""
     n_frames = min(N_FRAMES, (len(clip) + N_FFT // 2) // HOP_LENGTH + 1)
@@ -106,18 +107,15 @@ def raced(what: str, runs: Runs, audio: Any, seconds: float, threads: int, **opt
 
 def one_clip(what: str, n_samples: int, seconds: float, threads: int) -> Table:
     clip = speech(n_samples)
-    runs: Runs = {name: partial(run, clip) for name, run in peers().items()}
-    return raced(what, runs | {ROOF: roof(clip)}, clip, seconds, threads)
+    present = (name for name in PEERS if installed(name.partition(",")[0]))
+    theirs = {name: partial(PEERS[name], clip) for name in present}
+    return raced(what, ours(clip) | theirs | {ROOF: roof(clip)}, clip, seconds, threads)
 
 
 def batch_of(n_clips: int, n_samples: int, threads: int) -> tuple[list[Array], Runs]:
     """Clips of one length, and who computes all of them at once, padded to 30 s."""
     clips = [np.roll(speech(n_samples), 1009 * i) for i in range(n_clips)]
-    tensors = [torch.from_numpy(clip) for clip in clips]
-    runs: Runs = {
-        TORCH: partial(melfront.log_mel, tensors, n_mels=N_MELS),
-        NUMPY: partial(melfront.log_mel, clips, n_mels=N_MELS),
-    }
+    runs = ours(clips)
     if installed("asrfront"):
         from asrfront.whisper import log_mel_batch
 
@@ -143,15 +141,11 @@ def short_batch(n_clips: int, seconds: float, threads: int) -> Table:
 def unpadded(length: float, seconds: float, threads: int) -> Table:
     """A clip of so many seconds at its own length."""
     clip = speech(int(length * SAMPLE_RATE))
-    tensor = torch.from_numpy(clip)
-    runs: Runs = {
-        TORCH: partial(melfront.log_mel, tensor, n_mels=N_MELS, pad_to=None),
-        NUMPY: partial(melfront.log_mel, clip, n_mels=N_MELS, pad_to=None),
-    }
+    runs = ours(clip, pad_to=None)
     if installed("openai-whisper"):
         import whisper
 
-        theirs = partial(whisper.log_mel_spectrogram, tensor, N_MELS)
+        theirs = partial(whisper.log_mel_spectrogram, torch.from_numpy(clip), N_MELS)
         runs |= {"openai-whisper": theirs, "openai-whisper" + AGAIN: theirs}
     if installed("asrfront"):
         runs["asrfront"] = partial(libraries.asrfront, clip, N_MELS, pad_or_trim=False)
@@ -170,26 +164,24 @@ def hour(seconds: float, threads: int) -> Table:
     """An hour against 120 times 30 s, and the memory it takes on top of its result."""
     clip, short = speech(3600 * SAMPLE_RATE), speech(N_SAMPLES)
     options: dict[str, Any] = {"n_mels": N_MELS, "pad_to": None}
-    log_mel: Callable[..., Any] = partial(melfront.log_mel, **options)
+    long, brief = ours(clip, pad_to=None), ours(short, pad_to=None)
     # The hour repeats 8.1 s, so its loudest value is in its first minute, and the truth of that
     # minute is the hour's, but for the last frame, which has another right neighbour.
     truth = melfront.oracle.log_mel(clip[: 60 * SAMPLE_RATE], **options)[:, :-1]
     truth_brief = melfront.oracle.log_mel(short, **options)
     runs: Runs = {}
     error, lines = {}, []
-    for name, given in ((TORCH, torch.from_numpy), (NUMPY, np.asarray)):
-        long, brief = given(clip), given(short)
-        error[f"{name}, 30 s"] = errors(np.asarray(log_mel(brief)), truth_brief)
+    for name in (TORCH, NUMPY):
+        error[f"{name}, 30 s"] = errors(np.asarray(brief[name]()), truth_brief)
         before = peak(reset=True)
-        result = log_mel(long)
+        result = long[name]()
         beyond = peak() - before - result.nbytes
         error[f"{name}, one hour"] = errors(np.asarray(result)[:, : truth.shape[1]], truth)
         lines.append(
             f"{name}: {beyond / 1e6:.0f} MB on top of the {result.nbytes / 1e6:.0f} MB result"
         )
         del result
-        runs[f"{name}, one hour"] = partial(log_mel, long)
-        runs[f"{name}, 30 s"] = partial(log_mel, brief)
+        runs |= {f"{name}, one hour": long[name], f"{name}, 30 s": brief[name]}
     times = race(runs, seconds)
     for name in (TORCH, NUMPY):
         ratio = np.median(times[f"{name}, one hour"]) / np.median(times[f"{name}, 30 s"]) / 120
