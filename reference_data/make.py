@@ -118,9 +118,8 @@ def golden(pipeline: Pipeline, sampled: tuple[str, ...]) -> tuple[dict[str, Any]
     about = metadata(pipeline)
     for stage, values in truth.items():
         pair = [at_positions(stage, x, dump.N_FLOOR) for x in (values, as_real(port[stage]))]
-        about[tensors.FLOOR + stage] = repr(
-            dump.noise_of(stage, values.shape, *pair, stage in sampled)
-        )
+        noise = dump.noise_of(stage, values.shape, *pair, stage in sampled)
+        about[tensors.FLOOR + stage] = repr(noise)
     about |= {tensors.NORM + s: repr(float(np.linalg.norm(truth[s]))) for s in sampled}
     about |= {tensors.SAMPLED + s: dump.spaced(truth[s].shape) for s in sampled}
     kept = {s: at_positions(s, x) if s in sampled else x for s, x in truth.items()}

@@ -26,7 +26,7 @@ from melfront.encoder import SIZES, WhisperEncoder
 
 from ..kernel.report import aligned
 from ..machine import installed, versions_of
-from .numbers import KINDS, against_the_oracle, features, hidden_states
+from .numbers import KINDS, against_the_oracle, features, formula_encoder, hidden_states
 from .rows import Rows, tf32
 from .times import SLOTS, TF32, encoders, frontend, kernel, roofs
 
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> int:
     r = Rows(device, args.output / "gpu.json", args.minutes)
     machine(r)
     tests = start_tests(r)
-    model = WhisperEncoder.from_formula(SIZES[args.size], device=device)
+    model = formula_encoder(SIZES[args.size], device)
     r.add("weights", size=args.size, blocks=model.config.n_audio_layer)
     r.part("features", lambda: features(r))
     r.part("oracle", lambda: against_the_oracle(r, model))
