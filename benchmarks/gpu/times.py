@@ -50,8 +50,7 @@ def roofs(r: Rows) -> dict[str, float]:
 def timed(
     r: Rows, part: str, makers: Makers, x: Tensor, seconds: float
 ) -> Iterator[tuple[str, Callable[[], Tensor], float, float]]:
-    """Name, call, and `Rows.times` of each function called with x. One that cannot be made costs
-    no other."""
+    """Name, call and `Rows.times` of each function on x. One that cannot be made becomes a row."""
     calls: Calls = {}
 
     def add(name: str, make: Callable[[], Function]) -> None:

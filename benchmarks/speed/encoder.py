@@ -32,7 +32,7 @@ from .results import AGAIN, Row, Table, cores, errors
 OURS = "melfront"
 SDPA = "transformers, sdpa"
 ROOF = "its products alone"
-DEPTH = {"small": 4, "medium": 4, "large-v3": 4}
+DEPTH = {"small": 4, "large-v3": 4}
 
 
 def config(size: str) -> EncoderConfig:
