@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 import sys
 
 from melfront.command import UsageError, exit_status
 
 COMMANDS = {
-    "kernel": ("melfront.benchmarks.kernel.cli:main", "prove a kernel right, then time it"),
-    "frontend": (
-        "melfront.benchmarks.speed.cli:frontend",
-        "time log-mel features against other libraries",
-    ),
-    "encoder": (
-        "melfront.benchmarks.speed.cli:encoder",
-        "time hidden states against other libraries",
-    ),
-    "load": (
-        "melfront.benchmarks.speed.cli:load",
-        "time loading a checkpoint against transformers",
-    ),
-    "gpu": ("melfront.benchmarks.gpu.cli:main", "numbers and times that only a GPU can give"),
+    "kernel": ("kernel.cli:main", "prove a kernel right, then time it"),
+    "frontend": ("speed.cli:frontend", "time log-mel features against other libraries"),
+    "encoder": ("speed.cli:encoder", "time hidden states against other libraries"),
+    "load": ("speed.cli:load", "time loading a checkpoint against transformers"),
+    "gpu": ("gpu.cli:main", "numbers and times that only a GPU can give"),
 }
 PROG = "melfront benchmarks"
 USAGE = (
@@ -45,8 +36,8 @@ def run(arguments: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         raise UsageError(f"unknown benchmark {name!r}; expected {names}")
-    module, _, function = COMMANDS[name][0].partition(":")
-    return int(getattr(importlib.import_module(module), function)(rest))
+    function = pkgutil.resolve_name(f"melfront.benchmarks.{COMMANDS[name][0]}")
+    return int(function(rest))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
+import re
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import melfront
+from melfront.parity.pages.libraries import version
 
 
 def machine() -> dict[str, Any]:
     """Its processor, cores, GPU, system and load."""
-    name = platform.processor()
+    import torch  # takes seconds, and the --help of a command needs none of it
+
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = models[0].partition(":")[2].strip() if models else name
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    model = re.search(r"^model name\s*: *(.*)", info.read_text(), re.M) if info.exists() else None
     return {
-        "cpu": name,
+        "cpu": model[1] if model else platform.processor(),
         "cores": os.cpu_count(),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": platform.platform(),
         "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
     }
@@ -32,10 +29,10 @@ def machine() -> dict[str, Any]:
 
 def pools(threads: int) -> list[dict[str, Any]]:
     """The thread pools of NumPy's and torch's libraries, if threadpoolctl is installed."""
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
+    if not installed("threadpoolctl"):
         return [{"asked": threads}]
+    from threadpoolctl import threadpool_info
+
     return [
         {k: p.get(k) for k in ("user_api", "internal_api", "version", "num_threads")}
         for p in threadpool_info()
@@ -44,10 +41,15 @@ def pools(threads: int) -> list[dict[str, Any]]:
 
 def versions() -> dict[str, str]:
     """Of Python, of this project, and of the libraries that kernels are written with."""
-    found = {"python": platform.python_version(), "melfront": melfront.__version__}
-    for name in ("numpy", "scipy", "torch", "numba", "triton"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: version(name) for name in ("numpy", "scipy", "torch", "numba", "triton")}
+    here = {"python": platform.python_version(), "melfront": melfront.__version__}
+    return here | {name: number for name, number in found.items() if number}
+
+
+def versions_of(*packages: str) -> dict[str, str]:
+    """Of these packages, or "not installed"."""
+    return {package: version(package) or "not installed" for package in packages}
+
+
+def installed(*packages: str) -> bool:
+    return all(map(version, packages))

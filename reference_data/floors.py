@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,8 @@ import torch
 
 from melfront.parity.files.sampling import as_real, at_positions
 from melfront.parity.files.tensors import read
-from melfront.parity.noise import noise_floor
+from melfront.parity.noise import Array
 from melfront.parity.pages.mistakes_page import trained
-from melfront.parity.pipeline import needs_encoder
 from melfront.parity.resolve import NO_DUMP, resolve
 
 THREADS = (1, 2)  # with several, torch chooses other matrix products
@@ -49,33 +49,26 @@ SETTINGS = {
 # this is one.
 INTEL = "int mkl_serv_intel_cpu(void) { return 1; } int mkl_serv_intel_cpu_true(void) { return 1; }"
 
-Floors = dict[str, dict[str, float]]  # file, then stage
-
 
 def can_be_measured() -> bool:
     machine = (platform.system(), platform.machine())
     return machine == ("Linux", "x86_64") and shutil.which("cc") is not None
 
 
-def largest(paths: Iterable[Path]) -> Floors:
-    """Each file's stages with the largest noise that any setting gives."""
-    found: Floors = {str(path): {} for path in paths}
-    for floors in by_setting(found).values():
-        for path, of_file in floors.items():
-            for stage, floor in of_file.items():
-                found[path][stage] = max(floor, found[path].get(stage, 0.0))
+def largest(paths: Iterable[Path]) -> dict[str, dict[str, float]]:
+    """Each file's stages with the largest noise that any setting gives, one process for each."""
+    found: dict[str, dict[str, float]] = {str(path): {} for path in paths}
+    with tempfile.TemporaryDirectory() as folder:
+        for setting in SETTINGS:
+            said = run(setting, ["-m", "melfront.reference_data.floors", setting, *found], folder)
+            for path, floors in json.loads(said).items():
+                raise_to(found[path], floors)
     return found
 
 
-def by_setting(paths: Iterable[str]) -> dict[str, Floors]:
-    """The result of `measured` for these files, one process for each setting."""
-    with tempfile.TemporaryDirectory() as folder:
-        return {
-            name: json.loads(
-                run(name, ["-m", "melfront.reference_data.floors", name, *paths], folder)
-            )
-            for name in SETTINGS
-        }
+def raise_to(found: dict[str, float], floors: dict[str, float]) -> None:
+    for stage, floor in floors.items():
+        found[stage] = max(floor, found.get(stage, 0.0))
 
 
 def run(setting: str, arguments: list[str], folder: str) -> str:
@@ -87,9 +80,7 @@ def run(setting: str, arguments: list[str], folder: str) -> str:
     variables = {**os.environ, **SETTINGS[setting], "LD_PRELOAD": str(library)}
     top = Path(__file__).resolve().parents[1]
     command = [sys.executable, *arguments]
-    return subprocess.run(
-        command, env=variables, cwd=top, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
+    return subprocess.check_output(command, env=variables, cwd=top, text=True)
 
 
 def measured(path: str) -> dict[str, float]:
@@ -97,25 +88,19 @@ def measured(path: str) -> dict[str, float]:
     weights = trained() if Path(path).stem == "tiny.en" else None
     pipeline, _, held = resolve(NO_DUMP, read(path), model=weights and str(weights))
     assert held is not None
-    wanted = held.tensors.keys() & set(pipeline.stages)
+    names = held.tensors.keys() & set(pipeline.stages)
+    truth = {stage: held.tensors[stage].values.astype(np.float64) for stage in names}
+
+    def as_held(stage: str, tensor: Array) -> Array:
+        mine = as_real(tensor)
+        return at_positions(stage, mine) if stage in held.sampled else mine
+
     found: dict[str, float] = {}
-
-    def weigh(stage: str, tensor: np.ndarray) -> None:
-        if stage in wanted:
-            mine = as_real(tensor)
-            if stage in held.sampled:
-                mine = at_positions(stage, mine)
-            truth = held.tensors[stage].values.astype(np.float64)
-            found[stage] = max(noise_floor(truth, mine), found.get(stage, 0.0))
-
     for threads in THREADS:
         torch.set_num_threads(threads)
-        pipeline.run_right_port(weigh, needs_encoder(wanted))
+        # A copy, because a pipeline keeps its floors.
+        raise_to(found, replace(pipeline).floors(truth, "float32", as_held))
     return found
-
-
-def pocketfft(x: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(scipy.fft.rfft(x.numpy()))
 
 
 def machine() -> str:
@@ -132,7 +117,8 @@ def machine() -> str:
 
 def main(setting: str, *paths: str) -> None:
     if setting == "pocketfft":
-        torch.fft.rfft = pocketfft  # in this process, which measures and ends
+        # In this process, which measures and ends.
+        torch.fft.rfft = lambda x: torch.from_numpy(scipy.fft.rfft(x.numpy()))
     print(json.dumps({path: measured(path) for path in paths}))
 
 

@@ -44,14 +44,13 @@ from .manifest import (
     MEASURED_ON,
     N_MELS,
     PACKAGES,
+    SIZES,
     clips_of,
     manifest,
     text_of,
     waveforms,
 )
 
-SIZES = ("tiny", "base", "small", "medium", "large-v2", "large-v3")
-PARTS = ("signals", "frontend", "libraries", "toy", *SIZES, "tiny.en")
 # The sample clip's features are kept for 816 frames: frame 811 is the last that hears the clip, and
 # at 30 s all that follow are the same constant.
 SAMPLE_SECONDS = 8.16
@@ -119,9 +118,8 @@ def golden(pipeline: Pipeline, sampled: tuple[str, ...]) -> tuple[dict[str, Any]
     about = metadata(pipeline)
     for stage, values in truth.items():
         pair = [at_positions(stage, x, dump.N_FLOOR) for x in (values, as_real(port[stage]))]
-        about[tensors.FLOOR + stage] = repr(
-            dump.noise_of(stage, values.shape, *pair, stage in sampled)
-        )
+        noise = dump.noise_of(stage, values.shape, *pair, stage in sampled)
+        about[tensors.FLOOR + stage] = repr(noise)
     about |= {tensors.NORM + s: repr(float(np.linalg.norm(truth[s]))) for s in sampled}
     about |= {tensors.SAMPLED + s: dump.spaced(truth[s].shape) for s in sampled}
     kept = {s: at_positions(s, x) if s in sampled else x for s, x in truth.items()}
@@ -201,35 +199,36 @@ def make_toy() -> None:
 
 
 def make_size(file: str, model: str, public: str) -> None:
-    """256 positions of each stage of a whole model on the sample clip."""
+    """256 positions of each stage of a whole model on the sample clip, under a public name."""
+    target = HERE / "encoder" / f"{file}.safetensors"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "dump.safetensors"
         dump.dump(path, model=model, sample=True)
-        settle(path, HERE / "encoder" / f"{file}.safetensors", public)
-    raise_floors([HERE / "encoder" / f"{file}.safetensors"])
-
-
-def settle(path: Path, target: Path, model: str) -> None:
-    """A dump of samples rounded to float32, under the model's public name."""
-    arrays, about, _ = parts_of(path)
-    about |= {"model": model}
+        arrays, about, _ = parts_of(path)
+    about |= {"model": public}
     about |= clips_of(about["clip"], round(float(about["pad_to"]) * melfront.SAMPLE_RATE))
-    about = {key: text for key, text in about.items() if key not in IN_MANIFEST}
-    write(target, arrays, about)
+    write(target, arrays, {key: text for key, text in about.items() if key not in IN_MANIFEST})
+    raise_floors([target])
 
 
 def make(part: str) -> None:
-    if part in SIZES:
+    if part in MAKERS:
+        MAKERS[part]()
+    elif part in SIZES:
         make_size(part, f"formula:{part}", f"formula:{part}")
-    elif part == "tiny.en":
-        folder = trained()
-        if folder is None:
-            print("tiny.en: no trained weights here; what is committed stays")
-        else:
-            make_size(part, str(folder), "openai/whisper-tiny.en")
+    elif folder := trained():
+        make_size(part, str(folder), "openai/whisper-tiny.en")
     else:
-        small = {"signals": make_signals, "frontend": make_frontend, "toy": make_toy}
-        (small | {"libraries": make_libraries})[part]()
+        print("tiny.en: no trained weights here; what is committed stays")
+
+
+MAKERS = {
+    "signals": make_signals,
+    "frontend": make_frontend,
+    "libraries": make_libraries,
+    "toy": make_toy,
+}
+PARTS = (*MAKERS, *SIZES, "tiny.en")
 
 
 def run(arguments: list[str] | None) -> None:

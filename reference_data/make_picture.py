@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -56,7 +55,6 @@ def draw(audio: NDArray[np.float32], model: WhisperEncoder) -> Figure:
     shown = min(seconds + PADDING, melfront.CHUNK_LENGTH)
 
     figure = Figure(figsize=(9, 6.6), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1 + len(pictures), 1, sharex=True, height_ratios=(1, 2, 2, 2, 2))
     time, lowest, highest = envelope(audio)
     axes[0].fill_between(time, lowest, highest, step="post", linewidth=0.5, color=BLUE)
@@ -83,8 +81,7 @@ def draw(audio: NDArray[np.float32], model: WhisperEncoder) -> Figure:
         each.axvline(seconds, color=BLUE, linestyle="--", linewidth=1)
         each.tick_params(colors=INK, labelsize=8, bottom=each is axes[-1])
         each.yaxis.label.set(color=INK, fontsize=9)
-        for spine in each.spines.values():
-            spine.set_visible(False)
+        each.spines[:].set_visible(False)
     axes[-1].set(xlim=(0, shown))
     axes[-1].set_xlabel("seconds; from the dashed line on it is padding, up to 30 s", color=INK)
     return figure

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import melfront
+from melfront import encoder
 from melfront.audio import as_clips
 from melfront.encoder.built_in import QUIET_BITS, TOY
 from melfront.parity import signals
@@ -32,14 +33,7 @@ LIBRARIES = (
     "faster-whisper",
 )
 PACKAGES = {libraries.find(name).package for name in LIBRARIES}
-SHARED_DIMENSIONS = {
-    "tiny": ["tiny.en"],
-    "base": ["base.en"],
-    "small": ["small.en", "distil-small.en"],
-    "medium": ["medium.en", "distil-medium.en"],
-    "large-v2": ["large", "large-v1", "distil-large-v2"],
-    "large-v3": ["large-v3-turbo", "turbo", "distil-large-v3"],
-}
+SIZES = ("tiny", "base", "small", "medium", "large-v2", "large-v3")
 
 
 def waveforms(name: str) -> dict[str, Any]:
@@ -91,8 +85,8 @@ def manifest() -> dict[str, Any]:
             "toy-quiet": "the same with conv1, conv2 and the positions, weights and biases, over "
             f"2^{QUIET_BITS}",
             **{
-                size: f"formula weights; the dimensions are also those of {', '.join(others)}"
-                for size, others in SHARED_DIMENSIONS.items()
+                size: f"formula weights; the dimensions are also those of {', '.join(alike(size))}"
+                for size in SIZES
             },
             "tiny.en": "openai/whisper-tiny.en, trained weights",
         },
@@ -100,6 +94,12 @@ def manifest() -> dict[str, Any]:
         "wav": {p.name: sha256(p.read_bytes()) for p in sorted(HERE.glob("signals/*.wav"))},
         "files": {str(path.relative_to(HERE).as_posix()): listing(path) for path in files},
     }
+
+
+def alike(size: str) -> list[str]:
+    """The other published sizes whose encoder has the same dimensions."""
+    dims = encoder.SIZES
+    return [name for name in dims if name != size and dims[name] == dims[size]]
 
 
 def listing(path: Path) -> dict[str, Any]:

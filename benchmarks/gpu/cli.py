@@ -16,38 +16,26 @@ import time
 import warnings
 from datetime import date
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from melfront import encoder
 from melfront.command import Parser, UsageError, replacing
+from melfront.encoder import SIZES, WhisperEncoder
 
-from .numbers import (
-    KINDS,
-    against_the_oracle,
-    features,
-    formula_encoder,
-    hidden_states,
-    trained_states,
-)
+from ..kernel.report import aligned
+from ..machine import installed, versions_of
+from .numbers import KINDS, against_the_oracle, features, formula_encoder, hidden_states
 from .rows import Rows, tf32
-from .times import TF32, encoders, frontend, kernels, roofs
+from .times import SLOTS, TF32, encoders, frontend, kernel, roofs
 
 CHECKOUT = Path(__file__).parents[2]
 BATCHES = {"frontend": (1, 16, 64, 256), "encoder": (1, 8, 32)}
 
 
 def machine(r: Rows) -> None:
-    packages = ("torch", "transformers", "triton", "numpy")
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+    versions = versions_of("torch", "transformers", "triton", "numpy")
     name = torch.cuda.get_device_name(r.device) if r.on_gpu else "no GPU"
     r.add("machine", gpu=name, cores=os.cpu_count(), date=str(date.today()), **versions)
 
@@ -57,11 +45,8 @@ def start_tests(r: Rows) -> subprocess.Popen[bytes] | None:
     if not r.on_gpu or not (CHECKOUT / "tests").is_dir():
         return None
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu and not slow", "tests"]
-    try:
-        metadata.version("pytest-xdist")
+    if installed("pytest-xdist"):
         command += ["-n", "8"]
-    except metadata.PackageNotFoundError:
-        pass
     log = r.file.with_name("pytest.log").open("wb")
     return subprocess.Popen(command, cwd=CHECKOUT, stdout=log, stderr=subprocess.STDOUT)
 
@@ -88,7 +73,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--device", default="cuda", help="default: cuda; cpu runs the same code without a GPU")
-    add("--size", choices=sorted(encoder.SIZES), default="large-v3", help="default: large-v3")
+    add("--size", choices=sorted(SIZES), default="large-v3", help="default: large-v3")
     add("--trained", metavar="PATH", help="a checkpoint whose hidden states are checked as well")
     add("--minutes", type=float, default=8.0, help="no part starts that would end later; default 8")
     add("-o", "--output", metavar="DIR", type=Path, default=Path(), help="where gpu.json goes")
@@ -110,14 +95,14 @@ def main(arguments: list[str]) -> int:
     r = Rows(device, args.output / "gpu.json", args.minutes)
     machine(r)
     tests = start_tests(r)
-    config = encoder.SIZES[args.size]
-    model = formula_encoder(config, device)
-    r.add("weights", size=args.size, blocks=config.n_audio_layer)
+    model = formula_encoder(SIZES[args.size], device)
+    r.add("weights", size=args.size, blocks=model.config.n_audio_layer)
     r.part("features", lambda: features(r))
     r.part("oracle", lambda: against_the_oracle(r, model))
     r.part("states", lambda: hidden_states(r, args.size, model))
     if args.trained:
-        r.part("states", lambda: trained_states(r, args.trained))
+        trained = partial(WhisperEncoder.from_pretrained, args.trained, device=device)
+        r.part("states", lambda: hidden_states(r, Path(args.trained).name, trained()))
     r.part("tests", lambda: finish_tests(r, tests))
     rates: dict[str, float] = {}
     r.part("roofs", lambda: rates.update(roofs(r)))
@@ -130,8 +115,9 @@ def main(arguments: list[str]) -> int:
         roof = rates.get(kind, float("nan"))
         r.part("encoder", partial(encoders, r, model, kind, batch, roof), 20)
     if r.on_gpu:
-        kernels(r)
-    lines = table(r.rows, ["$ melfront benchmarks gpu " + " ".join(arguments)])
+        for slot in SLOTS:
+            r.part("kernels", partial(kernel, r, slot), 45)
+    lines = [f"$ melfront benchmarks gpu {' '.join(arguments)}", *table(r.rows)]
     print("", *lines, sep="\n")
     if args.markdown:
         page = "\n".join(["# On a GPU", "", "```", *lines, "```", ""])
@@ -140,9 +126,9 @@ def main(arguments: list[str]) -> int:
     return int(any("failed" in row or row.get("status") for row in r.rows))
 
 
-def table(rows: list[dict[str, Any]], head: list[str]) -> list[str]:
+def table(rows: list[dict[str, Any]]) -> list[str]:
     """The rows, part by part, in columns."""
-    lines = list(head)
+    lines = []
     for part, group in itertools.groupby(rows, key=lambda row: row["part"]):
         values = [{k: v for k, v in row.items() if k not in ("part", "at")} for row in group]
         lines += ["", part]
@@ -150,10 +136,5 @@ def table(rows: list[dict[str, Any]], head: list[str]) -> list[str]:
             cells = [list(names)]
             for row in same:
                 cells.append([f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()])
-            widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-            lines += [
-                "  "
-                + "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
-                for line in cells
-            ]
+            lines += [f"  {line}" for line in aligned(cells)]
     return lines

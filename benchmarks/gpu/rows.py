@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import time
 import traceback
 from collections.abc import Callable
@@ -11,11 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from melfront.backends.cuda_graph import N_WARM_UP
 from melfront.command import replacing
+
+from ..race import rounds
 
 Calls = dict[str, Callable[[], Tensor]]
 
@@ -63,22 +65,17 @@ class Rows:
         The contestants take turns, so that a clock that drifts drifts for all.
         """
         count: dict[str, int] = {}
-        waited: dict[str, list[float]] = {}
-        among: dict[str, list[float]] = {}
         for name, call in calls.items():
             for _ in range(N_WARM_UP if self.on_gpu else 1):
                 call()
-            self.wait()
-            one = self.clock(call, 1)
-            count[name] = max(2, min(200, int(0.02 / one)))
-            waited[name], among[name] = [], []
-        end = time.perf_counter() + seconds
-        while len(waited[name]) < (5 if self.on_gpu else 1) or time.perf_counter() < end:
-            for name, call in calls.items():
-                waited[name].append(self.clock(call, 1))
-                among[name].append(self.clock(call, count[name]))
-        median = statistics.median
-        return {n: (1e3 * median(waited[n]), 1e3 * median(among[n])) for n in calls}
+            count[name] = max(2, min(200, int(0.02 / self.clock(call, 1))))
+        spent: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+        for order in rounds(calls, seconds, 5 if self.on_gpu else 1):
+            for name in order:
+                call = calls[name]
+                spent[name].append((self.clock(call, 1), self.clock(call, count[name])))
+        medians = {name: 1e3 * np.median(of_one, axis=0) for name, of_one in spent.items()}
+        return {name: (float(one), float(among)) for name, (one, among) in medians.items()}
 
     def clock(self, call: Callable[[], Tensor], n: int) -> float:
         """Seconds a call, of n calls in a row and one wait."""
@@ -100,10 +97,6 @@ class Rows:
         call()
         self.wait()
         return (torch.cuda.max_memory_allocated() - before) / 1e9
-
-
-def rms(x: Tensor) -> float:
-    return float(x.double().square().mean().sqrt())
 
 
 def tf32(on: bool) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,21 +16,18 @@ import melfront
 from melfront import encoder
 from melfront.backends.cuda_graph import Graphed
 from melfront.encoder import WhisperEncoder, graphed
+from melfront.parity.noise import rms
 
-from ..speed.encoder import in_transformers
-from ..speed.encoder import transformers as transformers_encoder
-from .numbers import (
-    KINDS,
-    N_MELS,
-    cast,
-    formula_on,
-    thirty_seconds_of_speech,
-)
-from .rows import Calls, Rows, rms, tf32
+from ..speed.encoder import LastHiddenState, transformers
+from ..speed.frontend import N_MELS, speech
+from .numbers import KINDS, cast, formula_of_transformers
+from .rows import Calls, Rows, tf32
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TF32 = "TF32"  # float32 tensors, of whose products each factor keeps 10 bits
 SLOTS = ("layer_norm", "mlp", "attention", "log_mel")
+Function = Callable[[Tensor], Tensor]
+Makers = dict[str, Callable[[], Function]]
 
 
 def roofs(r: Rows) -> dict[str, float]:
@@ -49,37 +47,48 @@ def roofs(r: Rows) -> dict[str, float]:
     return found
 
 
-def in_triton() -> Callable[[Tensor], Tensor]:
+def timed(
+    r: Rows, part: str, makers: Makers, x: Tensor, seconds: float
+) -> Iterator[tuple[str, Callable[[], Tensor], float, float]]:
+    """Name, call and `Rows.times` of each function on x. One that cannot be made becomes a row."""
+    calls: Calls = {}
+
+    def add(name: str, make: Callable[[], Function]) -> None:
+        calls[name] = partial(make(), x)
+
+    for name, make in makers.items():
+        r.part(part, partial(add, name, make))
+    for name, (one, among) in r.times(calls, seconds if r.on_gpu else 0.1).items():
+        yield name, calls[name], one, among
+
+
+def in_triton() -> Function:
     from ..examples import log_mel_triton
 
     return partial(log_mel_triton.log_mel, n_mels=N_MELS)
 
 
 def frontend(r: Rows, batch: int) -> None:
-    speech = torch.from_numpy(thirty_seconds_of_speech())
-    clips = torch.stack([speech.roll(1009 * i) for i in range(batch)]).to(r.device)
+    audio = torch.from_numpy(speech(melfront.N_SAMPLES))
+    clips = torch.stack([audio.roll(1009 * i) for i in range(batch)]).to(r.device)
     truth = melfront.log_mel(clips[:4].double())
-    ours, theirs = melfront.LogMel(N_MELS), formula_on(r.device, torch.float32)
-    calls: Calls = {"melfront": partial(ours, clips), "transformers": partial(theirs, clips)}
+    ours, theirs = melfront.LogMel(N_MELS), formula_of_transformers(r.device)
+
+    def compiled(function: Function) -> Graphed:
+        return Graphed(torch.compile(function, dynamic=False), clips)
+
+    makers: Makers = {"melfront": lambda: ours, "transformers": lambda: theirs}
     if r.on_gpu:
-        compiled: dict[str, Callable[[Tensor], Tensor]] = {
-            "melfront": torch.compile(ours, dynamic=False),
-            "transformers": torch.compile(theirs, dynamic=False),
+        makers |= {
+            "melfront, graph": lambda: Graphed(ours, clips),
+            "melfront, compiled, graph": lambda: compiled(ours),
+            "transformers, graph": lambda: Graphed(theirs, clips),
+            "transformers, compiled, graph": lambda: compiled(theirs),
+            "Triton kernel": in_triton,
+            "Triton kernel, graph": lambda: Graphed(in_triton(), clips),
         }
-        plain: dict[str, Callable[[Tensor], Tensor]] = {"melfront": ours, "transformers": theirs}
-
-        def add(name: str, make: Callable[[], Callable[[Tensor], Tensor]]) -> None:
-            r.part("frontend", lambda: calls.update({name: partial(make(), clips)}))
-
-        for name in plain:
-            add(f"{name}, graph", partial(Graphed, plain[name], clips))
-            add(f"{name}, compiled, graph", partial(Graphed, compiled[name], clips))
-        add("Triton kernel", in_triton)
-        add("Triton kernel, graph", lambda: Graphed(in_triton(), clips))
-    times = r.times(calls, 1.0 if r.on_gpu else 0.1)
-    for name, call in calls.items():
-        error = call()[:4].double() - truth
-        one, among = times[name]
+    for name, call, one, among in timed(r, "frontend", makers, clips, 1.0):
+        error = (call()[:4].double() - truth).cpu().numpy()
         r.add(
             "frontend",
             batch=batch,
@@ -87,7 +96,7 @@ def frontend(r: Rows, batch: int) -> None:
             one_call_us=1e3 * one,
             us_a_clip=1e3 * among / batch,
             rms=rms(error),
-            max=float(error.abs().max()),
+            max=float(np.abs(error).max()),
             GB=r.memory(call),
         )
 
@@ -100,17 +109,10 @@ def flops(c: encoder.EncoderConfig) -> float:
     return 2.0 * n_ctx * (stem + c.n_audio_layer * block)
 
 
-def compiled(model: WhisperEncoder) -> WhisperEncoder:
-    for block in model.blocks:  # what is compiled for the first serves all
+def compiled(function: LastHiddenState, blocks: str) -> LastHiddenState:
+    for block in getattr(function.model, blocks):  # what is compiled for the first serves all
         block.compile(dynamic=False)
-    return model
-
-
-def compiled_transformers(model: WhisperEncoder, mel: Tensor) -> Graphed:
-    theirs = in_transformers(model)
-    for layer in theirs.layers:
-        layer.compile(dynamic=False)
-    return Graphed(lambda x: theirs(x).last_hidden_state, mel)
+    return function
 
 
 def encoders(r: Rows, model: WhisperEncoder, kind: str, batch: int, roof: float) -> None:
@@ -120,25 +122,26 @@ def encoders(r: Rows, model: WhisperEncoder, kind: str, batch: int, roof: float)
     clip = melfront.log_mel(melfront.load_audio("sample"), n_mels=config.n_mels)
     mel = torch.from_numpy(clip).to(r.device, dtype).expand(batch, -1, -1).contiguous()
     mel += 0.01 * torch.randn(batch, 1, 1, device=r.device, dtype=dtype)  # no two alike
-    functions = {
-        "melfront": lambda x: low(x).last_hidden_state,
-        "transformers": transformers_encoder(low),
+    ours, theirs = LastHiddenState(low), transformers(low)
+    makers: Makers = {
+        "melfront": lambda: ours,
+        "transformers": lambda: theirs,
+        "transformers, eager": lambda: transformers(low, "eager"),
     }
-    calls: Calls = {name: partial(function, mel) for name, function in functions.items()}
-    calls["transformers, eager"] = partial(transformers_encoder(low, "eager"), mel)
     if r.on_gpu:
-
-        def add(name: str, make: Callable[[], Callable[[Tensor], Tensor]]) -> None:
-            r.part("encoder", lambda: calls.update({name: partial(make(), mel)}))
-
-        add("melfront, graph", lambda: graphed(low, batch))
-        add("transformers, graph", lambda: Graphed(functions["transformers"], mel))
-        if kind == "bfloat16":
-            add("melfront, compiled, graph", lambda: graphed(compiled(cast(low, dtype)), batch))
-            add("transformers, compiled, graph", lambda: compiled_transformers(low, mel))
-    times = r.times(calls, 1.5 if r.on_gpu else 0.1)
-    for name, call in calls.items():
-        one, among = times[name]
+        makers |= {
+            "melfront, graph": lambda: graphed(low, batch),
+            "transformers, graph": lambda: Graphed(theirs, mel),
+        }
+    if r.on_gpu and kind == "bfloat16":
+        copy = LastHiddenState(cast(low, dtype))  # its blocks are compiled, those of `low` are not
+        makers |= {
+            "melfront, compiled, graph": lambda: Graphed(compiled(copy, "blocks"), mel),
+            "transformers, compiled, graph": lambda: Graphed(
+                compiled(transformers(low), "layers"), mel
+            ),
+        }
+    for name, call, one, among in timed(r, "encoder", makers, mel, 1.5):
         rate = 1e-9 * flops(config) * batch / among
         r.add(
             "encoder",
@@ -154,13 +157,8 @@ def encoders(r: Rows, model: WhisperEncoder, kind: str, batch: int, roof: float)
     tf32(False)
 
 
-def kernels(r: Rows) -> None:
-    """The Triton kernels of `examples`, proved and timed by the harness, each by a process."""
-    for slot in SLOTS:
-        r.part("kernels", partial(kernel, r, slot), 45)
-
-
 def kernel(r: Rows, slot: str) -> None:
+    """A Triton kernel of `examples`, proved and timed by the harness, in a process of its own."""
     file = EXAMPLES / f"{slot}_triton.py"
     options = ["--device", str(r.device), "--size", "base", "--seconds", "1", "--no-whole"]
     command = [sys.executable, "-m", "melfront.benchmarks", "kernel", slot, str(file), *options]

@@ -6,26 +6,24 @@ import json
 import re
 import shlex
 import sys
+from dataclasses import asdict
 from datetime import date
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from melfront.command import Parser, UsageError, check_folder, replacing
 
 from ..kernel.cli import processors
-from .frontend import installed
+from ..machine import installed, machine, versions_of
+from ..race import spread
 from .own_process import in_process
-from .results import Table, from_json, show, to_json
+from .results import Table, from_json, show
 
 WORKS = {
     "frontend": (
-        "30 s",
-        "8.1 s padded to 30 s",
-        "32 clips of 30 s",
-        "one hour",
-        "growth",
-        "process",
+        *("30 s", "8.1 s padded to 30 s", "32 clips of 30 s"),
+        *("one hour", "growth", "process"),
     ),
     "encoder": ("tiny", "base", "small", "large-v3", "batch", "memory"),
     "load": ("tiny", "large-v3"),
@@ -51,7 +49,7 @@ contestant differ by. Errors are against float64."""
 
 
 def parse(command: str, arguments: list[str]) -> Any:
-    """The arguments of a command. Exits with status 2 if they are wrong."""
+    """The arguments of a command. Exits with status 2, or raises UsageError, for wrong ones."""
     works = WORKS[command]
     parser = Parser(
         prog=f"melfront benchmarks {command}",
@@ -61,10 +59,8 @@ def parse(command: str, arguments: list[str]) -> Any:
     )
     add = parser.add_argument
     add("--work", action="append", choices=works, help="may be given again; default: all")
-    default = "1,2" if processors() > 1 else "1"
-    add(
-        "--threads", default=default, metavar="LIST", help="cores of each run; default: %(default)s"
-    )
+    cores = "1,2" if processors() > 1 else "1"
+    add("--threads", default=cores, metavar="LIST", help="cores of each run; default: %(default)s")
     add(
         "--seconds",
         type=float,
@@ -83,41 +79,21 @@ def parse(command: str, arguments: list[str]) -> Any:
         parser.error(f"--threads: expected 1 to {processors()}, as many as there are cores")
     if not 0 < args.seconds < float("inf"):
         parser.error(f"--seconds {args.seconds}: expected a positive number")
-    try:
-        for option, ending in OUTPUTS.items():
-            if file := vars(args)[option]:
-                check_output(file, ending, f"--{option}")
-    except UsageError as error:
-        parser.error(str(error))
+    for option, ending in OUTPUTS.items():
+        if file := vars(args)[option]:
+            given = f"--{option} {file}"
+            if file.suffix != ending or file.is_dir():
+                parser.error(f"{given}: expected the name of a file that ends in {ending}")
+            check_folder(file, given)  # now, not after half an hour
     return args
 
 
-def check_output(file: Path, ending: str, option: str) -> None:
-    """Raises UsageError if it cannot be written: now, not after half an hour."""
-    if file.suffix != ending or file.is_dir():
-        raise UsageError(f"{option} {file}: expected the name of a file that ends in {ending}")
-    check_folder(file, f"{option} {file}")
-
-
-def frontend(arguments: list[str]) -> int:
-    return run("frontend", arguments)
-
-
-def encoder(arguments: list[str]) -> int:
-    return run("encoder", arguments)
-
-
-def load(arguments: list[str]) -> int:
-    return run("load", arguments)
-
-
 def run(command: str, arguments: list[str]) -> int:
-    """Run and print the works asked for, and write the files asked for. Returns 0 or 2."""
+    """Run and print the works asked for, and write the files asked for. Raises UsageError."""
     args = parse(command, arguments)
     if missing := [package for package in PEERS[command] if not installed(package)]:
         if command == "load":  # theirs also writes what is loaded
-            print(f"melfront benchmarks load needs transformers: {EXTRA}", file=sys.stderr)
-            return 2
+            raise UsageError(f"load needs transformers: {EXTRA}")
         said = f"not installed, and so not timed: {', '.join(missing)}; {EXTRA} brings them"
         print(f"melfront benchmarks {command}: {said}", file=sys.stderr)
     about = header(command, arguments)
@@ -130,14 +106,13 @@ def run(command: str, arguments: list[str]) -> int:
             try:
                 got = in_process(where, options, threads)
             except RuntimeError as error:
-                print(f"melfront benchmarks {command}: {work}: {error}", file=sys.stderr)
-                return 2
+                raise UsageError(f"{command}, {work}: {error}") from error
             for table in from_json(got):
                 print("", *show(table), sep="\n", flush=True)
                 tables.append(table)
     try:
         if args.json:
-            content = json.dumps({"about": about, "tables": to_json(tables)}, indent=1)
+            content = json.dumps({"about": about, "tables": tables}, indent=1, default=asdict)
             with replacing(args.json) as temporary:
                 temporary.write_text(f"{content}\n", encoding="utf-8")
         if args.plot:
@@ -145,28 +120,21 @@ def run(command: str, arguments: list[str]) -> int:
         if args.markdown:
             put(args.markdown, command, about, tables)
     except (OSError, UnicodeDecodeError) as error:  # a full disk, an old file that is not text
-        print(f"melfront benchmarks {command}: not all was written: {error}", file=sys.stderr)
-        return 2
+        raise UsageError(f"{command}: not all was written: {error}") from error
     return 0
+
+
+frontend, encoder, load = (partial(run, command) for command in WORKS)
 
 
 def header(command: str, arguments: list[str]) -> list[str]:
     """Command line, machine and versions."""
-    from ..machine import machine  # needs torch
-
     here = machine()
-    versions = []
-    for package in PACKAGES:
-        try:
-            versions.append(f"{package} {metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            versions.append(f"{package} not installed")
+    where = here["gpu"] or f"{here['cpu']}, {here['cores']} cores, no GPU"
     return [
         f"$ melfront benchmarks {shlex.join([command, *arguments])}",
-        f"{date.today()}, {here['cpu']}, {here['cores']} cores, no GPU"
-        if here["gpu"] is None
-        else f"{date.today()}, {here['gpu']}",
-        ", ".join(versions),
+        f"{date.today()}, {where}",
+        ", ".join(f"{package} {version}" for package, version in versions_of(*PACKAGES).items()),
     ]
 
 
@@ -177,9 +145,8 @@ def put(file: Path, command: str, about: list[str], tables: list[Table]) -> None
     body = "\n".join(["```", *about, "```", ""] + [x for t in tables for x in (*show(t), "")])
     section = f"{heading}\n{body.rstrip()}\n"
     pattern = re.compile(rf"^{re.escape(heading)}.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
-    if pattern.search(old):
-        new = pattern.sub(lambda _: section + "\n", old)
-    else:
+    new, found = pattern.subn(lambda _: section + "\n", old)
+    if not found:
         new = f"{old.rstrip()}\n\n{section}"
     with replacing(file) as temporary:
         temporary.write_text(f"{new.rstrip()}\n", encoding="utf-8")
@@ -187,7 +154,6 @@ def put(file: Path, command: str, about: list[str], tables: list[Table]) -> None
 
 def plot(tables: list[Table], file: Path) -> None:
     """A panel for each table: a bar for each contestant, with its spread."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     tables = [table for table in tables if table.rows]
@@ -196,14 +162,13 @@ def plot(tables: list[Table], file: Path) -> None:
         return
     heights = [len(table.rows) + 2 for table in tables]
     figure = Figure(figsize=(8, 0.28 * sum(heights) + 0.4), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
     for table, panel in zip(tables, panels, strict=True):
         rows = sorted(table.rows, key=lambda row: -row.median)
         medians = [1e3 * row.median for row in rows]
-        spread = [[1e3 * abs(row.median - row.spread[i]) for row in rows] for i in (0, 1)]
+        error = [[1e3 * abs(row.median - spread(row.seconds)[i]) for row in rows] for i in (0, 1)]
         colours = ["#c44e52" if row.name in table.ours else "#8c8c8c" for row in rows]
-        panel.barh([row.name for row in rows], medians, xerr=spread, color=colours, height=0.7)
+        panel.barh([row.name for row in rows], medians, xerr=error, color=colours, height=0.7)
         panel.set_title(table.title, loc="left", fontsize=9)
         panel.set_xlabel("milliseconds", fontsize=8)
         panel.tick_params(labelsize=8)

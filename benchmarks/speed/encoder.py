@@ -24,15 +24,15 @@ from melfront import encoder
 from melfront.encoder import EncoderConfig, WhisperEncoder, checkpoint
 from melfront.encoder.model import Block
 
+from ..machine import installed
 from ..race import least, race
-from .frontend import installed
 from .own_process import in_process, peak
-from .results import AGAIN, Row, Table, cores, errors, to_json
+from .results import AGAIN, Row, Table, cores, errors
 
 OURS = "melfront"
 SDPA = "transformers, sdpa"
 ROOF = "its products alone"
-DEPTH = {"small": 4, "medium": 4, "large-v3": 4}
+DEPTH = {"small": 4, "large-v3": 4}
 
 
 def config(size: str) -> EncoderConfig:
@@ -50,8 +50,16 @@ def features(dims: EncoderConfig, batch: int) -> Tensor:
 # --- the peers: each turns our model into a function `run(mel) -> (B, T, S)` ----------------------
 
 
-def ours(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
-    return lambda mel: model(mel).last_hidden_state
+class LastHiddenState(nn.Module):
+    """Our encoder or transformers' as a module of one tensor to one tensor."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, mel: Tensor) -> Tensor:
+        out: Tensor = self.model(mel).last_hidden_state
+        return out
 
 
 def hf_config(dims: EncoderConfig, **more: Any) -> Any:
@@ -60,20 +68,18 @@ def hf_config(dims: EncoderConfig, **more: Any) -> Any:
     return WhisperConfig(**{**dims.to_hf(), **more})
 
 
-def in_transformers(model: WhisperEncoder, attention: str = "sdpa") -> Any:
+def hf_weights(model: WhisperEncoder) -> dict[str, Tensor]:
+    return {checkpoint.hf_name(name): x for name, x in model.state_dict().items()}
+
+
+def transformers(model: WhisperEncoder, attention: str = "sdpa") -> LastHiddenState:
     """transformers' WhisperEncoder around the same tensors."""
     from transformers.models.whisper.modeling_whisper import WhisperEncoder as Theirs
 
     with torch.device("meta"):
         theirs = Theirs(hf_config(model.config, attn_implementation=attention))
-    weights = {checkpoint.hf_name(name): x for name, x in model.state_dict().items()}
-    theirs.load_state_dict(weights, assign=True)
-    return theirs.eval()
-
-
-def transformers(model: WhisperEncoder, attention: str = "sdpa") -> Callable[[Tensor], Tensor]:
-    theirs = in_transformers(model, attention)
-    return lambda mel: theirs(mel).last_hidden_state
+    theirs.load_state_dict(hf_weights(model), assign=True)
+    return LastHiddenState(theirs.eval())
 
 
 def openai(model: WhisperEncoder) -> nn.Module:
@@ -83,10 +89,9 @@ def openai(model: WhisperEncoder) -> nn.Module:
     theirs = AudioEncoder(
         c.n_mels, c.n_audio_ctx, c.n_audio_state, c.n_audio_head, c.n_audio_layer
     ).eval()
-    ours = [row[checkpoint.OURS] for row in checkpoint._rows(c.n_audio_layer)]
-    names = [row[checkpoint.OPENAI] for row in checkpoint._rows(c.n_audio_layer)]
     weights = model.state_dict()
-    theirs.load_state_dict({b: weights[a] for a, b in zip(ours, names, strict=True)})
+    rows = checkpoint._rows(c.n_audio_layer)
+    theirs.load_state_dict({r[checkpoint.OPENAI]: weights[r[checkpoint.OURS]] for r in rows})
     return theirs
 
 
@@ -101,8 +106,7 @@ def ctranslate2(model: WhisperEncoder, compute_type: str) -> Callable[[Tensor], 
     hf = WhisperForConditionalGeneration(
         hf_config(dims, decoder_layers=1, decoder_attention_heads=heads, decoder_ffn_dim=64)
     ).eval()
-    weights = {checkpoint.hf_name(name): x for name, x in model.state_dict().items()}
-    hf.model.encoder.load_state_dict(weights)
+    hf.model.encoder.load_state_dict(hf_weights(model))
     spec, loader = WhisperSpec(dims.n_audio_layer, heads, 1, heads), WhisperLoader()
     loader.set_encoder(spec.encoder, hf.model.encoder)
     loader.set_decoder(spec.decoder, hf.model.decoder)
@@ -126,18 +130,6 @@ def ctranslate2(model: WhisperEncoder, compute_type: str) -> Callable[[Tensor], 
     return run
 
 
-class LastHiddenState(nn.Module):
-    """The model as a module of one tensor to one tensor, as torch exports it."""
-
-    def __init__(self, model: WhisperEncoder) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, mel: Tensor) -> Tensor:
-        out: Tensor = self.model(mel).last_hidden_state
-        return out
-
-
 def onnxruntime(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
     """Our own steps, exported by torch."""
     import onnxruntime as ort
@@ -155,7 +147,7 @@ def onnxruntime(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
 HF, CT = ("transformers",), ("ctranslate2", "transformers")
 # Each with the packages it needs.
 PEERS: dict[str, tuple[tuple[str, ...], Callable[[WhisperEncoder], Callable[[Tensor], Tensor]]]] = {
-    OURS: ((), ours),
+    OURS: ((), LastHiddenState),
     SDPA: (HF, transformers),
     SDPA + AGAIN: (HF, transformers),
     "transformers, eager": (HF, partial(transformers, attention="eager")),
@@ -171,7 +163,7 @@ def products(model: WhisperEncoder) -> Callable[[], object]:
     """Every product of one clip's forward pass, into memory that is already allocated."""
     c = model.config
     n_ctx, state, inner = c.n_audio_ctx, c.n_audio_state, c.n_audio_mlp
-    heads, head_dim = c.n_audio_head, c.n_audio_state // c.n_audio_head
+    heads, head_dim = c.n_audio_head, c.head_dim
     x, h = torch.randn(n_ctx, state), torch.randn(n_ctx, inner)
     q = torch.randn(heads, n_ctx, head_dim)
     scores, context = torch.empty(heads, n_ctx, n_ctx), torch.empty(heads, n_ctx, head_dim)
@@ -216,38 +208,37 @@ def one_size(size: str, seconds: float, threads: int, batch: int = 1) -> Table:
     return Table(title, rows, [OURS])
 
 
+@torch.inference_mode()
 def forward_memory(size: str, name: str) -> int:
     """Bytes at the peak of a first forward pass, without the weights and the features."""
-    with torch.inference_mode():
-        dims = config(size)
-        model, mel = WhisperEncoder.from_formula(dims), features(dims, 1)
-        run = PEERS[name][1](model)
-        before = peak(reset=True)
-        run(mel)
-        return peak() - before
+    dims = config(size)
+    model, mel = WhisperEncoder.from_formula(dims), features(dims, 1)
+    run = PEERS[name][1](model)
+    before = peak(reset=True)
+    run(mel)
+    return peak() - before
 
 
-def memory(seconds: float, threads: int) -> list[Table]:
+def memory(seconds: float, threads: int) -> Table:
     """Peak memory of the first forward pass in a new process, the median of three."""
-    lines, rounds = [], range(least(3, seconds))
+    where, lines = "melfront.benchmarks.speed.encoder:forward_memory", []
     for size in ("base", "large-v3"):
-        held = {}
+        held = []
         for name in (OURS, SDPA) if installed(*HF) else (OURS,):
             options = {"size": size, "name": name}
-            where = "melfront.benchmarks.speed.encoder:forward_memory"
-            held[name] = [in_process(where, options, threads) / 1e6 for _ in rounds]
-        a, *others = (float(np.median(x)) for x in held.values())
-        theirs = "".join(f", {SDPA} {b:.0f} MB, ratio {a / b:.2f}" for b in others)
-        lines.append(f"{size}: {a:.0f} MB{theirs}")
+            each = [in_process(where, options, threads) for _ in range(least(3, seconds))]
+            held.append(float(np.median(each)) / 1e6)
+        theirs = "".join(f", {SDPA} {mb:.0f} MB, ratio {held[0] / mb:.2f}" for mb in held[1:])
+        lines.append(f"{size}: {held[0]:.0f} MB{theirs}")
     title = f"encoder, peak memory of a forward pass without its weights, {cores(threads)}"
-    return [Table(title, [], [], lines)]
+    return Table(title, [], [], lines)
 
 
-def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
-    """Run a work in this process; its tables as JSON."""
+def measure(work: str, seconds: float, threads: int) -> list[Table]:
+    """Run a work in this process."""
     warnings.simplefilter("ignore")
     if work == "memory":
-        return to_json(memory(seconds, threads))
+        return [memory(seconds, threads)]
     if work == "batch":
-        return to_json([one_size("tiny", seconds, threads, batch) for batch in (1, 2, 4, 8)])
-    return to_json([one_size(work, seconds, threads)])
+        return [one_size("tiny", seconds, threads, batch) for batch in (1, 2, 4, 8)]
+    return [one_size(work, seconds, threads)]

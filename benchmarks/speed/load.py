@@ -6,89 +6,83 @@ just been written, so the system has it cached for every load.
 
 from __future__ import annotations
 
+import pkgutil
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 
+from ..machine import installed
 from ..race import least, rounds
-from .frontend import installed
 from .own_process import in_process, peak
-from .results import AGAIN, Row, Table, cores, to_json
+from .results import AGAIN, Row, Table, cores
 
 OURS, THEIRS = "WhisperEncoder.from_pretrained", "transformers WhisperModel.from_pretrained"
+HERE = "melfront.benchmarks.speed.load"
 
 
 def write(size: str, folder: str) -> None:
     """Write a whole Whisper in float16 as transformers saves it, the encoder from the formula."""
-    import torch
-    from transformers import WhisperConfig, WhisperForConditionalGeneration
+    from transformers import WhisperForConditionalGeneration
 
-    from melfront import encoder
+    from melfront.encoder import SIZES, WhisperEncoder
 
-    dims = encoder.SIZES[size]
-    layers = {"decoder_layers": dims.n_audio_layer, "decoder_attention_heads": dims.n_audio_head}
-    config = WhisperConfig(**{**dims.to_hf(), **layers, "decoder_ffn_dim": dims.n_audio_mlp})
+    from .encoder import hf_config, hf_weights
+
+    dims = SIZES[size]
+    config = hf_config(
+        dims,
+        decoder_layers=dims.n_audio_layer,
+        decoder_attention_heads=dims.n_audio_head,
+        decoder_ffn_dim=dims.n_audio_mlp,
+    )
     with torch.device("meta"):
         model = WhisperForConditionalGeneration(config).half()
     model = model.to_empty(device="cpu")
     with torch.no_grad():
         for i, parameter in enumerate(model.parameters()):
             parameter.fill_((i % 7 - 3) / 1000)
-        weights = encoder.WhisperEncoder.from_formula(dims, dtype=torch.float16).state_dict()
-        names = {encoder.checkpoint.hf_name(name): x for name, x in weights.items()}
-        model.model.encoder.load_state_dict(names)
+        ours = WhisperEncoder.from_formula(dims, dtype=torch.float16)
+        model.model.encoder.load_state_dict(hf_weights(ours))
     model.tie_weights()
     model.save_pretrained(folder, max_shard_size="100GB")
 
 
 def load(name: str, folder: str) -> dict[str, float]:
     """Seconds and peak bytes of one load in this process, and a sum over its weights."""
-    import torch
-
-    if name == OURS:
-        from melfront.encoder import WhisperEncoder
-
-        before, start = peak(reset=True), time.perf_counter()
-        model: Any = WhisperEncoder.from_pretrained(folder, dtype=torch.float32)
-    else:
-        from transformers import WhisperModel
-
-        before, start = peak(reset=True), time.perf_counter()
-        model = WhisperModel.from_pretrained(folder, dtype=torch.float32).encoder
+    where = "melfront.encoder:WhisperEncoder" if name == OURS else "transformers:WhisperModel"
+    library = pkgutil.resolve_name(where)
+    before, start = peak(reset=True), time.perf_counter()
+    model = library.from_pretrained(folder, dtype=torch.float32)
     seconds, held = time.perf_counter() - start, peak() - before
-    total = sum(p.double().abs().sum().item() for p in model.parameters())
-    return {"seconds": seconds, "bytes": held, "sum": total}
+    weights = (model if name == OURS else model.encoder).parameters()
+    return {
+        "seconds": seconds,
+        "bytes": held,
+        "sum": sum(p.double().abs().sum().item() for p in weights),
+    }
 
 
-def measure(work: str, seconds: float, threads: int) -> list[dict[str, Any]]:
-    """Run a work; its tables as JSON."""
-    names = [OURS]
-    if installed("transformers"):
-        names += [THEIRS, THEIRS + AGAIN]
-    times: dict[str, list[float]] = {name: [] for name in names}
-    held: dict[str, list[float]] = {name: [] for name in names}
-    sums = set()
+def measure(work: str, seconds: float, threads: int) -> list[Table]:
+    """Run a work."""
+    names = [OURS, *((THEIRS, THEIRS + AGAIN) if installed("transformers") else ())]
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        in_process(
-            "melfront.benchmarks.speed.load:write", {"size": work, "folder": folder}, threads
-        )
+        in_process(f"{HERE}:write", {"size": work, "folder": folder}, threads)
         size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
         for order in rounds(names, seconds, least(5, seconds)):
             for name in order:
                 options = {"name": name.removesuffix(AGAIN), "folder": folder}
-                got = in_process("melfront.benchmarks.speed.load:load", options, threads)
-                times[name].append(got["seconds"])
-                held[name].append(got["bytes"])
-                sums.add(f"{got['sum']:.6e}")
+                runs[name].append(in_process(f"{HERE}:load", options, threads))
+    sums = {f"{run['sum']:.6e}" for of_one in runs.values() for run in of_one}
     if len(sums) != 1:
         raise RuntimeError(f"the loaded weights differ: their sums are {sorted(sums)}")
-    medians = {name: float(np.median(x)) / 1e9 for name, x in held.items()}
-    lines = [f"{name}: {x:.2f} GB at the peak" for name, x in medians.items()]
-    if THEIRS in medians:
-        lines.append(f"peak memory, ours / theirs: {medians[OURS] / medians[THEIRS]:.2f}")
-    rows = [Row(name, spent) for name, spent in times.items()]
+    held = {n: float(np.median([run["bytes"] for run in runs[n]])) / 1e9 for n in names}
+    lines = [f"{name}: {x:.2f} GB at the peak" for name, x in held.items()]
+    if THEIRS in held:
+        lines.append(f"peak memory, ours / theirs: {held[OURS] / held[THEIRS]:.2f}")
+    rows = [Row(name, [run["seconds"] for run in of_one]) for name, of_one in runs.items()]
     title = f"load {work}, {size / 1e9:.2f} GB of float16, as float32, {cores(threads)}"
-    return to_json([Table(title, rows, [OURS], lines)])
+    return [Table(title, rows, [OURS], lines)]

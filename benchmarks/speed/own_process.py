@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from typing import Any
 
 THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "RAYON")
@@ -20,21 +22,14 @@ def in_process(function: str, options: dict[str, Any], threads: int) -> Any:
     """What `function(**options)` returns, called in a new process that has `threads` cores.
 
     function: "module:name". The process may use no other core, and every library that starts
-    threads is told how many before it is loaded. Raises RuntimeError with the last line of its
-    complaint. Ctrl-C is passed on to it once, and then it is waited for: it may have large files to
-    delete.
+    threads is told how many before it is loaded. The result comes as JSON: dataclasses in it become
+    dicts. Raises RuntimeError with the last line of its complaint. Ctrl-C is passed on to it once,
+    and then it is waited for: it may have large files to delete.
     """
-    environment = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in THREADS}
-    command = [
-        sys.executable,
-        "-m",
-        "melfront.benchmarks.speed.own_process",
-        function,
-        str(threads),
-    ]
+    command = [sys.executable, "-m", "melfront.benchmarks.speed.own_process", function]
     with subprocess.Popen(
-        [*command, json.dumps(options)],
-        env=environment,
+        [*command, str(threads), json.dumps(options)],
+        env=os.environ | {f"{name}_NUM_THREADS": str(threads) for name in THREADS},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -56,14 +51,10 @@ def main() -> None:
     function, threads, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    import importlib
-
     import torch
 
     torch.set_num_threads(threads)
-    module, name = function.split(":")
-    result = getattr(importlib.import_module(module), name)(**options)
-    print(json.dumps(result))
+    print(json.dumps(pkgutil.resolve_name(function)(**options), default=asdict))
 
 
 def peak(reset: bool = False) -> int:

@@ -1,15 +1,17 @@
-"""The times of one work as a table: to be read, to be written, and as JSON.
+"""The times of one work as a table: to be read and to be written.
 
 A second copy of a contestant has `AGAIN` after its name: a smaller difference does not count.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from melfront.parity import noise
 
 from ..race import TOO_BUSY, ratio_interval, spread
 
@@ -25,16 +27,10 @@ class Row:
     seconds: list[float]
     error_rms: float | None = None  # against float64
     error_max: float | None = None
-    note: str = ""
 
     @property
     def median(self) -> float:
         return float(np.median(self.seconds))
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """The 20th and the 80th percentile."""
-        return spread(self.seconds)
 
 
 @dataclass
@@ -71,18 +67,13 @@ class Table:
 
 def errors(result: NDArray[Any], truth: NDArray[np.float64]) -> tuple[float, float]:
     """Root mean square and largest difference. Raises ValueError for another shape."""
-    if result.shape != truth.shape:
-        raise ValueError(f"a result of shape {result.shape}, expected {truth.shape}")
-    error = np.asarray(result, dtype=np.float64) - truth
-    return float(np.sqrt(np.mean(np.square(error)))), float(np.abs(error).max())
+    found = noise.error(result, truth, floor=1.0)
+    return found.noise, found.max_abs
 
 
 def from_json(tables: list[dict[str, Any]]) -> list[Table]:
+    """What `dataclasses.asdict` made of the tables, undone."""
     return [Table(**{**t, "rows": [Row(**row) for row in t["rows"]]}) for t in tables]
-
-
-def to_json(tables: list[Table]) -> list[dict[str, Any]]:
-    return [asdict(table) for table in tables]
 
 
 def cores(threads: int) -> str:
@@ -105,11 +96,10 @@ def show(table: Table) -> list[str]:
     head = ["", unit, "20 .. 80 %", *columns, "error rms", "max"]
     body = []
     for row in table.rows:
-        low, high = (f"{factor * x:.3g}" for x in row.spread)
+        median, low, high = (f"{factor * x:.3g}" for x in (row.median, *spread(row.seconds)))
         ratios = ["" if row.name in table.ours else table.ratio(o, row.name) for o in table.ours]
         error = [f"{x:.1e}" if x is not None else "" for x in (row.error_rms, row.error_max)]
-        name = row.name + (f" ({row.note})" if row.note else "")
-        body.append([name, f"{factor * row.median:.3g}", f"{low} .. {high}", *ratios, *error])
+        body.append([row.name, median, f"{low} .. {high}", *ratios, *error])
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [

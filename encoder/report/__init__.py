@@ -18,8 +18,6 @@ from ..model import WhisperEncoder
 from .measure import look
 from .page import render
 
-__all__ = ["write"]
-
 
 def write(
     file: Path, name: str, audio: NDArray[Any], model: WhisperEncoder, about: Mapping[str, str]

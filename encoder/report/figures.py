@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from melfront import conventions, filterbank
 from melfront.conventions import FRAMES_PER_SECOND
 
 from ..config import EncoderConfig
-from .measure import CONV2_STRIDE, Attention, Seen
+from .measure import CONV2_STRIDE, AttentionMaps, Seen
 from .picture import LEVELS, Picture, png, rgb, spread, thinned, two_ramps
 
 Array = NDArray[Any]
@@ -59,34 +59,20 @@ def front_end(front: dict[str, Array], n_mels: int) -> list[Picture]:
     """Power, the logarithm before the clamp, and the features."""
     power = np.log10(np.maximum(front["power"].T, 1e-30))  # (K, F)
     hz = np.arange(len(power)) * melfront.SAMPLE_RATE / melfront.N_FFT
-    labels = [f"frequency {k}, {f:.0f} Hz" for k, f in enumerate(hz)]
-    ticks = [((k + 0.5) / len(hz), f"{hz[k]:.0f}") for k in range(0, len(hz), 25)]
-    most = power.max()
-    spectrum = quantised("power", power, most - DECADES, most, FRAME_MS, labels, "log10 of power")
+    of_power = [f"frequency {k}, {f:.0f} Hz" for k, f in enumerate(hz)]
+    power_ticks = {k: f"{hz[k]:.0f}" for k in range(0, len(hz), 25)}
+    most, unit = power.max(), "log10 of power"
 
     hz = corners(n_mels)[1:-1]
-    labels = [f"mel bin {m}, {f:.0f} Hz" for m, f in enumerate(hz)]
-    nearest = sorted({int(np.abs(hz - f).argmin()) for f in LABELLED_HZ})
-    mel_ticks = [((m + 0.5) / n_mels, f"{hz[m]:.0f}") for m in nearest]
-    log, features = front["log"], front["features"]
+    of_mel = [f"mel bin {m}, {f:.0f} Hz" for m, f in enumerate(hz)]
+    nearest = (int(np.abs(hz - f).argmin()) for f in LABELLED_HZ)
+    mel_ticks = {m: f"{hz[m]:.0f}" for m in nearest}
+    log, x = front["log"], front["features"]
+    cut = two_ramps(cut_share(log))
     return [
-        spectrum._replace(ticks=ticks),
-        Picture(
-            "log",
-            png(log, log.min(), log.max(), two_ramps(cut_share(log))),
-            log.shape[1],
-            n_mels,
-            FRAME_MS,
-            float(log.min()),
-            float(log.max()),
-            "cut",
-            "log10 of power",
-            labels,
-            mel_ticks,
-        ),
-        quantised("features", features, features.min(), features.max(), FRAME_MS, labels)._replace(
-            ticks=mel_ticks
-        ),
+        quantised("power", power, most - DECADES, most, FRAME_MS, of_power, power_ticks, unit),
+        quantised("log", log, log.min(), log.max(), FRAME_MS, of_mel, mel_ticks, unit, "cut", cut),
+        quantised("features", x, x.min(), x.max(), FRAME_MS, of_mel, mel_ticks),
     ]
 
 
@@ -94,19 +80,17 @@ def walk(seen: Seen, n_layer: int) -> list[Picture]:
     """The norm of the state along the blocks, and its cosine across each; row 0 is the first."""
     depths = ["into block 1", *(f"after block {i + 1}" for i in range(n_layer))]
     marks = ["input", *(str(i + 1) for i in range(n_layer))]
-    few = -(-n_layer // MOST_DEPTHS)
-    result = []
+    every = []
     for name, values, first, palette in (
         ("norm", np.log10(np.maximum(seen.norm, 1e-9)), 0, "magma"),
         ("cosine", seen.cosine, 1, "viridis"),
     ):
         # Without the few outliers, which would leave one colour for all other positions.
         low, high = np.quantile(values[:, : seen.in_view], (0.01, 0.99))
-        rows = len(values)
-        picture = quantised(name, values, low, high, POSITION_MS, depths[first:], name, palette)
-        ticks = [((r + 0.5) / rows, marks[r + first]) for r in range(0, rows, few)]
-        result.append(picture._replace(ticks=ticks))
-    return result
+        rows = range(0, len(values), -(-n_layer // MOST_DEPTHS))
+        axis = depths[first:], {r: marks[r + first] for r in rows}
+        every.append(quantised(name, values, low, high, POSITION_MS, *axis, name, palette))
+    return every
 
 
 def cut_share(log: Array) -> float:
@@ -122,19 +106,32 @@ def quantised(
     high: float,
     step: int,
     labels: Sequence[str],
+    ticks: Mapping[int, str] | None = None,
     unit: str = "",
     palette: str = "magma",
+    colours: Array | None = None,
 ) -> Picture:
-    """A picture of values (R, C) between low and high."""
+    """A picture of values (R, C) between low and high.
+
+    ticks: the labels of some rows; colours: those of a palette that is not matplotlib's.
+    """
     low, high = float(low), max(float(high), float(low) + 1e-6)
-    source = png(values, low, high, rgb(palette, LEVELS))
+    source = png(values, low, high, rgb(palette, LEVELS) if colours is None else colours)
     rows, columns = values.shape
-    return Picture(name, source, columns, rows, step, low, high, palette, unit, labels)
+    at = [((row + 0.5) / rows, text) for row, text in (ticks or {}).items()]
+    return Picture(name, source, columns, rows, step, low, high, palette, unit, labels, at)
 
 
-def signed(name: str, values: Array, size: float, step: int, labels: Sequence[str]) -> Picture:
+def signed(
+    name: str,
+    values: Array,
+    size: float,
+    step: int,
+    labels: Sequence[str],
+    ticks: Mapping[int, str] | None = None,
+) -> Picture:
     """A picture of values (R, C) of either sign; 0 has the middle colour of the palette."""
-    return quantised(name, values, -size, size, step, labels, palette="berlin")
+    return quantised(name, values, -size, size, step, labels, ticks, palette="berlin")
 
 
 def convolution(stem: dict[str, Array], i: int, step: int, n_samples: int) -> list[Picture]:
@@ -146,15 +143,14 @@ def convolution(stem: dict[str, Array], i: int, step: int, n_samples: int) -> li
     change = heard.std(axis=1) * (np.abs(opened - 0.5) < 0.4)
     kept = np.sort(change.argsort()[-CHANNELS:])
     size = spread(after[kept, :n_clip], 0.998)  # so that what GELU lets through shows
-    labels = [f"channel {c}" for c in kept]
-    marks = [((r + 0.5) / len(kept), str(c)) for r, c in enumerate(kept)]
+    axis = [f"channel {c}" for c in kept], {r: str(c) for r, c in enumerate(kept)}
     return [
-        signed(f"{kind}{i}", x[kept], size, step, labels)._replace(ticks=marks)
+        signed(f"{kind}{i}", x[kept], size, step, *axis)
         for kind, x in (("conv", before), ("gelu", after))
     ]
 
 
-def attention_pictures(attention: Attention, config: EncoderConfig) -> dict[str, Any]:
+def attention_pictures(attention: AttentionMaps, config: EncoderConfig) -> dict[str, Any]:
     """Each head's picture, queries downwards, and the range of its colours, log10 of the share."""
     low = float(np.log10(FAINT * attention.group / config.n_audio_ctx))
     palette = rgb("magma", ATTENTION_LEVELS)

@@ -33,7 +33,7 @@ PADDING_IN_VIEW = 25  # positions = half a second
 PIXELS = 9_500_000
 
 
-class Attention(NamedTuple):
+class AttentionMaps(NamedTuple):
     """Where every head looks: queries and keys in view, `group` positions a pixel."""
 
     shares: Array  # (L, H, G, G) float32: share that a query gives to all keys of a group
@@ -51,7 +51,7 @@ class Seen(NamedTuple):
     stem: dict[str, Array]  # conv1, gelu1 (S, F), conv2, gelu2 (S, T), positions (T, S), float32
     norm: Array  # (L + 1, T): size of the hidden state before block 0, and after each block
     cosine: Array  # (L, T): of a block's output and its input
-    attention: Attention
+    attention: AttentionMaps
     before: Array  # (T, S): the last block's output
     after: Array  # (T, S): the same, normed
     in_view: int  # P
@@ -72,13 +72,9 @@ def receptive_field(position: int, n_frames: int) -> tuple[int, int]:
 
 def pool(weights: Tensor, group: int) -> Tensor:
     """Mean over groups of queries, sum over groups of keys: (H, P, P) -> (H, G, G) shares."""
-    n = -(-weights.shape[-1] // group)
-    missing = n * group - weights.shape[-1]
-    padded = torch.nn.functional.pad(weights, (0, missing, 0, missing))
-    sums = padded.unflatten(-1, (n, group)).sum(-1).unflatten(-2, (n, group)).sum(-2)
-    queries = torch.full((n, 1), group, dtype=weights.dtype, device=weights.device)
-    queries[-1] -= missing
-    return sums / queries
+    n = weights.shape[-1]
+    keys = (n - torch.arange(0, n, group, device=weights.device)).clamp(max=group)  # of each group
+    return torch.nn.functional.avg_pool2d(weights, group, ceil_mode=True) * keys
 
 
 def look(audio: Array, model: WhisperEncoder) -> Seen:
@@ -126,7 +122,7 @@ def look(audio: Array, model: WhisperEncoder) -> Seen:
         stem=stem,
         norm=torch.stack(norms).numpy(),
         cosine=torch.stack(cosines).numpy(),
-        attention=Attention(looks[0], group, *looks[1:]),
+        attention=AttentionMaps(looks[0], group, *looks[1:]),
         before=last[0].cpu().numpy(),
         after=stem["ln_post"],
         in_view=in_view,

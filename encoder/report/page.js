@@ -10,67 +10,65 @@ const plots = all(".plot");
 const audio = byId("audio");
 const play = byId("play");
 const slider = byId("slider");
-const SVG = "http://www.w3.org/2000/svg";
+const thumbs = document.querySelector(".thumbs");
 const hopSeconds = page.hop / page.rate;
 const nMels = page.corners.length - 2;
 
 let frame = page.start;
-let block = 0;
-let head = 0;
 const rowOf = {}; // picture -> the row last pointed at
-const stored = {}; // picture -> {columns, rows, levels}, once it has been looked into
+const stored = {}; // picture -> what `look` returns, once it has been looked into
+
+// What is known of each picture before it has been decoded.
+const pictures = Object.fromEntries(all("[data-picture]").map((image) => {
+  const { picture, low, high, palette, unit, labels } = image.dataset;
+  const { step } = image.parentElement.dataset;
+  return [picture, { image, low: +low, high: +high, palette, unit, labels: JSON.parse(labels), step }];
+}));
 
 // Numbers and pictures
 
 const position = () => frame >> 1;
+const stride = (step) => (step > 10 ? 2 : 1); // frames in a step of so many milliseconds
+const moment = (step) => (stride(step) === 2 ? position() : frame); // in such steps
 const number = (x, digits = 2) => x.toFixed(digits).replace("-", "−");
 const count = (n) => n.toLocaleString("en").replace("-", "−");
 const clamp = (x, low, high) => Math.min(Math.max(x, low), high);
-
-function colours(name) {
-  return page.palettes[name].match(/.{6}/g);
-}
+const colours = (palette) => page.palettes[palette].match(/.{6}/g);
 
 // The colours of a picture back into steps of its palette.
 async function pixels(image, palette) {
   await image.decode();
-  const canvas = document.createElement("canvas");
-  canvas.width = image.naturalWidth;
-  canvas.height = image.naturalHeight;
+  const [columns, rows] = [image.naturalWidth, image.naturalHeight];
+  const canvas = Object.assign(document.createElement("canvas"), { width: columns, height: rows });
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(image, 0, 0);
-  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+  const { data } = context.getImageData(0, 0, columns, rows);
   const level = new Map(colours(palette).map((colour, i) => [parseInt(colour, 16), i]));
-  const levels = new Uint8Array(canvas.width * canvas.height);
+  const levels = new Uint8Array(columns * rows);
   for (let i = 0; i < levels.length; i++) {
     levels[i] = level.get((data[4 * i] << 16) | (data[4 * i + 1] << 8) | data[4 * i + 2]) ?? 0;
   }
-  return { columns: canvas.width, rows: canvas.height, levels, top: colours(palette).length - 1 };
+  return { columns, rows, levels, top: level.size - 1 };
 }
 
 // The picture of that name as {at(column, row)}; null until it has been decoded.
 function look(name) {
   if (!(name in stored)) {
     stored[name] = null;
-    const image = document.querySelector(`[data-picture="${name}"]`);
-    const { low, high, palette, unit, labels, step } = { ...image.parentElement.dataset, ...image.dataset };
+    const { image, low, high, palette } = pictures[name];
     pixels(image, palette).then(({ columns, rows, levels, top }) => {
       const level = (column, row) => levels[(rows - 1 - row) * columns + clamp(column, 0, columns - 1)];
-      const at = (column, row) => +low + ((high - low) * level(column, row)) / top;
+      const at = (column, row) => low + ((high - low) * level(column, row)) / top;
       const beyond = (column, row) => ({ 0: "≤ ", [top]: "≥ " })[level(column, row)] ?? "";
-      stored[name] = { at, beyond, rows, unit, labels: JSON.parse(labels), step: +step };
+      stored[name] = { ...pictures[name], at, beyond };
       draw();
     });
   }
   return stored[name];
 }
 
-const column = (name) => {
-  const picture = look(name);
-  if (!picture) return null;
-  const t = picture.step > 10 ? position() : frame;
-  return Array.from({ length: picture.rows }, (_, row) => picture.at(t, row));
-};
+// The values of a picture at this moment, from its lowest row up.
+const column = ({ labels, step, at }) => labels.map((_, row) => at(moment(step), row));
 
 const samples = (() => {
   const bytes = Uint8Array.from(atob(audio.getAttribute("src").split(",")[1]), (c) => c.charCodeAt(0));
@@ -114,9 +112,10 @@ function show(next) {
   slider.value = p;
   slider.setAttribute("aria-valuetext", `position ${p}, ${number(seconds)} seconds`);
   for (const plot of plots) {
-    const fine = +plot.dataset.step <= 10;
-    plot.setAttribute("aria-valuenow", fine ? frame : p);
-    plot.setAttribute("aria-valuetext", `${fine ? `frame ${frame}` : `position ${p}`}, ${number(seconds)} seconds`);
+    const { step } = plot.dataset;
+    const unit = stride(step) === 2 ? "position" : "frame";
+    plot.setAttribute("aria-valuenow", moment(step));
+    plot.setAttribute("aria-valuetext", `${unit} ${moment(step)}, ${number(seconds)} seconds`);
   }
   draw();
 }
@@ -128,7 +127,7 @@ function draw() {
   drawing = true;
   requestAnimationFrame(() => {
     drawing = false;
-    for (const id of visible) charts[id]?.(byId(id));
+    for (const id of visible) charts[id](byId(id));
     for (const place of all(".value[data-value]")) place.textContent = valueAt(place.dataset.value);
   });
 }
@@ -136,33 +135,27 @@ function draw() {
 function valueAt(name) {
   if (name === "waveform") return `sample ${count(frame * page.hop)}: ${number(sample(frame * page.hop), 4)}`;
   if (!(name in rowOf)) return "";
-  if (name in page) {
-    const row = clamp(rowOf[name], 0, page[name].length - 1);
-    const labels = JSON.parse(document.querySelector(`[data-picture="${name}"]`).dataset.labels);
-    return `${labels[row]}: ${number(page[name][row][position()])}`;
-  }
+  const row = rowOf[name];
+  const { labels, unit, step } = pictures[name];
+  if (name in page) return `${labels[row]}: ${number(page[name][row][position()])}`;
   const picture = look(name);
   if (!picture) return "";
-  const row = clamp(rowOf[name], 0, picture.rows - 1);
-  const place = [picture.step > 10 ? position() : frame, row];
-  return `${picture.labels[row]}: ${picture.beyond(...place)}${number(picture.at(...place))} ${picture.unit}`;
+  const place = [moment(step), row];
+  return `${labels[row]}: ${picture.beyond(...place)}${number(picture.at(...place))} ${unit}`;
 }
 
 // Pointing, and the keyboard
 
 function point(plot, event) {
   const box = plot.getBoundingClientRect();
-  const down = plot.id === "attention";
-  const share = down ? (event.clientY - box.top) / box.height : (event.clientX - box.left) / box.width;
-  const span = +getComputedStyle(plot).getPropertyValue("--span");
-  const steps = Math.round((share * span * 1000) / +plot.dataset.step);
-  const image = plot.querySelector("[data-picture]");
-  if (image) {
-    const rows = JSON.parse(image.dataset.labels).length;
-    rowOf[plot.id] = clamp(Math.floor((1 - (event.clientY - box.top) / box.height) * rows), 0, rows - 1);
-  }
-  if (down) keyAt = Math.round((((event.clientX - box.left) / box.width) * span * 1000) / +plot.dataset.step);
-  show(+plot.dataset.step > 10 ? 2 * steps : steps);
+  const [across, down] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+  const { step } = plot.dataset;
+  const steps = (1000 * getComputedStyle(plot).getPropertyValue("--span")) / step; // in view
+  const downwards = plot.id === "attention";
+  const rows = pictures[plot.id]?.labels.length;
+  if (rows) rowOf[plot.id] = clamp(Math.floor((1 - down) * rows), 0, rows - 1);
+  if (downwards) keyAt = Math.round(across * steps);
+  show(stride(step) * Math.round((downwards ? down : across) * steps));
 }
 
 let lastPoint = "";
@@ -178,15 +171,14 @@ for (const plot of plots) {
   plot.addEventListener("pointermove", moved);
   plot.addEventListener("pointerdown", moved);
   plot.addEventListener("keydown", (event) => {
-    const step = +plot.dataset.step > 10 ? 2 : 1;
-    const base = step === 2 ? 2 * position() : frame;
-    const along = plot.id === "attention" ? ["ArrowUp", "ArrowDown"] : ["ArrowLeft", "ArrowRight"];
-    const moves = { [along[0]]: -step, [along[1]]: step, PageDown: 50, PageUp: -50, Home: -base, End: page.frames };
+    const step = stride(plot.dataset.step);
+    const base = step * moment(plot.dataset.step);
+    const [back, on] = plot.id === "attention" ? ["ArrowUp", "ArrowDown"] : ["ArrowLeft", "ArrowRight"];
+    const moves = { [back]: -step, [on]: step, PageDown: 50, PageUp: -50, Home: -base, End: page.frames };
     const rows = { ArrowUp: 1, ArrowDown: -1 };
     if (event.key in moves) show(base + moves[event.key]);
-    else if (event.key in rows && plot.querySelector("[data-picture]")) {
-      const last = JSON.parse(plot.querySelector("[data-picture]").dataset.labels).length - 1;
-      rowOf[plot.id] = clamp((rowOf[plot.id] ?? -1) + rows[event.key], 0, last);
+    else if (event.key in rows && plot.id in pictures) {
+      rowOf[plot.id] = clamp((rowOf[plot.id] ?? -1) + rows[event.key], 0, pictures[plot.id].labels.length - 1);
       draw();
     } else return;
     event.preventDefault();
@@ -218,63 +210,65 @@ function follow() {
   show(Math.floor(audio.currentTime / hopSeconds + 0.5));
   requestAnimationFrame(follow);
 }
-audio.addEventListener("play", () => { play.textContent = "Pause"; play.setAttribute("aria-pressed", "true"); follow(); });
-audio.addEventListener("pause", () => { play.textContent = "Play"; play.setAttribute("aria-pressed", "false"); });
+for (const kind of ["play", "pause"]) audio.addEventListener(kind, () => {
+  play.textContent = audio.paused ? "Play" : "Pause";
+  play.setAttribute("aria-pressed", !audio.paused);
+  follow();
+});
 
 const view = byId("view");
+slider.dataset.clip = slider.max;
 view?.addEventListener("click", () => {
   const whole = root.classList.toggle("whole-view");
   view.setAttribute("aria-pressed", whole);
   slider.max = whole ? page.fields.length - 1 : slider.dataset.clip;
   show(frame);
 });
-slider.dataset.clip = slider.max;
 
 // Attention
 
-const heads = page.attention.sources[0].length;
+const { sources } = page.attention; // of each block, one for each head
+const chosen = { block: 0, head: 0 };
 let shares = null; // the picture of this head, looked into
 let keyAt = null; // the position that the pointer is at, across it
 
 function turn(what, by) {
-  if (what === "block") block = (block + by + page.attention.sources.length) % page.attention.sources.length;
-  else head = (head + by + heads) % heads;
+  const n = { block: sources.length, head: sources[0].length }[what];
+  chosen[what] = (chosen[what] + by + n) % n;
   showHead();
 }
 
 function showHead() {
   const image = byId("attention-picture");
-  const [b, h] = [block, head];
-  const source = page.attention.sources[b][h];
-  image.src = source;
-  image.dataset.block = b;
-  image.dataset.head = h;
-  text("block", String(b + 1));
-  text("head", String(h + 1));
-  const padding = number(100 * page.attention.padding[b][h], 0);
-  text("attention", `looks ${number(page.attention.distance[b][h])} s away on average; ${padding} % to the padding`);
-  const thumbs = document.querySelector(".thumbs");
-  if (thumbs.dataset.block !== String(b)) {
-    thumbs.dataset.block = b;
-    thumbs.replaceChildren(...page.attention.sources[b].map((thumb, i) => {
-      const button = document.createElement("button");
-      const small = Object.assign(new Image(), { src: thumb, alt: "", decoding: "async" });
-      button.type = "button";
-      button.append(small, `head ${i + 1}: ${number(page.attention.distance[b][i])} s`);
+  const { block, head } = chosen;
+  const { padding, distance } = page.attention;
+  image.src = sources[block][head];
+  image.dataset.block = block;
+  image.dataset.head = head;
+  text("block", String(block + 1));
+  text("head", String(head + 1));
+  const after = number(100 * padding[block][head], 0);
+  text("attention", `looks ${number(distance[block][head])} s away on average; ${after} % to the padding`);
+  if (thumbs.dataset.block !== String(block)) {
+    thumbs.dataset.block = block;
+    thumbs.replaceChildren(...sources[block].map((src, i) => {
+      const button = Object.assign(document.createElement("button"), { type: "button" });
+      const small = Object.assign(new Image(), { src, alt: "", decoding: "async" });
+      button.append(small, `head ${i + 1}: ${number(distance[block][i])} s`);
       return button;
     }));
   }
-  [...thumbs.children].forEach((button, i) => button.setAttribute("aria-pressed", i === h));
+  [...thumbs.children].forEach((button, i) => button.setAttribute("aria-pressed", i === head));
   shares = null;
   pixels(image, "attention").then((decoded) => {
-    if (b === block && h === head) { shares = decoded; draw(); }
+    if (block !== chosen.block || head !== chosen.head) return;
+    shares = decoded;
+    draw();
   }, () => {}); // another head was chosen before this one was decoded
 }
-document.querySelector(".thumbs").addEventListener("click", ({ currentTarget, target }) => {
-  const chosen = [...currentTarget.children].indexOf(target.closest("button"));
-  if (chosen < 0) return; // between two of them
-  head = chosen;
-  showHead();
+thumbs.addEventListener("click", ({ target }) => {
+  const head = [...thumbs.children].indexOf(target.closest("button"));
+  if (head >= 0) turn("head", head - chosen.head); // else between two of them
 });
 for (const button of all("[data-turn]")) {
   const [what, by] = button.dataset.turn.split(":");
@@ -286,7 +280,7 @@ for (const button of all("[data-turn]")) {
 function put(svg, parts) {
   svg.setAttribute("viewBox", `0 0 ${svg.clientWidth} ${svg.clientHeight}`);
   svg.replaceChildren(...parts.map(([tag, attributes, content]) => {
-    const part = document.createElementNS(SVG, tag);
+    const part = document.createElementNS("http://www.w3.org/2000/svg", tag);
     for (const [name, value] of Object.entries(attributes)) part.setAttribute(name, value);
     if (content !== undefined) part.textContent = content;
     return part;
@@ -296,6 +290,7 @@ const path = (points) => `M${points.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed
 const curve = (kind, points) => ["path", { class: kind, d: path(points) }];
 const label = (x, y, content, anchor = "middle") => ["text", { x, y, "text-anchor": anchor }, content];
 const rule = (kind, x1, y1, x2, y2) => ["line", { class: kind, x1, y1, x2, y2 }];
+const anchor = (i, n) => (i === 0 ? "start" : i === n - 1 ? "end" : "middle"); // of label i of n
 
 // Where values are drawn: x and y of a chart with room for the labels.
 function area(svg, [x0, x1], [y0, y1]) {
@@ -304,6 +299,9 @@ function area(svg, [x0, x1], [y0, y1]) {
     left, right, top, bottom,
     x: (v) => left + ((v - x0) / (x1 - x0)) * (right - left),
     y: (v) => bottom - ((v - y0) / (y1 - y0)) * (bottom - top),
+    axis: (y = bottom) => rule("axis", left, y, right, y),
+    below: (x, content, where) => label(x, bottom + 18, content, where),
+    beside: (y, content) => label(left - 6, y, content, "end"),
   };
 }
 
@@ -314,58 +312,58 @@ const charts = {
     const most = Math.max(...piece.map(Math.abs), 1e-4);
     const a = area(svg, [-half, half], [-1.05 * most, 1.05 * most]);
     const along = (values) => values.map((v, i) => [a.x(i - half), a.y(v)]);
-    const ticks = [-half, -half / 2, 0, half / 2, half].map((s, i) => label(
-      a.x(s), a.bottom + 18, `${number((1000 * s) / page.rate, 2)}${s ? "" : " ms"}`, ["start", "middle", "middle", "middle", "end"][i]));
+    const marks = [-half, -half / 2, 0, half / 2, half];
     put(svg, [
-      rule("axis", a.left, a.y(0), a.right, a.y(0)),
+      a.axis(a.y(0)),
       curve("raw", along(piece)),
       curve("hill", along(page.window.map((w) => w * most))),
       curve("product", along(piece.map((v, i) => v * page.window[i]))),
-      label(a.left - 6, a.y(most) + 4, number(most, most < 0.1 ? 3 : 2), "end"),
-      label(a.left - 6, a.y(0) + 4, "0", "end"),
-      ...ticks,
+      a.beside(a.y(most) + 4, number(most, most < 0.1 ? 3 : 2)),
+      a.beside(a.y(0) + 4, "0"),
+      ...marks.map((s, i) => a.below(a.x(s), `${number((1000 * s) / page.rate)}${s ? "" : " ms"}`, anchor(i, 5))),
     ]);
   },
 
   "spectrum-chart"(svg) {
-    const power = column("power");
-    if (!power) return;
-    const image = document.querySelector('[data-picture="power"]').dataset;
-    const a = area(svg, [0, page.rate / 2], [10 * image.low, 10 * image.high]);
+    const picture = look("power");
+    if (!picture) return;
+    const power = column(picture);
+    const [low, high] = [10 * picture.low, 10 * picture.high]; // decibels
+    const a = area(svg, [0, page.rate / 2], [low, high]);
     const step = page.rate / page.nFft;
     const tent = page.corners.slice(1, -1).map((centre, m) => path([
       [a.x(page.corners[m]), a.bottom], [a.x(centre), a.top + 20], [a.x(page.corners[m + 2]), a.bottom]])).join("");
-    const marks = [0, 1000, 2000, 4000, 6000, 8000].filter((f) => f <= page.rate / 2);
+    const marks = [0, 1000, 2000, 4000, 6000, 8000];
     put(svg, [
       ["path", { class: "hill", d: tent }],
       curve("product", power.map((v, k) => [a.x(k * step), a.y(10 * v)])),
-      rule("axis", a.left, a.bottom, a.right, a.bottom),
-      ...marks.map((f) => label(a.x(f), a.bottom + 18, f ? `${f}` : "0 Hz", f === 8000 ? "end" : "middle")),
-      label(a.left - 6, a.top + 10, `${number(10 * image.high, 0)} dB`, "end"),
-      label(a.left - 6, a.bottom, number(10 * image.low, 0), "end"),
+      a.axis(),
+      ...marks.map((f) => a.below(a.x(f), f ? `${f}` : "0 Hz", f === 8000 ? "end" : "middle")),
+      a.beside(a.top + 10, `${number(high, 0)} dB`),
+      a.beside(a.bottom, number(low, 0)),
     ]);
     const loudest = power.indexOf(Math.max(...power));
     text("spectrum", `loudest at ${loudest * step} Hz: ${number(10 * power[loudest], 0)} dB`);
   },
 
   "mel-chart"(svg) {
-    const log = column("log");
-    if (!log) return;
-    const image = document.querySelector('[data-picture="log"]').dataset;
-    const low = Math.min(+image.low, page.threshold) - 0.3;
-    const a = area(svg, [0, log.length], [low, +image.high]);
-    const wide = (a.right - a.left) / log.length;
-    const marks = [0, 0.25, 0.5, 0.75, 1].map((s) => Math.min(Math.floor(s * log.length), log.length - 1));
+    const picture = look("log");
+    if (!picture) return;
+    const log = column(picture);
+    const { threshold } = page;
+    const a = area(svg, [0, nMels], [Math.min(picture.low, threshold) - 0.3, picture.high]);
+    const width = Math.max((a.right - a.left) / nMels - 1, 0.6);
+    const marks = [0, 0.25, 0.5, 0.75, 1].map((s) => Math.min(Math.floor(s * nMels), nMels - 1));
     put(svg, [
       ...log.map((v, m) => ["rect", {
-        class: v < page.threshold ? "cut" : "kept", x: a.x(m), width: Math.max(wide - 1, 0.6), y: a.y(v), height: a.bottom - a.y(v) }]),
-      rule("threshold", a.left, a.y(page.threshold), a.right, a.y(page.threshold)),
-      rule("axis", a.left, a.bottom, a.right, a.bottom),
-      ...marks.map((m, i) => label(a.x(m + 0.5), a.bottom + 18, `${number(page.corners[m + 1], 0)}${i ? "" : " Hz"}`, ["start", "middle", "middle", "middle", "end"][i])),
-      label(a.left - 6, a.top + 10, number(+image.high, 1), "end"),
-      label(a.left - 6, a.y(page.threshold) + 4, number(page.threshold, 1), "end"),
+        class: v < threshold ? "cut" : "kept", x: a.x(m), width, y: a.y(v), height: a.bottom - a.y(v) }]),
+      rule("threshold", a.left, a.y(threshold), a.right, a.y(threshold)),
+      a.axis(),
+      ...marks.map((m, i) => a.below(a.x(m + 0.5), `${number(page.corners[m + 1], 0)}${i ? "" : " Hz"}`, anchor(i, 5))),
+      a.beside(a.top + 10, number(picture.high, 1)),
+      a.beside(a.y(threshold) + 4, number(threshold, 1)),
     ]);
-    text("mel", `${log.filter((v) => v < page.threshold).length} of ${nMels} below the threshold`);
+    text("mel", `${log.filter((v) => v < threshold).length} of ${nMels} below the threshold`);
   },
 
   "field-chart"(svg) {
@@ -381,41 +379,46 @@ const charts = {
       ["rect", { class: "window", x: a.x(first), width: a.x(last + 1) - a.x(first), y: wave - 30, height: 60 }],
       curve("raw", range.map((s) => [a.x(s), wave - (28 * sample(s)) / most])),
     ];
-    const exists = (f) => f >= 0 && f < page.frames;
-    const five = [-2, -1, 0, 1, 2].filter((k) => exists(2 * p + k));
-    const three = [-1, 0, 1].filter((k) => exists(2 * p + k));
+    const five = [-2, -1, 0, 1, 2].filter((k) => 2 * p + k >= 0 && 2 * p + k < page.frames);
+    const three = five.filter((k) => Math.abs(k) <= 1);
     const x = (k) => a.x(centre + k * page.hop);
     for (const k of five) {
-      const hill = page.window.map((w, i) => [a.x(centre + k * page.hop - page.nFft / 2 + i), hills - 26 * w]);
-      parts.push(["path", { class: "window", d: path(hill) }]);
+      parts.push(curve("window", page.window.map((w, i) => [a.x(centre + k * page.hop - page.nFft / 2 + i), hills - 26 * w])));
       parts.push(rule("link", x(k), hills - 26, x(k), frames));
     }
-    for (const k of three) for (const j of [-1, 0, 1]) if (five.includes(k + j)) parts.push(rule("link", x(k + j), frames, x(k), outputs));
+    for (const k of three) for (const j of five) if (Math.abs(j - k) <= 1) parts.push(rule("link", x(j), frames, x(k), outputs));
     for (const k of three) parts.push(rule("link", x(k), outputs, x(0), own));
     const node = (k, y, kind = "") => ["circle", { class: `node ${kind}`, cx: x(k), cy: y, r: 6 }];
     const wide = svg.clientWidth > 600;
-    parts.push(...five.map((k) => node(k, frames, k === 0 || k === 1 ? "own" : "")), ...three.map((k) => node(k, outputs)), node(0, own, "own"));
-    parts.push(...five.map((k) => label(x(k) + (wide ? 12 : 9), frames + 16, count(2 * p + k), "start")));
-    parts.push(label(x(0) + 12, own + 4, `position ${count(p)}`, "start"));
-    if (wide) parts.push(
-      label(a.left, frames + 4, "frames", "start"), label(a.left, outputs + 4, "conv1", "start"),
-      label(a.left, own + 4, "conv2", "start"), label(a.left, hills - 8, "windows", "start"));
-    parts.push(label(a.x(first), svg.clientHeight - 4, count(first), "start"), label(a.x(last), svg.clientHeight - 4, count(last), "end"));
-    if (centre > first) parts.push(label(a.x(centre), svg.clientHeight - 4, count(centre)));
+    const bottom = svg.clientHeight - 4;
+    parts.push(
+      ...five.map((k) => node(k, frames, k === 0 || k === 1 ? "own" : "")),
+      ...three.map((k) => node(k, outputs)),
+      node(0, own, "own"),
+      ...five.map((k) => label(x(k) + (wide ? 12 : 9), frames + 16, count(2 * p + k), "start")),
+      label(x(0) + 12, own + 4, `position ${count(p)}`, "start"),
+      label(a.x(first), bottom, count(first), "start"),
+      label(a.x(last), bottom, count(last), "end"),
+    );
+    const names = { frames: frames + 4, conv1: outputs + 4, conv2: own + 4, windows: hills - 8 };
+    if (wide) parts.push(...Object.entries(names).map(([name, y]) => label(a.left, y, name, "start")));
+    if (centre > first) parts.push(label(a.x(centre), bottom, count(centre)));
     put(svg, parts);
   },
 
   "depth-chart"(svg) {
     const [size, cosine] = [page.norm, page.cosine].map((rows) => rows.map((row) => row[position()]));
-    const a = area(svg, [0, Math.max(size.length - 1, 1)], [0, 1.08 * Math.max(...size)]);
-    const c = area(svg, [0, Math.max(size.length - 1, 1)], [Math.min(...cosine, 0), 1.08]);
-    const every = Math.ceil(size.length / 9);
+    const n = size.length;
+    const most = Math.max(...size);
+    const a = area(svg, [0, Math.max(n - 1, 1)], [0, 1.08 * most]);
+    const c = area(svg, [0, Math.max(n - 1, 1)], [Math.min(...cosine, 0), 1.08]);
+    const every = Math.ceil(n / 9);
     put(svg, [
-      rule("axis", a.left, a.bottom, a.right, a.bottom),
+      a.axis(),
       curve("product", size.map((v, i) => [a.x(i), a.y(v)])),
       curve("cut", cosine.map((v, i) => [c.x(i + 1), c.y(v)])),
-      ...size.flatMap((_, i) => i % every ? [] : [label(a.x(i), a.bottom + 18, i ? `${i}` : "input", i === 0 ? "start" : i === size.length - 1 ? "end" : "middle")]),
-      label(a.left - 6, a.y(Math.max(...size)) + 4, number(Math.max(...size), 1), "end"),
+      ...size.flatMap((_, i) => i % every ? [] : [a.below(a.x(i), i ? `${i}` : "input", anchor(i, n))]),
+      a.beside(a.y(most) + 4, number(most, 1)),
       label(a.right, a.y(size.at(-1)) - 7, number(size.at(-1), 1), "end"),
       label(c.right, c.y(cosine.at(-1)) + 15, number(cosine.at(-1)), "end"),
     ]);
@@ -424,24 +427,25 @@ const charts = {
   "row-chart"(svg) {
     if (!shares) return;
     const { columns, rows, levels, top } = shares;
-    const cell = (p) => Math.floor(p / page.attention.group);
+    const { group, low } = page.attention;
+    const cell = (p) => Math.floor(p / group);
     const query = clamp(cell(position()), 0, rows - 1);
     const line = Array.from(levels.subarray(query * columns, (query + 1) * columns));
     svg.setAttribute("viewBox", `0 0 ${columns} ${top}`);
     const steps = line.flatMap((v, i) => [[i, top - v], [i + 1, top - v]]);
     svg.firstElementChild.setAttribute("d", path(steps));
     const key = keyAt === null ? line.indexOf(Math.max(...line)) : clamp(cell(keyAt), 0, columns - 1);
-    const share = 100 * 10 ** (page.attention.low * (1 - line[key] / top));
+    const share = 100 * 10 ** (low * (1 - line[key] / top));
     const outside = cell(position()) >= rows ? "beyond the picture; its last row: " : "";
-    text("share", `${outside}${number(share, share < 1 ? 2 : 1)} % from ${number(key * page.attention.group * 2 * hopSeconds)} s`);
+    text("share", `${outside}${number(share, share < 1 ? 2 : 1)} % from ${number(key * group * 2 * hopSeconds)} s`);
   },
 };
 
 // Start
 
-for (const [name, ramp] of Object.entries({ ...page.palettes, attention: page.palettes.magma })) {
-  const stops = ramp.match(/.{6}/g).filter((_, i) => i % 8 === 0).map((colour) => `#${colour}`).join(",");
-  for (const place of all(`.ramp.${name}`)) place.style.backgroundImage = `linear-gradient(to right,${stops})`;
+for (const palette of Object.keys(page.palettes)) {
+  const stops = colours(palette).filter((_, i) => i % 8 === 0).map((colour) => `#${colour}`).join(",");
+  for (const place of all(`.ramp.${palette}`)) place.style.backgroundImage = `linear-gradient(to right,${stops})`;
 }
 const watcher = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {

@@ -11,7 +11,6 @@ import base64
 import io
 import platform
 from collections.abc import Callable
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -75,7 +74,6 @@ def render(name: str, n_samples: int, seen: Seen, config: EncoderConfig, about: 
     )
     environment.filters["count"] = lambda n: f"{n:,}"
     environment.filters["as"] = lambda x, form: f"{x:{form}}".replace("-", "−")
-    own = files(__package__)
     time = ticks(seen, config)
     return environment.get_template("page.html.jinja").render(
         clip=name,
@@ -94,8 +92,6 @@ def render(name: str, n_samples: int, seen: Seen, config: EncoderConfig, about: 
         ],
         audio=wav(seen.audio),
         data=data(seen, config),
-        css=own.joinpath("page.css").read_text(),
-        js=own.joinpath("page.js").read_text(),
     )
 
 
@@ -111,7 +107,6 @@ def numbers(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
         "seconds": n_samples / melfront.SAMPLE_RATE,
         "window_samples": config.n_frames * melfront.HOP_LENGTH,
         "window_seconds": config.n_frames / FRAMES_PER_SECOND,
-        "peak": float(np.abs(seen.audio).max()),
         "n_fft": melfront.N_FFT,
         "hop": melfront.HOP_LENGTH,
         "rate": melfront.SAMPLE_RATE,
@@ -159,8 +154,8 @@ def encoder_numbers(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
     first, last = receptive_field(middle, config.n_frames)
     clip = slice(0, -(-len(seen.audio) // POSITION))
     attention = seen.attention
-    near = np.unravel_index(attention.distance.argmin(), attention.distance.shape)
-    far = np.unravel_index(attention.distance.argmax(), attention.distance.shape)
+    away = attention.distance * POSITION_MS / 1000
+    near, far = (np.unravel_index(i, away.shape) for i in (away.argmin(), away.argmax()))
     cosine = seen.cosine[:, clip].mean(axis=1)
     middle_norm = float(np.median(seen.norm[-1, clip]))
     return {
@@ -178,8 +173,8 @@ def encoder_numbers(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
         "outliers": [int(p) for p in np.flatnonzero(seen.norm[-1, clip] > FAR * middle_norm)],
         "outlier_norm": float(seen.norm[-1, clip].max()),
         "middle_norm": middle_norm,
-        "near": (*near, float(attention.distance[near]) * POSITION_MS / 1000),
-        "far": (*far, float(attention.distance[far]) * POSITION_MS / 1000),
+        "near": (*near, float(away[near])),
+        "far": (*far, float(away[far])),
         "padding_share": float(attention.padding.mean()),
         "even_padding": 1 - clip.stop / config.n_audio_ctx,
         "before_size": float(np.linalg.norm(seen.before[clip], axis=1).mean()),
@@ -191,25 +186,20 @@ def encoder_numbers(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
 
 def data(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
     """The data of the page's script, besides the pictures."""
-    n_mels = config.n_mels
-    palettes = {
-        "magma": rgb("magma", LEVELS),
-        "viridis": rgb("viridis", LEVELS),
-        "berlin": rgb("berlin", LEVELS),
-        "attention": rgb("magma", ATTENTION_LEVELS),
-    }
     log = seen.front["log"]
-    palettes["cut"] = two_ramps(cut_share(log))
+    palettes = {name: rgb(name, LEVELS) for name in ("magma", "viridis", "berlin")}
+    palettes |= {"attention": rgb("magma", ATTENTION_LEVELS), "cut": two_ramps(cut_share(log))}
+    loudest = int(seen.front["power"].sum(axis=1).argmax())  # frame
     return {
         "samples": len(seen.audio),
         "rate": melfront.SAMPLE_RATE,
         "hop": melfront.HOP_LENGTH,
         "nFft": melfront.N_FFT,
         "frames": config.n_frames,
-        "start": start_frame(seen),
+        "start": loudest // CONV2_STRIDE * CONV2_STRIDE,  # the centre of a position
         "window": front_end.window().round(6).tolist(),
         "fields": [receptive_field(p, config.n_frames) for p in range(config.n_audio_ctx)],
-        "corners": corners(n_mels).round(2).tolist(),
+        "corners": corners(config.n_mels).round(2).tolist(),
         "threshold": float(log.max()) - conventions.TRANSFORMERS.dynamic_range,
         "palettes": {name: palette.tobytes().hex() for name, palette in palettes.items()},
         "attention": attention_pictures(seen.attention, config),
@@ -219,22 +209,18 @@ def data(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
     }
 
 
-def start_frame(seen: Seen) -> int:
-    """The frame that the page opens at: the loudest, rounded down to the centre of a position."""
-    energy = seen.front["power"].sum(axis=1)
-    return int(energy.argmax()) // CONV2_STRIDE * CONV2_STRIDE
-
-
 def envelope(audio: Array) -> dict[str, Any]:
     """The lowest and the highest sample of each stretch of the waveform (N,), and its peak."""
     step = -(-len(audio) // COLUMNS)
     starts = np.arange(0, len(audio), step)
     peak = max(float(np.abs(audio).max()), 1e-6)
-    rounded = {
-        name: (extreme.reduceat(audio, starts) / peak).round(3).tolist()
-        for name, extreme in (("lowest", np.minimum), ("highest", np.maximum))
+    lowest, highest = (f.reduceat(audio, starts) / peak for f in (np.minimum, np.maximum))
+    return {
+        "starts": starts.tolist(),
+        "lowest": lowest.round(3).tolist(),
+        "highest": highest.round(3).tolist(),
+        "peak": peak,
     }
-    return {**rounded, "starts": starts.tolist(), "peak": peak}
 
 
 def histogram(seen: Seen) -> dict[str, Any]:
@@ -265,6 +251,3 @@ def wav(audio: Array) -> str:
     integers = np.clip(np.round(audio * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
     soundfile.write(file, integers, melfront.SAMPLE_RATE, subtype="PCM_16", format="WAV")
     return "data:audio/wav;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-__all__ = ["render"]

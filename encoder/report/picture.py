@@ -35,7 +35,7 @@ class Picture(NamedTuple):
     palette: str
     unit: str
     labels: Sequence[str]  # of each row, from the bottom
-    ticks: Sequence[tuple[float, str]] = ()  # share of the height from the bottom, and its label
+    ticks: Sequence[tuple[float, str]]  # share of the height from the bottom, and its label
 
 
 def rgb(name: str, levels: int) -> Array:
@@ -67,7 +67,7 @@ def png(values: Array, low: float, high: float, palette: Array) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def spread(x: Array, share: float = 0.995) -> float:
+def spread(x: Array, share: float) -> float:
     """The quantile `share` of the absolute values; more than 0."""
     return max(float(np.quantile(np.abs(x), share)), 1e-6)
 

@@ -109,7 +109,7 @@ def test_help_names_the_extra(bare, command):
 def test_load_needs_transformers(bare):
     done = bare("load", "--work", "tiny")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"melfront benchmarks load needs transformers: {EXTRA}\n"
+    assert done.stderr == f"melfront benchmarks: load needs transformers: {EXTRA}\n"
 
 
 @pytest.mark.parametrize(
