@@ -40,7 +40,7 @@ def speech(n_samples: int) -> Array:
 
 
 def ours(audio: Any, **options: Any) -> Runs:
-    """Our features of a clip (N,), or of a list of clips; as tensors, which are made in the call."""
+    """Our features of a clip (N,), or of a list of clips. A call makes its own tensors of them."""
     run: Callable[..., Any] = partial(melfront.log_mel, n_mels=N_MELS, **options)
     if isinstance(audio, np.ndarray):
         return {TORCH: lambda: run(torch.from_numpy(audio)), NUMPY: lambda: run(audio)}

@@ -228,7 +228,7 @@ def test_worst_case_of_large_v3_is_under_15_mb():
         },
         norm=np.exp(states(33, 1500)),
         cosine=rng.uniform(-1, 1, (32, 1500)),
-        attention=measure.Attention(
+        attention=measure.AttentionMaps(
             10 ** rng.uniform(-4, 0, (*shape, groups, groups)),
             group,
             *rng.uniform(size=(2, *shape)),
