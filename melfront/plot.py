@@ -22,12 +22,8 @@ PIXELS = 2000  # columns of the waveform, more than the picture is wide
 def envelope(audio: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Time in s, minimum and maximum of each column, so that every peak of a long clip shows."""
     step = -(-len(audio) // PIXELS)
-    starts = np.arange(0, len(audio), step)
-    return (
-        starts / SAMPLE_RATE,
-        np.minimum.reduceat(audio, starts),
-        np.maximum.reduceat(audio, starts),
-    )
+    at = np.arange(0, len(audio), step)
+    return at / SAMPLE_RATE, np.minimum.reduceat(audio, at), np.maximum.reduceat(audio, at)
 
 
 def label_frequencies(axes: Axes, n_mels: int) -> None:
