@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from .conventions import CHUNK_LENGTH, FRAMES_PER_SECOND, SAMPLE_RATE
 from .filterbank import hz_to_mel, mel_to_hz
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 LABELLED_HZ = (100, 500, 1000, 2000, 4000, 7000)
 PIXELS = 2000  # columns of the waveform, more than the picture is wide
