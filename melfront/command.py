@@ -144,8 +144,7 @@ def check_folder(file: Path, option: str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all: yields a temporary name in the same folder.
 
-    The block writes to that name. At its end the file is renamed to `path`; if the block raises,
-    it is removed and `path` stays as it was.
+    At the end of the block that file becomes `path`; if the block raises, it is removed.
     Raises UsageError if the folder does not exist, or if `path` is a folder.
     """
     if not path.parent.is_dir():

@@ -1,9 +1,8 @@
 """Every decision of the front end as a field of a dataclass, and libraries as its values.
 
-The defaults are what transformers' `WhisperFeatureExtractor` does, and what `oracle.py` spells out.
-Another library, or a bug, is the same pipeline with a field changed, such as
-`replace(TRANSFORMERS, periodic=False)`. `variants.py` computes any of them; the fast backends
-compute the named conventions at the end of this file.
+Another library, or a bug, is the default with a field changed, such as
+`replace(TRANSFORMERS, periodic=False)`. `variants.py` computes any of them, the fast backends the
+named conventions at the end of this file.
 """
 
 from __future__ import annotations
