@@ -41,7 +41,6 @@ __all__ = [
     "trace",
 ]
 
-MODULES = ("formula", "ops", "oracle")
 HOME = {
     "CheckpointError": "checkpoint",
     "EncoderOutput": "model",
@@ -57,8 +56,7 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     # Importing torch takes two seconds, so it waits until a name that needs it is used.
-    if name in MODULES:
-        return import_module(f".{name}", __name__)
-    if name in HOME:
-        return getattr(import_module(f".{HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f".{HOME.get(name, name)}", __name__)
+    return getattr(module, name) if name in HOME else module

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped]  # huggingface_hub needs it: it is there
 
 import melfront
-from melfront.audio import SAMPLE, clip_path, digest
+from melfront.audio import SAMPLE, clip_path, origin
 from melfront.command import (
     NO_CHECK_RANGE,
     PROGRESS,
@@ -74,14 +74,10 @@ def path(text: str) -> Path:
     return Path(filled(text))
 
 
-def clip(text: str) -> Path:
-    return clip_path(filled(text))
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="melfront encoder", description=DESCRIPTION, epilog=EPILOG)
     add = parser.add_argument
-    add("audio", nargs="*", metavar="AUDIO", type=clip, help="wav, flac ...; default: the sample")
+    add("audio", nargs="*", metavar="AUDIO", type=filled, help="wav, flac ...; default: the sample")
     add(
         "--model",
         metavar="NAME_OR_PATH",
@@ -185,8 +181,7 @@ def process(
     n_layer = model.config.n_audio_layer
     seconds = model.config.n_frames * melfront.HOP_LENGTH / melfront.SAMPLE_RATE
     windows = list(melfront.chunks(audio, seconds, check_range))
-    options: dict[str, Any] = {"n_mels": model.config.n_mels, "pad_to": seconds}
-    options["check_range"] = check_range
+    options: Any = {"n_mels": model.config.n_mels, "pad_to": seconds, "check_range": check_range}
     mel, mask = melfront.log_mel(windows, return_mask=True, **options)  # mel (W, M, F)
     front_end = melfront.oracle.trace(windows[0], **options)
     rows = [HEADING, *(row(stage, x) for stage, x in front_end.items()), *stem_rows(model, mel[0])]
@@ -232,7 +227,7 @@ def save(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    clips, name = args.audio or [SAMPLE], args.model
+    clips, name = [clip_path(clip) for clip in args.audio] or [SAMPLE], args.model
     built_in = name.startswith("formula:")
     size = name.removeprefix("whisper-") in SIZES
     if not (built_in or size or "/" in name or os.path.exists(name)):
@@ -254,14 +249,9 @@ def run(args: argparse.Namespace) -> None:
         if len(clips) == 1:
             print("", *rows, "", LEGEND, sep="\n")
         if files:
-            window = audio[: model.config.n_frames * melfront.HOP_LENGTH]
-            origin = {  # parity finds the clip by the first and recognises it by the second
-                "clip": "sample" if clip == SAMPLE else str(clip),
-                "clip_sha256": digest(window),
-                "samples": str(len(audio)),
-            }
-            origin |= {} if args.check_range else {"check_range": "False"}
-            save(files[i], tensors, origin | about)
+            n_samples = model.config.n_frames * melfront.HOP_LENGTH  # of a window
+            of_clip = origin(clip, audio, n_samples, args.check_range)
+            save(files[i], tensors, of_clip | about)
             print(f"written to {files[i]}: {', '.join(tensors)}")
     if args.report:
         from . import report

@@ -14,12 +14,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from melfront.command import MAX_MELS, is_n_mels
+
 from . import formula
 from .config import SIZES, EncoderConfig
 from .files import CheckpointError
 
 PREFIX = "formula:"
-MAX_MELS = 1000  # more than 201 frequencies can fill
 TOY = EncoderConfig(
     n_mels=7, n_audio_ctx=11, n_audio_state=26, n_audio_head=2, n_audio_layer=2, n_audio_mlp=53
 )
@@ -54,7 +55,3 @@ def config(name: str) -> EncoderConfig:
             f"formula:SIZE/BINS, SIZE one of {', '.join([*SIZES, *TOYS])}, up to {MAX_MELS} bins"
         )
     return replace(SIZES[size], n_mels=int(n_mels)) if n_mels else SIZES[size]
-
-
-def is_n_mels(text: str) -> bool:
-    return text.isdecimal() and 1 <= int(text) <= MAX_MELS

@@ -113,9 +113,10 @@ def load(
         if problems := _problems(config, names, layout, tensors):
             raise CheckpointError(f"{path} does not fit {config}: {problems}")
         weights: dict[str, Tensor] = {}
-        for row in _rows(config.n_audio_layer):
-            theirs = layout.prefix + row[layout.column]
-            weight = weights[row[OURS]] = _read(tensors[theirs], dtype, device)
+        for ours, theirs in layout.found.items():
+            shape, stored_dtype, read_into = tensors[theirs]
+            weight = weights[ours] = torch.empty(shape, dtype=dtype or stored_dtype, device=device)
+            read_into(weight)
             if check_finite and not _is_finite(weight):
                 raise CheckpointError(
                     f"{path}: {theirs} has values that are NaN or infinite in {weight.dtype}; if "
@@ -179,7 +180,7 @@ def shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
 def hf_name(ours: str) -> str:
     """transformers' name of a weight, without prefix: blocks.3.mlp.fc1.bias, layers.3.fc1.bias."""
     layer = LAYER.match(ours)
-    name = LAYER.sub("blocks.{}.", ours, count=1) if layer else ours
+    name = LAYER.sub("blocks.{}.", ours, count=1)
     for row in STEM + BLOCK + POST:
         if row[OURS] == name:
             return row[HF].format(layer and layer[1])
@@ -193,13 +194,6 @@ def _rows(n_layer: int) -> Iterator[list[str]]:
         for row in BLOCK:
             yield [cell.format(i) for cell in row]
     yield from POST
-
-
-def _read(stored: Stored, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
-    assert isinstance(stored.dtype, torch.dtype)  # _problems reports any other type
-    weight = torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device)
-    stored.into(weight)
-    return weight
 
 
 def _open(path: Path, get: Get) -> tuple[dict[str, Stored], Any, Collection[str]]:
@@ -239,13 +233,13 @@ def _is_beneath(shard: str) -> bool:
 
 def _recognise(names: Collection[str], path: Path) -> Layout:
     """The prefix and the column of the table that match the most names."""
-    best = Layout("", HF, {})
+    layouts = []
     for prefix, column in itertools.product(PREFIXES, (HF, OPENAI, OURS)):
         inside = (LAYER.match(n.removeprefix(prefix)) for n in names if n.startswith(prefix))
         rows = _rows(1 + max((int(layer[1]) for layer in inside if layer), default=-1))
         found = {row[OURS]: name for row in rows if (name := prefix + row[column]) in names}
-        if len(found) > len(best.found):
-            best = Layout(prefix, column, found)
+        layouts.append(Layout(prefix, column, found))
+    best = max(layouts, key=lambda layout: len(layout.found))
     if not best.found:
         raise CheckpointError(
             f"{path} has no tensor of a Whisper encoder; it has {_some(names, 3)}"
@@ -263,9 +257,13 @@ def _config(
         if described := get("config.json"):
             path = described
             return EncoderConfig.from_hf(read_json(path))
-        state, n_mels, _ = _shape("conv1.weight", 3, layout, tensors)
-        n_ctx, _ = _shape("positions", 2, layout, tensors)
-        n_mlp, _ = _shape("blocks.0.mlp.fc1.weight", 2, layout, tensors)
+        found = []
+        for ours, n_axes in ("conv1.weight", 3), ("positions", 2), ("blocks.0.mlp.fc1.weight", 2):
+            name = layout.found[ours]
+            if len(shape := tensors[name].shape) != n_axes:
+                raise ValueError(f"{name} has shape {shape}, expected {n_axes} axes")
+            found.append(shape)
+        (state, n_mels, _), (n_ctx, _), (n_mlp, _) = found
         n_layer = 1 + max(int(layer[1]) for name in layout.found if (layer := LAYER.match(name)))
         if state % 64:
             raise ValueError(f"its width {state} is not a multiple of 64, the width of one head")
@@ -278,54 +276,32 @@ def _config(
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _shape(
-    ours: str, n_axes: int, layout: Layout, tensors: Mapping[str, Stored]
-) -> tuple[int, ...]:
-    """The shape of a tensor. Raises KeyError if it is missing, ValueError if not `n_axes` long."""
-    shape = tensors[layout.found[ours]].shape
-    if len(shape) != n_axes:
-        raise ValueError(f"{layout.found[ours]} has shape {shape}, expected {n_axes} axes")
-    return shape
-
-
 def _is_finite(weight: Tensor) -> bool:
     """Checks the minimum and the maximum, which are NaN if any value is; makes no copy."""
     return weight.is_meta or all(bool(extreme.isfinite()) for extreme in weight.aminmax())
 
 
 def _problems(
-    config: EncoderConfig,
-    names: Collection[str],
-    layout: Layout,
-    tensors: Mapping[str, Stored],
+    config: EncoderConfig, names: Collection[str], layout: Layout, tensors: Mapping[str, Stored]
 ) -> str:
     """Tensors that are missing, left over, or of a wrong shape or type, as text; "" if none are."""
-    prefix, column, _ = layout
     if config.n_audio_layer > len(names):  # before the loop below makes names for every layer
         return f"it lists {len(names)} tensors, fewer than its {config.n_audio_layer} layers"
-    rows = {row[OURS]: prefix + row[column] for row in _rows(config.n_audio_layer)}
-    want = {rows[ours]: shape for ours, shape in shapes(config).items()}
+    expected = (layout.prefix + row[layout.column] for row in _rows(config.n_audio_layer))
+    want = dict(zip(expected, shapes(config).values(), strict=True))
     have = {name: tensors[name] for name in want if name in tensors}
-    surplus = [
-        name
-        for name in names
-        if name not in want
-        and name.startswith(prefix)
-        and not name.startswith(("decoder.", "proj_out."))  # if the prefix is empty
-    ]
+    other = ("decoder.", "proj_out.")  # where the prefix is empty
+    inside = (n for n in names if n.startswith(layout.prefix) and not n.startswith(other))
+    surplus = [name for name in inside if name not in want]
     k_bias = any(name.endswith(("k_proj.bias", "key.bias", "attn.k.bias")) for name in surplus)
     groups = {
         "missing": [f"{name} {shape}" for name, shape in want.items() if name not in have],
         "left over" + k_bias * " (Whisper's k projection has no bias)": surplus,
         "of a wrong shape": [
-            f"{name} {stored.shape}, expected {want[name]}"
-            for name, stored in have.items()
-            if stored.shape != want[name]
+            f"{n} {x.shape}, expected {want[n]}" for n, x in have.items() if x.shape != want[n]
         ],
         "of a type other than float16, bfloat16, float32 and float64": [
-            f"{name} {stored.dtype}"
-            for name, stored in have.items()
-            if not isinstance(stored.dtype, torch.dtype)
+            f"{n} {x.dtype}" for n, x in have.items() if not isinstance(x.dtype, torch.dtype)
         ],
     }
     return "; ".join(

@@ -7,7 +7,7 @@ in config.json.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -27,12 +27,11 @@ class EncoderConfig:
     n_audio_mlp: int  # encoder_ffn_dim: inner width of the MLP, 4 * state in every published size
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for name, value in vars(self).items():
             if type(value) is not int or value < 1:  # type(): True is an int to isinstance
-                raise ValueError(f"{field.name} is {value!r}, expected a positive whole number")
+                raise ValueError(f"{name} is {value!r}, expected a positive whole number")
             if value >= 1 << 31:
-                raise ValueError(f"{field.name} is {value.bit_length()} bits long, expected 31")
+                raise ValueError(f"{name} is {value.bit_length()} bits long, expected 31")
         if self.n_audio_state % self.n_audio_head:
             raise ValueError(
                 f"n_audio_state {self.n_audio_state} is not a multiple of "

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from melfront.backends.cuda_graph import Graphed
 
 from .model import WhisperEncoder
@@ -23,8 +21,4 @@ def graphed(model: WhisperEncoder, batch: int = 1) -> Graphed:
     """
     config = model.config
     example = model.positions.new_zeros(batch, config.n_mels, config.n_frames)
-
-    def last_hidden_state(mel: Tensor) -> Tensor:
-        return model(mel).last_hidden_state
-
-    return Graphed(last_hidden_state, example)
+    return Graphed(lambda mel: model(mel).last_hidden_state, example)

@@ -1,7 +1,4 @@
-"""Finds a checkpoint's files, and opens them without reading the tensors.
-
-A checkpoint is a folder, a file, or a repository of the Hugging Face Hub (local cache first), in
-safetensors or PyTorch pickles. `checkpoint.py` decides which tensors to read.
+"""Finds a checkpoint's files, and opens them. `checkpoint.py` decides which tensors to read.
 
 A checkpoint may come from anyone, so it is not trusted: none of its code is run, no size that it
 states is allocated unchecked, and what an error quotes of it is shortened, without control
@@ -19,6 +16,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,8 +55,8 @@ class Stored(NamedTuple):
     """A tensor that is still in its file."""
 
     shape: tuple[int, ...]
-    dtype: torch.dtype | str  # a name if it is not one of DTYPES
-    into: Callable[[Tensor], object]  # reads it into a tensor of any dtype, on any device
+    dtype: Any  # one of DTYPES, or the name of another type
+    read_into: Callable[[Tensor], object]  # reads it into a tensor of any dtype, on any device
 
 
 Get = Callable[[str], Path | None]  # finds a file of the same folder or repository by its name
@@ -72,20 +70,11 @@ def locate(name: str, revision: str | None, local_only: bool) -> tuple[Path, Get
     def beside(filename: str) -> Path | None:
         return folder / filename if (folder / filename).is_file() else None
 
-    short = name.removeprefix("whisper-")
-    is_repository = re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and path.suffix not in SUFFIXES
-    sources: list[Get] = [beside]
     if path.is_file():
         return path, beside
+    sources: list[Get] = [beside]
     if not path.is_dir():
-        if short not in SIZES and not is_repository:
-            near = difflib.get_close_matches(short, SIZES, n=1)
-            raise CheckpointError(
-                f"{name!r} is neither a file or folder nor the name of a Whisper model, such as "
-                "'tiny' or 'openai/whisper-tiny'"
-                + (f"; the nearest known size is {near[0]!r}" if near else "")
-            )
-        name = _repository(short) if short in SIZES else name
+        name = _repository(name)
         sources = _hub(name, revision, local_only)
 
     def get(filename: str) -> Path | None:
@@ -97,11 +86,20 @@ def locate(name: str, revision: str | None, local_only: bool) -> tuple[Path, Get
     raise CheckpointError(f"{name} has no weights; looked for {', '.join(WEIGHT_FILES)}")
 
 
-def _repository(size: str) -> str:
-    """The Hub's name of a published size."""
-    if size.startswith("distil-"):
-        return f"distil-whisper/{size}"
-    return "openai/whisper-" + {"large-v1": "large", "turbo": "large-v3-turbo"}.get(size, size)
+def _repository(name: str) -> str:
+    """The Hub's name of a published size, or the name itself. Raises CheckpointError."""
+    size = name.removeprefix("whisper-")
+    if size in SIZES:
+        if size.startswith("distil-"):
+            return f"distil-whisper/{size}"
+        return "openai/whisper-" + {"large-v1": "large", "turbo": "large-v3-turbo"}.get(size, size)
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name) and not name.endswith(SUFFIXES):
+        return name
+    near = difflib.get_close_matches(size, SIZES, n=1)
+    raise CheckpointError(
+        f"{name!r} is neither a file or folder nor the name of a Whisper model, such as 'tiny' or "
+        "'openai/whisper-tiny'" + (f"; the nearest known size is {near[0]!r}" if near else "")
+    )
 
 
 def _hub(repository: str, revision: str | None, local_only: bool) -> list[Get]:
@@ -120,18 +118,15 @@ def _hub(repository: str, revision: str | None, local_only: bool) -> list[Get]:
     def download(filename: str) -> Path | None:
         verbosity = logging.get_verbosity()
         logging.set_verbosity_error()  # hides its retries; the final error is raised
+        options: Any = {"revision": revision, "local_files_only": local_only}
         try:
-            return Path(
-                hf_hub_download(
-                    repository, filename, revision=revision, local_files_only=local_only
-                )
-            )
+            return Path(hf_hub_download(repository, filename, **options))
         except LocalEntryNotFoundError as error:
+            at_revision = f" at revision {revision}" if revision else ""
             raise CheckpointError(
                 f"{repository} is not a local folder, its {filename} is not in the local Hugging "
-                f"Face cache{f' at revision {revision}' if revision else ''}, and the Hub cannot "
-                "be reached or is switched off; give a local folder, or run "
-                f"`hf download {repository}` where there is a network"
+                f"Face cache{at_revision}, and the Hub cannot be reached or is switched off; give "
+                f"a local folder, or run `hf download {repository}` where there is a network"
             ) from error
         except EntryNotFoundError:  # the repository exists but has no such file
             return None
@@ -168,29 +163,25 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
     size = path.stat().st_size
     scratch = torch.empty(0, dtype=torch.uint8)  # shared by all tensors: fresh memory costs time
 
-    def read(dtype: torch.dtype, begin: int, end: int, target: Tensor) -> None:
+    def read(dtype: Any, begin: int, end: int, target: Tensor) -> None:
         nonlocal scratch
-        raw = target
-        if target.dtype != dtype or target.device.type != "cpu":
-            if scratch.numel() < end - begin:
-                scratch = torch.empty(end - begin, dtype=torch.uint8)
-            raw = scratch[: end - begin].view(dtype).view(target.shape)
+        direct = target.dtype == dtype and target.device.type == "cpu"
+        if not direct and scratch.numel() < end - begin:
+            scratch = torch.empty(end - begin, dtype=torch.uint8)
+        raw = target if direct else scratch[: end - begin].view(dtype).view(target.shape)
         with path.open("rb") as file:
             file.seek(start + begin)
             if file.readinto(raw.view(-1).view(torch.uint8).numpy().data) < end - begin:
                 raise CheckpointError(f"{path} was cut short while it was read")
-        if raw is not target:
+        if not direct:
             target.copy_(raw)
 
     def stored(kind: str, shape: list[int], begin: int, end: int) -> Stored:
-        given = f"a {kind} of shape {shape} in bytes {begin} to {end}"
-        if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
-            raise ValueError(given)
-        if (dtype := DTYPES.get(kind)) is None:
-            return Stored(tuple(shape), kind, lambda target: None)
-        if end - begin != math.prod(shape) * dtype.itemsize:
-            raise ValueError(given)
-        return Stored(tuple(shape), dtype, lambda target: read(dtype, begin, end, target))
+        sensible = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+        dtype = DTYPES.get(kind)
+        if not sensible or (dtype and end - begin != math.prod(shape) * dtype.itemsize):
+            raise ValueError(f"a {kind} of shape {shape} in bytes {begin} to {end}")
+        return Stored(tuple(shape), dtype or kind, partial(read, dtype, begin, end))
 
     try:
         with path.open("rb") as file:
@@ -199,7 +190,10 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
                 raise ValueError(f"a header of {start - 8} bytes")
             header = parse(file.read(min(start - 8, MAX_JSON + 1)))
         header.pop("__metadata__", None)
-        check_places(header, size - start)
+        # Without gap or overlap: or else a small file could claim any amount of memory.
+        places = sorted(entry["data_offsets"] for entry in header.values())
+        if [0, *(end for _, end in places)] != [*(begin for begin, _ in places), size - start]:
+            raise ValueError(f"its tensors are not the {size - start} bytes after the header")
         return {
             name: stored(entry["dtype"], entry["shape"], *entry["data_offsets"])
             for name, entry in header.items()
@@ -208,16 +202,6 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
         raise CheckpointError(
             f"{path} is cut short, damaged, or not a safetensors file ({size} bytes; {error})"
         ) from error
-
-
-def check_places(header: dict[str, Any], n_bytes: int) -> None:
-    """Raises ValueError unless the tensors fill these bytes without gap or overlap.
-
-    Otherwise a small file could claim any amount of memory.
-    """
-    places = sorted(entry["data_offsets"] for entry in header.values())
-    if [0, *(end for _, end in places)] != [*(begin for begin, _ in places), n_bytes]:
-        raise ValueError(f"its tensors are not the {n_bytes} bytes after the header")
 
 
 def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:

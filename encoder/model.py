@@ -273,9 +273,5 @@ def trace(
     """
     stages: dict[str, Tensor] = {}
 
-    def keep(stage: str, tensor: Tensor) -> Tensor:
-        stages[stage] = tensor
-        return tensor
-
-    model(mel, tap=keep, **options)
+    model(mel, tap=stages.setdefault, **options)  # which returns what it keeps
     return stages

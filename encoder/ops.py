@@ -58,12 +58,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def qkv(
-    x: Tensor,
-    q_weight: Tensor,
-    q_bias: Tensor,
-    k_weight: Tensor,
-    v_weight: Tensor,
-    v_bias: Tensor,
+    x: Tensor, q_weight: Tensor, q_bias: Tensor, k_weight: Tensor, v_weight: Tensor, v_bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The three projections of attention: x (B, T, S) -> q, k, v, each (B, T, S).
 
@@ -199,10 +194,7 @@ vars(_in_use)["__getattr__"] = _innermost
 
 def current() -> Ops:
     """The functions in use in this thread and asyncio task, inside a compiled model too."""
-    if not _in_use.name:
-        return OURS
-    table: Ops = _in_use.table
-    return table
+    return _in_use.table if _in_use.name else OURS
 
 
 @contextmanager

@@ -31,24 +31,21 @@ def linear(x: Tensor, part: nn.Linear) -> Tensor:
     """x (..., S) -> (..., O)"""
     if fills("linear", plain(nn.Linear, part)):
         return ops.current().linear(x, part.weight, part.bias)
-    y: Tensor = part(x)
-    return y
+    return part(x)
 
 
 def layer_norm(x: Tensor, part: nn.LayerNorm) -> Tensor:
     """x (..., S) -> (..., S)"""
     if fills("layer_norm", plain(nn.LayerNorm, part)):
         return ops.current().layer_norm(x, part.weight, part.bias)
-    y: Tensor = part(x)
-    return y
+    return part(x)
 
 
 def conv1d(x: Tensor, part: nn.Conv1d) -> Tensor:
     """x (B, C, F) -> (B, S, (F - 1) // stride + 1)"""
     if fills("conv1d", plain(nn.Conv1d, part)):
         return ops.current().conv1d(x, part.weight, part.bias, stride=part.stride[0])
-    y: Tensor = part(x)
-    return y
+    return part(x)
 
 
 def qkv(x: Tensor, q: nn.Linear, k: nn.Linear, v: nn.Linear) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,17 +10,17 @@ import json
 import os
 import sys
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import melfront
 
-from .audio import SAMPLE, clip_path, digest
-from .command import NO_CHECK_RANGE, Parser, exit_status, filled, replacing
+from .audio import SAMPLE, clip_path, origin
+from .command import MAX_MELS, NO_CHECK_RANGE, Parser, exit_status, filled, is_n_mels, replacing
 
 # `melfront encoder ...` is `main(["..."])` of that module; imported only then, torch takes seconds.
 COMMANDS = {
@@ -31,9 +31,6 @@ COMMANDS = {
 }
 OUTPUTS = (".npy", ".npz", ".safetensors")
 PLOTS = (".png",)
-# More than a spectrum of 201 frequencies can fill, with room to experiment.
-MAX_MELS = 1000
-PROG = "melfront"
 EPILOG = f"""\
 A clip of up to 30 s is padded to 30 s and gives features (N, 3000). A longer
 clip is cut into windows of 30 s, computed one by one and stacked: (windows, N,
@@ -55,36 +52,24 @@ commands, each with its own --help; ./encoder is a file of that name:
   melfront benchmarks COMMAND
 
 examples:
-  {PROG}
-  {PROG} sample -o speech.safetensors --plot speech.png
-  {PROG} *.wav --n-mels 80 --convention openai-transcribe -o mels/
+  melfront
+  melfront sample -o speech.safetensors --plot speech.png
+  melfront *.wav --n-mels 80 --convention openai-transcribe -o mels/
 """
 
 
-class Features(NamedTuple):
-    """Of one clip: (M, 3000) and (3000,), or (n, M, 3000) and (n, 3000) beyond 30 s."""
-
-    log_mel: NDArray[np.float32]
-    attention_mask: NDArray[np.int32]
-
-
 def n_mels(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= MAX_MELS:
+    if not is_n_mels(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of mel bins, 1 to {MAX_MELS}")
     return int(text)
 
 
 def parser() -> Parser:
     result = Parser(
-        prog=PROG,
+        prog="melfront",
         description="Whisper's log-mel features of audio files: what its encoder sees of a clip.",
         epilog=EPILOG,
     )
-    add_arguments(result)
-    return result
-
-
-def add_arguments(result: Parser) -> None:
     add = result.add_argument
     add(
         "audio",
@@ -93,13 +78,7 @@ def add_arguments(result: Parser) -> None:
         type=filled,
         help="wav, flac, mp3, ogg ... of any sampling rate; default: sample, which is built in",
     )
-    add(
-        "-o",
-        dest="out",
-        metavar="OUT",
-        type=filled,
-        help=f"file to write: {', '.join(OUTPUTS)}; or a folder",
-    )
+    add("-o", dest="out", type=filled, help=f"file to write: {', '.join(OUTPUTS)}; or a folder")
     add(
         "--n-mels",
         type=n_mels,
@@ -115,12 +94,9 @@ def add_arguments(result: Parser) -> None:
         help="whose features; default: transformers",
     )
     add("--no-check-range", **NO_CHECK_RANGE)
-    add(
-        "--plot",
-        metavar="OUT.png",
-        type=filled,
-        help="draw the waveform over the features; or a folder",
-    )
+    plot_help = "draw the waveform over the features; or a folder"
+    add("--plot", metavar="OUT.png", type=filled, help=plot_help)
+    return result
 
 
 def targets(out: str, clips: list[Path], endings: tuple[str, ...], default: str) -> list[Path]:
@@ -128,22 +104,21 @@ def targets(out: str, clips: list[Path], endings: tuple[str, ...], default: str)
     into = Path(out)
     if into.is_dir() or out.endswith(("/", os.sep)):
         paths = [into / f"{clip.stem}{default}" for clip in clips]
-        folder = into
+    elif into.suffix not in endings:
+        raise ValueError(f"{out}: unknown ending; expected {', '.join(endings)}, or a folder")
+    elif len(clips) > 1:
+        raise ValueError(
+            f"{out}: one file cannot hold {len(clips)} clips; name a folder that exists"
+        )
     else:
-        paths, folder = [into], into.parent
-        if into.suffix not in endings:
-            raise ValueError(f"{out}: unknown ending; expected {', '.join(endings)}, or a folder")
-        if len(clips) > 1:
-            raise ValueError(
-                f"{out}: one file cannot hold {len(clips)} clips; name a folder that exists"
-            )
+        paths = [into]
+    folder = paths[0].parent
     if not folder.is_dir():
         raise ValueError(f"{out}: the folder {folder} does not exist; make it first")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"{out}: the folder {folder} cannot be written to; choose another")
-    names = [path.name for path in paths]
     for path in paths:
-        if names.count(path.name) > 1:
+        if paths.count(path) > 1:
             raise ValueError(f"{out}: two of the clips would be written as {path.name}; rename one")
         if path.is_dir():
             raise ValueError(f"{path} is a folder; choose another name")
@@ -151,62 +126,55 @@ def targets(out: str, clips: list[Path], endings: tuple[str, ...], default: str)
 
 
 def compute(
-    audio: NDArray[np.float32], n_mels: int, convention: str, check_range: bool = True
-) -> Features:
-    """Features and mask of a clip (N,) of any length; beyond 30 s, window by window."""
+    audio: NDArray[np.float32], n_mels: int, convention: str, check_range: bool
+) -> dict[str, Any]:
+    """log_mel (M, 3000) and attention_mask (3000,) of a clip (N,).
+
+    Of a clip beyond 30 s window by window, (n, M, 3000) and (n, 3000).
+    """
     options: Any = {"n_mels": n_mels, "convention": convention, "check_range": check_range}
     windows = [
-        Features(*melfront.log_mel(chunk, return_mask=True, **options))
+        melfront.log_mel(chunk, return_mask=True, **options)
         for chunk in melfront.chunks(audio, check_range=check_range)
     ]
-    if len(windows) == 1:
-        return windows[0]
-    log_mel = np.stack([window.log_mel for window in windows])  # (n, M, 3000)
-    attention_mask = np.stack([window.attention_mask for window in windows])  # (n, 3000)
-    return Features(log_mel, attention_mask)
+    log_mel, mask = windows[0]
+    if len(windows) > 1:
+        log_mel = np.stack([window for window, _ in windows])  # (n, M, 3000)
+        mask = np.stack([mask for _, mask in windows])  # (n, 3000)
+    return {"log_mel": log_mel, "attention_mask": mask}
 
 
-def metadata(
-    clip: Path, audio: NDArray[np.float32], n_mels: int, convention: str
-) -> dict[str, str]:
-    """Where a file's features come from, as strings, which is all that safetensors stores."""
-    packages = ("numpy", "soundfile", "soxr")
-    versions = {"melfront": melfront.__version__, "python": sys.version.split()[0]}
-    for name in packages:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "unknown"
-    return {  # parity finds the clip by the first and recognises it by the second
-        "clip": "sample" if clip == SAMPLE else str(clip),
-        "clip_sha256": digest(audio[: melfront.N_SAMPLES]),
-        "samples": str(len(audio)),
-        "n_mels": str(n_mels),
-        "convention": convention,
-        "versions": json.dumps(versions),
-    }
-
-
-def save_features(path: Path, features: Features, about: dict[str, str]) -> None:
+def save_features(path: Path, features: dict[str, Any], about: dict[str, str]) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         if path.suffix == ".npy":
-            np.save(file, features.log_mel)
+            np.save(file, features["log_mel"])
         elif path.suffix == ".npz":
-            np.savez(file, metadata=np.array(json.dumps(about)), **features._asdict())
+            np.savez(file, metadata=np.array(json.dumps(about)), **features)
         else:
             from safetensors.numpy import save
 
-            file.write(save(features._asdict(), metadata=about))
+            file.write(save(features, metadata=about))
 
 
-def summary(clip: Path, audio: NDArray[np.float32], features: Features) -> str:
-    x, mask = features
+def summary(clip: Path, audio: NDArray[np.float32], features: dict[str, Any]) -> str:
+    x, mask = features.values()
     return (
         f"{clip}: {len(audio) / melfront.SAMPLE_RATE:.2f} s, "
         f"{mask.sum()} of {mask.size} frames hold audio, "
         f"features {x.shape} {x.dtype}, "
         f"min {x.min():.4f} mean {x.mean(dtype=np.float64):.4f} max {x.max():.4f}"
     )
+
+
+def made_by(options: argparse.Namespace) -> dict[str, str]:
+    """What computed a file's features, as strings, which is all that safetensors stores."""
+    versions = {"melfront": melfront.__version__, "python": sys.version.split()[0]}
+    versions |= {name: version(name) for name in ("numpy", "soundfile", "soxr")}
+    return {
+        "n_mels": str(options.n_mels),
+        "convention": options.convention,
+        "versions": json.dumps(versions),
+    }
 
 
 def run(options: argparse.Namespace) -> None:
@@ -221,14 +189,13 @@ def run(options: argparse.Namespace) -> None:
         features = compute(audio, options.n_mels, options.convention, options.check_range)
         written = []
         if outs:
-            about = metadata(clip, audio, options.n_mels, options.convention)
-            about |= {} if options.check_range else {"check_range": "False"}
-            save_features(outs[i], features, about)
+            of_clip = origin(clip, audio, melfront.N_SAMPLES, options.check_range)
+            save_features(outs[i], features, of_clip | made_by(options))
             written.append(str(outs[i]))
         if plots:
             from . import plot
 
-            figure = plot.figure(audio, features.log_mel, clip.name)
+            figure = plot.figure(audio, features["log_mel"], clip.name)
             with replacing(plots[i]) as temporary:
                 figure.savefig(temporary, format="png")
             written.append(str(plots[i]))
@@ -241,9 +208,8 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in COMMANDS:
         module, *first = COMMANDS[words[0]]
-        status: int = import_module(module).main([*first, *words[1:]])
-        return status
-    return exit_status(PROG, lambda: run(parser().parse_args(words)))
+        return import_module(module).main([*first, *words[1:]])
+    return exit_status("melfront", lambda: run(parser().parse_args(words)))
 
 
 if __name__ == "__main__":

@@ -25,26 +25,13 @@ INSTALLED = (HERE / PACKAGES[0]).is_dir()
 ROOT = HERE if INSTALLED else HERE.parent
 
 
-class Alias(Loader):
-    """Loads a module by its long name, whatever name it was asked for by."""
+class Finder(Loader):
+    """Knows the long names and, while they are the checkout's, the short ones.
 
-    def __init__(self, long: ModuleSpec) -> None:
-        self.long = long
+    It loads a module by its long name, whatever name it was asked for by.
+    """
 
-    def exec_module(self, module: ModuleType) -> None:
-        # The import system takes what it finds here afterwards, and drops the empty `module`.
-        sys.modules[module.__name__] = import_module(self.long.name)
-
-    def get_code(self, _name: str) -> Any:
-        """For `python -m encoder`."""
-        return self.long.loader.get_code(self.long.name)  # type: ignore[union-attr]
-
-
-class Finder:
-    """Knows the long names and, while they are the checkout's, the short ones."""
-
-    @staticmethod
-    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         top, _, rest = name.partition(".")
         if top == "melfront":
             return PathFinder.find_spec(name, [str(ROOT)]) if rest in PACKAGES else None
@@ -54,7 +41,16 @@ class Finder:
         if long is None:
             return None
         package = long.submodule_search_locations is not None
-        return ModuleSpec(name, Alias(long), origin=long.origin, is_package=package)
+        return ModuleSpec(name, self, origin=long.origin, is_package=package)
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The import system takes what it finds here afterwards, and drops the empty `module`.
+        sys.modules[module.__name__] = import_module(f"melfront.{module.__name__}")
+
+    def get_code(self, name: str) -> Any:
+        """For `python -m encoder`."""
+        long = find_spec(f"melfront.{name}")
+        return long.loader.get_code(long.name)  # type: ignore[union-attr]
 
 
 def is_ours(found: ModuleType | ModuleSpec | None) -> bool:
@@ -77,7 +73,7 @@ def rename(module: ModuleType, long: str) -> None:
 
 
 if not INSTALLED:
-    sys.meta_path.insert(0, Finder)
+    sys.meta_path.insert(0, Finder())
     for short in PACKAGES:
         if short in sys.modules and is_ours(sys.modules[short]):
             rename(sys.modules[short], f"melfront.{short}")

@@ -10,7 +10,8 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -22,7 +23,8 @@ NO_CHECK_RANGE: dict[str, Any] = {
     "action": "store_false",
     "help": "take a file of floats beyond [-1, 1], such as unit variance, as it is",
 }
-INDENT = 4  # of the rest of a line that was too long
+MAX_MELS = 1000  # more than 201 frequencies can fill, with room to experiment
+INDENT = "    "  # of the rest of a line that was too long
 
 # torch has no exception of its own for this on a CPU, nor has the loader of shared libraries.
 NO_MEMORY = re.compile(
@@ -39,8 +41,7 @@ class Parser(argparse.ArgumentParser):
     """argparse that keeps the line breaks of its texts and answers a mistake with one line."""
 
     def __init__(self, **options: Any) -> None:
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(**options)
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -57,46 +58,42 @@ def exit_status(prog: str, work: Callable[[], int | None]) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for the process to close
-    with to_the_width():
-        return ending(prog, work)
-
-
-def ending(prog: str, work: Callable[[], int | None]) -> int:
-    """`exit_status`, once both standard streams exist."""
     status = 0
-    try:
+    with redirect_stdout(fitting(sys.stdout)), redirect_stderr(fitting(sys.stderr)):
         try:
-            status = work() or 0
-        finally:
-            sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # `| head` has seen enough
-        discard_output()
-        return status
-    except KeyboardInterrupt:
-        message, status = "interrupted", 130  # 128 + SIGINT, as a shell has it
-    except Exception as error:
-        if lacks_memory(error):
-            message = f"too little memory{in_brackets(error)}; give a shorter clip"
-        elif isinstance(error, OSError) and error.strerror:  # without its "[Errno 13]"
-            message = f"{error.filename}: " * (error.filename is not None) + error.strerror
-        elif isinstance(error, (OSError, ValueError, ImportError, SystemError)):
-            message = str(error) or type(error).__name__
-        else:
-            raise
-        status = 2
-    if not discard_output():
-        message = f"standard output: {message}"
-    message = message.replace("check_range=False", "--no-check-range")
-    print(f"{prog}: {one_line(message)}", file=sys.stderr)
+            try:
+                status = work() or 0
+            finally:
+                sys.stdout.flush()
+            return status
+        except BrokenPipeError:  # `| head` has seen enough
+            discard_output()
+            return status
+        except KeyboardInterrupt:
+            message, status = "interrupted", 130  # 128 + SIGINT, as a shell has it
+        except Exception as error:
+            message, status = reason(error), 2
+        if not discard_output():
+            message = f"standard output: {message}"
+        message = message.replace("check_range=False", "--no-check-range")
+        print(f"{prog}: {one_line(message)}", file=sys.stderr)
     return status
 
 
-def discard_output() -> bool:
-    """Flush standard output; if that fails, drop the rest, or Python complains at exit.
+def reason(error: Exception) -> str:
+    """What to print of an error that a user or a machine can cause. Raises any other."""
+    if lacks_memory(error):
+        detail = f" ({error})" if str(error) else ""
+        return f"too little memory{detail}; give a shorter clip"
+    if isinstance(error, OSError) and error.strerror:  # without its "[Errno 13]"
+        return f"{error.filename}: " * (error.filename is not None) + error.strerror
+    if isinstance(error, (OSError, ValueError, ImportError, SystemError)):
+        return str(error) or type(error).__name__
+    raise error
 
-    Returns whether everything was written.
-    """
+
+def discard_output() -> bool:
+    """Flush standard output, or drop the rest, or Python complains at exit. Was all written?"""
     try:
         sys.stdout.flush()
     except OSError:
@@ -110,10 +107,6 @@ def lacks_memory(error: Exception) -> bool:
         isinstance(error, (RuntimeError, OSError, ImportError))
         and NO_MEMORY.search(str(error).lower())
     )
-
-
-def in_brackets(error: Exception) -> str:
-    return f" ({error})" if str(error) else ""
 
 
 def one_line(text: str, most: int = 1000) -> str:
@@ -135,6 +128,10 @@ def filled(text: str) -> str:
     return text
 
 
+def is_n_mels(text: str) -> bool:
+    return text.isdecimal() and 1 <= int(text) <= MAX_MELS
+
+
 def check_folder(file: Path, option: str) -> None:
     """Raises UsageError, before any work is done, if the file's folder cannot be written to."""
     try:
@@ -147,8 +144,7 @@ def check_folder(file: Path, option: str) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all: yields a temporary name in the same folder.
 
-    The block writes to that name. At its end the file is renamed to `path`; if the block raises,
-    it is removed and `path` stays as it was.
+    At the end of the block that file becomes `path`; if the block raises, it is removed.
     Raises UsageError if the folder does not exist, or if `path` is a folder.
     """
     if not path.parent.is_dir():
@@ -175,23 +171,12 @@ def wrapped(line: str, width: int) -> str:
     """
     if len(line) <= width or line.startswith("{") or "\r" in line:  # tqdm fits its own bars
         return line
-
-    def fill(text: str, indent: int) -> str:
-        return textwrap.fill(
-            text,
-            width,
-            subsequent_indent=" " * indent,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-
+    fill = partial(textwrap.fill, width=width, break_long_words=False, break_on_hyphens=False)
     start = [gap.end() for gap in re.finditer(r"^ *|  +", line)][-1]
     columns = line[:start].rstrip()
-    if not columns:
-        return fill(line, start + INDENT)
-    if start <= width // 2:
-        return fill(line, start)
-    return f"{wrapped(columns, width)}\n{fill(' ' * INDENT + line[start:], INDENT)}"
+    if columns and start > width // 2:
+        return f"{wrapped(columns, width)}\n{fill(INDENT + line[start:], subsequent_indent=INDENT)}"
+    return fill(line, subsequent_indent=" " * start + (INDENT if not columns else ""))
 
 
 class Terminal:
@@ -209,15 +194,6 @@ class Terminal:
         return len(text)
 
 
-@contextmanager
-def to_the_width() -> Iterator[None]:
-    """Within the block, lines printed to a terminal break between words.
-
-    Output to a file or a pipe is left as it is, one record a line.
-    """
-    with ExitStack() as streams:
-        for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
-            if stream is not None and stream.isatty():
-                wrapping: Any = Terminal(stream)
-                streams.enter_context(redirect(wrapping))
-        yield
+def fitting(stream: TextIO) -> Any:
+    """A stream that fits a terminal; a file or a pipe is left as it is, one record a line."""
+    return Terminal(stream) if stream.isatty() else stream

@@ -1,9 +1,8 @@
 """Every decision of the front end as a field of a dataclass, and libraries as its values.
 
-The defaults are what transformers' `WhisperFeatureExtractor` does, and what `oracle.py` spells out.
-Another library, or a bug, is the same pipeline with a field changed, such as
-`replace(TRANSFORMERS, periodic=False)`. `variants.py` computes any of them; the fast backends
-compute the named conventions at the end of this file.
+Another library, or a bug, is the default with a field changed, such as
+`replace(TRANSFORMERS, periodic=False)`. `variants.py` computes any of them, the fast backends the
+named conventions at the end of this file.
 """
 
 from __future__ import annotations
@@ -52,13 +51,11 @@ class Convention:
     """
 
     name: str = at(None, "transformers")
-    # of the fast backends' arithmetic
-    precision: Literal["float32", "float64"] = at(None, "float32")
+    precision: Literal["float32", "float64"] = at(None, "float32")  # arithmetic of the backends
 
     gain: float = at("padded", 1.0)  # the waveform is multiplied by it: 32768 for unscaled int16
     preemphasis: float = at("padded", 0.0)  # x[n] - preemphasis * x[n - 1]; Kaldi's is 0.97
-    # of the clip, before padding
-    normalize: Literal[None, "mean", "variance", "peak"] = at("padded", None)
+    normalize: Literal[None, "mean", "variance", "peak"] = at("padded", None)  # before padding
     pad_side: Literal["right", "left"] = at("padded", "right")  # where the zeros up to 30 s go
     extra_padding: int = at("padded", 0)  # zeros beyond 30 s; openai-whisper's transcribe adds 30 s
     n_fft: int = at("padded", N_FFT)
@@ -79,8 +76,7 @@ class Convention:
 
     spectrum_scale: float = at("spectrum", 1.0)  # X times this; 1/20 is stft(normalized=True)
 
-    # "real" squares the real part alone
-    spectrum_part: Literal["complex", "real"] = at("power", "complex")
+    spectrum_part: Literal["complex", "real"] = at("power", "complex")  # "real": real part only
     folded: bool = at("power", False)  # negative frequencies added: doubles bins 1 .. n_fft/2 - 1
     power: float = at("power", 2.0)  # |X| ** power
 
@@ -113,11 +109,9 @@ class Convention:
 
     def __post_init__(self) -> None:
         for name, words in choices().items():
-            if getattr(self, name) not in words:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r}; expected one of "
-                    f"{', '.join(repr(word) for word in words)}"
-                )
+            if (word := getattr(self, name)) not in words:
+                expected = ", ".join(map(repr, words))
+                raise ValueError(f"{name}={word!r}; expected one of {expected}")
 
     def changes(self) -> dict[str, object]:
         """The fields that differ from transformers' choice, apart from the name."""
@@ -158,28 +152,22 @@ def check_stages(convention: Convention) -> None:
 
 TRANSFORMERS = Convention()
 check_stages(TRANSFORMERS)
-
-# WhisperFeatureExtractor without torch installed: NumPy, float64 inside.
-TRANSFORMERS_NUMPY = replace(TRANSFORMERS, name="transformers-numpy", precision="float64")
-
-# whisper.log_mel_spectrogram(pad_or_trim(audio)): one maximum for the whole batch.
-OPENAI = replace(TRANSFORMERS, name="openai", max_scope="batch")
-
-# whisper.transcribe: adds 30 s of zeros to the clip, cuts the mel to the clip's own frames and
-# fills it up to 30 s with 0.0, not with the value of silence.
-OPENAI_TRANSCRIBE = replace(
-    OPENAI, name="openai-transcribe", max_scope="item", extra_padding=N_SAMPLES, fill=0.0
+NAMED = (
+    TRANSFORMERS,
+    # WhisperFeatureExtractor without torch installed: NumPy, float64 inside.
+    replace(TRANSFORMERS, name="transformers-numpy", precision="float64"),
+    # whisper.log_mel_spectrogram(pad_or_trim(audio)): one maximum for the whole batch.
+    replace(TRANSFORMERS, name="openai", max_scope="batch"),
+    # whisper.transcribe: adds 30 s of zeros to the clip, cuts the mel to the clip's own frames and
+    # fills it up to 30 s with 0.0, not with the value of silence.
+    replace(TRANSFORMERS, name="openai-transcribe", extra_padding=N_SAMPLES, fill=0.0),
+    # faster_whisper: FeatureExtractor adds one hop of zeros, so one frame, and pads no further;
+    # transcribe drops that frame again and fills the mel up to 30 s with 0.0.
+    replace(
+        TRANSFORMERS, name="faster-whisper", extra_padding=HOP_LENGTH, max_frames="clip", fill=0.0
+    ),
 )
-
-# faster_whisper: FeatureExtractor adds one hop of zeros, so one frame, and pads no further;
-# transcribe drops that frame again and fills the mel up to 30 s with 0.0.
-FASTER_WHISPER = replace(
-    TRANSFORMERS, name="faster-whisper", extra_padding=HOP_LENGTH, max_frames="clip", fill=0.0
-)
-
-CONVENTIONS = {
-    c.name: c for c in (TRANSFORMERS, TRANSFORMERS_NUMPY, OPENAI, OPENAI_TRANSCRIBE, FASTER_WHISPER)
-}
+CONVENTIONS = {convention.name: convention for convention in NAMED}
 
 
 def get_convention(convention: str | Convention) -> Convention:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from .conventions import CHUNK_LENGTH, FRAMES_PER_SECOND, SAMPLE_RATE
 from .filterbank import hz_to_mel, mel_to_hz
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 LABELLED_HZ = (100, 500, 1000, 2000, 4000, 7000)
 PIXELS = 2000  # columns of the waveform, more than the picture is wide
@@ -22,12 +20,8 @@ PIXELS = 2000  # columns of the waveform, more than the picture is wide
 def envelope(audio: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Time in s, minimum and maximum of each column, so that every peak of a long clip shows."""
     step = -(-len(audio) // PIXELS)
-    starts = np.arange(0, len(audio), step)
-    return (
-        starts / SAMPLE_RATE,
-        np.minimum.reduceat(audio, starts),
-        np.maximum.reduceat(audio, starts),
-    )
+    at = np.arange(0, len(audio), step)
+    return at / SAMPLE_RATE, np.minimum.reduceat(audio, at), np.maximum.reduceat(audio, at)
 
 
 def label_frequencies(axes: Axes, n_mels: int) -> None:

@@ -250,9 +250,5 @@ def trace(audio: object, **options: Any) -> dict[str, Array]:
     """
     stages: dict[str, Array] = {}
 
-    def keep(stage: str, tensor: Array) -> Array:
-        stages[stage] = tensor
-        return tensor
-
-    log_mel(audio, tap=keep, **options)
+    log_mel(audio, tap=stages.setdefault, **options)  # which returns what it keeps
     return stages

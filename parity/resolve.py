@@ -11,9 +11,9 @@ import numpy as np
 
 import melfront
 from melfront.audio import SAMPLE
+from melfront.command import MAX_MELS, is_n_mels
 from melfront.conventions import CHUNK_LENGTH, FRAMES_PER_SECOND, Convention, named_convention
 from melfront.encoder import WhisperEncoder
-from melfront.encoder.built_in import MAX_MELS, is_n_mels
 
 from . import signals
 from .files.sampling import N_SAMPLES

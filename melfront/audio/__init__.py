@@ -1,5 +1,9 @@
 """Audio in: read a file, and check a waveform before anything is computed from it."""
 
+# The other packages import these from here.
+# mypy: implicit-reexport
+# ruff: noqa: F401
+
 from .clips import (
     Clips,
     as_clips,
@@ -7,28 +11,9 @@ from .clips import (
     chunks,
     digest,
     fit_length,
+    origin,
     padded_length,
     samples_of,
 )
 from .file import SAMPLE, clip_path, load_audio, resample
 from .waveform import AudioError, check_rate, is_tensor, is_traced, to_float
-
-__all__ = [
-    "SAMPLE",
-    "AudioError",
-    "Clips",
-    "as_clips",
-    "check_rate",
-    "check_shape",
-    "chunks",
-    "clip_path",
-    "digest",
-    "fit_length",
-    "is_tensor",
-    "is_traced",
-    "load_audio",
-    "padded_length",
-    "resample",
-    "samples_of",
-    "to_float",
-]

@@ -7,13 +7,14 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Real
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..conventions import CHUNK_LENGTH, N_FFT, SAMPLE_RATE
-from .file import load_audio
+from .file import SAMPLE, load_audio
 from .waveform import AudioError, check_rate, check_samples, is_tensor, to_float
 
 MIN_SAMPLES = N_FFT // 2 + 1  # samples 1 .. 200 are mirrored at the left edge
@@ -52,15 +53,14 @@ def as_clips(audio: Any, sampling_rate: int | None = None, check_range: bool = T
     """
     check_rate(sampling_rate)
     audio = as_list(audio)
-    if isinstance(audio, (list, tuple)) and not all(isinstance(item, Real) for item in audio):
-        clips = [as_clip(item, f"clip {i}", check_range) for i, item in enumerate(audio)]
-        if len({is_tensor(clip) for clip in clips}) > 1:
-            raise AudioError("a batch with both NumPy arrays and torch tensors; give one kind")
-        return Clips(clips, batched=True)
-    if getattr(audio, "ndim", 1) != 2:
+    listed = isinstance(audio, (list, tuple)) and not all(isinstance(x, Real) for x in audio)
+    if not listed and getattr(audio, "ndim", 1) != 2:
         return Clips([as_clip(audio, "audio", check_range)], batched=False)
-    check_shape(audio)
-    clips = [as_clip(row, f"clip {i}", check_range) for i, row in enumerate(audio)]
+    if not listed:
+        check_shape(audio)
+    clips = [as_clip(item, f"clip {i}", check_range) for i, item in enumerate(audio)]
+    if len({is_tensor(clip) for clip in clips}) > 1:
+        raise AudioError("a batch with both NumPy arrays and torch tensors; give one kind")
     return Clips(clips, batched=True)
 
 
@@ -200,9 +200,22 @@ def samples_of(pad_to: float) -> int:
     return round(pad_to * SAMPLE_RATE)
 
 
+def origin(
+    clip: Path, audio: NDArray[np.float32], n_samples: int, check_range: bool
+) -> dict[str, str]:
+    """Metadata of a file made from the first n_samples of a clip (N,).
+
+    parity finds the clip by the first and recognises it by the second.
+    """
+    about = {
+        "clip": "sample" if clip == SAMPLE else str(clip),
+        "clip_sha256": digest(audio[:n_samples]),
+        "samples": str(len(audio)),
+    }
+    return about if check_range else about | {"check_range": "False"}
+
+
 def digest(*arrays: NDArray[Any]) -> str:
     """SHA-256 of the arrays as float32, to tell clips and models apart."""
-    sha = hashlib.sha256()
-    for array in arrays:
-        sha.update(np.ascontiguousarray(array, dtype="<f4").tobytes())
-    return sha.hexdigest()
+    flat = np.concatenate([array.ravel() for array in arrays])
+    return hashlib.sha256(flat.astype("<f4")).hexdigest()

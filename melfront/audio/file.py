@@ -49,16 +49,18 @@ def load_audio(
 
     if isinstance(file, str) and file:
         file = clip_path(file)
-    name = str(file) if isinstance(file, (str, os.PathLike)) else "the data given"
-    if isinstance(file, (str, os.PathLike)) and not os.path.exists(file):
-        raise FileNotFoundError(f"{name}: no such file")
-    if isinstance(file, (str, os.PathLike)) and not os.access(file, os.R_OK):
-        raise PermissionError(f"{name}: no permission to read it")
+    name = "the data given"
+    if isinstance(file, (str, os.PathLike)):
+        name = str(file)
+        if not os.path.exists(file):
+            raise FileNotFoundError(f"{name}: no such file")
+        if not os.access(file, os.R_OK):
+            raise PermissionError(f"{name}: no permission to read it")
     source = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         mono, rate, missing = read_mono(source)
-        if not len(mono):
-            mono, rate, missing = read_mono(without_length(source))
+        if not len(mono) and (piped := without_length(source)):
+            mono, rate, missing = read_mono(piped)
     except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
         raise AudioError(
             f"{name}: not an audio file that libsndfile can read ({error}); convert it to wav or "
@@ -97,8 +99,8 @@ def read_mono(source: Any) -> tuple[NDArray[np.float32], int, int]:
     return mono, rate, missing
 
 
-def without_length(source: Any) -> Any:
-    """The file, with a length of 0 in a wav's header replaced by "unknown" if samples follow.
+def without_length(source: Any) -> io.BytesIO | None:
+    """A wav whose header says 0 bytes though samples follow, with "unknown" instead; else None.
 
     A program that was stopped before it went back to the header leaves such a file.
     """
@@ -107,22 +109,19 @@ def without_length(source: Any) -> Any:
     else:
         source.seek(0)
         data = source.read()
-    chunks = riff_chunks(data, 12) if data[:4] == b"RIFF" else []
-    start = next((at for name, at, size in chunks if (name, size) == (b"data", 0)), len(data))
-    after = riff_chunks(data, start)
-    if start == len(data) or (after and after[-1][1] + after[-1][2] == len(data)):
-        return source if isinstance(source, (str, os.PathLike)) else io.BytesIO(data)
-    return io.BytesIO(data[: start - 4] + b"\xff\xff\xff\xff" + data[start:])
+    header, _, samples = data.partition(b"data" + bytes(4))
+    if not header.startswith(b"RIFF") or not samples or is_chunks(samples):
+        return None
+    return io.BytesIO(header + b"data\xff\xff\xff\xff" + samples)
 
 
-def riff_chunks(data: bytes, at: int) -> list[tuple[bytes, int, int]]:
-    """Name, start and size of consecutive chunks, from offset `at` on."""
-    found = []
-    while at + 8 <= len(data) and all(32 <= c < 127 for c in data[at : at + 4]):  # such as "fmt "
+def is_chunks(data: bytes) -> bool:
+    """Are these the chunks of a RIFF file: a printable name, a size, as many bytes, padded to 2?"""
+    at = 0
+    while at + 8 <= len(data) and all(32 <= c < 127 for c in data[at : at + 4]):  # such as "LIST"
         size = int.from_bytes(data[at + 4 : at + 8], "little")
-        found.append((data[at : at + 4], at + 8, size))
         at += 8 + size + size % 2
-    return found
+    return at in (len(data), len(data) + 1)
 
 
 def resample(mono: NDArray[np.float32], rate: int) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ from ..conventions import SAMPLE_RATE
 # Float audio is in [-1, 1]. Loud masters overshoot a little; int16 that was cast to float but not
 # divided by 32768 overshoots by thousands. Ten (20 dB too loud) tells the two apart.
 MAX_AMPLITUDE = 10.0
+FULL_SCALE = {"int8": 2.0**7, "uint8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}
 
 
 class AudioError(ValueError):
@@ -48,17 +49,16 @@ def to_float(audio: Any, name: str) -> Any:
     dtype = str(audio.dtype).removeprefix("torch.") if is_tensor(audio) else audio.dtype.name
     if dtype in ("float32", "float64"):
         return audio
-    if dtype in ("float16", "bfloat16"):
-        return audio.float() if is_tensor(audio) else audio.astype(np.float32)
-    if dtype not in ("int8", "uint8", "int16", "int32"):
+    if dtype not in ("float16", "bfloat16", *FULL_SCALE):
         raise AudioError(
             f"{name}: dtype {dtype} is neither floating point nor 8, 16 or 32-bit PCM; convert it "
             "to float32 in [-1, 1]"
         )
     # Exact up to 24 bits; the rest of 32 bits is 140 dB down.
     audio = audio.float() if is_tensor(audio) else audio.astype(np.float32)
-    full_scale = {"int8": 2.0**7, "uint8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}[dtype]
-    return (audio - 128 if dtype == "uint8" else audio) / full_scale
+    if dtype not in FULL_SCALE:
+        return audio
+    return (audio - 128 if dtype == "uint8" else audio) / FULL_SCALE[dtype]
 
 
 def check_rate(sampling_rate: int | None) -> None:

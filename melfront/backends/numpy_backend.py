@@ -26,26 +26,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import oracle
 from ..audio import Clips, is_tensor
-from ..conventions import HOP_LENGTH, N_FFT, TRANSFORMERS, Convention
+from ..conventions import HOP_LENGTH, N_FFT, Convention
 from ..filterbank import mel_filters
 
 BLOCK = 256  # frames: 256 x 402 doubles are 0.8 MB
 N_BANDS = 16
-
-
-class Band(NamedTuple):
-    """Neighbouring filters, and the slice of real and imaginary parts that they cover."""
-
-    mels: slice
-    parts: slice
-    weights: NDArray[np.float64]  # (parts, mels), C order
+# Neighbouring filters, the real and imaginary parts that they cover, their weights (parts, mels).
+Band = tuple[slice, slice, NDArray[np.float64]]
 
 
 @lru_cache(maxsize=16)
@@ -59,7 +53,7 @@ def bands(n_mels: int, n_bands: int) -> list[Band]:
         # With very many bins some filters are narrower than a frequency bin, and empty.
         parts = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1)
         here = slice(int(mels[0]), int(mels[-1]) + 1)
-        result.append(Band(here, parts, rows[:, parts].T.copy()))
+        result.append((here, parts, rows[:, parts].T.copy()))
     return result
 
 
@@ -69,25 +63,19 @@ def windows() -> NDArray[np.float64]:
     return np.tile(oracle.window(), (BLOCK, 1))  # (G, N)
 
 
-class FrameCount(NamedTuple):
-    """How many frames a clip of n samples has once padded to L, and how many must be computed."""
+def frames_heard(n: int, length: int, convention: Convention) -> int:
+    """How many frames of a clip of n samples, padded to L, must be computed."""
+    # Frame f starts at 160 f - 200: it hears the clip while that is below n.
+    hear_it = -(-(n + N_FFT // 2) // HOP_LENGTH)
+    if convention.max_frames == "clip":  # later frames do not count, and are filled in the end
+        hear_it = min(hear_it, max(1, (n + convention.extra_padding) // HOP_LENGTH))
+    return min(hear_it, (length + convention.extra_padding) // HOP_LENGTH)
 
-    n_frames: int
-    n_heard: int
 
-    @classmethod
-    def of(cls, n: int, length: int, convention: Convention = TRANSFORMERS) -> FrameCount:
-        n_frames = (length + convention.extra_padding) // HOP_LENGTH
-        # Frame f starts at 160 f - 200: it hears the clip while that is below n.
-        n_heard = min(n_frames, -(-(n + N_FFT // 2) // HOP_LENGTH))
-        if convention.max_frames == "clip":  # later frames do not count, and are filled in the end
-            n_heard = min(n_heard, max(1, (n + convention.extra_padding) // HOP_LENGTH))
-        return cls(n_frames, n_heard)
-
-    def blocks(self, size: int) -> Iterator[slice]:
-        """The frames to compute, `size` at a time."""
-        for first in range(0, self.n_heard, size):
-            yield slice(first, min(first + size, self.n_heard))
+def blocks(n_frames: int, size: int) -> Iterator[slice]:
+    """The frames to compute, `size` at a time."""
+    for first in range(0, n_frames, size):
+        yield slice(first, min(first + size, n_frames))
 
 
 Workspace = dict[Any, Any]
@@ -116,8 +104,7 @@ def array_in(
     key = purpose, shape, dtype
     if key not in workspace:
         workspace[key] = np.empty(shape, dtype)
-    array: NDArray[Any] = workspace[key]
-    return array
+    return workspace[key]
 
 
 def heard_by(block: slice, clip: Any, length: int, x: Any) -> Any:
@@ -185,7 +172,7 @@ def before_clamp(
     scale, offset = of_natural_log(convention)
     floor = np.full(n_mels, convention.log_floor)
     loudest = -math.inf
-    for block in FrameCount.of(len(clip), length, convention).blocks(BLOCK):
+    for block in blocks(frames_heard(len(clip), length, convention), BLOCK):
         mel = mel_power(clip, total, n_mels, block, workspace)  # (G, M)
         np.maximum(mel, floor, out=mel)
         np.log(mel, out=mel)  # three times as fast as log10
@@ -229,7 +216,7 @@ def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> N
     for clip, top, out in zip(clips.arrays, loudest, features, strict=True):
         # Rounding keeps the order, so the clamp can come after it.
         least = least_feature(convention, top)
-        n_heard = FrameCount.of(len(clip), length, convention).n_heard
+        n_heard = frames_heard(len(clip), length, convention)
         heard = out[:, :n_heard]
         np.maximum(heard, np.full(heard.shape[-1], least, dtype=np.float32), out=heard)
         out[:, n_heard:] = least

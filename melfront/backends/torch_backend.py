@@ -20,27 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
-from ..audio import (
-    Clips,
-    as_clips,
-    check_shape,
-    fit_length,
-    is_tensor,
-    is_traced,
-    padded_length,
-    samples_of,
-    to_float,
-)
-from ..conventions import (
-    CHUNK_LENGTH,
-    HOP_LENGTH,
-    N_FFT,
-    SAMPLE_RATE,
-    Convention,
-    named_convention,
-)
-from .numpy_backend import FrameCount
+import melfront
+
+from ..audio import Clips, check_shape, is_tensor, is_traced, padded_length, samples_of, to_float
+from ..conventions import CHUNK_LENGTH, HOP_LENGTH, N_FFT, SAMPLE_RATE, Convention, named_convention
+from .numpy_backend import frames_heard
 from .torch_constants import Filters, constants, on_cpu
 from .torch_in_place import features_in_place
 
@@ -77,9 +63,9 @@ def features_by_autograd(
     dtype = torch.float64 if convention.precision == "float64" else clips[0].dtype
     window, filters = constants(clips[0], n_mels, dtype)
     total = length + convention.extra_padding
-    heard = [FrameCount.of(len(clip), length, convention).n_heard for clip in clips]
+    heard = [frames_heard(len(clip), length, convention) for clip in clips]
     n_heard = max(heard)
-    x = pad(stack(clips), total, n_heard)
+    x = pad(pad_sequence(clips, batch_first=True), total, n_heard)
     frames = x.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
     log = log_of_frames(frames, window, filters, convention)  # (B, M, H)
 
@@ -122,17 +108,6 @@ def clamp_and_scale(
     return (clamped + convention.offset) / convention.divisor
 
 
-def stack(clips: list[Tensor]) -> Tensor:
-    """Clips (n,) as a batch, zeros after the shorter ones -> (B, longest)."""
-    longest = max(len(clip) for clip in clips)
-    return torch.stack(
-        [
-            clip if len(clip) == longest else functional.pad(clip, (0, longest - len(clip)))
-            for clip in clips
-        ]
-    )
-
-
 def pad(x: Tensor, length: int, n_heard: int) -> Tensor:
     """`oracle.pad` of a batch (B, n), as far as the frames that hear it reach -> (B, P)."""
     half = N_FFT // 2
@@ -159,7 +134,7 @@ def log_mel_of_tensor(
     convention: Convention,
     pad_to: float | None,
     truncate: bool,
-    return_mask: bool = False,
+    return_mask: bool,
 ) -> Any:
     """A tensor (n,) or (B, n) to features (M, F) or (B, M, F), and their mask if asked for.
 
@@ -178,7 +153,7 @@ def log_mel_of_tensor(
         n_heard, n_silent = (length + convention.extra_padding) // HOP_LENGTH, 0
     else:
         length = padded_length(n, pad_to, truncate)
-        n_heard = FrameCount.of(min(n, length), length, convention).n_heard
+        n_heard = frames_heard(min(n, length), length, convention)
         n_silent = length // HOP_LENGTH - n_heard
         padded = pad(x[:, :length], length + convention.extra_padding, n_heard)
     frames = padded.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
@@ -227,22 +202,10 @@ def pad_traced(
     return torch.cat([left, x, right], dim=-1), length
 
 
-def of_module(
-    audio: Tensor,
-    n_mels: int,
-    convention: str,
-    pad_to: float | None,
-    truncate: bool,
-    check_range: bool,
-) -> Any:
+def of_module(audio: Tensor, **options: Any) -> Any:
     if not is_tensor(audio):
         raise TypeError("LogMel takes tensors; melfront.log_mel takes NumPy arrays too")
-    named = named_convention(convention)
-    if taken_whole(audio):
-        return log_mel_of_tensor(audio, n_mels, named, pad_to, truncate)
-    clips = as_clips(audio, check_range=check_range)
-    length = fit_length(clips, pad_to, truncate)
-    return log_mel(clips.cut(length), length, n_mels, named)
+    return melfront.log_mel(audio, **options)
 
 
 torch.fx.wrap("of_module")  # torch.fx.symbolic_trace takes it as one step
@@ -283,10 +246,9 @@ class LogMel(nn.Module):
         return None if self.n_samples is None else self.n_samples / SAMPLE_RATE
 
     def forward(self, audio: Tensor) -> Tensor:
-        name = self.convention.name
-        options = self.pad_to, self.truncate, self.check_range
-        features: Tensor = of_module(audio, self.n_mels, name, *options)
-        return features
+        options: Any = {"n_mels": self.n_mels, "convention": self.convention.name}
+        options |= {"pad_to": self.pad_to, "truncate": self.truncate}
+        return of_module(audio, check_range=self.check_range, **options)
 
     def extra_repr(self) -> str:
         return f"n_mels={self.n_mels}, convention={self.convention.name!r}, pad_to={self.pad_to}"

@@ -17,8 +17,9 @@ from ..conventions import HOP_LENGTH, N_FFT, Convention
 from ..filterbank import mel_filters
 from .numpy_backend import (
     N_BANDS,
-    FrameCount,
     Workspace,
+    blocks,
+    frames_heard,
     heard_by,
     least_feature,
     of_natural_log,
@@ -50,7 +51,7 @@ def features_in_place(
     for clip, top, out in zip(clips, loudest, features, strict=True):
         # Rounding keeps the order, so the clamp can come after it.
         least = least_feature(convention, top)
-        n_heard = FrameCount.of(len(clip), length, convention).n_heard
+        n_heard = frames_heard(len(clip), length, convention)
         out[:, :n_heard].clamp_(min=least)
         out[:, n_heard:] = least
     return features
@@ -68,7 +69,7 @@ def before_clamp(
     scale, offset = of_natural_log(convention)
     term = out.new_tensor(offset)
     loudest = -math.inf
-    for block in FrameCount.of(len(clip), length, convention).blocks(BLOCK):
+    for block in blocks(frames_heard(len(clip), length, convention), BLOCK):
         mel = mel_power(clip, total, n_mels, block, out.dtype, workspace)  # (M, G)
         log = mel.numpy()
         with np.errstate(divide="ignore"):  # as a decorator, NumPy 1.26 keeps one state for all
@@ -80,12 +81,7 @@ def before_clamp(
 
 
 def mel_power(
-    clip: Tensor,
-    length: int,
-    n_mels: int,
-    block: slice,
-    dtype: torch.dtype,
-    workspace: Workspace,
+    clip: Tensor, length: int, n_mels: int, block: slice, dtype: torch.dtype, workspace: Workspace
 ) -> Tensor:
     """The mel power of these frames of a clip (n,), padded to `length`: (M, G), in a workspace."""
     # Several threads share out the frames at every step, so that none reads what another has
@@ -118,5 +114,4 @@ def tensor_in(
     if key not in workspace:
         with torch.inference_mode(False):
             workspace[key] = torch.empty(shape, dtype=dtype, device="cpu")
-    tensor: Tensor = workspace[key]
-    return tensor
+    return workspace[key]

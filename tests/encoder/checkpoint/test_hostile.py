@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import resource
 import subprocess
 import sys
 
@@ -26,6 +25,14 @@ from tests.encoder.checkpoint.checkpoints import (
     write_shards,
 )
 
+# A limit that the child sets itself: code between fork and exec can wait for ever for a lock that a
+# thread of this process holds.
+LIMITED = """
+import resource, runpy
+resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
+resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+runpy.run_module("melfront.encoder", run_name="__main__")
+"""
 DEEP = "[" * 50_000
 CONV = "model.encoder.conv1.weight"
 
@@ -179,13 +186,9 @@ def test_huge_dimensions(folder, change):
     """Run in a new process, limited to 20 s of CPU time and 4 GB of address space."""
     (folder / "config.json").write_text(json.dumps(NARROW.to_hf() | change))
 
-    def limit():
-        resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
-        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
-
     done = subprocess.run(
-        [sys.executable, "-m", "melfront.encoder", "--model", folder],
-        cwd=CHECKOUT, capture_output=True, text=True, preexec_fn=limit,
+        [sys.executable, "-c", LIMITED, "--model", folder],
+        cwd=CHECKOUT, capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert done.stderr.count("\n") == 1
