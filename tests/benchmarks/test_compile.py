@@ -62,7 +62,7 @@ def test_the_time_of_compiling_does_not_count(few_cases, tmp_path):
     """Neither as a call that takes too long, nor in the times."""
     outcome = judged(tmp_path / "kernel.py", SLOWLY_COMPILED, "layer_norm", limit=3.0)
     assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
-    assert max(outcome.findings[0].times) > 4, "it has been compiled"
+    assert outcome.seconds > 4, "it has been compiled"
     assert max(race.times[""].max() for race in outcome.races.values()) < 4
 
 
