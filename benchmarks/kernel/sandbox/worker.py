@@ -277,11 +277,10 @@ def limit_threads(torch: Any, threads: int) -> None:
     for name in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
         os.environ[f"{name}_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
-    try:  # for libraries that are loaded already
+    with contextlib.suppress(ImportError):  # for libraries that are loaded already
         import threadpoolctl
-    except ImportError:
-        return
-    threadpoolctl.threadpool_limits(threads)
+
+        threadpoolctl.threadpool_limits(threads)
 
 
 def read_line(fd: int) -> bytes:

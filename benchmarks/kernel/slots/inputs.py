@@ -63,11 +63,10 @@ class Dice:
 
     def noise(self, n: int) -> Tensor:
         """n numbers in -1 .. 1, cut from the pool where no kernel can foresee it."""
-        pieces, have = [], 0
-        while have < n:
-            start = self.below(POOL // 2)
-            pieces.append(self.pool[start : start + min(n - have, POOL // 2)])
-            have += len(pieces[-1])
+        pieces, half = [], POOL // 2
+        for have in range(0, n, half):
+            start = self.below(half)
+            pieces.append(self.pool[start : start + min(n - have, half)])
         return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
     def vary(self, case: Case) -> Case:

@@ -111,12 +111,9 @@ def lined_up(
     """Contestant -> its process, and the function's name there."""
     # NumPy has neither bfloat16 nor a GPU.
     plain = dice.dtype == torch.float32 and candidate.device == "cpu"
-    names = [REFERENCE, *(n for n, (_, kind) in slot.rivals.items() if plain or kind == "torch")]
-    return {
-        "": (candidate, ""),
-        TWIN: (twin, REFERENCE),
-        **{name: (rivals, name) for name in (*names, NOTHING)},
-    }
+    usable = [n for n, (_, arrays) in slot.rivals.items() if plain or arrays == "torch"]
+    served = {name: (rivals, name) for name in (REFERENCE, *usable, NOTHING)}
+    return {"": (candidate, ""), TWIN: (twin, REFERENCE), **served}
 
 
 def quick(call: Call, earlier: list[Call]) -> bool:
