@@ -9,7 +9,6 @@ import numpy as np
 
 ARRAYS = "numpy"
 
-
 ROWS = numba.types.Array(numba.f4, 2, "C", readonly=True)
 VECTOR = numba.types.Array(numba.f4, 1, "C", readonly=True)
 

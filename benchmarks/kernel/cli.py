@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import Any
+from dataclasses import fields
 
 from melfront.command import Parser, UsageError
 from melfront.encoder import SIZES
@@ -72,15 +72,12 @@ def processors() -> int:
 
 def main(arguments: list[str]) -> int:
     """The command; returns its exit status. Raises UsageError."""
-    return run(parser().parse_intermixed_args(arguments))
-
-
-def run(args: argparse.Namespace) -> int:
-    """Do what the options ask for. Raises UsageError."""
+    args = parser().parse_intermixed_args(arguments)
     if empty := [name for name, value in vars(args).items() if value == ""]:
         raise UsageError(f"the value of {empty[0]} is empty; give one, or leave it out")
     if args.show:
-        return show(args)
+        show(args.show, args.plot)
+        return 0
     if args.plot:
         raise UsageError("--plot draws records: give them with --show RUNS.jsonl")
     if args.template:
@@ -99,20 +96,16 @@ def run(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace) -> None:
     """Raises UsageError for whatever can be wrong with the arguments of a proof."""
     if args.slot is None:
-        raise UsageError(
-            f"no slot given; expected SLOT FILE.py with SLOT one of "
-            f"{', '.join(slots.files())}, or --list"
-        )
+        known = ", ".join(slots.files())
+        expected = f"SLOT FILE.py with SLOT one of {known}, or --list"
+        raise UsageError(f"no slot given; expected {expected}")
     check_slot(args.slot)
+    start = f"`--template {args.slot}` prints one to start from"
     if not args.files:
-        raise UsageError(
-            f"no file given for {args.slot}; `--template {args.slot}` prints one to start from"
-        )
+        raise UsageError(f"no file given for {args.slot}; {start}")
     for path in args.files:
         if not os.path.isfile(path):
-            raise UsageError(
-                f"{path} is not a file; `--template {args.slot}` prints one to start from"
-            )
+            raise UsageError(f"{path} is not a file; {start}")
         if not path.endswith(".py"):
             raise UsageError(f"{path} is not a Python file: its name must end in .py")
     if slots.of_front_end(args.slot) and args.dtype != "float32":
@@ -160,54 +153,32 @@ def judge_files(args: argparse.Namespace) -> int:
     if args.device != "cpu":
         usable(args.device)
     fork_server()  # it imports torch while we do
-    from .reasons import Refused
-    from .report import text
-    from .run import judge_file
+    import secrets
 
-    worst, chosen = 0, options(args)
+    from .reasons import Refused
+    from .record import append
+    from .report import text
+    from .run import Options, judge_file
+
+    args.whole = not args.no_whole
+    args.threads = args.threads or processors()
+    args.seed = secrets.randbits(31) if args.seed is None else args.seed
+    options = Options(**{f.name: getattr(args, f.name) for f in fields(Options)})
+    worst = 0
     for path in args.files:
         try:
-            outcome = judge_file(path, args.slot, chosen, say)
+            outcome = judge_file(path, args.slot, options, say)
         except Refused as refused:
-            say("")
             print(f"{path}: {refused.text}", file=sys.stderr)
             worst = 2
             continue
-        except (ValueError, OSError) as error:  # --model
-            say("")
-            raise UsageError(str(error).splitlines()[0]) from None
-        say("")
         print(text(outcome), flush=True)
         worst = max(worst, 0 if outcome.good else 1)
-        if args.json and not outcome.warning:
-            from .record import append
-
-            append(args.json, outcome)
-        elif args.json:
+        if args.json and outcome.warning:
             print(f"no record was added to {args.json}", file=sys.stderr)
+        elif args.json:
+            append(args.json, outcome)
     return worst
-
-
-def options(args: argparse.Namespace) -> Any:
-    """The arguments as `run.Options`, with a random seed unless one is given."""
-    import secrets
-
-    from .run import Options
-
-    seed = secrets.randbits(31) if args.seed is None else args.seed
-    return Options(
-        size=args.size,
-        model=args.model,
-        dtype=args.dtype,
-        device=args.device,
-        threads=args.threads or processors(),
-        seed=seed,
-        seconds=args.seconds,
-        limit=args.limit,
-        whole=not args.no_whole,
-        depth=args.depth,
-        prints=args.prints,
-    )
 
 
 def usable(device: str) -> None:
@@ -231,17 +202,13 @@ def say(line: str) -> None:
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
-def show(args: argparse.Namespace) -> int:
+def show(path: str, picture: str | None) -> None:
     """Print a table of records, and plot them if asked."""
-    from .record import RecordError, read, table
+    from .record import read, table
 
-    try:
-        records = read(args.show)
-        print(table(records))
-        if args.plot:
-            from .roofline_plot import plot
+    records = read(path)
+    print(table(records))
+    if picture:
+        from .roofline_plot import plot
 
-            plot(records, args.plot)
-    except RecordError as error:
-        raise UsageError(str(error)) from None
-    return 0
+        plot(records, picture)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from melfront.command import UsageError
 from melfront.parity import noise as measure
 
 from ..machine import machine, pools, versions
@@ -19,10 +20,6 @@ from .run import Outcome
 from .timing.times import Race
 
 VERSION = 1  # of the format
-
-
-class RecordError(ValueError):
-    """A file of records cannot be read or drawn: one line that says what to do."""
 
 
 def record(outcome: Outcome) -> dict[str, Any]:
@@ -104,12 +101,12 @@ def append(path: str, outcome: Outcome) -> None:
 
 
 def read(path: str) -> list[dict[str, Any]]:
-    """The records of a file. Raises RecordError."""
+    """The records of a file. Raises UsageError."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
-        raise RecordError(f"{path} cannot be read: {reason}; give what --json wrote") from None
+        raise UsageError(f"{path} cannot be read: {reason}; give what --json wrote") from None
     records = []
     for n, line in enumerate(lines, 1):
         try:
@@ -117,14 +114,12 @@ def read(path: str) -> list[dict[str, Any]]:
             assert entry["version"] == VERSION
             entry["slot"], entry["file"], entry["cases"]
         except (ValueError, KeyError, TypeError, AssertionError):
-            raise RecordError(
+            raise UsageError(
                 f"{path}, line {n} is not a record of this program; give what --json wrote"
             ) from None
         records.append(entry)
     if not records:
-        raise RecordError(
-            f"{path} is empty; a run on a quiet machine with --json {path} adds to it"
-        )
+        raise UsageError(f"{path} is empty; a run on a quiet machine with --json {path} adds to it")
     return records
 
 
@@ -132,27 +127,16 @@ def table(records: list[dict[str, Any]]) -> str:
     """One line for each timed case, or for each kernel that has no time."""
     rows = [["slot", "file", "case", "shape", "type", "x noise", "verdict", "time", "vs reference"]]
     for r in records:
-        head = [r["slot"], r["file"]]
+        head, dtype = [r["slot"], r["file"]], r["options"]["dtype"]
         timed = [c for c in r["cases"] if "times" in c]
         for c in timed:
-            shape = " x ".join(map(str, c["shape"]))
-            ratio = c.get("ratios", {}).get("reference")
-            said = "-"
+            shape, noise = " x ".join(map(str, c["shape"])), f"{c['noise']:.2g}"
+            median = duration(float(np.median(c["times"]["candidate"])))
+            ratio, said = c.get("ratios", {}).get("reference"), "-"
             if ratio:
                 said = f"{ratio['ratio']:.3g}x" if ratio["counts"] else "no difference"
-            rows.append(
-                [
-                    *head,
-                    c["label"],
-                    shape,
-                    r["options"]["dtype"],
-                    f"{c['noise']:.2g}",
-                    c["verdict"],
-                    duration(float(np.median(c["times"]["candidate"]))),
-                    said,
-                ]
-            )
+            rows.append([*head, c["label"], shape, dtype, noise, c["verdict"], median, said])
         if not timed:
             said = r["mistake"] or r["code"] or "-"
-            rows.append([*head, said, "", r["options"]["dtype"], "", r["verdict"], "", ""])
+            rows.append([*head, said, "", dtype, "", r["verdict"], "", ""])
     return "\n".join(aligned(rows))

@@ -12,6 +12,7 @@ from .reasons import REASONS
 from .run import Outcome
 from .slots import everything
 from .timing.times import REFERENCE, TWIN, Race
+from .timing.whole import Whole
 
 TOO_BUSY = "too busy to say"
 
@@ -33,9 +34,9 @@ def aligned(rows: list[list[str]]) -> list[str]:
     ]
 
 
-def text(outcome: Outcome) -> str:
+def text(o: Outcome) -> str:
     """The report on a kernel: its cases, its times if it has any, and the verdict."""
-    o, options = outcome, outcome.options
+    options = o.options
     lines = [
         f"{o.slot.name}  {o.path}  {options.dtype} on {options.device}, "
         f"{options.threads} threads, {o.arrays or '?'} arrays, seed {options.seed}"
@@ -49,7 +50,7 @@ def text(outcome: Outcome) -> str:
     if o.races:
         lines += times(o)
     if o.whole:
-        lines += whole_lines(o)
+        lines += in_place(o.whole)
     lines.append(verdict(o))
     if o.warning:
         lines.append(f"WARNING: {o.warning}")
@@ -67,7 +68,7 @@ def times(o: Outcome) -> list[str]:
             rows.append([label, TOO_BUSY, *[""] * (len(rows[0]) - 2)])
         else:
             roof = f"{race.of_roof():.0%}" if race.roof.bandwidth else "-"
-            rows.append([label, spread(race, ""), *(versus(race, n) for n in rivals), roof])
+            rows.append([label, spread(race), *(versus(race, n) for n in rivals), roof])
     lines = aligned(rows)
     if clear := [r for r in races if not r.unclear()]:
         band = max(np.expm1(r.band()) for r in clear)
@@ -81,16 +82,13 @@ def times(o: Outcome) -> list[str]:
             f"{TOO_BUSY}: {', '.join(reasons)}. "
             f"Run it again when the machine is quiet, or with --seconds {4 * o.options.seconds:g}"
         )
-    lines.append(
-        f"{sum(r.checked for r in races)} timed results checked, the worst "
-        f"{max(r.noise for r in races):.3g} x noise"
-    )
-    return lines
+    checked, worst = sum(r.checked for r in races), max(r.noise for r in races)
+    return [*lines, f"{checked} timed results checked, the worst {worst:.3g} x noise"]
 
 
-def spread(race: Race, who: str) -> str:
-    low, high = race.spread(who)
-    return f"{duration(race.median(who))} [{duration(low)} {duration(high)}]"
+def spread(race: Race) -> str:
+    median, low, high = map(duration, (race.median(""), *race.spread("")))
+    return f"{median} [{low} {high}]"
 
 
 def versus(race: Race, rival: str) -> str:
@@ -98,10 +96,8 @@ def versus(race: Race, rival: str) -> str:
     return f"{ratio:.3g}x" if counts else f"{ratio:.2f}x ="
 
 
-def whole_lines(o: Outcome) -> list[str]:
+def in_place(w: Whole) -> list[str]:
     """What the run of the encoder with the kernel in it says."""
-    assert o.whole is not None
-    w = o.whole
     noise = " ".join(f"{n:.2g}" for n in w.noise)
     lines = [
         f"in its place ({w.what}): hidden states {noise} x noise, first to last",

@@ -19,7 +19,7 @@ from .reasons import UNUSABLE, Refused
 from .sandbox import guard
 from .sandbox.parent import Sandbox
 from .slots import find
-from .slots.base import Slot, results
+from .slots.base import Slot
 from .slots.inputs import Case, Dice
 from .timing import fair, whole
 from .timing.busy import Load
@@ -49,10 +49,6 @@ class Options:
     depth: int | None = None
     prints: bool = False
 
-    def order(self, **more: Any) -> dict[str, Any]:
-        """What a new worker is told."""
-        return {"threads": self.threads, "device": self.device, **more}
-
 
 @dataclass
 class Outcome:
@@ -77,22 +73,28 @@ class Outcome:
     def good(self) -> bool:
         return self.verdict in (measure.PASS, measure.NOISY)
 
+    def order(self, kernel: bool, ours: list[Any] | None = None) -> dict[str, Any]:
+        """What a new worker is told: whether to load the kernel, and what of ours."""
+        order = {"threads": self.options.threads, "device": self.options.device, "ours": ours}
+        if kernel:
+            # Absolute: workers are forked from a process that keeps the folder it was started in.
+            order |= {"path": os.path.abspath(self.path), "slot": self.slot.name}
+        return order
+
 
 def judge_file(
     path: str, slot_name: str, options: Options, say: Callable[[str], None] = lambda _line: None
 ) -> Outcome:
     """Prove a file's kernel and, if it is right, time it.
 
-    `say` is called with a line now and then. Raises Refused, with a code of `reasons.UNUSABLE`,
-    for a file without a kernel for the slot; ValueError for a model that cannot be read.
+    `say` is called with a line now and then, and with none at the end. Raises Refused, with a code
+    of `reasons.UNUSABLE`, for a file without a kernel for the slot; ValueError for a model that
+    cannot be read.
     """
     start = time.perf_counter()
-    slot = find(slot_name)
-    outcome = Outcome(slot, path, options)
+    outcome = Outcome(find(slot_name), path, options)
     dice = Dice(options.seed, getattr(torch, options.dtype))
-    # Absolute: workers are forked from a process that keeps the folder it was started in.
-    order = options.order(path=os.path.abspath(path), slot=slot.name)
-    child = Sandbox(order, options.limit, options.prints)
+    child = started(outcome)
     try:
         outcome.arrays = child.loaded["arrays"]
         if outcome.arrays == "numpy" and (options.dtype == "bfloat16" or options.device != "cpu"):
@@ -102,11 +104,11 @@ def judge_file(
             )
         say("proving")
         if child.loaded["triton"]:
-            outcome.interpreted = interpreted(child, slot, options, dice)
+            outcome.interpreted = interpreted(child, outcome, dice)
             child.close()
-            child = started(order, outcome)
-        child = prove(child, order, outcome, dice)
-        if outcome.good:
+            child = started(outcome)
+        child = prove(child, outcome, dice)
+        if outcome.good and not outcome.interpreted:
             compete(child, outcome, dice, say)
     except Refused as refused:
         if refused.code in UNUSABLE:
@@ -114,34 +116,36 @@ def judge_file(
         outcome.verdict, outcome.code, outcome.text = "INVALID", refused.code, refused.text
     finally:
         child.close()
+        say("")
     if not outcome.good:
         outcome.races.clear()  # a wrong kernel gets no time
     outcome.seconds = time.perf_counter() - start
     return outcome
 
 
-def started(order: dict[str, Any], outcome: Outcome) -> Sandbox:
+def started(outcome: Outcome) -> Sandbox:
     """A new process with the kernel in it."""
     limit = INTERPRETED_LIMIT if outcome.interpreted else outcome.options.limit
-    return Sandbox(order, limit, outcome.options.prints)
+    return Sandbox(outcome.order(kernel=True), limit, outcome.options.prints)
 
 
-def interpreted(child: Sandbox, slot: Slot, options: Options, dice: Dice) -> bool:
+def interpreted(child: Sandbox, outcome: Outcome, dice: Dice) -> bool:
     """Whether Triton's interpreter runs it. It may have another way to run on a CPU."""
     child.limit = INTERPRETED_LIMIT
-    verdict.prove_case(child, slot, next(iter(chosen_cases(slot, options, dice, True))), dice)
-    return not child.pid or bool(child.ask({"do": "interpreted"})["ran"])
+    first = next(iter(chosen_cases(outcome.slot, outcome.options, dice, True)))
+    verdict.prove_case(child, outcome.slot, first, dice)
+    return not child.pid or bool(child.ask("inspect")["interpreted"])
 
 
 def chosen_cases(slot: Slot, options: Options, dice: Dice, interpreted: bool) -> Iterator[Case]:
-    """The cases of a proof: captured ones, then edge cases."""
+    """The cases of a proof: captured ones, cut short for the interpreter, then edge cases."""
     for case in cases.captured(slot, options.size, options.model, dice.dtype):
         yield cut(slot, case) if interpreted else case
     yield from slot.edges(dice)
 
 
 def cut(slot: Slot, case: Case) -> Case:
-    """The first steps of a captured case, for the interpreter."""
+    """The first steps of a captured case."""
     n = CUT * slot.step
     args = tuple(
         a.narrow(slot.axis, 0, min(n, a.shape[slot.axis])) if i < slot.along else a
@@ -150,11 +154,11 @@ def cut(slot: Slot, case: Case) -> Case:
     return replace(case, args=args)
 
 
-def prove(child: Sandbox, order: dict[str, Any], outcome: Outcome, dice: Dice) -> Sandbox:
+def prove(child: Sandbox, outcome: Outcome, dice: Dice) -> Sandbox:
     """Prove every case; fills in findings and verdict, returns the process that is still alive."""
-    slot, options = outcome.slot, outcome.options
+    slot = outcome.slot
     restarts = 0
-    for case in chosen_cases(slot, options, dice, outcome.interpreted):
+    for case in chosen_cases(slot, outcome.options, dice, outcome.interpreted):
         finding = verdict.prove_case(child, slot, case, dice)
         outcome.findings.append(finding)
         if finding.code in UNUSABLE:
@@ -163,7 +167,7 @@ def prove(child: Sandbox, order: dict[str, Any], outcome: Outcome, dice: Dice) -
             restarts += 1
             if restarts > RESTARTS:
                 break
-            child = started(order, outcome)
+            child = started(outcome)
     if child.pid:
         guard.inspect(child)
         guard.no_processes(child)
@@ -193,28 +197,15 @@ def name_it(outcome: Outcome, bad: list[Finding]) -> None:
 
 
 def compete(child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], None]) -> None:
-    """Time what has been proved, and run it in its place."""
+    """Time what has been proved, and run it in its place; with a warning if the machine is busy."""
+    slot, options = outcome.slot, outcome.options
     # Not from the run's seed: a kernel could read that from the command line and work ahead.
     dice = Dice(secrets.randbits(62), dice.dtype)
-    child.ask({"do": "perturb", "on": False})
-    if outcome.interpreted:
-        return
-    compete_with_rivals(child, outcome, dice, say)
-    if outcome.options.whole:
-        say("running it in its place")
-        in_place(outcome, dice)
-
-
-def compete_with_rivals(
-    child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], None]
-) -> None:
-    """Race every timed case; fills in the races, and a warning if the machine is busy."""
-    slot, options = outcome.slot, outcome.options
-    timed = {i: f.case for i, f in enumerate(outcome.findings) if f.case.timed}
+    child.ask("perturb", on=False)
+    timed = {i: f.case for i, f in enumerate(outcome.findings) if f.case.seen}
     first = next(iter(timed.values()))
-    outs = results(slot, first.args, first.kwargs)
-    untimed = guard.replay(child, first, outs, dice, REPLAYED)
-    ours = options.order(ours=[fair.__name__, "contestants", [slot.name]])
+    untimed = guard.replay(child, first, slot.results(first), dice, REPLAYED)
+    ours = outcome.order(kernel=False, ours=[fair.__name__, "contestants", [slot.name]])
     with Sandbox(ours, options.limit) as rivals, Sandbox(ours, options.limit) as twin:
         load = Load([child, rivals, twin])
         for i, case in timed.items():
@@ -227,6 +218,9 @@ def compete_with_rivals(
             guard.no_starving(race, load.warning())
         guard.inspect(child)
         outcome.warning = load.warning() or unclear(outcome.races)
+    if options.whole:
+        say("running it in its place")
+        in_place(outcome, dice)
 
 
 def raced(load: Load, candidate: Sandbox, *others: Any) -> Race:
@@ -258,13 +252,15 @@ def in_place(outcome: Outcome, dice: Dice) -> None:
     depth = options.depth or (None if options.model or options.size == "tiny" else WHOLE_BLOCKS)
     model = cases.model(options.size, options.model, dice.dtype, depth)
     arguments = [slot.name, options.size, options.model, depth, options.dtype, options.device]
-    ours = options.order(ours=[whole.__name__, "functions", arguments])
-    limit = max(options.limit, 120)
+    ours = [whole.__name__, "functions", arguments]
     what = (
         f"{'front end and ' if slot.front_end else ''}encoder, {options.model or options.size}, "
         f"{model.config.n_audio_layer} blocks"
     )
-    filled = {**ours, "path": os.path.abspath(outcome.path), "slot": slot.name}
+    limit = max(options.limit, 120)
     seconds = options.seconds if outcome.verdict == measure.PASS else None
-    with Sandbox(filled, limit, options.prints) as candidate, Sandbox(ours, limit) as reference:
+    with (
+        Sandbox(outcome.order(True, ours), limit, options.prints) as candidate,
+        Sandbox(outcome.order(False, ours), limit) as reference,
+    ):
         outcome.whole = whole.run_whole(candidate, reference, slot, model, dice, what, seconds)

@@ -19,16 +19,15 @@ x (B, C, F), weight (S, C, 3), bias (S,) -> (B, S, (F - 1) // stride + 1)
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
 
 from melfront.encoder import ops, oracle
 
-from ..base import Array, Slot, f64
+from ..base import Array, Slot
 from ..inputs import Case, Dice, sizes
 
 
-def truth(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Array:
-    return np.stack([oracle.conv1d(item, f64(weight), f64(bias), stride) for item in f64(x)])
+def truth(x: Array, weight: Array, bias: Array, stride: int) -> Array:
+    return np.stack([oracle.conv1d(item, weight, bias, stride) for item in x])
 
 
 def edges(dice: Dice) -> list[Case]:

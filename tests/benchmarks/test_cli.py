@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from melfront.benchmarks.kernel.sandbox import guard, processes
 from melfront.benchmarks.kernel.timing.busy import Load
 from melfront.benchmarks.kernel.timing.fair import LEAST_ROUNDS
 from melfront.benchmarks.kernel.timing.times import TWIN, Race
+from melfront.command import UsageError
 
 KERNELS = Path(__file__).parent / "kernels"
 ROOT = Path(__file__).parents[2]
@@ -138,7 +140,7 @@ def test_bad_models(capsys):
 
 def test_abandoned_fork_server_exits_silently(capfd):
     left = processes.ForkServer()
-    left.link.close()
+    left.link.shutdown(socket.SHUT_RDWR)
     assert left.process.wait() == 0
     assert capfd.readouterr().err == ""
 
@@ -254,8 +256,8 @@ def test_record_is_kept_only_on_a_quiet_machine(capsys, one_case, monkeypatch, t
 def test_invalid_records(tmp_path):
     path = tmp_path / "runs.jsonl"
     path.write_text("")
-    with pytest.raises(record.RecordError, match="empty"):
+    with pytest.raises(UsageError, match="empty"):
         record.read(str(path))
     path.write_text('{"version": 1}\n')
-    with pytest.raises(record.RecordError, match="line 1"):
+    with pytest.raises(UsageError, match="line 1"):
         record.read(str(path))

@@ -9,7 +9,7 @@ import torch
 
 from melfront.benchmarks.kernel import report, run
 from melfront.benchmarks.kernel.proof.diagnose import Suspect
-from melfront.benchmarks.kernel.proof.verdict import Finding
+from melfront.benchmarks.kernel.proof.verdict import Finding, Standard
 from melfront.benchmarks.kernel.run import Options, Outcome
 from melfront.benchmarks.kernel.slots import find
 from melfront.benchmarks.kernel.slots.inputs import Case
@@ -20,9 +20,9 @@ from tests.benchmarks.test_timing import made_up
 
 
 def outcome(*races, **changes):
-    case = Case("speech", (torch.zeros(2, 3),), timed=True)
-    findings = [Finding(case, "PASS", noise=0.5) for _ in races] or [
-        Finding(case, "WRONG", noise=99.0, code="WRONG", text="99 x noise")
+    standard = Standard(Case("speech", (torch.zeros(2, 3),)), [], [])
+    findings = [Finding(standard, "PASS", noise=0.5) for _ in races] or [
+        Finding(standard, "WRONG", noise=99.0, code="WRONG", text="99 x noise")
     ]
     made = Outcome(find("layer_norm"), "kernel.py", Options(seconds=2), findings=findings)
     return replace(made, races=dict(enumerate(races)), **changes)
@@ -92,7 +92,7 @@ def test_nan_times_are_unclear():
 def test_no_ratio_for_the_whole_on_a_busy_machine(steady):
     rng = np.random.default_rng(0)
     times = [0.1 * np.exp(rng.normal(0, 0.02 if steady else 3, 5)) for _ in range(2)]
-    whole = Whole("encoder", ["positions"], [1.0], ["PASS"], times)
+    whole = Whole("encoder", ["positions"], [1.0], times)
     line = report.text(outcome(made_up(), whole=whole)).splitlines()[-2]
     assert line.startswith("  end to end ")
     assert ("too busy to say" in line) != steady

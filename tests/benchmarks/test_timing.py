@@ -15,7 +15,7 @@ from melfront.benchmarks.kernel.reasons import Refused
 from melfront.benchmarks.kernel.sandbox import guard, processes
 from melfront.benchmarks.kernel.sandbox.parent import Sandbox
 from melfront.benchmarks.kernel.slots import files, find, inputs
-from melfront.benchmarks.kernel.slots.base import least_bytes, results
+from melfront.benchmarks.kernel.slots.base import least_bytes
 from melfront.benchmarks.kernel.timing import fair
 from melfront.benchmarks.kernel.timing import roof as roofs
 from melfront.benchmarks.kernel.timing.times import BAND, REFERENCE, TWIN, Race
@@ -109,7 +109,7 @@ def test_roof_is_an_upper_bound():
     a, b = np.ones(1 << 19, np.float32), np.empty(1 << 19, np.float32)
     bounds, reached = [], []
     for _ in range(3):
-        roofs._roofs.clear()
+        roofs.copy_rate.cache_clear()
         bounds.append(roofs.roof(1 << 22, torch.float32, threads=1))
         reached.append(2 * a.nbytes / roofs.best(lambda: np.copyto(b, a), 0.15))
     bound = max(bounds, key=lambda bound: bound.bandwidth)
@@ -125,7 +125,7 @@ def test_work_is_counted(name):
     if name == "softmax":
         case = replace(case, args=(case.args[0][:, :1],))
     flops = slot.flops(*case.args, **case.kwargs)
-    n_bytes = least_bytes(case.args, results(slot, case.args, case.kwargs))
+    n_bytes = least_bytes(case, slot.results(case))
     assert flops > 1e5
     assert n_bytes > 4 * 1e5
     if name in {"conv1d_gelu", "linear", "qkv", "attention", "mlp", "block"}:

@@ -9,7 +9,8 @@ is named if it fails the same cases by about as much, with an error spread in th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,9 @@ from melfront.encoder import ops
 from melfront.parity import noise as measure
 from melfront.variants import round_mantissa
 
-from ..slots.base import Slot
+from ..sandbox.parent import name_of
+from ..slots.base import Function, Slot, as_list, in_float64
+from ..slots.inputs import Case
 from .verdict import Finding, array
 
 SAME = 0.05  # of the kernel's error may be left when a mistake is assumed
@@ -40,68 +43,55 @@ def suspects(slot: Slot) -> Iterator[Suspect]:
     """Every known mistake that can be made in a slot."""
     from melfront.parity import mistakes
 
-    yield from fewer_bits(slot)
+    for dtype in (torch.float16, torch.bfloat16):
+        name = name_of(dtype)
+        text = f"computed in {name} and widened again"
+        yield Suspect(f"{name} inside", text, "PRECISION", partial(computed_in, slot, dtype))
+    for name, bits in (("TF32", 10), ("bfloat16 factors", 7)):
+        text = f"the arguments keep {bits} bits, as tensor cores take them"
+        yield Suspect(name, text, "PRECISION", partial(with_factors_of, slot, bits))
     if slot.under:
         for change in mistakes.FRONT_END:
             if not slot.stages or change.stage in slot.stages:
-                yield Suspect(change.name, change.sentence, "", slot.under(change.convention()))
-    for entry in () if slot.front_end else (*mistakes.KERNEL, *mistakes.ENCODER):
-        if entry.ops and not entry.needs_clip:
-            yield Suspect(entry.name, entry.sentence, "", in_slot(slot, dict(entry.ops)))
-    yield Suspect(
-        "argument returned", "the result is the first argument", "", lambda x, *_, **__: x
-    )
+                run = partial(of_tensors, slot.under(change.convention()))
+                yield Suspect(change.name, change.sentence, "", run)
+    else:
+        for entry in (*mistakes.KERNEL, *mistakes.ENCODER):
+            if entry.ops and not entry.needs_clip:
+                run = partial(with_ops, slot, dict(entry.ops))
+                yield Suspect(entry.name, entry.sentence, "", run)
+    returned = "the result is the first argument"
+    yield Suspect("argument returned", returned, "", lambda x, *_, **__: x)
 
 
-def in_slot(slot: Slot, replaced: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
+def computed_in(slot: Slot, dtype: torch.dtype, *args: Any, **kwargs: Any) -> list[Tensor]:
+    """The reference computed in another type."""
+    given = tuple(a.to(dtype) if isinstance(a, Tensor) else a for a in args)
+    return [out.float() for out in slot.results(Case("", given, kwargs))]
+
+
+def with_factors_of(slot: Slot, bits: int, *args: Any, **kwargs: Any) -> Any:
+    """TF32 and its like round the factors of products, not what is added."""
+    wide = [isinstance(a, Tensor) and a.ndim > 1 for a in args]
+    given = [round_mantissa(a, bits) if w else a for a, w in zip(args, wide, strict=True)]
+    return slot.reference(*given, **kwargs)
+
+
+def with_ops(slot: Slot, replaced: dict[str, Function], *args: Any, **kwargs: Any) -> Any:
     """The slot's function with other ops inside it, or with itself replaced."""
     if {"scores", "softmax"} & set(replaced):
-        replaced.setdefault("attention", ops.explicit_attention)
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with ops.using(**replaced):
-            named = slot.name in {f.name for f in fields(ops.Ops)}
-            function = getattr(ops.current(), slot.name) if named else slot.reference
-            return function(*args, **kwargs)
-
-    return run
+        replaced = {"attention": ops.explicit_attention, **replaced}
+    with ops.using(**replaced):
+        return getattr(ops.current(), slot.name, slot.reference)(*args, **kwargs)
 
 
-def fewer_bits(slot: Slot) -> Iterator[Suspect]:
-    """The reference computed with fewer bits, or with arguments of fewer bits."""
-
-    def rounded(change: Callable[[Tensor], Tensor], back: bool) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            # TF32 and its like round the factors of products, not what is added.
-            wide = [isinstance(a, Tensor) and (back or a.ndim > 1) for a in args]
-            given = [change(a) if w else a for a, w in zip(args, wide, strict=True)]
-            out = slot.reference(*given, **kwargs)
-            return (
-                tuple(o.float() for o in out)
-                if back and isinstance(out, tuple)
-                else (out.float() if back else out)
-            )
-
-        return run
-
-    def to(dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        return lambda a: a.to(dtype)
-
-    def bits(n: int) -> Callable[[Tensor], Tensor]:
-        return lambda a: round_mantissa(a, n)
-
-    for dtype in (torch.float16, torch.bfloat16):
-        name = str(dtype).removeprefix("torch.")
-        text = f"computed in {name} and widened again"
-        yield Suspect(f"{name} inside", text, "PRECISION", rounded(to(dtype), True))
-    for name, n in (("TF32", 10), ("bfloat16 factors", 7)):
-        text = f"the arguments keep {n} bits, as tensor cores take them"
-        yield Suspect(name, text, "PRECISION", rounded(bits(n), False))
+def of_tensors(function: Function, *args: Any, **kwargs: Any) -> Any:
+    return function(*in_float64(args), **kwargs)
 
 
 def name(slot: Slot, findings: list[Finding]) -> Suspect | None:
     """The known mistake that a kernel's wrong results come from, or None."""
-    known = [f for f in findings if f.standard and f.outs]
+    known = [f for f in findings if f.outs]
     wrong = [f for f in known if f.code in ("WRONG", "EXACT", "NOT_FINITE")]
     wrong = sorted(wrong, key=lambda f: f.case.args[0].numel())[:4]
     right = [f for f in known if f.good and f.case.args[0].numel() < 1 << 18]
@@ -122,22 +112,20 @@ def name(slot: Slot, findings: list[Finding]) -> Suspect | None:
     return min(alike, key=lambda pair: pair[0])[1] if alike else None
 
 
-def outputs(suspect: Suspect, finding: Finding) -> list[Any]:
-    out = suspect.run(*finding.case.args, **finding.case.kwargs)
-    return [array(o) for o in (out if isinstance(out, (tuple, list)) else [out])]
+def outputs(suspect: Suspect, case: Case) -> list[Any]:
+    """What a mistake makes of a case, as NumPy arrays."""
+    return list(map(array, as_list(suspect.run(*case.args, **case.kwargs))))
 
 
 def explains(suspect: Suspect, finding: Finding) -> bool:
     """Whether a mistake gives the kernel's results up to noise, and is wrong on this case."""
     standard = finding.standard
-    assert standard is not None
-    made = outputs(suspect, finding)
+    made = outputs(suspect, finding.case)
     if any(m.shape != t.shape for m, t in zip(made, standard.truths, strict=True)):
         return False
-    for got, assumed, floor in zip(finding.outs, made, standard.floors, strict=True):
-        got = array(got)
-        same = ~(np.isfinite(got) | np.isfinite(assumed))  # not finite in both
-        left = np.where(same, 0.0, got.astype(np.float64) - np.where(same, 0.0, assumed))
+    for got, assumed, floor in zip(map(array, finding.outs), made, standard.floors, strict=True):
+        neither = ~(np.isfinite(got) | np.isfinite(assumed))
+        left = np.where(neither, 0.0, got.astype(np.float64) - assumed)
         allowed = max(2 * floor, SAME * finding.noise * floor if np.isfinite(finding.noise) else 0)
         if not measure.rms(left) <= allowed:
             return False
@@ -145,8 +133,7 @@ def explains(suspect: Suspect, finding: Finding) -> bool:
 
 
 def noise_of(suspect: Suspect, finding: Finding) -> float:
-    assert finding.standard is not None
-    return finding.standard.error(outputs(suspect, finding)).noise
+    return finding.standard.error(outputs(suspect, finding.case)).noise
 
 
 def of_rounding(suspect: Suspect, finding: Finding) -> bool:
@@ -154,10 +141,8 @@ def of_rounding(suspect: Suspect, finding: Finding) -> bool:
     if suspect.code == "PRECISION":
         return True
     case, standard = finding.case, finding.standard
-    assert standard is not None
-    args = [a.double() if isinstance(a, Tensor) else a for a in case.args]
-    made = suspect.run(*args, **case.kwargs)
-    made = [array(o) for o in (made if isinstance(made, (tuple, list)) else [made])]
+    args = tuple(a.double() if isinstance(a, Tensor) else a for a in case.args)
+    made = outputs(suspect, replace(case, args=args))
     return any(m.dtype == np.float64 for m in made) and all(
         not np.isfinite(m).all() or measure.rms(m - t) <= measure.PASS_LIMIT["float64"] * floor
         for m, t, floor in zip(made, standard.truths, standard.floors, strict=True)
@@ -166,14 +151,10 @@ def of_rounding(suspect: Suspect, finding: Finding) -> bool:
 
 def resemblance(suspect: Suspect, finding: Finding) -> float:
     """How much two errors differ in size and in spread: the larger log ratio, 0 for none."""
-    standard = finding.standard
-    assert standard is not None
-    theirs, mine = outputs(suspect, finding), [array(o) for o in finding.outs]
     size, spread = [], []
-    for made in (theirs, mine):
-        error = np.concatenate(
-            [np.abs(m - t).ravel() for m, t in zip(made, standard.truths, strict=True)]
-        )
+    for outs in (outputs(suspect, finding.case), finding.outs):
+        pairs = zip(map(array, outs), finding.standard.truths, strict=True)
+        error = np.concatenate([np.abs(out - truth).ravel() for out, truth in pairs])
         finite = bool(np.isfinite(error).all())
         size.append(measure.rms(error) if finite else float("inf"))
         # An error everywhere has its median near its mean; one in a corner has a median of zero.

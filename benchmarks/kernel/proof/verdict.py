@@ -1,4 +1,4 @@
-"""The proof: is a kernel right on every case, by the measure of `parity.measure`, and is it honest?
+"""The proof: is a kernel right on every case, by the measure of `parity.noise`, and is it honest?
 
 Every case is called three times, with contents A, B and A again at the same addresses. The right
 results are worked out here, in float64, from contents that the worker sees only when the kernel is
@@ -21,47 +21,45 @@ from ..reasons import Refused
 from ..sandbox import guard
 from ..sandbox.memory import FRESH, POISON
 from ..sandbox.parent import Sandbox, as_integers, name_of
-from ..slots.base import Slot, results
+from ..slots.base import Slot
 from ..slots.inputs import Case, Dice
 
 WRONG_RESULT = ("WRONG", "EXACT", "STALE", "NOT_FINITE", "UNWRITTEN")
 
 
-@dataclass
 class Standard:
     """What a case's results must be, and how much noise they may have."""
 
-    case: Case
-    dtype: str
-    truths: list[Any]  # float64
-    references: list[Tensor]  # the reference's results
-    floors: list[float] = field(default_factory=list)
+    def __init__(self, case: Case, truths: list[Any], references: list[Tensor]) -> None:
+        """truths: float64 arrays; references: what ours returns."""
+        self.case, self.truths, self.references = case, truths, references
+        self.dtype = name_of(case.args[0].dtype)
+        self.floors = [
+            measure.noise_floor(t, array(x), self.dtype)
+            for t, x in zip(truths, references, strict=True)
+        ]
 
     @classmethod
     def of(cls, slot: Slot, case: Case) -> Standard:
-        dtype = name_of(case.args[0].dtype)
-        truths = slot.truth(*case.args, **case.kwargs)
-        truths = truths if isinstance(truths, list) else [truths]
-        ours = results(slot, case.args, case.kwargs)
-        floors = [
-            measure.noise_floor(t, array(x), dtype) for t, x in zip(truths, ours, strict=True)
-        ]
-        return cls(case, dtype, truths, ours, floors)
+        return cls(case, slot.truths(case), slot.results(case))
 
-    def error(self, outs: list[Any]) -> measure.Error:
-        """The worst of the results' errors."""
-        errors = [
+    def errors(self, outs: list[Any]) -> list[measure.Error]:
+        """The error of each result."""
+        return [
             measure.error(array(o), t, f, self.dtype)
             for o, t, f in zip(outs, self.truths, self.floors, strict=True)
         ]
-        return max(errors, key=lambda e: e.noise if e.noise == e.noise else float("inf"))
+
+    def error(self, outs: list[Any]) -> measure.Error:
+        """The worst of the results' errors."""
+        return max(self.errors(outs), key=lambda e: e.noise if e.noise == e.noise else np.inf)
 
 
 @dataclass
 class Finding:
     """What came of one case."""
 
-    case: Case
+    standard: Standard
     verdict: str  # PASS, NOISY or WRONG by the measure; INVALID without a result to measure
     noise: float = float("nan")
     max_abs: float = float("nan")
@@ -69,9 +67,11 @@ class Finding:
     code: str = ""
     text: str = ""
     repeats: bool = True  # the same bits for the same contents
-    standard: Standard | None = None
     outs: list[Any] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)  # seconds, untimed calls
+
+    @property
+    def case(self) -> Case:
+        return self.standard.case
 
     @property
     def good(self) -> bool:
@@ -92,12 +92,14 @@ def check(
 
     earlier: what calls before had to return, to name a result that is one of theirs.
     """
-    for out, truth in zip(outs, standard.truths, strict=True):
-        written(out)
-        finite(out, truth)
-    if standard.case.exact:
-        for out, truth in zip(outs, standard.truths, strict=True):
-            exact(out, truth)
+    pairs = list(zip(outs, standard.truths, strict=True))
+    for out, truth in pairs:
+        none_of(unwritten(out), "UNWRITTEN", "were never written")
+        bad = ~torch.isfinite(out) & torch.from_numpy(np.isfinite(truth))
+        none_of(bad, "NOT_FINITE", "are NaN or infinite")
+    for out, truth in pairs if standard.case.vary == "bits" else ():
+        bad = out != torch.from_numpy(truth).to(out.dtype)
+        none_of(bad, "EXACT", "are not exact, on {0, 1} where nothing is rounded")
     error = standard.error(outs)
     if error.verdict == measure.WRONG:
         if any(other.error(outs).verdict == measure.PASS for other in earlier):
@@ -117,17 +119,10 @@ def check(
     return error
 
 
-def written(out: Tensor) -> None:
-    """Refuse a result in which a mark of unwritten memory is left."""
+def unwritten(out: Tensor) -> Tensor:
+    """Which values are a mark of unwritten memory."""
     bits, dtype = as_integers(out), name_of(out.dtype)
-    marks = torch.tensor([POISON[dtype], FRESH[dtype]], dtype=torch.int64).to(bits.dtype)
-    none_of((bits == marks[0]) | (bits == marks[1]), "UNWRITTEN", "were never written")
-
-
-def finite(out: Tensor, truth: Any) -> None:
-    """Refuse NaN and infinity where the truth is finite."""
-    bad = ~torch.isfinite(out) & torch.from_numpy(np.isfinite(truth))
-    none_of(bad, "NOT_FINITE", "are NaN or infinite")
+    return (bits == POISON[dtype]) | (bits == FRESH[dtype])
 
 
 def none_of(bad: Tensor, code: str, what: str) -> None:
@@ -136,17 +131,6 @@ def none_of(bad: Tensor, code: str, what: str) -> None:
         first = tuple(int(i) for i in bad.nonzero()[0])
         counts = f"{int(bad.sum()):,} of {bad.numel():,}"
         raise Refused(code, f"{counts} values {what}, the first at {first}")
-
-
-def exact(out: Tensor, truth: Any) -> None:
-    """Refuse any other value than the truth's, where nothing needs rounding."""
-    right = torch.from_numpy(truth).to(out.dtype)
-    if not torch.equal(out, right):
-        n = int((out != right).sum())
-        raise Refused(
-            "EXACT",
-            f"{n:,} of {out.numel():,} values are not exact, on {{0, 1}} where nothing is rounded",
-        )
 
 
 def every_row(out: Any, ours: Any, truth: Any, floor: float) -> None:
@@ -167,33 +151,29 @@ def every_row(out: Any, ours: Any, truth: Any, floor: float) -> None:
 
 def prove_case(child: Sandbox, slot: Slot, case: Case, dice: Dice) -> Finding:
     """Call a case three times: contents A, B, and A again."""
-    contents = [dice.vary(case), dice.vary(case)]
-    standards = [Standard.of(slot, c) for c in contents]
-    finding = Finding(contents[0], measure.PASS)
-    worst: measure.Error | None = None
+    standards = [Standard.of(slot, dice.vary(case)) for _ in range(2)]
+    finding = Finding(standards[0], measure.PASS)
+    errors: list[measure.Error] = []
     copies: list[list[Tensor]] = []
     try:
-        child.case(case.args, case.kwargs, standards[0].references, bind=slot.call, hold=2)
+        child.case(case, standards[0].references, bind=slot.call, hold=2)
         for i in (0, 1, 0):
-            child.write(contents[i].tensors())
+            child.write(standards[i].case)
             tasks = child.tasks()
-            call = child.call()
-            finding.times.append(call.time)
+            child.call()
             copies.append(child.copied)
             finding.standard, finding.outs = standards[i], child.copied
-            if not child.untouched(contents[i].tensors()):
-                raise Refused("MUTATED", "changes what it is given")
+            child.check_untouched(standards[i].case)
             if len(copies) == 3:
                 guard.no_work_after(child, tasks)
             earlier = [standards[1 - i]] if len(copies) > 1 else []
-            error = check(child.copied, standards[i], earlier)
-            worst = error if worst is None or not error.noise <= worst.noise else worst
+            errors.append(check(child.copied, standards[i], earlier))
     except Refused as refused:
         return failed(finding, child, refused)
-    assert worst is not None
+    worst = max(errors, key=lambda error: error.noise)
     finding.verdict, finding.noise, finding.max_abs, finding.worst = worst
     finding.repeats = all(map(torch.equal, copies[0], copies[2]))
-    finding.standard, finding.outs = standards[0], copies[0]
+    finding.outs = copies[0]
     return finding
 
 
@@ -204,7 +184,7 @@ def failed(finding: Finding, child: Sandbox, refused: Refused) -> Finding:
         refused = guard.unfinished(child, finding.case) or refused
     finding.code, finding.text = refused.code, refused.text
     finding.verdict = measure.WRONG if refused.code in WRONG_RESULT else "INVALID"
-    if refused.code in ("WRONG", "EXACT", "STALE") and finding.standard:
+    if refused.code in ("WRONG", "EXACT", "STALE") and finding.outs:
         error = finding.standard.error(finding.outs)
         finding.noise, finding.max_abs, finding.worst = error[1:]
     return finding

@@ -28,8 +28,7 @@ def compiled() -> bool:
     if "torch._dynamo" not in sys.modules:
         return False
     config = sys.modules["torch._dynamo"].config
-    if config.recompile_limit < RECOMPILES:
-        config.recompile_limit = RECOMPILES
+    config.recompile_limit = max(config.recompile_limit, RECOMPILES)
     return True
 
 

@@ -96,17 +96,19 @@ def forget_ours() -> list[Any]:
 
 def snapshot(own: Iterable[Any]) -> Watched:
     """Every watched function as it is now, and those of `own`, our classes and modules."""
-    found: Watched = []
+    holders: list[tuple[Any, str]] = []
     for path, names in WATCHED.items():
-        module, _, attribute = path.partition(".") if path not in sys.modules else (path, "", "")
-        holder = sys.modules.get(module)
-        holder = getattr(holder, attribute, None) if attribute else holder
-        if holder is None:
-            continue
-        every = [name for name, value in vars(holder).items() if callable(value)]
-        chosen = every if names == "*" else names.split()
-        found += [(holder, name, getattr(holder, name)) for name in chosen if hasattr(holder, name)]
-    return found + [(h, n, v) for h in own for n, v in vars(h).items() if callable(v)]
+        module, _, attribute = path.rpartition(".")
+        found = sys.modules.get(path) or getattr(sys.modules.get(module), attribute, None)
+        if found is not None:
+            holders.append((found, names))
+    holders += [(holder, "*") for holder in own]
+    return [
+        (holder, name, getattr(holder, name))
+        for holder, names in holders
+        for name in (list(vars(holder)) if names == "*" else names.split())
+        if callable(getattr(holder, name, None))
+    ]
 
 
 def changed(before: Watched) -> list[str]:
@@ -123,13 +125,11 @@ def changed(before: Watched) -> list[str]:
 
 def inspect(child: Sandbox) -> None:
     """Refuse a kernel that has replaced a function or imported one of our packages."""
-    seen = child.ask({"do": "inspect"})
+    seen = child.ask("inspect")
     if seen["ours"]:
-        raise Refused(
-            "REFERENCE",
-            f"imports {', '.join(seen['ours'][:3])}, which it is compared "
-            "with; write it out, or call torch",
-        )
+        names = ", ".join(seen["ours"][:3])
+        text = f"imports {names}, which it is compared with; write it out, or call torch"
+        raise Refused("REFERENCE", text)
     if seen["tampered"]:
         raise Refused("TAMPERED", f"replaces {', '.join(seen['tampered'][:4])}")
 
@@ -149,15 +149,11 @@ def no_work_after(child: Sandbox, tasks: set[int]) -> None:
         used.append(child.check_quiet("wait"))
     child.rest()
     if all(u > 0.25 * patience for u in used):  # False where it is unknown
-        raise Refused(
-            "THREAD",
-            f"works on after it has returned: {1e3 * min(used):.1f} ms of "
-            f"processor time in the {1e3 * patience:.0f} ms after",
-        )
+        spent = f"{1e3 * min(used):.1f} ms of processor time in the {1e3 * patience:.0f} ms after"
+        raise Refused("THREAD", f"works on after it has returned: {spent}")
     if left:
-        raise Refused(
-            "THREAD", f"a call leaves {len(left)} thread(s) behind that were not there before it"
-        )
+        text = f"a call leaves {len(left)} thread(s) behind that were not there before it"
+        raise Refused("THREAD", text)
     no_processes(child)
 
 
@@ -170,7 +166,7 @@ def no_processes(child: Sandbox) -> None:
 def unfinished(child: Sandbox, content: Case) -> Refused | None:
     """Call once more to see whether a thread was still at work on a wrong result; if so, say so."""
     try:
-        child.write(content.tensors())
+        child.write(content)
         tasks = child.tasks()
         child.call()
         no_work_after(child, tasks)
@@ -201,26 +197,27 @@ def replay(child: Sandbox, case: Case, outs: list[Tensor], dice: Dice, pairs: in
     wherever inputs repeat. The processor time that it saves gives it away, or the memory that its
     answers take.
     """
-    child.case(case.args, case.kwargs, outs)
+    child.case(case, outs)
     made = [dice.vary(case) for _ in range(pairs + 2)]
-    order = [(0, True), (1, True)]
-    for i in range(pairs):
-        order += [(i + 2, True), (i, False)]
-    spent: dict[bool, list[float]] = {True: [], False: []}
-    times, start_memory, counted = [], 0, 0
-    child.look = False
-    for number, (i, fresh) in enumerate(order):
-        child.write(made[i].tensors())
+    times: list[float] = []
+
+    def spent(content: Case) -> float:
+        """Processor time of a call; by our clock where it is unknown."""
+        child.write(content)
         call = child.call()
         times.append(call.time)
-        if number >= 4:
-            spent[fresh].append(call.working if call.working == call.working else call.time)
-        if number == 8:
-            start_memory = child.memory()
-        counted += fresh and number > 8
+        return call.working if call.working == call.working else call.time
+
+    child.look = False
+    new, again = [spent(made[0]), spent(made[1])], []
+    for i in range(pairs):
+        new.append(spent(made[i + 2]))
+        if i == 3:
+            memory = child.memory()
+        again.append(spent(made[i]))
     child.look = True
-    no_hoard(child.memory() - start_memory if start_memory else 0, counted, outs)
-    new, again = sorted(spent[True]), sorted(spent[False])
+    no_hoard(child.memory() - memory if memory else 0, pairs - 4, outs)
+    new, again = sorted(new[3:]), sorted(again[1:])  # once it is warm
     typical, repeated = statistics.median(new), statistics.median(again)
     # Not the medians alone: all but one of the repeats must be below all but one of the new ones.
     if repeated < 0.6 * typical and again[-2] < new[1]:
@@ -254,18 +251,19 @@ def even(untimed: list[float], race: Race) -> None:
         )
 
 
+def chances(pid: int) -> tuple[int, set[int], int]:
+    """The priority, processors and scheduler of a process; 0 is our own."""
+    priority = os.getpriority(os.PRIO_PROCESS, pid)
+    return priority, os.sched_getaffinity(pid), os.sched_getscheduler(pid)
+
+
 def same_chances(candidate: Sandbox, others: list[Sandbox]) -> None:
     """Refuse a kernel that has changed its own or its rivals' priority, scheduler or processors."""
     if not hasattr(os, "sched_getaffinity"):
         return
-    mine = (os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0), os.sched_getscheduler(0))
+    mine = chances(0)
     for child in (candidate, *others):
-        pid = child.pid
-        theirs = (
-            os.getpriority(os.PRIO_PROCESS, pid),
-            os.sched_getaffinity(pid),
-            os.sched_getscheduler(pid),
-        )
+        theirs = chances(child.pid)
         if theirs != mine and (child is not candidate or theirs[0] < mine[0] or theirs[2]):
             whose = "its own" if child is candidate else "its rivals'"
             raise Refused("TAMPERED", f"changes {whose} priority or processors")
@@ -279,14 +277,13 @@ def no_starving(race: Race, busy: str) -> None:
 
 def fair(race: Race, reference: str, twin: str) -> None:
     """Refuse cheating that the times of a race reveal; reference, twin: the honest contestants."""
-    out_of_turn(race, race.overtime[""], race.overtime[reference])
-    # A result with gaps takes longer to copy, which is already counted as time.
-    for what, slower in (("lag", 2.0), ("copying", 1.2)) if race.dense else (("lag", 2.0),):
-        late(race, what, slower, (reference, twin))
+    out_of_turn(race, reference)
+    late(race, "lag", 2.0, (reference, twin))
+    if race.dense:  # copying a result with gaps takes longer, which is already counted as time
+        late(race, "copying", 1.2, (reference, twin))
     if race.cores.get("", 1.0) > 1.15 * race.threads + 0.1:
-        raise Refused(
-            "THREAD", f"keeps {race.cores['']:.1f} cores at work, and {race.threads} were asked for"
-        )
+        text = f"keeps {race.cores['']:.1f} cores at work, and {race.threads} were asked for"
+        raise Refused("THREAD", text)
     if race.events:
         event, median = statistics.median(race.events), race.median("")
         if median > 2 * event + 1e-4:
@@ -304,10 +301,10 @@ def fair(race: Race, reference: str, twin: str) -> None:
         )
 
 
-def out_of_turn(race: Race, mine: float, theirs: float) -> None:
+def out_of_turn(race: Race, reference: str) -> None:
     """Refuse more processor time between calls than honest rivals use there."""
-    allowed = 2 * max(theirs, 0) + max(3e-4, 0.05 * race.median(""))
-    if mine > allowed:
+    mine, theirs = race.overtime[""], race.overtime[reference]
+    if mine > 2 * max(theirs, 0) + max(3e-4, 0.05 * race.median("")):
         raise Refused(
             "THREAD",
             f"its process uses {1e3 * mine:.2f} ms of processor time between "
@@ -320,8 +317,8 @@ def late(race: Race, what: str, slower: float, honest: tuple[str, str]) -> None:
 
     The low end is compared with the high one: on a busy machine we may hear of the answer late.
     """
-    mine = race.percentile(what, "", 20)
-    usual = max(race.percentile(what, name, 80) for name in honest)
+    mine = race.spread("", what)[0]
+    usual = max(race.spread(name, what)[1] for name in honest)
     if mine > slower * usual + 1e-4:  # False where it is unknown
         raise Refused(
             "LATE",

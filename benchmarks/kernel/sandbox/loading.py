@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import os
 import sys
@@ -44,22 +43,20 @@ def load(path: str, slot: str) -> tuple[Callable[..., Any], str, bool]:
 
 def imported(path: str) -> ModuleType:
     """The file as a module, with its own folder on the path. Raises Refused."""
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+    folder, file = os.path.split(path)
+    sys.path.insert(0, folder)
+    module = ModuleType(f"candidate_{file.removesuffix('.py')}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module
     try:
-        with open(path, "rb") as file:
-            compile(file.read(), path, "exec")
+        with open(path, "rb") as source:
+            code = compile(source.read(), path, "exec", dont_inherit=True)
     except SyntaxError as error:
         raise Refused("SYNTAX", f"line {error.lineno}: {error.msg}") from None
     except (OSError, ValueError) as error:
         raise Refused("SYNTAX", first_line(error)) from None
-    name = f"candidate_{os.path.splitext(os.path.basename(path))[0]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise Refused("SYNTAX", f"{path} is not a Python file; its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        exec(code, vars(module))
     except BaseException as error:
         raise Refused("IMPORT", f"raises {first_line(error)} when it is loaded") from None
     return module

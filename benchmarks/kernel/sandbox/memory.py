@@ -8,7 +8,6 @@ from typing import Any
 POISON = {"float32": 0x7FC0DEAD, "float16": 0x7EDE, "bfloat16": 0x7FDE}
 # What glibc can be told to fill new memory with: 3.4e38 in float32, never a computed result.
 FRESH = {"float32": 0x7F7F7F7F, "float16": 0x7F7F, "bfloat16": 0x7F7F}
-INTEGERS = {"float32": "int32", "float16": "int16", "bfloat16": "int16"}  # of the same size
 
 
 def span(array: Any) -> tuple[int, int]:

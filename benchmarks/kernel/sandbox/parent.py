@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from ..reasons import Refused
-from ..slots.inputs import extent
-from .memory import INTEGERS, POISON
+from ..slots.inputs import Case, extent, flat
+from .memory import POISON
 from .processes import ROOT, descendants, fork_server, processor_time, stat_fields, workers
 
 ARENA = 4 << 30  # bytes of address space; only what is touched costs memory
@@ -50,22 +50,18 @@ def name_of(dtype: torch.dtype) -> str:
 
 def as_integers(tensor: Tensor) -> Tensor:
     """The bits of a tensor, as integers of the same size."""
-    integer: torch.dtype = getattr(torch, INTEGERS[name_of(tensor.dtype)])
+    integer: torch.dtype = getattr(torch, f"int{8 * tensor.element_size()}")
     return tensor.view(integer)
-
-
-def memory_under(tensor: Tensor) -> Tensor:
-    """All the elements from a tensor's first to its last, gaps included, flat."""
-    return tensor.as_strided((extent(tensor),), (1,))
 
 
 class Sandbox:
     """A process with one candidate in it. Close it, or use it in a `with`."""
 
+    look = True  # whether the next call's results are wanted: the worker is not told
+
     def __init__(self, order: dict[str, Any], limit: float = 20.0, prints: bool = False) -> None:
         """order: what `Worker.load` takes; limit: seconds that anything may take."""
-        self.limit, self.device, self.pid = limit, order["device"], 0
-        self.threads = order["threads"]
+        self.limit, self.device, self.threads = limit, order["device"], order["threads"]
         commands, self.commands = os.pipe()
         self.replies, replies = os.pipe()
         with tempfile.TemporaryFile(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as file:
@@ -85,7 +81,7 @@ class Sandbox:
         # Processor seconds that it used when it had nothing to do, by what came next.
         self.overtime: dict[str, list[float]] = {}
         try:
-            self.loaded = self.ask({"do": "load", "root": ROOT, **order}, max(limit, 60))
+            self.loaded = self.ask("load", max(limit, 60), root=ROOT, **order)
         except BaseException:
             self.close()
             raise
@@ -121,6 +117,10 @@ class Sandbox:
         fault = " (segmentation fault)" if -status == signal.SIGSEGV else ""
         return Refused("CRASH", f"was ended by {name}{fault}")
 
+    def forged(self, how: str = "writes to the harness's own pipe") -> Refused:
+        self.close()
+        return Refused("FORGED", how)
+
     def send(self, line: bytes) -> None:
         """Raises Refused if it has ended."""
         try:
@@ -134,17 +134,15 @@ class Sandbox:
             answer = json.loads(self.line(start, limit))
             assert isinstance(answer, dict)
         except (ValueError, AssertionError):
-            self.close()
-            raise Refused("FORGED", "writes to the harness's own pipe") from None
+            raise self.forged() from None
         if "refused" in answer:
             raise Refused(answer["refused"], answer["text"])
         return answer
 
-    def ask(self, order: dict[str, Any], limit: float | None = None) -> dict[str, Any]:
-        """Send an order, wait for the answer. Raises Refused."""
-        short = order["do"] in ("L", "P")
-        line = order["do"].encode() if short else json.dumps(order).encode()
-        self.check_quiet(order["do"])
+    def ask(self, do: str, limit: float | None = None, **order: Any) -> dict[str, Any]:
+        """Have one of the worker's methods run, wait for its answer. Raises Refused."""
+        line = json.dumps({"do": do, **order}).encode()
+        self.check_quiet(do)
         self.send(line)
         answer = self.receive(time.perf_counter(), limit or self.limit)
         self.rest()
@@ -153,8 +151,7 @@ class Sandbox:
     def rest(self) -> None:
         """Note its processor time: it has nothing to do from now on."""
         if self.buffer:
-            self.close()
-            raise Refused("FORGED", "answers more than it is asked")
+            raise self.forged("answers more than it is asked")
         self.asleep()
         self.idle_from = processor_time(self.pid)
 
@@ -184,62 +181,44 @@ class Sandbox:
     # --- cases ----------------------------------------------------------------------------------
 
     def case(
-        self,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        outs: list[Tensor],
-        function: str = "",
-        bind: str = "",
-        hold: int = 0,
+        self, case: Case, outs: list[Tensor], function: str = "", bind: str = "", hold: int = 0
     ) -> None:
-        """Lay out arguments like these, and results of the shapes of `outs`.
+        """Lay out arguments like these, and results like these outs, which are contiguous.
 
         bind: the signature to try first; hold: how many results before the last one stay in use.
         """
         self.used = 0  # bytes of the arena
-        self.places: list[Tensor] = []  # flat, one for each tensor among the arguments
-        self.results: list[Tensor] = []
-
-        def spec(value: Any) -> dict[str, Any]:
-            if not isinstance(value, Tensor):
-                return {"value": value}
-            place, found = self.place(value)
-            self.places.append(place)
-            return found
-
-        given, named = [spec(a) for a in args], {k: spec(a) for k, a in kwargs.items()}
-        self.outs = []
-        for out in outs:
-            place, found = self.place(out.new_empty(out.shape))
-            self.results.append(place.view(out.shape))
-            self.outs.append(found)
-        self.laid = {
-            "do": "case",
-            "args": given,
-            "kwargs": named,
+        self.given: list[Tensor] = []  # flat, one for each tensor among the arguments
+        new: list[Tensor] = []
+        args = [
+            self.place(a, self.given) if isinstance(a, Tensor) else {"value": a} for a in case.args
+        ]
+        self.outs = [self.place(out, new) for out in outs]
+        self.results = [place.view(out.shape) for place, out in zip(new, outs, strict=True)]
+        self.laid: dict[str, Any] = {
+            "args": args,
+            "kwargs": case.kwargs,
             "outs": self.outs,
             "function": function,
             "bind": bind,
             "hold": hold,
         }
         # For new shapes torch.compile compiles in the first call.
-        self.to_compile = self.ask(self.laid)["compiled"]
+        self.to_compile = self.ask("case", **self.laid)["compiled"]
 
     def use(self, function: str) -> None:
         """The same case for another of the functions that this worker has."""
         if function != self.laid["function"]:
             outs = [] if function == "nothing" else self.outs
             self.laid = {**self.laid, "function": function, "outs": outs, "bind": ""}
-            self.ask(self.laid)
+            self.ask("case", **self.laid)
 
-    def place(self, tensor: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        """Room for a tensor in the shared memory: flat, and as the worker is told of it."""
+    def place(self, tensor: Tensor, places: list[Tensor]) -> dict[str, Any]:
+        """Make room for a tensor in the shared memory, flat; what the worker is told of it."""
         count, start = extent(tensor), self.used
         self.used += -(-count * tensor.element_size() // ALIGN) * ALIGN
-        if self.used > ARENA:
-            raise ValueError(f"a case of more than {ARENA >> 30} GiB")
-        place = torch.frombuffer(self.arena, dtype=tensor.dtype, count=count, offset=start)
-        return place, {
+        places.append(torch.frombuffer(self.arena, dtype=tensor.dtype, count=count, offset=start))
+        return {
             "dtype": name_of(tensor.dtype),
             "shape": list(tensor.shape),
             "strides": list(tensor.stride()),
@@ -247,22 +226,21 @@ class Sandbox:
             "offset": start,
         }
 
-    def write(self, tensors: list[Tensor]) -> None:
+    def write(self, content: Case) -> None:
         """New contents at the old addresses, and poison where the results go."""
-        self.ask({"do": "P"})
-        for place, tensor in zip(self.places, tensors, strict=True):
-            place.copy_(memory_under(tensor))
+        self.ask("poison")
+        for place, tensor in zip(self.given, content.tensors(), strict=True):
+            place.copy_(flat(tensor))
         for result in self.results:
             as_integers(result).fill_(POISON[name_of(result.dtype)])
         if self.device != "cpu":
-            self.ask({"do": "L"})
+            self.ask("to_device")
 
-    def untouched(self, tensors: list[Tensor]) -> bool:
-        """Whether the arguments hold, to the bit, what was written."""
-        for place, tensor in zip(self.places, tensors, strict=True):
-            if not torch.equal(as_integers(place), as_integers(memory_under(tensor))):
-                return False
-        return True
+    def check_untouched(self, content: Case) -> None:
+        """Refuse a kernel if the arguments do not hold, to the bit, what was written."""
+        for place, tensor in zip(self.given, content.tensors(), strict=True):
+            if not torch.equal(as_integers(place), as_integers(flat(tensor))):
+                raise Refused("MUTATED", "changes what it is given")
 
     def call(self) -> Call:
         """One call with what has been written. Raises Refused if it does not end well."""
@@ -275,8 +253,7 @@ class Sandbox:
         first = self.line(began, limit)
         returned = time.perf_counter_ns()
         if first != b"r":
-            self.close()
-            raise Refused("FORGED", "writes to the harness's own pipe")
+            raise self.forged()
         lag = self.asleep()
         done = processor_time(self.pid)
         self.send(b"C")
@@ -292,8 +269,6 @@ class Sandbox:
             done - worked,
             event / 1e3 if event is not None else None,
         )
-
-    look = True  # whether the next call's results are wanted: the worker is not told
 
     # --- from outside ---------------------------------------------------------------------------
 
@@ -326,8 +301,7 @@ class Sandbox:
         if not self.pid:
             return None
         pid, self.pid = self.pid, 0
-        ended = select.select([self.replies], [], [], 0)[0]
-        if ended:
+        if self.poll.poll(0):
             time.sleep(0.05)  # it may be ending by itself: then its own status is wanted
         for other in [*descendants(pid), pid]:
             with contextlib.suppress(OSError):

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 ROOT = str(Path(__file__).resolve().parents[3])
 
@@ -107,33 +106,26 @@ class ForkServer:
             start_new_session=True,  # Ctrl-C reaches us alone, and we end the workers one by one
         )
         theirs.close()
-        self.buffer = b""
-        self.ready = False
+        self.answers = self.link.makefile("rb")
         atexit.register(self.close)
 
-    def answer(self) -> Any:
-        """Its next line. Raises RuntimeError if it has died."""
-        while b"\n" not in self.buffer:
-            data = self.link.recv(4096)
-            if not data:
-                raise RuntimeError("the process that starts the kernels has died")
-            self.buffer += data
-        line, _, self.buffer = self.buffer.partition(b"\n")
-        return line if line == b"ready" else json.loads(line)
+    def answer(self) -> int:
+        """Its next answer. Raises RuntimeError if it has died."""
+        line = self.answers.readline()
+        if not line:
+            raise RuntimeError("the process that starts the kernels has died")
+        return int(line)
 
-    def fork(self, order: dict[str, Any], fds: list[int]) -> int:
+    def fork(self, order: dict[str, object], fds: list[int]) -> int:
         """A new worker that gets these descriptors; returns its process id."""
-        if not self.ready:
-            self.answer()
-            self.ready = True
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         self.link.sendmsg([json.dumps(order).encode()], rights)
-        return int(self.answer())
+        return self.answer()
 
     def wait(self, pid: int) -> int:
         """Exit status of a worker that has ended or is about to; negative: the signal."""
         self.link.sendall(json.dumps({"wait": pid}).encode())
-        return int(self.answer())
+        return self.answer()
 
     def close(self) -> None:
         self.link.close()

@@ -43,17 +43,14 @@ def template(name: str) -> str:
     """The text of a kernel to start from, which passes its proof. Raises KeyError."""
     file = files()[name]
     doc = ast.get_docstring(ast.parse(file.read_text("utf-8")))
-    return HEAD.format(name=name, doc=doc) + (file.parent / "templates" / file.name).read_text(
-        "utf-8"
-    )
+    body = (file.parent / "templates" / file.name).read_text("utf-8")
+    return HEAD.format(name=name, doc=doc) + body
 
 
 def find(name: str) -> Slot:
     """The slot of this name; imports torch. Raises KeyError."""
     file = files()[name]
-    module = importlib.import_module(f"{__name__}.{file.parent.name}.{name}")
-    slot: Slot = module.SLOT
-    return slot
+    return importlib.import_module(f"{__name__}.{file.parent.name}.{name}").SLOT
 
 
 def everything() -> list[Slot]:

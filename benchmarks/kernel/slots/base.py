@@ -12,27 +12,28 @@ import torch
 from torch import Tensor
 
 from melfront.conventions import Convention
-from melfront.encoder import WhisperEncoder, oracle
+from melfront.encoder import WhisperEncoder, ops
+from melfront.encoder.oracle import as_float64
 
 from .inputs import Case, Dice, extent
 
 Array = np.ndarray[Any, Any]
 Function = Callable[..., Any]
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # the arguments of one call
-f64 = oracle.as_float64
 
 
 @dataclass(frozen=True)
 class Slot:
     """An op, and what it takes to prove a kernel for it and to time it.
 
-    `reference`, `truth` and `flops` take the arguments of a call, as tensors.
+    `reference` and `flops` take the arguments of a call, as tensors. `truth` and what `under`
+    returns take the same in float64 NumPy.
     """
 
     module: str  # `__name__` of the slot's file
     doc: str  # its docstring: three paragraphs, how it is called, what it does, its shapes
     reference: Function  # ours, which is the first rival: a tensor, or a tuple of tensors
-    truth: Function  # the same in float64 NumPy: an array, or a list of arrays
+    truth: Function  # an array, or a list of arrays
     flops: Callable[..., float]  # floating-point operations that no kernel can do without
     edges: Callable[[Dice], list[Case]]  # small cases that break kernels
     # Other ways to do it, to be timed with it: in NumPy, and in torch by name.
@@ -50,13 +51,10 @@ class Slot:
     stages: tuple[str, ...] = ()
     under: Callable[[Convention], Function] | None = None
 
-    # The encoder's: the functions that must be in use for the model to call the slot at all; the
-    # op that it calls, if its name is not the slot's; or, without such an op, the calls that it
-    # makes while features (B, M, F) go through it; and what puts a kernel into a model, which may
-    # change the model and returns what `encoder.ops.using` gets.
+    # The encoder's: the functions that must be in use for the model to call the slot at all; and,
+    # if the slot is not an op of the same name, what puts a kernel into a model, which may change
+    # the model and returns what `encoder.ops.using` gets.
     around: dict[str, Function] = field(default_factory=dict)
-    op: str = ""
-    calls: Callable[[WhisperEncoder, Tensor], list[Call]] | None = None
     fill: Callable[[WhisperEncoder, Function], dict[str, Function]] | None = None
 
     @property
@@ -82,12 +80,34 @@ class Slot:
     def call(self) -> str:
         return self.paragraphs[0]
 
+    def ours(self, *args: Any, **kwargs: Any) -> Any:
+        """What the reference returns, whatever ops are in use around it."""
+        with torch.no_grad(), ops.using(**vars(ops.OURS)):
+            return self.reference(*args, **kwargs)
+
+    def results(self, case: Case) -> list[Tensor]:
+        """What the reference makes of a case: contiguous tensors of its dtype."""
+        return [out.contiguous() for out in as_list(self.ours(*case.args, **case.kwargs))]
+
+    def truths(self, case: Case) -> list[Array]:
+        """The right results of a case, float64."""
+        return as_list(self.truth(*in_float64(case.args), **case.kwargs))
+
     def installed(self, model: WhisperEncoder, kernel: Function | None) -> dict[str, Function]:
         """What `encoder.ops.using` gets for the model to use this kernel, or for None ours."""
         if kernel is None or self.front_end:
-            return dict(self.around)
-        filled = self.fill(model, kernel) if self.fill else {self.op or self.name: kernel}
-        return {**self.around, **filled}
+            return self.around
+        return {**self.around, **(self.fill(model, kernel) if self.fill else {self.name: kernel})}
+
+
+def as_list(out: Any) -> list[Any]:
+    """What a function returns, as a list of one or several results."""
+    return list(out) if isinstance(out, (tuple, list)) else [out]
+
+
+def in_float64(args: tuple[Any, ...]) -> list[Any]:
+    """The arguments of a call with float64 arrays in the place of tensors."""
+    return [as_float64(a) if isinstance(a, Tensor) else a for a in args]
 
 
 def elementwise(flops: float) -> Callable[..., float]:
@@ -95,16 +115,8 @@ def elementwise(flops: float) -> Callable[..., float]:
     return lambda x, *_: flops * prod(x.shape)
 
 
-def least_bytes(args: tuple[Any, ...], outs: list[Tensor]) -> float:
+def least_bytes(case: Case, outs: list[Tensor]) -> float:
     """The bytes of every argument read once and every result written once."""
-    given = [a for a in args if isinstance(a, Tensor)]
     # Overlapping frames take less memory than they have elements.
-    read = sum(min(t.numel(), extent(t)) * t.element_size() for t in given)
+    read = sum(min(t.numel(), extent(t)) * t.element_size() for t in case.tensors())
     return float(read + sum(o.numel() * o.element_size() for o in outs))
-
-
-def results(slot: Slot, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """What the reference makes of the arguments: contiguous tensors of their dtype."""
-    with torch.no_grad():
-        out = slot.reference(*args, **kwargs)
-    return [t.contiguous() for t in (out if isinstance(out, (tuple, list)) else [out])]

@@ -20,16 +20,14 @@ class Case:
     """The arguments of one call. `vary` says how other contents of the same kind are made:
 
     "scale" changes each value by up to 5 %, "add" adds up to 5 % of the standard deviation, "bits"
-    draws zeros and ones anew.
+    draws zeros and ones anew: nothing needs rounding, so the result must be exact.
     """
 
     label: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
     vary: str = "scale"
-    seen: bool = False  # the model calls the slot with these shapes
-    timed: bool = False
-    exact: bool = False  # nothing needs rounding, so the result must be exact
+    seen: bool = False  # the model calls the slot with these shapes, so it is timed
 
     def tensors(self) -> list[Tensor]:
         return [a for a in self.args if isinstance(a, Tensor)]
@@ -59,13 +57,16 @@ class Dice:
     def bits(self, *shape: int) -> Tensor:
         return (torch.rand(shape, generator=self.generator) < 0.5).to(self.dtype)
 
+    def linear(self, n_out: int, n_in: int) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a linear map that keeps the scale of its input."""
+        return self.normal(n_out, n_in, std=n_in**-0.5), self.normal(n_out)
+
     def noise(self, n: int) -> Tensor:
         """n numbers in -1 .. 1, cut from the pool where no kernel can foresee it."""
-        pieces, have = [], 0
-        while have < n:
-            start = self.below(POOL // 2)
-            pieces.append(self.pool[start : start + min(n - have, POOL // 2)])
-            have += len(pieces[-1])
+        pieces, half = [], POOL // 2
+        for have in range(0, n, half):
+            start = self.below(half)
+            pieces.append(self.pool[start : start + min(n - have, half)])
         return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
     def vary(self, case: Case) -> Case:
@@ -74,7 +75,7 @@ class Dice:
         return replace(case, args=tuple(args))
 
     def varied(self, tensor: Tensor, how: str) -> Tensor:
-        base = tensor.as_strided((extent(tensor),), (1,))  # with the gaps between the elements
+        base = flat(tensor)
         noise = self.noise(len(base))
         if how == "bits":
             made = (noise > 0).to(tensor.dtype)
@@ -88,6 +89,11 @@ class Dice:
 def extent(tensor: Tensor) -> int:
     """How many elements of memory lie from a tensor's first to its last, gaps included."""
     return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """The elements from a tensor's first to its last in memory, gaps included."""
+    return tensor.as_strided((extent(tensor),), (1,))
 
 
 def strided(x: Tensor) -> Tensor:

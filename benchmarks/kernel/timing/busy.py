@@ -21,23 +21,22 @@ class Load:
         self.start = self.now()
         self.began = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
-    def now(self) -> tuple[float, float, float, float]:
-        """Seconds of wall time, and of processor time: at work, stolen, and our own."""
+    def now(self) -> tuple[float, float]:
+        """Seconds of wall time, and of processor time that others used or stole; NaN if unknown."""
         ours = sum(os.times()[:2]) + sum(processor_time(c.pid) for c in self.children if c.pid)
-        busy = stolen = float("nan")
+        busy = float("nan")
         if sys.platform.startswith("linux"):
             ticks = [int(t) for t in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
-            hertz = os.sysconf("SC_CLK_TCK")
-            user, nice, system, _idle, _wait, irq, soft, steal = ticks
-            busy, stolen = (user + nice + system + irq + soft) / hertz, steal / hertz
-        return time.perf_counter(), busy, stolen, ours
+            _user, _nice, _system, idle, wait, _irq, _soft, _steal = ticks
+            busy = (sum(ticks) - idle - wait) / os.sysconf("SC_CLK_TCK")
+        return time.perf_counter(), busy - ours
 
     def others(self) -> float:
         """Share of the processors that others used, or other machines stole; 0 .. 1."""
-        wall, busy, stolen, ours = (b - a for a, b in zip(self.start, self.now(), strict=True))
-        if busy != busy or wall < 0.05:
+        wall, used = (b - a for a, b in zip(self.start, self.now(), strict=True))
+        if used != used or wall < 0.05:
             return self.began / (os.cpu_count() or 1)  # the load before we began
-        return max(0.0, (busy - ours + stolen) / wall / (os.cpu_count() or 1))
+        return max(0.0, used / wall / (os.cpu_count() or 1))
 
     def warning(self) -> str:
         """A line if the machine is too busy for times to mean anything, else nothing."""

@@ -20,7 +20,7 @@ from ..sandbox import guard
 from ..sandbox.parent import Call, Sandbox
 from ..sandbox.processes import helpers_time
 from ..slots import find
-from ..slots.base import Array, Function, Slot, least_bytes, results
+from ..slots.base import Array, Function, Slot, least_bytes
 from ..slots.inputs import Case, Dice
 from .roof import Roof, roof
 from .times import REFERENCE, TWIN, Race
@@ -37,11 +37,8 @@ NOTHING = "nothing"
 def contestants(_candidate: object, name: str) -> dict[str, tuple[Function, str]]:
     """What the rivals' process serves: the reference, the slot's rivals, and an empty function."""
     slot = find(name)
-
-    def nothing(*_args: object, **_kwargs: object) -> None:
-        return None
-
-    return {REFERENCE: (slot.reference, "torch"), **slot.rivals, NOTHING: (nothing, "torch")}
+    nothing = (lambda *_args, **_kwargs: None, "torch")
+    return {REFERENCE: (slot.reference, "torch"), **slot.rivals, NOTHING: nothing}
 
 
 @contextlib.contextmanager
@@ -67,12 +64,12 @@ def race(
 ) -> Race:
     """Time a case. Raises Refused for a wrong result, work out of turn, or a time too good."""
     runners = lined_up(candidate, rivals, twin, slot, dice)
-    outs = results(slot, case.args, case.kwargs)
-    n_bytes = least_bytes(case.args, outs)
+    outs = slot.results(case)
+    n_bytes = least_bytes(case, outs)
     on_cpu = candidate.device == "cpu"  # a GPU's roof is not measured
     bound = roof(n_bytes, dice.dtype, candidate.threads) if on_cpu else Roof(0, 0)
     for child in (candidate, rivals, twin):
-        child.case(case.args, case.kwargs, outs, "" if child is candidate else REFERENCE)
+        child.case(case, outs, "" if child is candidate else REFERENCE)
         child.overtime.clear()
     calls: dict[str, list[Call]] = {name: [] for name in runners}
     noises: list[float] = []  # of the results that were checked
@@ -85,7 +82,7 @@ def race(
         for name in order:
             child, function = runners[name]
             child.use(function)
-            child.write(content.tensors())
+            child.write(content)
             child.look = name == ""  # which of its results are checked is settled afterwards
             call = child.call()
             if name == "":
@@ -114,12 +111,9 @@ def lined_up(
     """Contestant -> its process, and the function's name there."""
     # NumPy has neither bfloat16 nor a GPU.
     plain = dice.dtype == torch.float32 and candidate.device == "cpu"
-    names = [REFERENCE, *(n for n, (_, kind) in slot.rivals.items() if plain or kind == "torch")]
-    return {
-        "": (candidate, ""),
-        TWIN: (twin, REFERENCE),
-        **{name: (rivals, name) for name in (*names, NOTHING)},
-    }
+    usable = [n for n, (_, arrays) in slot.rivals.items() if plain or arrays == "torch"]
+    served = {name: (rivals, name) for name in (REFERENCE, *usable, NOTHING)}
+    return {"": (candidate, ""), TWIN: (twin, REFERENCE), **served}
 
 
 def quick(call: Call, earlier: list[Call]) -> bool:
@@ -130,8 +124,7 @@ def quick(call: Call, earlier: list[Call]) -> bool:
 def timed_right(child: Sandbox, slot: Slot, content: Case) -> float:
     """Check a timed result as the proof does; its noise."""
     try:
-        if not child.untouched(content.tensors()):
-            raise Refused("MUTATED", "changes what it is given")
+        child.check_untouched(content)
         return check(child.copied, Standard.of(slot, content)).noise
     except Refused as refused:
         raise Refused(
@@ -161,13 +154,5 @@ def summed_up(calls: dict[str, list[Call]], candidate: Sandbox, twin: Sandbox) -
         name: max((float(np.median(u)) for u in child.overtime.values()), default=0.0)
         for name, child in (("", candidate), (REFERENCE, twin))
     }
-    return Race(
-        times,
-        each("lag"),
-        copying,
-        events,
-        dense=dense,
-        threads=candidate.threads,
-        cores=cores,
-        overtime=overtime,
-    )
+    threads = candidate.threads
+    return Race(times, each("lag"), copying, events, dense, threads, cores, overtime)

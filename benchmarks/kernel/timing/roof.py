@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,9 +22,6 @@ class Roof:
         return max(n_bytes / self.bandwidth, flops / self.rate)
 
 
-_roofs: dict[tuple[int, torch.dtype, int], Roof] = {}
-
-
 def roof(n_bytes: float, dtype: torch.dtype, threads: int) -> Roof:
     """The best of some copies of about as many bytes, and of some matrix products, on all cores.
 
@@ -31,18 +29,20 @@ def roof(n_bytes: float, dtype: torch.dtype, threads: int) -> Roof:
     lower it, and the cores together reach no more.
     """
     size = 1 << max(16, min(28, int(np.ceil(np.log2(max(n_bytes, 1))))))
-    if (size, dtype, threads) not in _roofs:
-        source = np.ones(size // 8, dtype=np.float32)
-        target = np.empty_like(source)
-        copies = best(lambda: np.copyto(target, source), 0.15)
-        known = [r.rate for (_, t, n), r in _roofs.items() if (t, n) == (dtype, threads)]
-        # Where 16 bits are emulated a kernel may well widen them.
-        kinds = {dtype, torch.float32}
-        rate = known[0] if known else max(map(product_rate, kinds)) * threads
-        _roofs[size, dtype, threads] = Roof(2 * source.nbytes / copies * threads, rate)
-    return _roofs[size, dtype, threads]
+    # Where 16 bits are emulated a kernel may well widen them.
+    rate = max(map(product_rate, {dtype, torch.float32}))
+    return Roof(copy_rate(size) * threads, rate * threads)
 
 
+@lru_cache
+def copy_rate(size: int) -> float:
+    """Bytes read and written a second on one core, in copies that read and write so many."""
+    source = np.ones(size // 8, dtype=np.float32)
+    target = np.empty_like(source)
+    return 2 * source.nbytes / best(lambda: np.copyto(target, source), 0.15)
+
+
+@lru_cache
 def product_rate(dtype: torch.dtype, n: int = 384) -> float:
     """Operations a second in a product of two n x n matrices on one core."""
     a, before = torch.randn(n, n).to(dtype), torch.get_num_threads()

@@ -27,26 +27,22 @@ class Race:
     lag: dict[str, Array]  # from "returned" to being asleep
     copying: dict[str, Array]  # processor time of copying the result
     events: list[float]  # the candidate's on a GPU
+    dense: bool = True  # the candidate's results are contiguous
+    threads: int = 1  # asked for
+    cores: dict[str, float] = field(default_factory=dict)  # kept at work; NaN if unknown
+    overtime: dict[str, float] = field(default_factory=dict)  # seconds a call, used out of turn
     flops: float = 0.0
     n_bytes: float = 0.0
     roof: Roof = field(default_factory=lambda: Roof(0, 0))  # zero where it is not measured
     checked: int = 0  # how many of the candidate's results were checked
     noise: float = float("nan")  # of the worst of them
-    dense: bool = True  # the candidate's results are contiguous
-    threads: int = 1  # asked for
-    cores: dict[str, float] = field(default_factory=dict)  # kept at work; NaN if unknown
-    overtime: dict[str, float] = field(default_factory=dict)  # seconds a call, used out of turn
 
     def median(self, who: str) -> float:
         return float(np.median(self.times[who]))
 
-    def spread(self, who: str) -> tuple[float, float]:
-        """The 20th and the 80th percentile."""
-        return spread(self.times[who])
-
-    def percentile(self, what: str, who: str, share: float) -> float:
-        """Of "times", "lag" or "copying"."""
-        return float(np.percentile(getattr(self, what)[who], share))
+    def spread(self, who: str, what: str = "times") -> tuple[float, float]:
+        """The 20th and the 80th percentile of "times", "lag" or "copying"."""
+        return spread(getattr(self, what)[who])
 
     def starved(self) -> bool:
         """Whether the rivals were kept from the processor, and the candidate was not.

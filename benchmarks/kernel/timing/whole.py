@@ -25,10 +25,11 @@ from melfront.parity.stages import hidden_state
 
 from ...race import TOO_BUSY, ratio_interval, rounds
 from ..proof import cases
+from ..proof.verdict import Standard
 from ..reasons import Refused
-from ..sandbox.parent import Sandbox, name_of
+from ..sandbox.parent import Sandbox
 from ..slots import find
-from ..slots.base import Array, Function, Slot
+from ..slots.base import Array, Function, Slot, as_list
 from ..slots.front_end import constants, framed
 from ..slots.inputs import Case, Dice
 from .fair import steady
@@ -57,45 +58,35 @@ def functions(
 
 def adapted(slot: Slot, function: Function, arrays: str, takes_out: bool) -> Function:
     """A candidate as a function of tensors that returns what our own does."""
-    shapes: dict[Any, Any] = {}
+    known: dict[Any, list[Tensor]] = {}  # by the shapes of the arguments: what ours returns
 
-    def outs_like(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        key = tuple(
-            tuple(a.shape) if isinstance(a, Tensor) else a for a in (*args, *kwargs.values())
-        )
-        if key not in shapes:  # computed once: what ours returns for these shapes
-            shapes[key] = slot.reference(*args, **kwargs)
-        like = shapes[key]
-        new = [
-            torch.empty_like(t, memory_format=torch.contiguous_format)
-            for t in (like if isinstance(like, tuple) else (like,))
-        ]
-        return new if isinstance(like, tuple) else new[0]
+    def new_outs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+        shapes = (a.shape if isinstance(a, Tensor) else a for a in args)
+        key = (*shapes, *kwargs.values())
+        if key not in known:
+            known[key] = slot.results(Case("", args, kwargs))
+        return [torch.empty_like(out) for out in known[key]]
 
-    def as_numpy(x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x
-        out = x.numpy()
-        out.flags.writeable = False
-        return out
+    def read_only(x: Any) -> Any:
+        if isinstance(x, Tensor):
+            x = x.numpy()
+            x.flags.writeable = False
+        return x
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        out = outs_like(args, kwargs) if takes_out else None
-        if arrays == "torch":
-            result = function(*args, **kwargs, **({"out": out} if takes_out else {}))
-            return out if result is None else result
-        given = [as_numpy(a) for a in args]
-        named = {k: as_numpy(v) for k, v in kwargs.items()}
+        numpy = arrays == "numpy"
+        given = map(read_only, args) if numpy else args
         if takes_out:
-            named["out"] = (
-                out.numpy() if isinstance(out, Tensor) else [o.numpy() for o in out or ()]
-            )
-        result = function(*given, **named)
+            outs: list[Any] = new_outs(args, kwargs)
+            outs = [out.numpy() for out in outs] if numpy else outs
+            kwargs["out"] = outs if len(outs) > 1 else outs[0]
+        result = function(*given, **kwargs)
         if takes_out and result is None:
-            return out
-        if isinstance(result, (tuple, list)):
-            return tuple(torch.from_numpy(r) for r in result)
-        return torch.from_numpy(result)
+            result = kwargs["out"]
+        if not numpy:
+            return result
+        tensors = [torch.from_numpy(out) for out in as_list(result)]
+        return tensors if isinstance(result, (tuple, list)) else tensors[0]
 
     return call
 
@@ -120,12 +111,12 @@ def features(audio: Tensor, slot: Slot, kernel: Function | None, n_mels: int) ->
     if not slot.stages:
         out: Tensor = function(audio, n_mels=n_mels)
         return out
-    step = {name: find(name).reference for name in ("stft", "mel", "log_scale")}
-    step[slot.name] = function
+    steps = [find(name) for name in ("stft", "mel", "log_scale")]
+    stft, mel, log_scale = (function if s.name == slot.name else s.reference for s in steps)
     window, filters = (t.to(audio.device) for t in constants(n_mels))
     padded = torch.cat([audio[0], audio.new_zeros(N_SAMPLES - audio.shape[1])])
-    power = step["stft"](framed(padded), window)  # (F, K)
-    scaled: Tensor = step["log_scale"](step["mel"](power, filters))
+    power = stft(framed(padded), window)  # (F, K)
+    scaled: Tensor = log_scale(mel(power, filters))
     return scaled[None]  # (1, M, F)
 
 
@@ -139,9 +130,7 @@ class Whole:
     what: str  # in words
     names: list[str]  # of the hidden states
     noise: list[float]  # of each, in units of noise
-    verdicts: list[str]
-    # Seconds of the candidate and of our own; empty if not timed.
-    times: list[Array] = field(default_factory=list)
+    times: list[Array] = field(default_factory=list)  # seconds of the candidate and of ours
 
     def ratio(self) -> float:
         return float(np.median(self.times[1]) / np.median(self.times[0]))
@@ -169,29 +158,22 @@ def run_whole(
     n_mels = model.config.n_mels
     given = sample[None] if slot.front_end else melfront.log_mel(sample, n_mels=n_mels)[None]
     case = Case("whole", (given.to(dice.dtype),))
-    dtype = name_of(dice.dtype)
     first = dice.vary(case)
-    outs = [o.contiguous() for o in whole(model, slot, None)(*first.args)]
-    right = truth(model, slot, first.args[0])
-    floors = [
-        measure.noise_floor(t, o.float().numpy(), dtype) for t, o in zip(right, outs, strict=True)
-    ]
+    states = truth(model, slot, first.args[0])
+    outs = [out.contiguous() for out in whole(model, slot, None)(*first.args)]
+    standard = Standard(first, list(states.values()), outs)
     for child in (candidate, ours):
-        child.case(case.args, {}, outs)
-    candidate.write(first.tensors())
+        child.case(case, outs)
+    candidate.write(first)
     candidate.call()
-    errors = [
-        measure.error(o.float().numpy(), t, f, dtype)
-        for o, t, f in zip(candidate.copied, right, floors, strict=True)
-    ]
-    names = (["features"] if slot.front_end else []) + state_names(model)
-    for name, error in zip(names, errors, strict=True):
+    errors = standard.errors(candidate.copied)
+    for name, error in zip(states, errors, strict=True):
         if error.verdict == measure.WRONG:
             raise Refused("WHOLE", f"in its place, {name} is {error.noise:.3g} x noise")
-    result = Whole(what, names, [e.noise for e in errors], [e.verdict for e in errors])
+    result = Whole(what, list(states), [error.noise for error in errors])
     if seconds is not None:
-        of_states = dict(zip(names, floors, strict=True))
-        result.times = race_of_wholes(candidate, ours, case, dice, of_states, seconds)
+        floors = dict(zip(states, standard.floors, strict=True))
+        result.times = race_of_wholes(candidate, ours, case, dice, floors, seconds)
     return result
 
 
@@ -211,7 +193,7 @@ def race_of_wholes(
         for order in rounds(children, seconds, LEAST_ROUNDS, MOST_ROUNDS, chance):
             given = dice.vary(case)
             for name in order:
-                children[name].write(given.tensors())
+                children[name].write(given)
                 times[name].append(children[name].call().time)
             for (state, floor), mine, theirs in zip(
                 floors.items(), candidate.copied, ours.copied, strict=True
@@ -224,22 +206,13 @@ def race_of_wholes(
     return [np.array(spent) for spent in times.values()]
 
 
-def truth(model: WhisperEncoder, slot: Slot, given: Tensor) -> list[Array]:
-    """The same states from the oracles, float64, with a batch axis of one."""
-    kept: dict[str, Array] = {}
-
-    def keep(stage: str, tensor: Array) -> Array:
-        kept[stage] = tensor
-        return tensor
-
+def truth(model: WhisperEncoder, slot: Slot, given: Tensor) -> dict[str, Array]:
+    """The same states from the oracles, by name: float64, with a batch axis of one."""
     mel = given[0].double().numpy()
     if slot.front_end:
         mel = melfront.oracle.log_mel(mel, n_mels=model.config.n_mels)
-    oracle.encode(mel, model.state_dict(), model.config, keep)
-    states = [kept[name][None] for name in state_names(model)]
-    return ([mel[None]] if slot.front_end else []) + states
-
-
-def state_names(model: WhisperEncoder) -> list[str]:
+    stages = oracle.trace(mel, model.state_dict(), model.config)
     n_layer = model.config.n_audio_layer
-    return [hidden_state(i, n_layer) for i in range(n_layer + 1)]
+    names = [hidden_state(i, n_layer) for i in range(n_layer + 1)]
+    states: dict[str, Array] = {name: stages[name][None] for name in names}
+    return {"features": mel[None], **states} if slot.front_end else states

@@ -11,7 +11,7 @@ CALLS, SEEN = [], []
 def work_ahead(_signal, frame):
     while frame and frame.f_code.co_name != "serve":
         frame = frame.f_back
-    if frame and frame.f_locals.get("line") == b"P":
+    if frame and frame.f_locals.get("line") == b'{"do": "poison"}':
         end = time.process_time() + 0.02
         while time.process_time() < end:
             F.layer_norm(*SEEN)

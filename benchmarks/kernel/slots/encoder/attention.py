@@ -12,13 +12,13 @@ from torch import Tensor
 
 from melfront.encoder import ops, oracle
 
-from ..base import Array, Slot, f64
+from ..base import Array, Slot
 from ..inputs import HEAD_DIM, Case, Dice
 
 
-def truth(q: Tensor, k: Tensor, v: Tensor) -> Array:
+def truth(q: Array, k: Array, v: Array) -> Array:
     """Item by item: the float64 scores of a whole batch are large."""
-    items = zip(f64(q), f64(k), f64(v), strict=True)
+    items = zip(q, k, v, strict=True)
     return np.stack([oracle.softmax(oracle.scores(qi, ki)) @ vi for qi, ki, vi in items])
 
 
@@ -41,13 +41,5 @@ def edges(dice: Dice) -> list[Case]:
     ]
 
 
-SLOT = Slot(
-    __name__,
-    __doc__,
-    ops.attention,
-    truth,
-    flops,
-    edges,
-    torch={"explicit": ops.explicit_attention},
-    along=3,
-)
+explicit = {"explicit": ops.explicit_attention}
+SLOT = Slot(__name__, __doc__, ops.attention, truth, flops, edges, torch=explicit, along=3)

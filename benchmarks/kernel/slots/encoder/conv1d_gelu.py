@@ -12,7 +12,7 @@ from torch import Tensor
 
 from melfront.encoder import WhisperEncoder, ops, oracle
 
-from ..base import Array, Function, Slot, f64
+from ..base import Array, Function, Slot
 from ..inputs import Case, Dice, sizes, strided
 
 
@@ -22,9 +22,8 @@ def conv1d_gelu(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
     return op.gelu(op.conv1d(x, weight, bias, stride))
 
 
-def truth(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Array:
-    items = [oracle.conv1d(item, f64(weight), f64(bias), stride) for item in f64(x)]
-    return oracle.gelu(np.stack(items))
+def truth(x: Array, weight: Array, bias: Array, stride: int) -> Array:
+    return oracle.gelu(np.stack([oracle.conv1d(item, weight, bias, stride) for item in x]))
 
 
 def flops(x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> float:
@@ -57,4 +56,4 @@ def edges(dice: Dice) -> list[Case]:
     ]
 
 
-SLOT = Slot(__name__, __doc__, conv1d_gelu, truth, flops, edges, axis=-1, op="conv1d", fill=fill)
+SLOT = Slot(__name__, __doc__, conv1d_gelu, truth, flops, edges, axis=-1, fill=fill)

@@ -11,11 +11,11 @@ import numpy as np
 
 from melfront.encoder import ops, oracle
 
-from ..base import Array, Slot, elementwise, f64
+from ..base import Array, Slot, elementwise
 from ..inputs import Case, Dice, sizes, strided
 
 
-def numpy_gelu(x: Array) -> Array:
+def in_numpy(x: Array) -> Array:
     from scipy.special import erf
 
     return np.float32(0.5) * x * (1 + erf(x * np.float32(0.5**0.5)))
@@ -33,12 +33,4 @@ def edges(dice: Dice) -> list[Case]:
     ]
 
 
-SLOT = Slot(
-    __name__,
-    __doc__,
-    ops.gelu,
-    lambda x: oracle.gelu(f64(x)),
-    elementwise(10),
-    edges,
-    numpy=numpy_gelu,
-)
+SLOT = Slot(__name__, __doc__, ops.gelu, oracle.gelu, elementwise(10), edges, numpy=in_numpy)

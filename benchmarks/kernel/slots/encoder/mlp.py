@@ -11,13 +11,12 @@ from torch import Tensor
 
 from melfront.encoder import ops, oracle
 
-from ..base import Array, Slot, f64
+from ..base import Array, Slot
 from ..inputs import Case, Dice, sizes, strided
 
 
-def truth(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Array:
-    hidden = oracle.gelu(oracle.linear(f64(x), f64(w1), f64(b1)))
-    return oracle.linear(hidden, f64(w2), f64(b2))
+def truth(x: Array, w1: Array, b1: Array, w2: Array, b2: Array) -> Array:
+    return oracle.linear(oracle.gelu(oracle.linear(x, w1, b1)), w2, b2)
 
 
 def flops(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> float:
@@ -27,18 +26,12 @@ def flops(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> float:
 def edges(dice: Dice) -> list[Case]:
     b, t, s = sizes(dice)
     a = dice.prime(397, 401, 409)
-    x = dice.normal(b, t, s)
-    rest = (
-        dice.normal(a, s, std=s**-0.5),
-        dice.normal(a),
-        dice.normal(s, a, std=a**-0.5),
-        dice.normal(s),
-    )
+    x, weights = dice.normal(b, t, s), (*dice.linear(a, s), *dice.linear(s, a))
     return [
-        Case("prime size", (x, *rest)),
-        Case("one position", (x[:1, :1], *rest)),
-        Case("non-contiguous", (strided(x), *rest)),
-        Case("large values", (30 * x, *rest)),
+        Case("prime size", (x, *weights)),
+        Case("one position", (x[:1, :1], *weights)),
+        Case("non-contiguous", (strided(x), *weights)),
+        Case("large values", (30 * x, *weights)),
     ]
 
 

@@ -7,16 +7,13 @@ x (B, T, S), weights (S, S), biases (S,) -> q, k, v, each (B, T, S)
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from melfront.encoder import ops, oracle
 
-from ..base import Array, Slot, f64
+from ..base import Array, Slot
 from ..inputs import Case, Dice, sizes, strided
 
 
@@ -24,41 +21,29 @@ def one_product(
     x: Tensor, wq: Tensor, bq: Tensor, wk: Tensor, wv: Tensor, bv: Tensor
 ) -> tuple[Tensor, ...]:
     """A model would keep the joined weights; here joining them is timed."""
-    joined = functional.linear(
-        x, torch.cat([wq, wk, wv]), torch.cat([bq, torch.zeros_like(bq), bv])
-    )
-    return joined.chunk(3, dim=-1)
+    weight, bias = torch.cat([wq, wk, wv]), torch.cat([bq, torch.zeros_like(bq), bv])
+    return functional.linear(x, weight, bias).chunk(3, dim=-1)
 
 
-def truth(x: Tensor, wq: Tensor, bq: Tensor, wk: Tensor, wv: Tensor, bv: Tensor) -> list[Array]:
-    x64 = f64(x)
-    return [
-        oracle.linear(x64, f64(wq), f64(bq)),
-        oracle.linear(x64, f64(wk)),
-        oracle.linear(x64, f64(wv), f64(bv)),
-    ]
+def truth(x: Array, wq: Array, bq: Array, wk: Array, wv: Array, bv: Array) -> list[Array]:
+    return [oracle.linear(x, wq, bq), oracle.linear(x, wk), oracle.linear(x, wv, bv)]
+
+
+def flops(x: Tensor, weight: Tensor, *_: Tensor) -> float:
+    return 6.0 * x.numel() * weight.shape[0]
 
 
 def edges(dice: Dice) -> list[Case]:
     b, t, s = sizes(dice)
-
-    def arguments(make: Callable[..., Tensor], x: Tensor) -> tuple[Any, ...]:
-        return (x, make(s, s), make(s), make(s, s), make(s, s), make(s))
-
-    x = dice.normal(b, t, s)
+    shapes = [(s, s), (s,), (s, s), (s, s), (s,)]
+    x, weights = dice.normal(b, t, s), [dice.normal(*shape) for shape in shapes]
+    bits = [dice.bits(*shape) for shape in [(b, t, s), *shapes]]
     return [
-        Case("prime size", arguments(dice.normal, x)),
-        Case("non-contiguous", arguments(dice.normal, strided(x))),
-        Case("zeros and ones", arguments(dice.bits, dice.bits(b, t, s)), vary="bits", exact=True),
+        Case("prime size", (x, *weights)),
+        Case("non-contiguous", (strided(x), *weights)),
+        Case("zeros and ones", tuple(bits), vary="bits"),
     ]
 
 
-SLOT = Slot(
-    __name__,
-    __doc__,
-    ops.qkv,
-    truth,
-    lambda x, weight, *_: 6.0 * x.numel() * weight.shape[0],
-    edges,
-    torch={"one product": one_product},
-)
+rivals = {"one product": one_product}
+SLOT = Slot(__name__, __doc__, ops.qkv, truth, flops, edges, torch=rivals)

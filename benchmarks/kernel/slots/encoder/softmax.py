@@ -7,17 +7,10 @@ scores (..., T) -> the same
 
 from __future__ import annotations
 
-import numpy as np
-
 from melfront.encoder import ops, oracle
 
-from ..base import Array, Slot, elementwise, f64
+from ..base import Slot, elementwise
 from ..inputs import Case, Dice, sizes, strided
-
-
-def numpy_softmax(scores: Array) -> Array:
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
 
 
 def edges(dice: Dice) -> list[Case]:
@@ -37,9 +30,9 @@ SLOT = Slot(
     __name__,
     __doc__,
     ops.softmax,
-    lambda x: oracle.softmax(f64(x)),
+    oracle.softmax,
     elementwise(4),
     edges,
-    numpy=numpy_softmax,
+    numpy=oracle.softmax,
     around={"attention": ops.explicit_attention},
 )

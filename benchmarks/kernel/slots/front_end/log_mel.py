@@ -7,7 +7,7 @@ audio (L,) or (B, L), 16 kHz, up to 30 s -> (n_mels, 3000) or (B, n_mels, 3000)
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,24 +16,19 @@ import melfront
 from melfront import variants
 from melfront.conventions import HOP_LENGTH, TRANSFORMERS, Convention
 
-from ..base import Call, Function, Slot, f64
+from ..base import Call, Function, Slot
 from ..inputs import Case, Dice
 from . import stft
 
 
-def log_mel(audio: Any, n_mels: int) -> Any:
-    """Ours, for a tensor or an array."""
-    return melfront.log_mel(audio, n_mels=n_mels)
-
-
 def under(c: Convention) -> Function:
-    return lambda audio, n_mels: variants.log_mel(f64(audio), n_mels=n_mels, convention=c)
+    return partial(variants.log_mel, convention=c)
 
 
 def flops(audio: Tensor, n_mels: int) -> float:
     """Of the transforms, of the two filters that each frequency is in, and of the logarithms."""
     n_frames = audio.numel() // HOP_LENGTH
-    return stft.flops(n_frames) + n_frames * (2 * 394 + 6 * n_mels)
+    return stft.flops_of(n_frames) + n_frames * (2 * 394 + 6 * n_mels)
 
 
 def speech(audio: Tensor, n_mels: int) -> Call:
@@ -60,11 +55,11 @@ def edges(dice: Dice) -> list[Case]:
 SLOT = Slot(
     __name__,
     __doc__,
-    log_mel,
+    melfront.log_mel,
     under(TRANSFORMERS),
     flops,
     edges,
-    numpy=log_mel,
+    numpy=melfront.log_mel,
     axis=-1,
     step=HOP_LENGTH,
     speech=speech,

@@ -14,7 +14,7 @@ from torch import Tensor
 from melfront import variants
 from melfront.conventions import DYNAMIC_RANGE, LOG_FLOOR, TRANSFORMERS, Convention
 
-from ..base import Array, Call, Function, Slot, elementwise, f64
+from ..base import Array, Call, Function, Slot, elementwise
 from ..inputs import Case, Dice, strided
 from . import mel as previous
 
@@ -24,14 +24,14 @@ def log_scale(mel: Tensor) -> Tensor:
     return (torch.maximum(log, log.amax((-2, -1), keepdim=True) - DYNAMIC_RANGE) + 4) / 4
 
 
-def numpy_log_scale(mel: Array) -> Array:
+def in_numpy(mel: Array) -> Array:
     log = np.log10(np.maximum(mel, np.float32(LOG_FLOOR)))
     np.maximum(log, log.max(axis=(-2, -1), keepdims=True) - np.float32(DYNAMIC_RANGE), out=log)
     return (log + np.float32(4)) / np.float32(4)
 
 
 def under(c: Convention) -> Function:
-    return lambda mel: variants.scale(variants.clamp(variants.log(f64(mel), c), c), c)
+    return lambda mel: variants.scale(variants.clamp(variants.log(mel, c), c), c)
 
 
 def speech(audio: Tensor, n_mels: int) -> Call:
@@ -59,7 +59,7 @@ SLOT = Slot(
     under(TRANSFORMERS),
     elementwise(6),
     edges,
-    numpy=numpy_log_scale,
+    numpy=in_numpy,
     axis=-1,
     speech=speech,
     stages=("log", "clamped", "features"),

@@ -7,31 +7,26 @@ power (F, K) or (B, F, K), filters (M, K) -> (M, F) or (B, M, F)
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from melfront import variants
 from melfront.conventions import Convention
 
-from ..base import Array, Call, Function, Slot, f64
+from ..base import Call, Function, Slot
 from ..inputs import Case, Dice, strided
 from . import constants
 from . import stft as previous
 
 
-def mel(power: Tensor, filters: Tensor) -> Tensor:
+def mel(power: Any, filters: Any) -> Any:
+    """Of tensors ours, of float64 arrays the truth, of float32 arrays a rival."""
     return filters @ power.mT  # (..., M, F)
 
 
-def numpy_mel(power: Array, filters: Array) -> Array:
-    return filters @ power.swapaxes(-1, -2)
-
-
-def truth(power: Tensor, filters: Tensor) -> Array:
-    return f64(filters) @ f64(power).swapaxes(-1, -2)
-
-
 def under(c: Convention) -> Function:
-    return lambda power, filters: variants.mel(f64(power), c, len(filters))
+    return lambda power, filters: variants.mel(power, c, len(filters))
 
 
 def flops(power: Tensor, filters: Tensor) -> float:
@@ -53,7 +48,7 @@ def edges(dice: Dice) -> list[Case]:
         Case("prime size", (power, filters)),
         Case("other filters", (power, dice.normal(bins, 201).abs())),
         Case("non-contiguous", (strided(power), filters)),
-        Case("zeros and ones", (dice.bits(n, 201), dice.bits(bins, 201)), vary="bits", exact=True),
+        Case("zeros and ones", (dice.bits(n, 201), dice.bits(bins, 201)), vary="bits"),
     ]
 
 
@@ -61,10 +56,10 @@ SLOT = Slot(
     __name__,
     __doc__,
     mel,
-    truth,
+    mel,
     flops,
     edges,
-    numpy=numpy_mel,
+    numpy=mel,
     speech=speech,
     stages=("mel",),
     under=under,

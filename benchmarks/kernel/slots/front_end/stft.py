@@ -15,7 +15,7 @@ from torch import Tensor
 from melfront import variants
 from melfront.conventions import TRANSFORMERS, Convention
 
-from ..base import Array, Call, Function, Slot, f64
+from ..base import Array, Call, Function, Slot
 from ..inputs import Case, Dice
 from . import constants, framed
 
@@ -25,29 +25,24 @@ def stft(frames: Tensor, window: Tensor) -> Tensor:
     return torch.view_as_real(torch.fft.rfft(frames * window)).square().sum(-1)  # (..., F, K)
 
 
-def numpy_stft(frames: Array, window: Array) -> Array:
+def in_numpy(frames: Array, window: Array) -> Array:
     from scipy.fft import rfft
 
     spectrum = rfft(frames * window)
     return spectrum.real**2 + spectrum.imag**2
 
 
-def truth(frames: Tensor, window: Tensor) -> Array:
-    spectrum = variants.spectrum(f64(frames) * f64(window), TRANSFORMERS)
-    return variants.power(spectrum, TRANSFORMERS)
-
-
 def under(c: Convention) -> Function:
-    def run(frames: Tensor, window: Tensor) -> Array:
-        given = f64(window)
-        if {"window", "periodic", "win_length"} & set(c.changes()):
-            given = variants.window(c)
-        return variants.power(variants.spectrum(f64(frames) * given, c), c)
+    own_window = {"window", "periodic", "win_length"} & set(c.changes())
+
+    def run(frames: Array, window: Array) -> Array:
+        windowed = frames * (variants.window(c) if own_window else window)
+        return variants.power(variants.spectrum(windowed, c), c)
 
     return run
 
 
-def flops(n_frames: int, n: int = 400) -> float:
+def flops_of(n_frames: int, n: int = 400) -> float:
     """A real transform takes 2.5 N log2 N, the window N, and the squares 3 for each frequency."""
     return n_frames * (2.5 * n * log2(n) + n + 1.5 * n)
 
@@ -74,10 +69,10 @@ SLOT = Slot(
     __name__,
     __doc__,
     stft,
-    truth,
-    lambda frames, _: flops(frames[..., 0].numel()),
+    under(TRANSFORMERS),
+    lambda frames, _window: flops_of(frames[..., 0].numel()),
     edges,
-    numpy=numpy_stft,
+    numpy=in_numpy,
     speech=speech,
     stages=("windowed", "spectrum", "power"),
     under=under,
