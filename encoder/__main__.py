@@ -25,9 +25,10 @@ from melfront.command import (
     PROGRESS,
     Parser,
     UsageError,
-    check_folder,
+    check_output,
     exit_status,
     filled,
+    output_files,
     replacing,
 )
 
@@ -93,32 +94,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def output_files(clips: list[Path], out: Path, dtype: str) -> list[Path]:
-    """The file for each clip. Raises UsageError if one cannot be written."""
-    if out.is_dir():
-        files = [out / f"{clip.stem}.safetensors" for clip in clips]
-    elif len(clips) > 1:
-        raise UsageError(f"-o {out} for {len(clips)} clips: expected an existing folder")
-    elif out.suffix not in (".safetensors", ".npz"):
-        raise UsageError(f"-o {out}: expected a .safetensors or .npz file, or an existing folder")
-    elif out.suffix == ".npz" and dtype == "bfloat16":
-        raise UsageError(f"-o {out}: npz cannot hold bfloat16; give a .safetensors file")
-    else:
-        files = [out]
-    stems = [clip.stem for clip in clips]
-    if twice := [stem for stem in stems if stems.count(stem) > 1]:
-        raise UsageError(f"-o {out}: several clips are named {twice[0]}; rename all but one")
-    check_folder(files[0], f"-o {out}")
-    return files
-
-
 def check_report(clips: list[Path], file: Path) -> None:
     """Raises UsageError for several clips, and for a file that is not a page."""
     if len(clips) > 1:
         raise UsageError(f"--report {file} of {len(clips)} clips: it shows one; give one clip")
-    if file.suffix not in (".html", ".htm") or file.is_dir():
+    if file.suffix not in (".html", ".htm"):
         raise UsageError(f"--report {file}: expected a .html file")
-    check_folder(file, f"--report {file}")
+    check_output(file, f"--report {file}")
 
 
 def load_model(name: str, device: str, dtype: str) -> WhisperEncoder:
@@ -232,7 +214,10 @@ def run(args: argparse.Namespace) -> None:
     size = name.removeprefix("whisper-") in SIZES
     if not (built_in or size or "/" in name or os.path.exists(name)):
         raise UsageError(f"--model {name}: no such file or folder, nor a size such as tiny")
-    files = output_files(clips, args.out, args.dtype) if args.out else []
+    out = args.out
+    files = output_files(clips, out, f"-o {out}", (".npz", ".safetensors")) if out else []
+    if args.dtype == "bfloat16" and out and out.suffix == ".npz":
+        raise UsageError(f"-o {out}: npz cannot hold bfloat16; give a .safetensors file")
     if args.report:
         check_report(clips, args.report)
     audios = [melfront.load_audio(clip, args.check_range) for clip in clips]

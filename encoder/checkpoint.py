@@ -118,10 +118,8 @@ def load(
             weight = weights[ours] = torch.empty(shape, dtype=dtype or stored_dtype, device=device)
             read_into(weight)
             if check_finite and not _is_finite(weight):
-                raise CheckpointError(
-                    f"{path}: {theirs} has values that are NaN or infinite in {weight.dtype}; if "
-                    "that is intended, pass check_finite=False"
-                )
+                found = f"{path}: {theirs} has values that are NaN or infinite in {weight.dtype}"
+                raise CheckpointError(f"{found}; if that is intended, pass check_finite=False")
             if progress:
                 progress(len(weights), len(layout.found))
     except OSError as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -20,7 +19,16 @@ from numpy.typing import NDArray
 import melfront
 
 from .audio import SAMPLE, clip_path, origin
-from .command import MAX_MELS, NO_CHECK_RANGE, Parser, exit_status, filled, is_n_mels, replacing
+from .command import (
+    MAX_MELS,
+    NO_CHECK_RANGE,
+    Parser,
+    exit_status,
+    filled,
+    is_n_mels,
+    output_files,
+    replacing,
+)
 
 # `melfront encoder ...` is `main(["..."])` of that module; imported only then, torch takes seconds.
 COMMANDS = {
@@ -99,32 +107,6 @@ def parser() -> Parser:
     return result
 
 
-def targets(out: str, clips: list[Path], endings: tuple[str, ...], default: str) -> list[Path]:
-    """The file for each clip's result. Raises ValueError where it cannot be written."""
-    into = Path(out)
-    if into.is_dir() or out.endswith(("/", os.sep)):
-        paths = [into / f"{clip.stem}{default}" for clip in clips]
-    elif into.suffix not in endings:
-        raise ValueError(f"{out}: unknown ending; expected {', '.join(endings)}, or a folder")
-    elif len(clips) > 1:
-        raise ValueError(
-            f"{out}: one file cannot hold {len(clips)} clips; name a folder that exists"
-        )
-    else:
-        paths = [into]
-    folder = paths[0].parent
-    if not folder.is_dir():
-        raise ValueError(f"{out}: the folder {folder} does not exist; make it first")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{out}: the folder {folder} cannot be written to; choose another")
-    for path in paths:
-        if paths.count(path) > 1:
-            raise ValueError(f"{out}: two of the clips would be written as {path.name}; rename one")
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder; choose another name")
-    return paths
-
-
 def compute(
     audio: NDArray[np.float32], n_mels: int, convention: str, check_range: bool
 ) -> dict[str, Any]:
@@ -182,8 +164,9 @@ def run(options: argparse.Namespace) -> None:
     for clip in clips:
         if not clip.exists():
             raise FileNotFoundError(f"{clip}: no such file; name an audio file")
-    outs = options.out and targets(options.out, clips, OUTPUTS, ".safetensors")
-    plots = options.plot and targets(options.plot, clips, PLOTS, ".png")
+    out, plot_out = options.out, options.plot
+    outs = out and output_files(clips, Path(out), f"-o {out}", OUTPUTS)
+    plots = plot_out and output_files(clips, Path(plot_out), f"--plot {plot_out}", PLOTS)
     for i, clip in enumerate(clips):
         audio = melfront.load_audio(clip, options.check_range)
         features = compute(audio, options.n_mels, options.convention, options.check_range)

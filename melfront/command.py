@@ -132,10 +132,35 @@ def is_n_mels(text: str) -> bool:
     return text.isdecimal() and 1 <= int(text) <= MAX_MELS
 
 
-def check_folder(file: Path, option: str) -> None:
-    """Raises UsageError, before any work is done, if the file's folder cannot be written to."""
+def output_files(clips: list[Path], out: Path, option: str, endings: tuple[str, ...]) -> list[Path]:
+    """The file for each clip: `out`, or CLIP with the last of the endings in the folder `out`.
+
+    Raises UsageError, before any work is done, if one of them cannot be written.
+    """
+    folder = "a folder that exists"
+    if out.is_dir():
+        files = [out / f"{clip.stem}{endings[-1]}" for clip in clips]
+    elif len(clips) > 1:
+        raise UsageError(f"{option}: one file cannot hold {len(clips)} clips; name {folder}")
+    elif out.suffix not in endings:
+        raise UsageError(f"{option}: unknown ending; expected {', '.join(endings)}, or {folder}")
+    else:
+        files = [out]
+    for file in files:
+        if files.count(file) > 1:
+            raise UsageError(f"{option}: two clips would be written as {file.name}; rename one")
+        check_output(file, option)
+    return files
+
+
+def check_output(file: Path, option: str) -> None:
+    """Raises UsageError, before any work is done, if the file cannot be written."""
+    if not file.parent.is_dir():
+        raise UsageError(f"{option}: no such folder to write {file.name} into; make it first")
+    if file.is_dir():
+        raise UsageError(f"{option}: a folder; expected the name of a file to write")
     try:
-        tempfile.TemporaryFile(dir=file.absolute().parent).close()
+        tempfile.TemporaryFile(dir=file.parent).close()
     except OSError as error:
         raise UsageError(f"{option}: cannot write there: {error.strerror}") from error
 
@@ -145,12 +170,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all: yields a temporary name in the same folder.
 
     At the end of the block that file becomes `path`; if the block raises, it is removed.
-    Raises UsageError if the folder does not exist, or if `path` is a folder.
+    Raises UsageError if it cannot be written there.
     """
-    if not path.parent.is_dir():
-        raise UsageError(f"{path.parent}: no such folder to write {path.name} into")
-    if path.is_dir():
-        raise UsageError(f"{path}: a folder; expected the name of a file to write")
+    check_output(path, str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.touch()

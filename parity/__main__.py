@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from melfront.command import NO_CHECK_RANGE, Parser, check_folder, exit_status, filled
+from melfront.command import NO_CHECK_RANGE, Parser, check_output, exit_status, filled
 
 PROG = "melfront parity"
 EXAMPLES = {
@@ -175,20 +175,10 @@ def check_paths(options: argparse.Namespace) -> None:
     for name, option in (("out", "-o"), ("plot", "--plot"), ("table", "--table")):
         path = getattr(options, name, None)
         if path is not None:
-            check_target(Path(path), f"{option} {path}")
+            check_output(Path(path), f"{option} {path}")
     plot = getattr(options, "plot", None)
     if plot is not None and Path(plot).suffix.lower() != ".png":
         raise ValueError(f"--plot {plot}: expected a name that ends in .png")
-
-
-def check_target(path: Path, option: str) -> None:
-    """Refuse what cannot be written."""
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise ValueError(f"{option}: no such folder to write {path.name} into")
-    if path.is_dir():
-        raise ValueError(f"{option}: a folder; expected the name of a file to write")
-    check_folder(path, option)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -129,20 +129,16 @@ class Pipeline:
 
     def encoder_truth(self, wanted: Iterable[str], upto: str = "ln_post") -> dict[str, Array]:
         """These encoder stages from the float64 oracle, one clip (T, S) or a batch (B, T, S)."""
-        wanted = set(wanted)
+        model, wanted, results = self.needed_model(), set(wanted), []
         features = self.front_end_truth["features"]
-        batch = features if self.clips.batched else features[None]
-        results = [self._encode(item, wanted, upto) for item in batch]
+        for mel in features if self.clips.batched else [features]:
+            seen = Seen(wanted, upto)
+            with suppress(Stop), self.progress("float64", seen) as seeing:
+                encoder_oracle.encode(mel, model.state_dict(), model.config, seeing)
+            results.append(seen)
         if not self.clips.batched:
             return results[0]
         return {name: np.stack([r[name] for r in results]) for name in results[0]}
-
-    def _encode(self, mel: Array, wanted: set[str], upto: str) -> dict[str, Array]:
-        model = self.needed_model()
-        seen = Seen(wanted, upto)
-        with suppress(Stop), self.progress("float64", seen) as seeing:
-            encoder_oracle.encode(mel, model.state_dict(), model.config, seeing)
-        return seen
 
     @contextmanager
     def progress(self, what: str, tap: Any) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from melfront.command import Parser, UsageError, check_folder, replacing
+from melfront.command import Parser, UsageError, check_output, replacing
 
 from ..kernel.cli import processors
 from ..machine import installed, machine, versions_of
@@ -84,7 +84,7 @@ def parse(command: str, arguments: list[str]) -> Any:
             given = f"--{option} {file}"
             if file.suffix != ending or file.is_dir():
                 parser.error(f"{given}: expected the name of a file that ends in {ending}")
-            check_folder(file, given)  # now, not after half an hour
+            check_output(file, given)  # now, not after half an hour
     return args
 
 

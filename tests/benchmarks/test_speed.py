@@ -185,7 +185,7 @@ def cores_seen(name: str) -> dict:
         (["--seconds", "nan"], "--seconds nan: expected a positive number"),
         (["--seconds", "inf"], "--seconds inf: expected a positive number"),
         (["--work", "nothing"], "invalid choice"),
-        (["--plot", "no/such/folder.png"], "cannot write there: No such file or directory"),
+        (["--plot", "no/such/folder.png"], "no such folder to write folder.png into"),
         (["--json", "/proc/x.json"], "--json /proc/x.json: cannot write there"),
         (["--plot", "x.txt"], "--plot x.txt: expected the name of a file that ends in .png"),
         (["--markdown", "."], "--markdown .: expected the name of a file that ends in .md"),

@@ -306,8 +306,8 @@ def test_trained_weights_in_half_a_minute(tmp_path, jfk_path, tiny_en):
     [
         (["a.wav", "b.wav", "--report", "tour.html"], "of 2 clips: it shows one"),
         (["--report", "tour.flac"], "expected a .html file"),
-        (["--report", "there.html"], "expected a .html file"),  # a folder
-        (["--report", "missing/tour.html"], "cannot write there: No such file"),
+        (["--report", "there.html"], "a folder; expected the name of a file"),
+        (["--report", "missing/tour.html"], "no such folder to write tour.html into"),
     ],
 )
 def test_bad_usage_is_one_line_before_loading(tmp_path, monkeypatch, capsys, arguments, message):
