@@ -50,7 +50,7 @@ class Finder(Loader):
     def get_code(self, name: str) -> Any:
         """For `python -m encoder`."""
         long = find_spec(f"melfront.{name}")
-        return long.loader.get_code(long.name)  # type: ignore[union-attr]
+        return long.loader.get_code(long.name)  # type: ignore[union-attr]  # the file is there
 
 
 def is_ours(found: ModuleType | ModuleSpec | None) -> bool:

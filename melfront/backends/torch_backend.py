@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
 import melfront
 
@@ -40,7 +39,7 @@ def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> T
     Reproduces `variants.run`.
     """
     given = clips.arrays[0]
-    if torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if torch.jit.is_tracing():  # type: ignore[attr-defined]  # public, not in __all__
         raise TypeError("torch.jit.trace would keep the lengths of a list; give it a tensor (B, N)")
     recorded = torch.is_grad_enabled() and any(clip.requires_grad for clip in clips.arrays)
     # Forward mode says nothing in requires_grad.
@@ -65,7 +64,7 @@ def features_by_autograd(
     total = length + convention.extra_padding
     heard = [frames_heard(len(clip), length, convention) for clip in clips]
     n_heard = max(heard)
-    x = pad(pad_sequence(clips, batch_first=True), total, n_heard)
+    x = pad(stack(clips), total, n_heard)
     frames = x.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
     log = log_of_frames(frames, window, filters, convention)  # (B, M, H)
 
@@ -75,6 +74,17 @@ def features_by_autograd(
         counted = log.masked_fill(others.to(log.device), -math.inf)
     n_frames = length // HOP_LENGTH
     return clamp_and_scale(log, counted, n_frames, n_frames - n_heard, convention)
+
+
+def stack(clips: list[Tensor]) -> Tensor:
+    """Clips (n,) as a batch, zeros after the shorter ones -> (B, longest).
+
+    One kernel where all are equally long; pad_sequence would copy them one by one.
+    """
+    longest = max(map(len, clips))
+    return torch.stack(
+        [c if len(c) == longest else functional.pad(c, (0, longest - len(c))) for c in clips]
+    )
 
 
 def log_of_frames(

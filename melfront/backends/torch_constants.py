@@ -25,7 +25,7 @@ def made_once(
     n_mels: int, dtype: torch.dtype, device: torch.device, n_bands: int = N_BANDS
 ) -> tuple[Tensor, Filters]:
     # What is made in inference mode could not be used outside, and torch.jit.trace need not warn
-    # that these are constants.
+    # that these are constants. (mypy: TracerWarning is public, but not in torch.jit's __all__.)
     with torch.inference_mode(False), warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         # torch's float32 window is 2e-7 off, as much as the FFT's rounding; next to a loud tone

@@ -188,7 +188,10 @@ def test_inner_tensor_of_the_mlp_is_never_whole(model, mel, rows):
 def test_jit_trace_works_for_other_sizes(model, mel):
     model.requires_grad_(False)
     with torch.no_grad():
-        run = lambda x: model(x, strict_length=False).last_hidden_state  # noqa: E731
+
+        def run(x):
+            return model(x, strict_length=False).last_hidden_state
+
         traced = torch.jit.trace(run, mel, check_trace=False)
         for other in (mel, mel[:1], mel[:2, :, :900]):
             assert rms(array(traced(other) - run(other))) <= 2e-6 * rms(array(run(other)))

@@ -65,6 +65,13 @@ def test_number_of_kernels_does_not_depend_on_the_batch(convention, n_clips, sec
     assert kernels.devices == {"meta"}
 
 
+def test_equally_long_clips_are_stacked_by_one_kernel():
+    clips = [torch.empty(16_000, device="meta") for _ in range(64)]
+    with Kernels() as kernels:
+        assert torch_backend.stack(clips).shape == (64, 16_000)
+    assert len(kernels.launched) == 1, kernels.launched
+
+
 @pytest.fixture(scope="module")
 def as_off_the_cpu():
     """Make the CPU take the path of other devices."""
