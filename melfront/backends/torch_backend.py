@@ -227,11 +227,11 @@ class LogMel(nn.Module):
     Works on the device of the waveform it is given, keeps no state, has no parameters, and is
     differentiable with respect to the waveform. float64 gives float64, other types float32.
     Takes n_mels, convention, pad_to, truncate and check_range as `melfront.log_mel` does, and
-    raises what it raises, and TypeError for what is no tensor.
+    raises the same errors, and TypeError for anything but a tensor.
 
     torch.export, torch.onnx.export(dynamo=True), torch.compile, torch.func and torch.jit.trace keep
     batch and length dynamic. Values are not checked then; a clip longer than pad_to, or too short,
-    is an IndexError of what was exported. torch.jit.script refuses it: it reads no Python of ours.
+    is an IndexError of what was exported. torch.jit.script cannot compile it.
     Reproduces transformers' WhisperFeatureExtractor.
     """
 
