@@ -21,13 +21,14 @@ from . import checkout, oracle, variants  # noqa: F401  # checkout: finds the ot
 from .audio import (
     AudioError,
     Clips,
-    as_clips,
     check_rate,
     chunks,
     fit_length,
     is_tensor,
     load_audio,
+    unchecked_clips,
 )
+from .backends import for_a_cpu
 from .conventions import (
     CHUNK_LENGTH,
     CONVENTIONS,
@@ -105,15 +106,14 @@ def log_mel(
         if taken_whole(audio):
             check_rate(sampling_rate)
             return log_mel_of_tensor(audio, n_mels, convention, pad_to, truncate, return_mask)
-    clips = as_clips(audio, sampling_rate, check_range)
+    clips = unchecked_clips(audio, sampling_rate)
     length = fit_length(clips, pad_to, truncate)
-    clips = clips.cut(length)
     if is_tensor(clips.arrays[0]):
         from .backends import torch_backend as backend
     else:
-        from .backends import numpy_backend as backend  # type: ignore[no-redef]  # by kind
-    features = backend.log_mel(clips, length, n_mels, convention)
-    return (features, mask_of(clips, length)) if return_mask else features
+        backend = for_a_cpu()
+    features = backend.log_mel(clips, length, n_mels, convention, check_range)
+    return (features, mask_of(clips.cut(length), length)) if return_mask else features
 
 
 def mask_of(clips: Clips, length: int) -> Any:

@@ -14,6 +14,7 @@ from .clips import (
     origin,
     padded_length,
     samples_of,
+    unchecked_clips,
 )
 from .file import SAMPLE, clip_path, load_audio, resample
 from .waveform import AudioError, check_rate, is_tensor, is_traced, to_float

@@ -30,9 +30,14 @@ class Clips(NamedTuple):
     def cut(self, length: int) -> Clips:
         return Clips([clip[:length] for clip in self.arrays], self.batched)
 
+    def check(self, check_range: bool = True) -> None:
+        """Raise AudioError for a clip that is empty, or not finite, or far outside [-1, 1]."""
+        for i, clip in enumerate(self.arrays):
+            check_samples(clip, f"clip {i}" if self.batched else "audio", check_range)
+
     def numpy(self) -> Clips:
         """The same clips as NumPy arrays."""
-        arrays = [clip.detach().cpu().numpy() if is_tensor(clip) else clip for clip in self.arrays]
+        arrays = [clip.numpy(force=True) if is_tensor(clip) else clip for clip in self.arrays]
         return Clips(arrays, self.batched)
 
 
@@ -51,14 +56,21 @@ def as_clips(audio: Any, sampling_rate: int | None = None, check_range: bool = T
     Floats are taken as they are, integer PCM is scaled by its dtype. Raises AudioError for audio
     that cannot be meant, TypeError for anything else.
     """
+    clips = unchecked_clips(audio, sampling_rate)
+    clips.check(check_range)
+    return clips
+
+
+def unchecked_clips(audio: Any, sampling_rate: int | None = None) -> Clips:
+    """`as_clips` without a look at the values, which a backend can take in its own pass."""
     check_rate(sampling_rate)
     audio = as_list(audio)
     listed = isinstance(audio, (list, tuple)) and not all(isinstance(x, Real) for x in audio)
     if not listed and getattr(audio, "ndim", 1) != 2:
-        return Clips([as_clip(audio, "audio", check_range)], batched=False)
+        return Clips([as_clip(audio, "audio")], batched=False)
     if not listed:
         check_shape(audio)
-    clips = [as_clip(item, f"clip {i}", check_range) for i, item in enumerate(audio)]
+    clips = [as_clip(item, f"clip {i}") for i, item in enumerate(audio)]
     if len({is_tensor(clip) for clip in clips}) > 1:
         raise AudioError("a batch with both NumPy arrays and torch tensors; give one kind")
     return Clips(clips, batched=True)
@@ -66,6 +78,8 @@ def as_clips(audio: Any, sampling_rate: int | None = None, check_range: bool = T
 
 def as_list(audio: Any) -> Any:
     """A column, an object array or another sequence as a list or an array; others unchanged."""
+    if type(audio) is np.ndarray and audio.dtype != object:  # by far the most frequent
+        return audio
     if is_tensor(audio):
         return audio.unbind() if audio.is_nested else audio
     if hasattr(audio, "as_py"):  # a pyarrow scalar
@@ -84,9 +98,18 @@ def as_list(audio: Any) -> Any:
     return audio.tolist() if audio.dtype == object and audio.ndim else audio
 
 
-def as_clip(audio: Any, name: str, check_range: bool) -> Any:
-    """One clip as a checked 1-D floating-point array or tensor."""
+def as_clip(audio: Any, name: str) -> Any:
+    """One clip as a 1-D floating-point array or tensor."""
     audio = as_list(audio)
+    if not (isinstance(audio, np.ndarray) or is_tensor(audio)):
+        audio = decoded(audio, name)
+    if audio.ndim != 1:
+        raise no_clip(audio, name)
+    return to_float(audio, name)
+
+
+def decoded(audio: Any, name: str) -> Any:
+    """The array of a dict, a decoder or a list of numbers."""
     if isinstance(audio, Mapping):
         audio = of_dict(audio, name)
     elif hasattr(audio, "get_all_samples"):  # torchcodec.decoders.AudioDecoder
@@ -95,16 +118,12 @@ def as_clip(audio: Any, name: str, check_range: bool) -> Any:
         audio = samples.data.mean(dim=0)  # (channels, N) -> (N,)
     if isinstance(audio, (str, bytes, bytearray, os.PathLike)):
         raise TypeError(f"{name}: expected a waveform; read a file with melfront.load_audio(...)")
-    if not is_tensor(audio):
-        try:
-            audio = np.asarray(audio)
-        except ValueError as error:  # a list of lists of unlike lengths
-            raise AudioError(f"{name}: expected one clip (N,), not a list of several") from error
-    if audio.ndim != 1:
-        raise no_clip(audio, name)
-    audio = to_float(audio, name)
-    check_samples(audio, name, check_range)
-    return audio
+    if is_tensor(audio):
+        return audio
+    try:
+        return np.asarray(audio)
+    except ValueError as error:  # a list of lists of unlike lengths
+        raise AudioError(f"{name}: expected one clip (N,), not a list of several") from error
 
 
 def of_dict(audio: Mapping[str, Any], name: str) -> Any:

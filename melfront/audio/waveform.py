@@ -46,6 +46,8 @@ def is_traced(tensor: Any) -> bool:
 
 def to_float(audio: Any, name: str) -> Any:
     """Integer PCM to [-1, 1) by the range of its type; floats as they are, float16 as float32."""
+    if audio.dtype in (np.float32, np.float64):  # before the name, which takes NumPy 3 us
+        return audio
     # NumPy's name is the same for either byte order.
     dtype = str(audio.dtype).removeprefix("torch.") if is_tensor(audio) else audio.dtype.name
     if dtype in ("float32", "float64"):

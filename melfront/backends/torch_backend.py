@@ -1,7 +1,8 @@
 """The front end in torch: any device, batched, differentiable, the same numbers as `oracle.py`.
 
-Three functions compute them. `features_by_autograd` is what a torch user would write; it takes a
-list of clips, on any device, under autograd. `torch_in_place.py` is inference on a CPU.
+Three ways lead to them. A float32 tensor on a CPU from which nothing is recorded is read as an
+array, by the backend for a CPU. `features_by_autograd` is what a torch user would write; it takes a
+list of clips, on any device, under autograd, and is transformers' computation to 3e-7.
 `log_mel_of_tensor` never looks at a value and never takes a batch apart. It serves the tools that
 record it and replay it on other clips (torch.export, torch.compile, vmap), and every device but the
 CPU, where launching a kernel costs more than the arithmetic in it: some 15 kernels for any batch,
@@ -25,18 +26,20 @@ import melfront
 
 from ..audio import Clips, check_shape, is_tensor, is_traced, padded_length, samples_of, to_float
 from ..conventions import CHUNK_LENGTH, HOP_LENGTH, N_FFT, SAMPLE_RATE, Convention, named_convention
+from . import for_a_cpu
 from .numpy_backend import frames_heard
-from .torch_constants import Filters, constants, on_cpu
-from .torch_in_place import features_in_place
+from .torch_constants import constants, on_cpu
 
 LOG10_FLOOR = -10.0  # log10(LOG_FLOOR)
 
 
-def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> Tensor:
-    """Checked clips of up to `length` samples to features, (M, F) or (B, M, F), on their device.
+def log_mel(
+    clips: Clips, length: int, n_mels: int, convention: Convention, check_range: bool
+) -> Tensor:
+    """Clips of up to `length` samples to features, (M, F) or (B, M, F), on their device.
 
-    `convention` is one of the named ones. float64 clips give float64, all others float32.
-    Reproduces `variants.run`.
+    `convention` is one of the named ones. float64 clips give float64, all others float32. Raises
+    AudioError as `Clips.check` does. Reproduces `variants.run`.
     """
     given = clips.arrays[0]
     if torch.jit.is_tracing():  # type: ignore[attr-defined]  # public, not in __all__
@@ -44,15 +47,24 @@ def log_mel(clips: Clips, length: int, n_mels: int, convention: Convention) -> T
     recorded = torch.is_grad_enabled() and any(clip.requires_grad for clip in clips.arrays)
     # Forward mode says nothing in requires_grad.
     recorded = recorded or any(unpack_dual(clip).tangent is not None for clip in clips.arrays)
-    plain = on_cpu(given.device) and not recorded and not is_traced(given)
-    way = features_in_place if plain else features_by_autograd
-    features = way(clips.arrays, length, n_mels, convention)  # (B, M, F)
+    if on_cpu(given.device) and not recorded and not is_traced(given) and not is_double(clips):
+        backend = for_a_cpu()
+        return torch.from_numpy(
+            backend.log_mel(clips.numpy(), length, n_mels, convention, check_range)
+        )
+    clips.check(check_range)
+    arrays = clips.cut(length).arrays
+    features = features_by_autograd(arrays, length, n_mels, convention)  # (B, M, F)
     if convention.fill is not None:
-        ends = torch.tensor([len(clip) // HOP_LENGTH for clip in clips.arrays], device=given.device)
+        ends = torch.tensor([len(clip) // HOP_LENGTH for clip in arrays], device=given.device)
         frames = torch.arange(features.shape[-1], device=given.device)
         features = features.masked_fill(frames >= ends[:, None, None], convention.fill)
     features = features.to(given.dtype)
     return features if clips.batched else features[0]
+
+
+def is_double(clips: Clips) -> bool:
+    return any(clip.dtype == torch.float64 for clip in clips.arrays)
 
 
 def features_by_autograd(
@@ -88,17 +100,13 @@ def stack(clips: list[Tensor]) -> Tensor:
 
 
 def log_of_frames(
-    frames: Tensor, window: Tensor, filters: Filters, convention: Convention
+    frames: Tensor, window: Tensor, filters: Tensor, convention: Convention
 ) -> Tensor:
     """Frames (B, H, N) to the logarithm of their mel power, (B, M, H)."""
     spectrum = torch.fft.rfft(frames * window)  # (B, H, K)
     parts = torch.view_as_real(spectrum).square()  # (B, H, K, 2)
-    if on_cpu(frames.device):
-        parts = parts.flatten(-2)  # (B, H, 2K)
-        mel = torch.cat([weights @ parts[..., part].mT for _, part, weights in filters], dim=-2)
-    else:
-        bank = filters[0][2].expand(len(parts), -1, -1)  # (B, M, K)
-        mel = torch.bmm(bank, parts.sum(-1).mT)  # (B, M, H), contiguous, which @ would not be
+    bank = filters.expand(len(parts), -1, -1)  # (B, M, K)
+    mel = torch.bmm(bank, parts.sum(-1).mT)  # (B, M, H), contiguous, which @ would not be
     return mel.clamp(min=convention.log_floor).log10()  # (B, M, H)
 
 
