@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ NOT_NUMERIC = {
     "encoder/report": "all",
     "melfront": "cli import plot terminal",
     "melfront/audio": "all",
-    "melfront/backends": "off_the_cpu reentrance traced",  # float64 on a CPU; traced: compilers
+    "melfront/backends": "cache off_the_cpu traced",  # float64 on a CPU; traced: compilers
     "parity": "bad_input command pytest_plugin timing",
     "parity/comparison": "hints plot",
     "parity/files": "all",
@@ -112,9 +113,11 @@ def pytest_generate_tests(metafunc):
     # Session scope, because hypothesis keeps one value for all examples of a test.
     if "device" in metafunc.fixturenames:
         metafunc.parametrize("device", device_params(metafunc.config), scope="session")
-    if "backend" in metafunc.fixturenames:  # front end: NumPy, or torch on a device
+    if "backend" in metafunc.fixturenames:  # front end: of arrays, or torch on a device
+        no_numba = pytest.mark.skipif(not find_spec("numba"), reason="numba is not installed")
+        numba = pytest.param("numba", marks=no_numba)
         stand_in = pytest.param(STAND_IN, id="other_fft", marks=pytest.mark.slow)
-        params = ["numpy", *device_params(metafunc.config), stand_in]
+        params = [numba, "numpy", *device_params(metafunc.config), stand_in]
         metafunc.parametrize("backend", params, scope="session")
 
 

@@ -55,13 +55,12 @@ def device_of(backend: str) -> Iterator[str]:
     `with` block.
     """
     if backend != STAND_IN:
-        yield "cpu" if backend == "numpy" else backend
+        yield backend if backend not in ("numba", "numpy") else "cpu"
         return
-    by_autograd = torch_backend.features_by_autograd
     with (
         ONE_AT_A_TIME,
         patch.object(torch.fft, "rfft", rfft),
         patch.object(torch, "stft", stft),
-        patch.object(torch_backend, "features_in_place", by_autograd),
+        patch.object(torch_backend, "on_cpu", lambda device: False),
     ):
         yield "cpu"

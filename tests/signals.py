@@ -1,7 +1,9 @@
 """Signals that distinguish a correct front end from a wrong one, and their float32 noise."""
 
+import importlib
 from dataclasses import dataclass
 from functools import lru_cache
+from unittest.mock import patch
 
 import hypothesis.strategies as st
 import numpy as np
@@ -88,9 +90,14 @@ def floor(truth: np.ndarray) -> float:
 
 
 def compute(audio, backend: str, **options) -> np.ndarray:
-    """`melfront.log_mel` of a clip or a list of clips. `backend`: "numpy" or a torch device."""
-    if backend == "numpy":
-        return melfront.log_mel(audio, **options)
+    """`melfront.log_mel` of a clip or a list of clips.
+
+    backend: "numba" or "numpy", which take arrays, or a torch device, whose tensors are recorded:
+    tensors that are not go the way of arrays on a CPU.
+    """
+    if backend in ARRAYS:
+        with arrays_by(backend):
+            return melfront.log_mel(audio, **options)
     import torch
 
     from tests.other_fft import device_of
@@ -98,7 +105,16 @@ def compute(audio, backend: str, **options) -> np.ndarray:
     with device_of(backend) as device:
 
         def tensor(clip):
-            return torch.tensor(clip, device=device)
+            return torch.tensor(clip, device=device, requires_grad=device == "cpu")
 
         clips = [tensor(c) for c in audio] if isinstance(audio, list) else tensor(audio)
-        return melfront.log_mel(clips, **options).cpu().numpy()
+        return melfront.log_mel(clips, **options).detach().cpu().numpy()
+
+
+ARRAYS = ("numba", "numpy")
+
+
+def arrays_by(backend: str):
+    """Arrays are computed by this backend within the `with` block."""
+    module = importlib.import_module(f"melfront.backends.{backend}_backend")
+    return patch.object(melfront, "for_a_cpu", lambda: module)

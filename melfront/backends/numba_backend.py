@@ -197,7 +197,7 @@ def log_mel(
 
     def finish(i: int) -> None:
         top = max(loudest) if convention.max_scope == "batch" else loudest[i]
-        run[i][1](features[i], heard[i], least_feature(convention, top))
+        run[i][1](features[i], heard[i], np.float32(least_feature(convention, top)))
         if convention.fill is not None:
             features[i, :, len(arrays[i]) // HOP_LENGTH :] = convention.fill
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -44,11 +44,11 @@ def of_natural_log(convention: Convention) -> tuple[float, float]:
     return 1 / (math.log(10) * convention.divisor), convention.offset / convention.divisor
 
 
-def least_feature(convention: Convention, loudest: float) -> np.float32:
+def least_feature(convention: Convention, loudest: float) -> float:
     """The least value of a feature: 8 in log10 below the loudest mel power, or silence."""
     log10 = math.log10(max(loudest, convention.log_floor)) - convention.dynamic_range
     log10 = max(log10, math.log10(convention.log_floor))
-    return np.float32((log10 + convention.offset) / convention.divisor)
+    return (log10 + convention.offset) / convention.divisor
 
 
 @lru_cache(maxsize=16)
@@ -93,7 +93,7 @@ def mel_of_block(block: slice, clip: NDArray[Any], length: int, n_mels: int) -> 
 
 
 def before_clamp(
-    clip: NDArray[Any], length: int, convention: Convention, out: NDArray[np.float32]
+    clip: NDArray[Any], length: int, convention: Convention, out: NDArray[Any]
 ) -> float:
     """Write the features of a clip (n,) to out (M, F), before the clamp; return the largest power.
 
@@ -115,9 +115,14 @@ def before_clamp(
 
 
 def log_mel(
-    clips: Clips, length: int, n_mels: int, convention: Convention, check_range: bool
-) -> NDArray[np.float32]:
-    """Clips of up to `length` samples to features, (M, F) or (B, M, F), float32.
+    clips: Clips,
+    length: int,
+    n_mels: int,
+    convention: Convention,
+    check_range: bool,
+    dtype: type[np.floating[Any]] = np.float32,
+) -> NDArray[Any]:
+    """Clips of up to `length` samples to features of this dtype, (M, F) or (B, M, F).
 
     `convention` is one of the named ones. Raises AudioError as `Clips.check` does, ValueError for
     fewer than one bin. Reproduces `variants.run`.
@@ -126,7 +131,7 @@ def log_mel(
     clips = clips.cut(length)
     shape = (len(clips.arrays), n_mels, length // HOP_LENGTH)
     mel_filters(n_mels)  # raises ValueError before there is an array of such a shape
-    features = np.empty(shape, dtype=np.float32)  # (B, M, F)
+    features = np.empty(shape, dtype)  # (B, M, F)
     loudest = [
         before_clamp(clip, length, convention, out)
         for clip, out in zip(clips.arrays, features, strict=True)
@@ -135,10 +140,13 @@ def log_mel(
         loudest = [max(loudest)] * len(loudest)
     for clip, top, out in zip(clips.arrays, loudest, features, strict=True):
         # Rounding keeps the order, so the clamp can come after it.
-        least = least_feature(convention, top)
+        least = dtype(least_feature(convention, top))
         n_heard = frames_heard(len(clip), length, convention)
         np.maximum(out[:, :n_heard], least, out=out[:, :n_heard])
         out[:, n_heard:] = least
         if convention.fill is not None:
             out[:, len(clip) // HOP_LENGTH :] = convention.fill
     return features if clips.batched else features[0]
+
+
+in_float64 = partial(log_mel, dtype=np.float64)

@@ -1,7 +1,7 @@
 """The front end in torch: any device, batched, differentiable, the same numbers as `oracle.py`.
 
-Three ways lead to them. A float32 tensor on a CPU from which nothing is recorded is read as an
-array, by the backend for a CPU. `features_by_autograd` is what a torch user would write; it takes a
+Three ways lead to them. A tensor on a CPU whose features nobody differentiates is computed as an
+array is, without a copy. `features_by_autograd` is what a torch user would write; it takes a
 list of clips, on any device, under autograd, and is transformers' computation to 3e-7.
 `log_mel_of_tensor` never looks at a value and never takes a batch apart. It serves the tools that
 record it and replay it on other clips (torch.export, torch.compile, vmap), and every device but the
@@ -26,9 +26,9 @@ import melfront
 
 from ..audio import Clips, check_shape, is_tensor, is_traced, padded_length, samples_of, to_float
 from ..conventions import CHUNK_LENGTH, HOP_LENGTH, N_FFT, SAMPLE_RATE, Convention, named_convention
-from . import for_a_cpu
+from . import for_a_cpu, numpy_backend
 from .numpy_backend import frames_heard
-from .torch_constants import constants, on_cpu
+from .torch_constants import constants
 
 LOG10_FLOOR = -10.0  # log10(LOG_FLOOR)
 
@@ -47,11 +47,10 @@ def log_mel(
     recorded = torch.is_grad_enabled() and any(clip.requires_grad for clip in clips.arrays)
     # Forward mode says nothing in requires_grad.
     recorded = recorded or any(unpack_dual(clip).tangent is not None for clip in clips.arrays)
-    if on_cpu(given.device) and not recorded and not is_traced(given) and not is_double(clips):
-        backend = for_a_cpu()
-        return torch.from_numpy(
-            backend.log_mel(clips.numpy(), length, n_mels, convention, check_range)
-        )
+    if on_cpu(given.device) and not recorded and not is_traced(given):
+        # NumPy's float64 features are as exact as its float32 ones; the kernel's would not be.
+        backend = numpy_backend.in_float64 if given.dtype == torch.float64 else for_a_cpu().log_mel
+        return torch.from_numpy(backend(clips.numpy(), length, n_mels, convention, check_range))
     clips.check(check_range)
     arrays = clips.cut(length).arrays
     features = features_by_autograd(arrays, length, n_mels, convention)  # (B, M, F)
@@ -61,10 +60,6 @@ def log_mel(
         features = features.masked_fill(frames >= ends[:, None, None], convention.fill)
     features = features.to(given.dtype)
     return features if clips.batched else features[0]
-
-
-def is_double(clips: Clips) -> bool:
-    return any(clip.dtype == torch.float64 for clip in clips.arrays)
 
 
 def features_by_autograd(
@@ -105,7 +100,7 @@ def log_of_frames(
     """Frames (B, H, N) to the logarithm of their mel power, (B, M, H)."""
     spectrum = torch.fft.rfft(frames * window)  # (B, H, K)
     parts = torch.view_as_real(spectrum).square()  # (B, H, K, 2)
-    bank = filters.expand(len(parts), -1, -1)  # (B, M, K)
+    bank = filters.expand(parts.shape[0], -1, -1)  # (B, M, K)
     mel = torch.bmm(bank, parts.sum(-1).mT)  # (B, M, H), contiguous, which @ would not be
     return mel.clamp(min=convention.log_floor).log10()  # (B, M, H)
 
@@ -139,6 +134,10 @@ def pad(x: Tensor, length: int, n_heard: int) -> Tensor:
     left = x[:, 1 : half + 1].flip(-1)
     right = x[:, length - 1 - beyond : length - 1].flip(-1) if beyond else x[:, :0]
     return torch.cat([left, x, zeros, right], dim=-1)
+
+
+def on_cpu(device: torch.device) -> bool:
+    return device.type == "cpu"
 
 
 def taken_whole(audio: Tensor) -> bool:

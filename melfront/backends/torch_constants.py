@@ -13,10 +13,6 @@ from ..conventions import N_FFT
 from ..filterbank import mel_filters
 
 
-def on_cpu(device: torch.device) -> bool:
-    return device.type == "cpu"
-
-
 @lru_cache(maxsize=16)
 def made_once(n_mels: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     # What is made in inference mode could not be used outside, and torch.jit.trace need not warn

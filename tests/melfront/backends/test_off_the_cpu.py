@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import melfront
-from melfront.backends import torch_backend, torch_constants
+from melfront.backends import torch_backend
 from tests.signals import Signal, signals
 
 CONVENTIONS = list(melfront.CONVENTIONS)
@@ -76,11 +76,8 @@ def test_equally_long_clips_are_stacked_by_one_kernel():
 def as_off_the_cpu():
     """Make the CPU take the path of other devices."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (torch_backend, torch_constants):
-            patch.setattr(module, "on_cpu", lambda device: False)
-        torch_constants.made_once.cache_clear()
+        patch.setattr(torch_backend, "on_cpu", lambda device: False)
         yield
-    torch_constants.made_once.cache_clear()
 
 
 @given(signal=signals(3.0), n_clips=st.integers(1, 3), n_mels=st.sampled_from([128, 80, 37]))
