@@ -96,6 +96,11 @@ def log_mel(
     Returns features (M, F) for one clip and (B, M, F) for a batch, F = 3000 for 30 s; with
     return_mask=True also the mask, (F,) or (B, F), which sums to ceil(N / 160). NumPy in gives
     float32 NumPy, torch in gives torch on the same device, differentiable.
+
+    Arrays and CPU tensors are computed in float64 and are within 5e-7 of the oracle, by compiled
+    code where numba is installed. Tensors on another device, under a trace or that require a
+    gradient take torch's float32 operations, to 3e-7 the features of transformers: their FFT errs
+    by 1e-5 on speech, by 1e-4 next to a loud tone. `audio.requires_grad_()` asks for them.
     Raises AudioError (a ValueError) for audio that cannot be meant, TypeError for anything but
     audio, ValueError for an unknown convention. Reproduces transformers' WhisperFeatureExtractor.
     """
