@@ -9,7 +9,7 @@ from types import ModuleType
 
 @lru_cache
 def for_a_cpu() -> ModuleType:
-    """The backend for arrays: numba's where numba can be imported, and compiles; else NumPy's."""
+    """The backend for arrays: numba's where numba can be imported and may compile, or NumPy's."""
     if os.environ.get("NUMBA_DISABLE_JIT", "0") == "0":
         try:
             from . import numba_backend

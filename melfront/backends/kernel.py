@@ -303,9 +303,11 @@ def before_clamp(
     clip, total, n_heard, out, places, window, starts, rows, weights,
     segment, turned, q, sums, mel, spare, top,
 ):  # fmt: skip
-    """Features of a clip (n,) padded to `total`, before the clamp, to out (M, F): H frames of them.
+    """The first H features of a clip (n,) padded to `total`, before the clamp, to out (M, F).
 
-    Returns the largest mel power, and the loudest sample, NaN if there is one.
+    H frames may be more than F: those of extra padding count for the maximum alone. The arguments
+    after `out` are of `numba_backend.tables` and `scratch`. Returns the largest mel power, and the
+    loudest sample, NaN if there is one.
     """
     n_kept = min(n_heard, out.shape[1])
     loudest = np.int32(0)
@@ -328,7 +330,7 @@ def before_clamp(
                 mel[w] = 0
             features = out[m, f : f + LANES] if whole else spare
             features_of(mel, features, top)
-            if not whole:  # frames of the extra padding count for the maximum alone
+            if not whole:
                 for w in range(n_kept - f):
                     out[m, f + w] = features[w]
     for i in range(max(0, n_heard * HOP_LENGTH - HALF), len(clip)):  # the frames end before

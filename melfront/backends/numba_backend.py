@@ -39,64 +39,7 @@ from .numpy_backend import frames_heard, least_feature
 
 LOUDEST = 1e15  # |X|^2 of louder samples could exceed float32
 
-# --- compiled -------------------------------------------------------------------------------------
-
-Kernels = tuple[Callable[..., tuple[float, float]], Callable[..., None]]
-
-
-def signatures(dtype: np.dtype[Any]) -> tuple[Any, Any]:
-    """The types of `before_clamp` for clips of this dtype, and of `clamp`."""
-
-    def vector(of: Any) -> Any:
-        return types.Array(of, 1, "C", readonly=True)
-
-    out = types.Array(types.float32, 2, "C")
-    integers, floats = vector(types.intp), vector(types.float64)
-    constants = (integers, floats, integers, integers, floats)  # of `tables`
-    memory = [numba.typeof(array) for array in scratch(dtype)]
-    clip = vector(numba.from_dtype(dtype))
-    return (clip, types.intp, types.intp, out, *constants, *memory), (
-        out,
-        types.intp,
-        types.float32,
-    )
-
-
-def compiled_by(cache: bool, dtype: np.dtype[Any]) -> Kernels:
-    kernels = []
-    for function, signature in zip((before_clamp, clamp), signatures(dtype), strict=True):
-        kernel = numba.njit(cache=cache, no_cfunc_wrapper=True, **FLOATS)(function)
-        kernel.compile(signature)
-        kernel.disable_compile()
-        kernels.append(kernel)
-    return tuple(kernels)
-
-
-@contextmanager
-def said_if_it_takes_long() -> Iterator[None]:
-    """On a terminal, say after a second what the user is waiting for."""
-    said = threading.Timer(1.0, print, ["melfront: compiling the front end for this CPU, once"])
-    said.kwargs = {"file": sys.stderr}
-    said.daemon = True
-    if sys.stderr is not None and sys.stderr.isatty():
-        said.start()
-    try:
-        yield
-    finally:
-        said.cancel()
-
-
-@lru_cache
-def kernels(dtype: np.dtype[Any]) -> Kernels:
-    """Compiled, or read from numba's cache: beside this file, or else in the user's cache folder.
-
-    Where neither can be written, or what lies there cannot be read, every process compiles.
-    """
-    with said_if_it_takes_long():
-        try:
-            return compiled_by(True, dtype)
-        except Exception:  # whatever a damaged file in the cache makes numba and pickle raise
-            return compiled_by(False, dtype)
+# --- tables and memory -----------------------------------------------------------------------------
 
 
 def sample_number(i: int) -> int:
@@ -146,6 +89,62 @@ def native(clip: NDArray[Any]) -> NDArray[Any]:
     if flags.c_contiguous and flags.aligned and clip.dtype.isnative:
         return clip
     return np.require(clip, clip.dtype.newbyteorder("="), ["C", "A"])
+
+
+# --- compiled -------------------------------------------------------------------------------------
+
+Kernels = tuple[Callable[..., tuple[float, float]], Callable[..., None]]
+
+
+def signatures(dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """The types of `before_clamp` for clips of this dtype, and of `clamp`."""
+
+    def read(of: Any) -> Any:
+        return types.Array(of, 1, "C", readonly=True)
+
+    integers, floats = read(types.intp), read(types.float64)
+    constants = (integers, floats, integers, integers, floats)  # of `tables`
+    memory = [numba.typeof(array) for array in scratch(dtype)]
+    clip, out = read(numba.from_dtype(dtype)), types.Array(types.float32, 2, "C")
+    first = (clip, types.intp, types.intp, out, *constants, *memory)
+    return first, (out, types.intp, types.float32)
+
+
+def compiled_by(cache: bool, dtype: np.dtype[Any]) -> Kernels:
+    kernels = []
+    for function, signature in zip((before_clamp, clamp), signatures(dtype), strict=True):
+        kernel = numba.njit(cache=cache, no_cfunc_wrapper=True, **FLOATS)(function)
+        kernel.compile(signature)
+        kernel.disable_compile()
+        kernels.append(kernel)
+    return tuple(kernels)
+
+
+@contextmanager
+def said_if_it_takes_long() -> Iterator[None]:
+    """On a terminal, say after a second what the user is waiting for."""
+    said = threading.Timer(1.0, print, ["melfront: compiling the front end for this CPU, once"])
+    said.kwargs = {"file": sys.stderr}
+    said.daemon = True
+    if sys.stderr is not None and sys.stderr.isatty():
+        said.start()
+    try:
+        yield
+    finally:
+        said.cancel()
+
+
+@lru_cache
+def kernels(dtype: np.dtype[Any]) -> Kernels:
+    """Compiled, or read from numba's cache: beside this file, or else in the user's cache folder.
+
+    Where neither can be written, or what lies there cannot be read, every process compiles.
+    """
+    with said_if_it_takes_long():
+        try:
+            return compiled_by(True, dtype)
+        except Exception:  # whatever a damaged file in the cache makes numba and pickle raise
+            return compiled_by(False, dtype)
 
 
 # --- called ---------------------------------------------------------------------------------------
