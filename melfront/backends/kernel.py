@@ -25,10 +25,10 @@ No arithmetic mixes lanes: a loud frame cannot spoil a quiet neighbour.
 LLVM vectorises a loop if it runs from 0, over slices or at constant distances in one array, stores
 on every turn, and does not mix float32 with float64 beyond converting one to the other.
 
-Numba keeps what it has compiled until this file changes: what is inlined has to be in it.
+Numba keeps what it has compiled until this file changes, so all of it is here.
 
-    # q: rows of LANES frames, 26 in each of 16 groups; every step works in place. n samples
-    # M mel bins  F frames, of which H hear the clip
+    # q: rows of LANES frames, 26 in each of 16 groups; every step works in place
+    # n samples  M mel bins  F frames
 """
 # mypy: allow-untyped-defs
 
@@ -213,8 +213,6 @@ FLOOR = F4(TRANSFORMERS.log_floor)
 TWO_THIRDS, MANTISSA, N_BITS = np.int32(0x3F2AAAAB), np.int32(0x7FFFFF), np.int32(23)
 SCALE, OFFSET = of_natural_log(TRANSFORMERS)
 PER_LN, PER_OCTAVE, AT_ONE = F4(SCALE), F4(SCALE * np.log(2)), F4(OFFSET)
-
-
 # (ln(1 + f) - f) / f^2 for f in -1/3 .. 1/3, to 1e-8: a polynomial through Chebyshev's nodes.
 NODES = np.cos(np.pi * (np.arange(8) + 0.5) / 8) / 3
 LOG = Polynomial.fit(NODES, SCALE * (np.log1p(NODES) - NODES) / NODES**2, 7).convert().coef

@@ -39,7 +39,7 @@ from .numpy_backend import frames_heard, least_feature
 
 LOUDEST = 1e15  # |X|^2 of louder samples could exceed float32
 
-# --- tables and memory -----------------------------------------------------------------------------
+# --- tables and memory ----------------------------------------------------------------------------
 
 
 def sample_number(i: int) -> int:
