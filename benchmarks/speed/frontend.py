@@ -18,8 +18,17 @@ import torch
 from numpy.typing import NDArray
 
 import melfront
-from melfront.audio import SAMPLE
-from melfront.conventions import HOP_LENGTH, N_FFT, N_FRAMES, N_SAMPLES, SAMPLE_RATE
+from melfront.audio import SAMPLE, fit_length, unchecked_clips
+from melfront.backends import numpy_backend
+from melfront.conventions import (
+    CHUNK_LENGTH,
+    HOP_LENGTH,
+    N_FFT,
+    N_FRAMES,
+    N_SAMPLES,
+    SAMPLE_RATE,
+    TRANSFORMERS,
+)
 from melfront.parity.pages import libraries
 
 from ..machine import installed
@@ -28,7 +37,7 @@ from .own_process import peak
 from .results import AGAIN, Row, Table, cores, errors
 
 N_MELS = 128
-TORCH, NUMPY = "melfront, torch", "melfront, NumPy"
+TORCH, NUMPY, NO_NUMBA = "melfront, torch", "melfront, NumPy", "melfront, no numba"
 ROOF = "its FFT alone"
 Array = NDArray[Any]
 Runs = dict[str, Callable[[], Any]]
@@ -42,9 +51,17 @@ def speech(n_samples: int) -> Array:
 def ours(audio: Any, **options: Any) -> Runs:
     """Our features of a clip (N,), or of a list of clips. A call makes its own tensors of them."""
     run: Callable[..., Any] = partial(melfront.log_mel, n_mels=N_MELS, **options)
-    if isinstance(audio, np.ndarray):
-        return {TORCH: lambda: run(torch.from_numpy(audio)), NUMPY: lambda: run(audio)}
-    return {TORCH: lambda: run([*map(torch.from_numpy, audio)]), NUMPY: lambda: run(audio)}
+
+    def of_tensors() -> Any:
+        one = isinstance(audio, np.ndarray)
+        return run(torch.from_numpy(audio) if one else [*map(torch.from_numpy, audio)])
+
+    def without_numba() -> Any:
+        clips = unchecked_clips(audio)
+        length = fit_length(clips, options.get("pad_to", CHUNK_LENGTH), truncate=False)
+        return numpy_backend.log_mel(clips, length, N_MELS, TRANSFORMERS, check_range=True)
+
+    return {TORCH: of_tensors, NUMPY: lambda: run(audio), NO_NUMBA: without_numba}
 
 
 # --- the peers: each a function of a clip (N,) that gives features (M, F) -------------------------
