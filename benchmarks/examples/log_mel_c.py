@@ -1,18 +1,19 @@
-"""The whole front end in C, compiled when the file is loaded: one thread a clip, ctypes in between.
+"""The whole front end in C: compiled when the file is loaded, called with ctypes.
 
-A vector holds the same number of several frames, one in each lane, so that the Fourier transform
-has no shuffles and each operation serves them all. What such a tile of frames needs fits a first
-level cache: 400 complex numbers hardly leave it between the samples and the mel bins.
+A vector holds one number of each of several frames: an operation serves them all, and none needs
+another lane. The 16 x 13 complex numbers of such a tile take 26 KB with AVX-512: they stay in the
+first-level cache from the samples to the mel bins.
 
 The 400 samples of a frame are 16 groups of 25, by the Chinese remainder theorem (Good and Thomas):
 
     sample 25 a + 16 b, modulo 400       a = 0 .. 15, b = 0 .. 24
-    frequency k                          k = c modulo 16, k = d modulo 25
+    frequency k                          c = k modulo 16, d = k modulo 25
 
-A transform over b, then one over a, and no factors between the two. The groups are real: d and
-25 - d are conjugates, and 13 d are enough, because the power of k is that of 400 - k.
+One transform is over b, the other over a, with no factors between the two. The groups are real, so
+that d and 25 - d are conjugates: 13 of the 25 do, because the power of k is that of 400 - k.
 
-Sums are float64, features float32. Nothing reorders sums, so every compiler gives nearly the same.
+Sums are float64, in the order in which they are written; features are float32. One thread computes
+a clip. Nothing is checked: samples must be finite.
 
     melfront benchmarks kernel log_mel benchmarks/examples/log_mel_c.py
 
@@ -52,7 +53,7 @@ typedef int64_t masks __attribute__((vector_size(8 * LANES)));
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef struct { lanes re, im; } number;  // a complex number of each frame
 
-// cos and sin of 2 pi v d / 25 and of 2 pi v s / 16
+// of 2 pi d v / 25 and of 2 pi s v / 16
 typedef struct { double cos25[3][5], sin25[3][5], cos16[4][4], sin16[4][4]; } angles;
 
 #define COS1 0.30901699437494742410  // of 2 pi / 5
@@ -69,7 +70,7 @@ static inline number turned(number x, double cos, double sin) {  // x (cos - i s
     return (number){x.re * cos + x.im * sin, x.im * cos - x.re * sin};
 }
 
-// Five real numbers: outputs 0, 1 and 2. Outputs 3 and 4 are conjugates of 2 and 1.
+// Five real numbers to outputs 0, 1 and 2; 3 and 4 are the conjugates of 2 and 1.
 static inline void real_dft5(lanes x0, lanes x1, lanes x2, lanes x3, lanes x4,
                              lanes *y0, number *y1, number *y2) {
     const lanes s1 = x1 + x4, d1 = x1 - x4, s2 = x2 + x3, d2 = x2 - x3;
@@ -78,8 +79,8 @@ static inline void real_dft5(lanes x0, lanes x1, lanes x2, lanes x3, lanes x4,
     *y2 = (number){x0 + COS2 * s1 + COS1 * s2, SIN1 * d2 - SIN2 * d1};
 }
 
-// Five complex numbers, of which number v is turned by v d / 25: a transform of the real parts, and
-// one of the imaginary parts, times i.
+// Five complex numbers, each turned first: the transform of their real parts, plus i times that of
+// their imaginary parts.
 static inline void dft5(const number *x, const double *cos, const double *sin, number *y) {
     number z[5], a1, a2, b1, b2;
     for (int v = 0; v < 5; v++) z[v] = turned(x[v], cos[v], sin[v]);
@@ -106,7 +107,7 @@ static inline lanes sample(const float *from, double window) {
     return __builtin_convertvector(x, lanes) * window;
 }
 
-// 25 samples b = 5 u + v: over u, then over v. Outputs 0, 5, 10, then 1, 6 .. 21, then 2, 7 .. 22.
+// 25 samples, b = 5 u + v: over u, then over v. To d = 0, 5, 10, then 1, 6 .. 21, then 2, 7 .. 22.
 static void dft25(const float *x, const int32_t *place, const double *w, const angles *t,
                   number *y) {
     lanes zeroth[5];
@@ -121,19 +122,21 @@ static void dft25(const float *x, const int32_t *place, const double *w, const a
     dft5(second, t->cos25[2], t->sin25[2], y + 8);
 }
 
-// One column of 16 groups a = 4 u + v: over u, then over v. Power c goes to group c.
-static void power_of_dft16(number q[16][13], int d, const angles *t) {
+// One column of the 16 groups, a = 4 u + v: over u, then over v. The power of c goes to group c.
+static void power_of_dft16(number q[16][13], int column, const angles *t) {
     number y[4][4], z[4];
-    for (int v = 0; v < 4; v++) dft4(q[v][d], q[v + 4][d], q[v + 8][d], q[v + 12][d], y[v]);
+    for (int v = 0; v < 4; v++)
+        dft4(q[v][column], q[v + 4][column], q[v + 8][column], q[v + 12][column], y[v]);
     for (int s = 0; s < 4; s++) {
         const double *cos = t->cos16[s], *sin = t->sin16[s];
         dft4(y[0][s], turned(y[1][s], cos[1], sin[1]), turned(y[2][s], cos[2], sin[2]),
              turned(y[3][s], cos[3], sin[3]), z);
-        for (int c = 0; c < 4; c++) q[s + 4 * c][d].re = z[c].re * z[c].re + z[c].im * z[c].im;
+        for (int r = 0; r < 4; r++)
+            q[s + 4 * r][column].re = z[r].re * z[r].re + z[r].im * z[r].im;
     }
 }
 
-// Samples first .. of the clip of 30 s, n of them not zero; mirrored at both edges.
+// Samples first .. of a clip of n samples and silence up to 30 s, mirrored at both edges.
 static void copy_reflected(const float *clip, ptrdiff_t n, ptrdiff_t first, float *to) {
     for (ptrdiff_t i = first; i < first + HOPS * HOP; i++) {
         const ptrdiff_t from = i < 0 ? -i : i < LENGTH ? i : 2 * (LENGTH - 1) - i;
@@ -141,24 +144,24 @@ static void copy_reflected(const float *clip, ptrdiff_t n, ptrdiff_t first, floa
     }
 }
 
-// Power, of which least is the smallest, to feature, (log10 + 4) / 4. A float is m 2^e, and ln m is
-// 2 artanh(x) of x = (m - 1) / (m + 1).
+// Power to feature, (log10 + 4) / 4. Least has the bits of the least power: floats of at least 0
+// order as their bits do. A float is m 2^e, and ln m is 2 artanh(x) of x = (m - 1) / (m + 1).
 static inline float feature(float power, int32_t least) {
-    const int32_t half = 0x3f3504f3;  // the bits of sqrt(1/2), where m shall begin
+    const int32_t half = 0x3f3504f3;  // the bits of sqrt(1/2), m's least
     int32_t bits;
     memcpy(&bits, &power, 4);
-    bits = (bits > least ? bits : least) - half;  // floats of at least 0 order as their bits do
+    bits = (bits > least ? bits : least) - half;
     const float e = (float)(bits >> 23);
     bits = (bits & 0x7fffff) + half;
     float m;
     memcpy(&m, &bits, 4);
     const float x = (m - 1) / (m + 1), z = x * x;
     const float series = x * z * (0.33333333f + z * (0.2f + z * 0.14285714f));
-    return 0.21714724f * (x + series) + (0.075257499f * e + 1);  // 2 / (4 ln 10), lg 2 / 4
+    return 0.21714724f * (x + series) + (0.075257499f * e + 1);  // 2 / (4 ln 10), log10(2) / 4
 }
 
-// Features of a clip of n samples. The weights of mel bin m begin at starts[m]; weight i is for the
-// frequency whose power is number rows[i] of q.
+// Features of a clip of n samples. The weights of mel bin m begin at starts[m], and weight i is for
+// the power that is number rows[i] of q.
 void log_mel(const float *clip, ptrdiff_t n, const int32_t *places, const double *window,
              const angles *t, ptrdiff_t n_mels, const int32_t *starts, const int32_t *rows,
              const double *weights, float *out) {
@@ -174,10 +177,10 @@ void log_mel(const float *clip, ptrdiff_t n, const int32_t *places, const double
         const int inside = first >= 0 && first + HOPS * HOP <= n;
         const float *samples = inside ? clip + first : edge;
         if (!inside) copy_reflected(clip, n, first, edge);
-        for (int r = 0; r < HOPS; r++)  // sample j of each hop side by side
+        for (int r = 0; r < HOPS; r++)  // lay sample j of each hop side by side
             for (int j = 0; j < HOP; j++) x[j * HOPS + r] = samples[r * HOP + j];
         for (int a = 0; a < 16; a++) dft25(x, places + 25 * a, window + 25 * a, t, q[a]);
-        for (int d = 0; d < 13; d++) power_of_dft16(q, d, t);
+        for (int i = 0; i < 13; i++) power_of_dft16(q, i, t);
         for (ptrdiff_t m = 0; m < n_mels; m++) {
             lanes sum = {0};
             for (int i = starts[m]; i < starts[m + 1]; i++) sum += power[rows[i]].re * weights[i];
@@ -186,14 +189,15 @@ void log_mel(const float *clip, ptrdiff_t n, const int32_t *places, const double
             memcpy(out + m * FRAMES + f, &mel, sizeof mel);
         }
     }
-    float least = 1e-10f;  // or 80 dB below the loudest power
-    for (int w = 0; w < LANES; w++) if (top[w] * 1e-8 > least) least = (float)(top[w] * 1e-8);
-    int32_t bits;
-    memcpy(&bits, &least, 4);
+    float floor = 1e-10f;
+    for (int w = 0; w < LANES; w++)  // 80 dB below the loudest power
+        if (top[w] * 1e-8 > floor) floor = (float)(top[w] * 1e-8);
+    int32_t least;
+    memcpy(&least, &floor, 4);
     for (ptrdiff_t m = 0; m < n_mels; m++) {
         float *row = out + m * FRAMES;
-        for (ptrdiff_t f = 0; f < heard; f++) row[f] = feature(row[f], bits);
-        for (ptrdiff_t f = heard; f < FRAMES; f++) row[f] = feature(0, bits);
+        for (ptrdiff_t f = 0; f < heard; f++) row[f] = feature(row[f], least);
+        for (ptrdiff_t f = heard; f < FRAMES; f++) row[f] = feature(0, least);
     }
 }
 
@@ -225,46 +229,41 @@ THREADS = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 GROUP, NUMBER = np.divmod(np.arange(400), 25)
 SAMPLE = (25 * GROUP + 16 * NUMBER) % 400
-PLACE = (SAMPLE % 160 * LIBRARY.hops() + SAMPLE // 160).astype(np.int32)
+PLACES = (SAMPLE % 160 * LIBRARY.hops() + SAMPLE // 160).astype(np.int32)
 WINDOW = np.sin(np.pi / 400 * SAMPLE) ** 2
-TURNS = [*np.outer(range(3), range(5)).ravel() / 25], [*np.outer(range(4), range(4)).ravel() / 16]
-ANGLES = np.concatenate([f(2 * np.pi * np.array(x)) for x in TURNS for f in (np.cos, np.sin)])
+TURNS = np.outer(range(3), range(5)) / 25, np.outer(range(4), range(4)) / 16
+ANGLES = np.concatenate([f(2 * np.pi * x).ravel() for x in TURNS for f in (np.cos, np.sin)])
 COLUMNS = (0, 5, 10, 1, 6, 11, 16, 21, 2, 7, 12, 17, 22)  # d, in the order of dft25
 
 
+@lru_cache(maxsize=16)
 def filters(n_mels):
-    """Triangles on Slaney's mel scale, each of area 1: (M, K)."""
-    top = 15 + 27 * np.log(8) / np.log(6.4)  # 8000 Hz
-    mels = np.linspace(0, top, n_mels + 2)[:, None]
+    """Triangles on Slaney's mel scale, each of area 1: where a bin's weights begin, and of each
+    weight the place of its power in q and the weight."""
+    mels = np.linspace(0, 15 + 27 * np.log(8) / np.log(6.4), n_mels + 2)[:, None]  # to 8000 Hz
     corners = np.where(mels < 15, 200 / 3 * mels, 1000 * 6.4 ** ((mels - 15) / 27))
     low, middle, high = corners[:-2], corners[1:-1], corners[2:]
     hz = np.arange(201) * 40.0
     slopes = np.minimum((hz - low) / (middle - low), (high - hz) / (high - middle))
-    return np.maximum(0, slopes) * 2 / (high - low)  # (M, K)
-
-
-@lru_cache(maxsize=16)
-def weights(n_mels):
-    """Where each bin's weights begin, the place of each weight's frequency, and the weight."""
-    bank = filters(n_mels)
-    bins, frequencies = np.nonzero(bank)
+    bank = np.maximum(0, slopes) * 2 / (high - low)  # (M, K)
+    bins, k = np.nonzero(bank)
     starts = np.searchsorted(bins, np.arange(n_mels + 1))
-    k = np.where(np.isin(frequencies % 25, COLUMNS), frequencies, 400 - frequencies)
+    weights = bank[bins, k]
+    k = np.where(np.isin(k % 25, COLUMNS), k, 400 - k)
     rows = k % 16 * 13 + [COLUMNS.index(d) for d in k % 25]
-    return starts.astype(np.int32), rows.astype(np.int32), bank[bins, frequencies]
+    return starts.astype(np.int32), rows.astype(np.int32), weights
 
 
 def log_mel(audio, n_mels):
     clips = np.ascontiguousarray(np.atleast_2d(audio)[:, :480_000])  # (B, L)
     out = np.empty((len(clips), n_mels, 3000), np.float32)  # (B, M, F)
 
-    def compute(i):
-        n = clips.shape[1]
-        LIBRARY.log_mel(clips[i], n, PLACE, WINDOW, ANGLES, n_mels, *weights(n_mels), out[i])
+    def compute(clip, to):
+        LIBRARY.log_mel(clip, len(clip), PLACES, WINDOW, ANGLES, n_mels, *filters(n_mels), to)
 
     if len(clips) == 1:
-        compute(0)
+        compute(clips[0], out[0])
     else:
         with ThreadPoolExecutor(THREADS) as pool:
-            list(pool.map(compute, range(len(clips))))
+            list(pool.map(compute, clips, out))
     return out.reshape(*audio.shape[:-1], n_mels, 3000)
