@@ -214,7 +214,7 @@ def log_mel(audio, n_mels):
     out = np.empty((len(clips), n_mels, 3000), np.float32)  # (B, M, F)
 
     def compute(clip, to):
-        x = np.zeros(160 * (3000 + HOPS), np.float32)  # zeros cost nothing until they are touched
+        x = np.zeros(160 * (3000 + HOPS), np.float32)  # zeros are cheap until touched
         x[200 : 200 + n] = clip
         x[:200] = x[400:200:-1]
         x[480_200:480_400] = x[480_198:479_998:-1]
