@@ -261,9 +261,10 @@ def log_mel(audio, n_mels):
     def compute(clip, to):
         LIBRARY.log_mel(clip, len(clip), PLACES, WINDOW, ANGLES, n_mels, *filters(n_mels), to)
 
-    if len(clips) == 1:
-        compute(clips[0], out[0])
+    n_threads = min(len(clips), THREADS)
+    if n_threads == 1:
+        list(map(compute, clips, out))
     else:
-        with ThreadPoolExecutor(THREADS) as pool:
+        with ThreadPoolExecutor(n_threads) as pool:
             list(pool.map(compute, clips, out))
     return out.reshape(*audio.shape[:-1], n_mels, 3000)

@@ -220,9 +220,10 @@ def log_mel(audio, n_mels):
         x[480_200:480_400] = x[480_198:479_998:-1]
         features(x, heard, PLACES, WINDOW, ROW_OF, *filters(n_mels), to)
 
-    if len(clips) == 1:
-        compute(clips[0], out[0])
+    n_threads = min(len(clips), numba.config.NUMBA_NUM_THREADS)
+    if n_threads == 1:
+        list(map(compute, clips, out))
     else:
-        with ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS) as pool:
+        with ThreadPoolExecutor(n_threads) as pool:
             list(pool.map(compute, clips, out))
     return out.reshape(*audio.shape[:-1], n_mels, 3000)
