@@ -83,9 +83,17 @@ def test_example_passes_and_its_ratio_is_printed(name, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("slot", "name"), [("layer_norm", "layer_norm_numpy"), ("mlp", "mlp_torch")]
+    ("slot", "name"),
+    [
+        ("layer_norm", "layer_norm_numpy"),
+        ("mlp", "mlp_torch"),
+        ("log_mel", "log_mel_c"),
+        pytest.param("log_mel", "log_mel_numba", marks=pytest.mark.slow),
+    ],
 )
 def test_other_examples_pass(slot, name, edges_only):
+    if name == "log_mel_numba":
+        pytest.importorskip("numba")
     outcome = judge_file(str(EXAMPLES / f"{name}.py"), slot, QUICK)
     assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
 
