@@ -37,6 +37,7 @@ from . import numpy_backend
 from .kernel import COLUMNS, FLOATS, GROUP, LANES, N_GROUPS, ROW, before_clamp, clamp
 from .numpy_backend import frames_heard, least_feature
 
+FRAMES_OF_A_THREAD = 1000  # a third of a millisecond: starting a thread takes a third of that
 LOUDEST = 1e15  # |X|^2 of louder samples could exceed float32
 
 # --- tables and memory ----------------------------------------------------------------------------
@@ -157,13 +158,14 @@ def most_threads() -> int:
     return numbas if torch is None else min(numbas, torch.get_num_threads())
 
 
-def for_each_clip(work: Callable[[int], Any], n_clips: int) -> list[Any]:
-    """work(0), work(1), ... on several threads if there are several clips."""
-    n_threads = min(n_clips, most_threads()) if n_clips > 1 else 1
-    if n_threads == 1:
-        return [work(i) for i in range(n_clips)]
+def for_each_clip(work: Callable[[int], Any], n_frames: list[int]) -> list[Any]:
+    """work(0), work(1), ... for each clip, on several threads where that pays."""
+    clips = range(len(n_frames))
+    n_threads = min(len(clips), sum(n_frames) // FRAMES_OF_A_THREAD, most_threads())
+    if n_threads < 2:
+        return [work(i) for i in clips]
     with ThreadPoolExecutor(n_threads) as pool:
-        return list(pool.map(work, range(n_clips)))
+        return list(pool.map(work, clips))
 
 
 def log_mel(
@@ -188,7 +190,7 @@ def log_mel(
             arrays[i], total, heard[i], features[i], *constants, *scratch(arrays[i].dtype)
         )
 
-    loudest, peaks = zip(*for_each_clip(compute, len(arrays)), strict=True)
+    loudest, peaks = zip(*for_each_clip(compute, heard), strict=True)
     most = MAX_AMPLITUDE if check_range else LOUDEST
     if not all(peak <= most for peak in peaks):  # false for NaN
         clips.check(check_range)
@@ -200,5 +202,5 @@ def log_mel(
         if convention.fill is not None:
             features[i, :, len(arrays[i]) // HOP_LENGTH :] = convention.fill
 
-    for_each_clip(finish, len(arrays))
+    for_each_clip(finish, heard)
     return features if clips.batched else features[0]

@@ -44,16 +44,16 @@ def test_llvm_found_the_vectors():
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
 def test_any_number_of_threads_gives_the_same_bits(convention):
-    clips = [Signal("speech", n, seed=n).array() for n in (9_001, 48_017, 201, 31_999, 64_007)]
-    options = {"n_mels": 37, "pad_to": 4.1, "convention": convention}
+    lengths = (9_001, 480_017, 201, 319_999, 640_007)
+    clips = [Signal("speech", n, seed=n).array() for n in lengths]
+    options = {"n_mels": 37, "pad_to": 41, "convention": convention}
     with threads(1):
         expected = melfront.log_mel(clips, **options)
     with threads(8):
         assert np.array_equal(melfront.log_mel(clips, **options), expected)
 
 
-def test_a_batch_waits_for_no_core():
-    """With one thread more than there are clips, each clip has its own."""
+def test_how_many_threads_a_batch_takes():
     seen = set()
 
     def work(i):
@@ -61,13 +61,16 @@ def test_a_batch_waits_for_no_core():
         time.sleep(0.05)
         return i
 
-    with threads(5):
-        assert numba_backend.for_each_clip(work, 4) == [0, 1, 2, 3]
-    assert len(seen) == 4
-    seen.clear()
-    with threads(1):
-        assert numba_backend.for_each_clip(work, 4) == [0, 1, 2, 3]
-    assert seen == {numba_backend.threading.get_ident()}
+    for allowed, n_frames, taken in ((5, 3000, 4), (2, 3000, 2), (5, 510, 2)):
+        seen.clear()
+        with threads(allowed):
+            assert numba_backend.for_each_clip(work, [n_frames] * 4) == [0, 1, 2, 3]
+        assert len(seen) == taken
+    for allowed, n_frames in ((1, 3000), (5, 400)):  # not allowed; not worth it
+        seen.clear()
+        with threads(allowed):
+            assert numba_backend.for_each_clip(work, [n_frames] * 4) == [0, 1, 2, 3]
+        assert seen == {numba_backend.threading.get_ident()}
 
 
 def test_torch_may_ask_for_fewer_threads():
