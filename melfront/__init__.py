@@ -5,6 +5,12 @@
 `oracle` is the pipeline to read, in float64; `variants` is the same under any `Convention`, so with
 what other libraries and mistakes do; `log_mel` gives the numbers fast, for NumPy and for torch.
 
+Which computation `log_mel` takes depends on its input. Arrays and CPU tensors are computed in
+float64, where numba is installed by compiled code, and are within 5e-7 of the oracle. Tensors on
+another device, under a trace or that require a gradient take torch's float32 operations. Those are
+transformers' to 3e-7; their FFT errs by 1e-5 on speech, by 1e-4 next to a loud tone. On a CPU
+`audio.requires_grad_()` asks for them.
+
     SAMPLE_RATE    16,000 Hz      N_FFT        400 samples, the 25 ms of a frame
     CHUNK_LENGTH   30.0 s         HOP_LENGTH   160 samples, 10 ms from frame to frame
     N_SAMPLES      480,000, 30 s  N_FRAMES     3000, 30 s
@@ -13,6 +19,9 @@ what other libraries and mistakes do; `log_mel` gives the numbers fast, for NumP
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +37,6 @@ from .audio import (
     load_audio,
     unchecked_clips,
 )
-from .backends import for_a_cpu
 from .conventions import (
     CHUNK_LENGTH,
     CONVENTIONS,
@@ -96,11 +104,6 @@ def log_mel(
     Returns features (M, F) for one clip and (B, M, F) for a batch, F = 3000 for 30 s; with
     return_mask=True also the mask, (F,) or (B, F), which sums to ceil(N / 160). NumPy in gives
     float32 NumPy, torch in gives torch on the same device, differentiable.
-
-    Arrays and CPU tensors are computed in float64 and are within 5e-7 of the oracle, by compiled
-    code where numba is installed. Tensors on another device, under a trace or that require a
-    gradient take torch's float32 operations, to 3e-7 the features of transformers: their FFT errs
-    by 1e-5 on speech, by 1e-4 next to a loud tone. `audio.requires_grad_()` asks for them.
     Raises AudioError (a ValueError) for audio that cannot be meant, TypeError for anything but
     audio, ValueError for an unknown convention. Reproduces transformers' WhisperFeatureExtractor.
     """
@@ -119,6 +122,21 @@ def log_mel(
         backend = for_a_cpu()
     features = backend.log_mel(clips, length, n_mels, convention, check_range)
     return (features, mask_of(clips.cut(length), length)) if return_mask else features
+
+
+@lru_cache
+def for_a_cpu() -> ModuleType:
+    """The backend for arrays: numba's where numba can be imported and may compile, or NumPy's."""
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") == "0":
+        try:
+            from .backends import numba_backend
+
+            return numba_backend
+        except ImportError:  # not installed, or not for this NumPy
+            pass
+    from .backends import numpy_backend
+
+    return numpy_backend
 
 
 def mask_of(clips: Clips, length: int) -> Any:

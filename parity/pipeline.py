@@ -267,13 +267,14 @@ def transformers_stages(pipeline: Pipeline) -> dict[str, torch.Tensor]:
     loudest = counting.amax() if together else counting.amax((1, 2), keepdim=True)
     out["clamped"] = torch.maximum(x, loudest - DYNAMIC_RANGE)
     tensors = [torch.as_tensor(clip).float() for clip in pipeline.clips.arrays]
-    out["features"] = melfront.log_mel(
-        tensors,
-        n_mels=pipeline.n_mels,
-        convention=pipeline.convention,
-        pad_to=pipeline.pad_to,
-        check_range=pipeline.check_range,
-    )
+    with torch.enable_grad():  # a CPU tensor that needs a gradient is computed in float32
+        out["features"] = melfront.log_mel(
+            [tensor.requires_grad_() for tensor in tensors],
+            n_mels=pipeline.n_mels,
+            convention=pipeline.convention,
+            pad_to=pipeline.pad_to,
+            check_range=pipeline.check_range,
+        ).detach()
     return out if pipeline.clips.batched else {name: tensor[0] for name, tensor in out.items()}
 
 

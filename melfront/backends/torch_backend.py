@@ -26,7 +26,7 @@ import melfront
 
 from ..audio import Clips, check_shape, is_tensor, is_traced, padded_length, samples_of, to_float
 from ..conventions import CHUNK_LENGTH, HOP_LENGTH, N_FFT, SAMPLE_RATE, Convention, named_convention
-from . import for_a_cpu, numpy_backend
+from . import numpy_backend
 from .numpy_backend import frames_heard
 from .torch_constants import constants
 
@@ -49,8 +49,9 @@ def log_mel(
     recorded = recorded or any(unpack_dual(clip).tangent is not None for clip in clips.arrays)
     if on_cpu(given.device) and not recorded and not is_traced(given):
         # NumPy's float64 features are as exact as its float32 ones; the kernel's would not be.
-        backend = numpy_backend.in_float64 if given.dtype == torch.float64 else for_a_cpu().log_mel
-        return torch.from_numpy(backend(clips.numpy(), length, n_mels, convention, check_range))
+        double = given.dtype == torch.float64
+        compute = numpy_backend.in_float64 if double else melfront.for_a_cpu().log_mel
+        return torch.from_numpy(compute(clips.numpy(), length, n_mels, convention, check_range))
     clips.check(check_range)
     arrays = clips.cut(length).arrays
     features = features_by_autograd(arrays, length, n_mels, convention)  # (B, M, F)

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 pytest.importorskip("numba")
 
 import melfront
-from melfront.backends import for_a_cpu, numba_backend, numpy_backend
+from melfront import for_a_cpu
+from melfront.backends import numba_backend, numpy_backend
 from tests.signals import Signal, compute
 
 CONVENTIONS = list(melfront.CONVENTIONS)

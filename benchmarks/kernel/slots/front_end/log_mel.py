@@ -14,11 +14,19 @@ from torch import Tensor
 
 import melfront
 from melfront import variants
-from melfront.conventions import HOP_LENGTH, TRANSFORMERS, Convention
+from melfront.backends import torch_backend
+from melfront.conventions import CHUNK_LENGTH, HOP_LENGTH, TRANSFORMERS, Convention
 
 from ..base import Call, Function, Slot
 from ..inputs import Case, Dice
 from . import stft
+
+
+def log_mel(audio: Tensor, n_mels: int) -> Tensor:
+    """In float32, as on every device: what `melfront.log_mel` does on a CPU is a rival."""
+    return torch_backend.log_mel_of_tensor(
+        audio, n_mels, TRANSFORMERS, CHUNK_LENGTH, truncate=False, return_mask=False
+    )
 
 
 def under(c: Convention) -> Function:
@@ -55,7 +63,7 @@ def edges(dice: Dice) -> list[Case]:
 SLOT = Slot(
     __name__,
     __doc__,
-    melfront.log_mel,
+    log_mel,
     under(TRANSFORMERS),
     flops,
     edges,
