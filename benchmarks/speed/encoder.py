@@ -7,6 +7,7 @@ Weights come from the formula: times do not depend on them. Sizes above base run
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from .results import AGAIN, Row, Table, cores, errors
 
 OURS = "melfront"
 SDPA = "transformers, sdpa"
+BF16 = ", bfloat16"
 ROOF = "its products alone"
 DEPTH = {"small": 4, "large-v3": 4}
 
@@ -144,6 +146,18 @@ def onnxruntime(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
     return lambda mel: torch.from_numpy(session.run(None, {name: mel.numpy()})[0])
 
 
+def bfloat16(make: Callable[[WhisperEncoder], Any], model: WhisperEncoder) -> Any:
+    """The same in bfloat16: weights, activations and products."""
+    run = make(copy.deepcopy(model).bfloat16())
+    return lambda mel: run(mel.bfloat16())
+
+
+def multiplies_bfloat16() -> bool:
+    """Has this CPU instructions for it? Without them bfloat16 only takes longer."""
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
 HF, CT = ("transformers",), ("ctranslate2", "transformers")
 # Each with the packages it needs.
 PEERS: dict[str, tuple[tuple[str, ...], Callable[[WhisperEncoder], Callable[[Tensor], Tensor]]]] = {
@@ -155,8 +169,10 @@ PEERS: dict[str, tuple[tuple[str, ...], Callable[[WhisperEncoder], Callable[[Ten
     "ctranslate2, float32": (CT, partial(ctranslate2, compute_type="float32")),
     "onnxruntime": (("onnx", "onnxruntime"), onnxruntime),
     "ctranslate2, int8": (CT, partial(ctranslate2, compute_type="int8")),
+    OURS + BF16: ((), partial(bfloat16, LastHiddenState)),
+    SDPA + BF16: (HF, partial(bfloat16, transformers)),
 }
-FEW = (OURS, SDPA, SDPA + AGAIN)  # for the large sizes
+FEW = (OURS, SDPA, SDPA + AGAIN, OURS + BF16, SDPA + BF16)  # for the large sizes
 
 
 def products(model: WhisperEncoder) -> Callable[[], object]:
@@ -193,7 +209,9 @@ def one_size(size: str, seconds: float, threads: int, batch: int = 1) -> Table:
     """Every peer on one size of the encoder."""
     dims = config(size)
     model, mel = WhisperEncoder.from_formula(dims), features(dims, batch)
-    names = PEERS if size in ("tiny", "base") and batch == 1 else FEW
+    names = [*PEERS] if size in ("tiny", "base") and batch == 1 else [*FEW]
+    if batch > 1 or not multiplies_bfloat16():
+        names = [name for name in names if not name.endswith(BF16)]
     peers = {n: PEERS[n][1](model) for n in names if installed(*PEERS[n][0])}
     weights = {name: x.double().numpy() for name, x in model.state_dict().items()}
     truth = encoder.oracle.encode(mel[0].double().numpy(), weights, dims)
