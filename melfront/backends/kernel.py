@@ -50,10 +50,9 @@ N_GROUPS = 16
 # The columns that are computed, in the order in which `dft25` leaves them.
 COLUMNS = (0, 5, 10, 1, 6, 11, 16, 21, 2, 7, 12, 17, 22)
 
-# contract: a product and a sum may become one instruction, FMA. nsz: 0 may lose its sign. Anything
-# more would let LLVM reorder sums.
+# A product and a sum may become one instruction, and 0 may lose its sign; sums keep their order.
 FLOATS: dict[str, Any] = {"fastmath": {"contract", "nsz"}, "error_model": "numpy", "nogil": True}
-WRAPPERS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # which take time to compile
+WRAPPERS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # they take long to compile
 inlined = register_jitable(forceinline=True, **WRAPPERS, **FLOATS)
 
 
@@ -224,8 +223,7 @@ def feature(power):
     """A power of at least 1e-10 to its feature, float32: numbers or arrays."""
     bits = np.int32(F4(power).view(np.int32) - TWO_THIRDS)
     f = np.int32((bits & MANTISSA) + TWO_THIRDS).view(np.float32) - F4(1)
-    octaves = F4(np.int32(bits >> N_BITS))
-    z = f * f
+    octaves, z = F4(np.int32(bits >> N_BITS)), f * f
     high = (f * P7 + P6) * z + (f * P5 + P4)
     return ((high * z + (f * P3 + P2)) * z + (f * P1 + P0)) * z + (
         f * PER_LN + (octaves * PER_OCTAVE + AT_ONE)
@@ -239,10 +237,9 @@ def copy_reflected(clip, total, first, segment):
     for i in range(length):
         segment[i] = 0
     begin, end = max(first, 0), min(first + length, n)
-    if begin < end:
-        source, to = clip[begin:end], segment[begin - first :]
-        for i in range(len(source)):
-            to[i] = source[i]
+    source, to = clip[begin : max(begin, end)], segment[min(begin - first, length) :]
+    for i in range(len(source)):
+        to[i] = source[i]
     for j in range(first, min(0, first + length)):
         if -j < n:
             segment[j - first] = clip[-j]
@@ -264,13 +261,15 @@ def turn(samples, n_hops, turned):
 @inlined
 def mel_of_frames(q, first, last, rows, weights, total, mel):
     """Weighted sums of the frequencies first .. last of a table, two at a time, as float32."""
-    for w in range(LANES):
-        total[w] = 0.0
     for i in range(first, last, 2):
         a, b = q[rows[i] * LANES :], q[rows[i + 1] * LANES :]
         weight_a, weight_b = weights[i], weights[i + 1]
-        for w in range(LANES):
-            total[w] += a[w] * weight_a + b[w] * weight_b
+        if i == first:
+            for w in range(LANES):
+                total[w] = a[w] * weight_a + b[w] * weight_b
+        else:
+            for w in range(LANES):
+                total[w] += a[w] * weight_a + b[w] * weight_b
     for w in range(LANES):
         mel[w] = F4(total[w])
 
@@ -299,14 +298,16 @@ def features_of(mel, out, top):
 
 def before_clamp(
     clip, total, n_heard, out, places, window, starts, rows, weights,
-    segment, turned, q, sums, mel, spare, top,
+    segment, turned, top,
 ):  # fmt: skip
     """The first H features of a clip (n,) padded to `total`, before the clamp, to out (M, F).
 
-    H frames may be more than F: those of extra padding count for the maximum alone. The arguments
-    after `out` are of `numba_backend.tables` and `scratch`. Returns the largest mel power, and the
-    loudest sample, NaN if there is one.
+    H may exceed F: frames of extra padding count for the maximum alone. The arguments after `out`
+    are of `numba_backend.tables` and `scratch`. Returns the largest mel power and loudest sample.
     """
+    # From numba, which aligns memory. What is not of these dtypes would take longer to compile.
+    q, sums = np.empty(N_GROUPS * GROUP), np.empty(LANES)
+    mel, spare = np.empty(LANES, F4), np.empty(LANES, F4)
     n_kept = min(n_heard, out.shape[1])
     loudest = np.int32(0)
     for f in range(0, n_heard, LANES):

@@ -34,7 +34,7 @@ from ..audio.waveform import MAX_AMPLITUDE
 from ..conventions import HOP_LENGTH, N_FFT, Convention
 from ..filterbank import mel_filters
 from . import numpy_backend
-from .kernel import COLUMNS, FLOATS, GROUP, LANES, N_GROUPS, ROW, before_clamp, clamp
+from .kernel import COLUMNS, FLOATS, GROUP, LANES, ROW, before_clamp, clamp
 from .numpy_backend import frames_heard, least_feature
 
 FRAMES_OF_A_THREAD = 1000  # a third of a millisecond: starting a thread takes a third of that
@@ -78,10 +78,8 @@ def tables(n_mels: int) -> tuple[NDArray[Any], ...]:
 
 def scratch(dtype: np.dtype[Any]) -> tuple[NDArray[Any], ...]:
     """Memory in which the kernel keeps LANES frames of a clip of this dtype, for one call."""
-    segment, turned = np.empty(ROW * HOP_LENGTH, dtype), np.zeros(ROW * HOP_LENGTH, dtype)
-    q, sums = np.empty(N_GROUPS * GROUP), np.empty(LANES)
-    mel, spare = np.empty((2, LANES), np.float32)
-    return segment, turned, q, sums, mel, spare, np.zeros(LANES, np.int32)
+    n = ROW * HOP_LENGTH
+    return np.empty(n, dtype), np.zeros(n, dtype), np.zeros(LANES, np.int32)
 
 
 def native(clip: NDArray[Any]) -> NDArray[Any]:
