@@ -327,11 +327,11 @@ def before_clamp(
             mel_of_frames(q, starts[m], starts[m + 1], rows, weights, sums, mel)
             for w in range(n_heard - f, LANES):
                 mel[w] = 0
-            features = out[m, f : f + LANES] if whole else spare
-            features_of(mel, features, top)
+            features_of(mel, out[m, f : f + LANES] if whole else spare, top)
             if not whole:
-                for w in range(n_kept - f):
-                    out[m, f + w] = features[w]
+                features = out[m, f:n_kept]
+                for w in range(len(features)):
+                    features[w] = spare[w]
     for i in range(max(0, n_heard * HOP_LENGTH - HALF), len(clip)):  # the frames end before
         loudest = max(loudest, F4(abs(clip[i])).view(np.int32))
     power = np.int32(0)

@@ -159,8 +159,8 @@ def most_threads() -> int:
 def for_each_clip(work: Callable[[int], Any], n_frames: list[int]) -> list[Any]:
     """work(0), work(1), ... for each clip, on several threads where that pays."""
     clips = range(len(n_frames))
-    n_threads = min(len(clips), sum(n_frames) // FRAMES_OF_A_THREAD, most_threads())
-    if n_threads < 2:
+    worth = min(len(clips), sum(n_frames) // FRAMES_OF_A_THREAD)
+    if worth < 2 or (n_threads := min(worth, most_threads())) < 2:
         return [work(i) for i in clips]
     with ThreadPoolExecutor(n_threads) as pool:
         return list(pool.map(work, clips))
