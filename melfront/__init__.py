@@ -20,8 +20,8 @@ transformers' to 3e-7; their FFT errs by 1e-5 on speech, by 1e-4 next to a loud 
 from __future__ import annotations
 
 import os
-from functools import lru_cache
-from types import ModuleType
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,6 +85,7 @@ def log_mel(
     sampling_rate: int | None = None,
     return_mask: bool = False,
     check_range: bool = True,
+    compiled: bool = True,
 ) -> Any:
     """Waveform to Whisper's log-mel features.
 
@@ -100,6 +101,8 @@ def log_mel(
     check_range: False accepts values beyond [-10, 10], such as audio of unit variance; otherwise
         they are taken for unscaled PCM and refused. NaN and infinity always are. Values on a GPU,
         or under a trace, are never checked: that would make the host wait for the device.
+    compiled: False keeps to NumPy on a CPU, for a program that ends after a few clips: to load
+        numba takes half a second. The command-line tools do so.
 
     Returns features (M, F) for one clip and (B, M, F) for a batch, F = 3000 for 30 s; with
     return_mask=True also the mask, (F,) or (B, F), which sums to ceil(N / 160). NumPy in gives
@@ -116,27 +119,31 @@ def log_mel(
             return log_mel_of_tensor(audio, n_mels, convention, pad_to, truncate, return_mask)
     clips = unchecked_clips(audio, sampling_rate)
     length = fit_length(clips, pad_to, truncate)
-    if is_tensor(clips.arrays[0]):
-        from .backends import torch_backend as backend
-    else:
-        backend = for_a_cpu()
-    features = backend.log_mel(clips, length, n_mels, convention, check_range)
+    run = (for_tensors if is_tensor(clips.arrays[0]) else for_arrays)(compiled)
+    features = run(clips, length, n_mels, convention, check_range)
     return (features, mask_of(clips.cut(length), length)) if return_mask else features
 
 
 @lru_cache
-def for_a_cpu() -> ModuleType:
-    """The backend for arrays: numba's where numba can be imported and may compile, or NumPy's."""
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") == "0":
+def for_tensors(compiled: bool) -> Callable[..., Any]:
+    from .backends import torch_backend
+
+    return partial(torch_backend.log_mel, compiled=compiled)
+
+
+@lru_cache
+def for_arrays(compiled: bool) -> Callable[..., Any]:
+    """Numba's where it may compile and can be imported, or NumPy's."""
+    if compiled and os.environ.get("NUMBA_DISABLE_JIT", "0") == "0":
         try:
             from .backends import numba_backend
 
-            return numba_backend
+            return numba_backend.log_mel
         except ImportError:  # not installed, or not for this NumPy
             pass
     from .backends import numpy_backend
 
-    return numpy_backend
+    return numpy_backend.log_mel
 
 
 def mask_of(clips: Clips, length: int) -> Any:

@@ -116,7 +116,7 @@ def compute(
     """
     options: Any = {"n_mels": n_mels, "convention": convention, "check_range": check_range}
     windows = [
-        melfront.log_mel(chunk, return_mask=True, **options)
+        melfront.log_mel(chunk, return_mask=True, compiled=False, **options)
         for chunk in melfront.chunks(audio, check_range=check_range)
     ]
     log_mel, mask = windows[0]

@@ -18,17 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 import melfront
-from melfront.audio import SAMPLE, fit_length, unchecked_clips
-from melfront.backends import numpy_backend
-from melfront.conventions import (
-    CHUNK_LENGTH,
-    HOP_LENGTH,
-    N_FFT,
-    N_FRAMES,
-    N_SAMPLES,
-    SAMPLE_RATE,
-    TRANSFORMERS,
-)
+from melfront.audio import SAMPLE
+from melfront.conventions import HOP_LENGTH, N_FFT, N_FRAMES, N_SAMPLES, SAMPLE_RATE
 from melfront.parity.pages import libraries
 
 from ..machine import installed
@@ -56,12 +47,8 @@ def ours(audio: Any, **options: Any) -> Runs:
         one = isinstance(audio, np.ndarray)
         return run(torch.from_numpy(audio) if one else [*map(torch.from_numpy, audio)])
 
-    def without_numba() -> Any:
-        clips = unchecked_clips(audio)
-        length = fit_length(clips, options.get("pad_to", CHUNK_LENGTH), truncate=False)
-        return numpy_backend.log_mel(clips, length, N_MELS, TRANSFORMERS, check_range=True)
-
-    return {TORCH: of_tensors, NUMPY: lambda: run(audio), NO_NUMBA: without_numba}
+    in_numpy = partial(run, audio, compiled=False)
+    return {TORCH: of_tensors, NUMPY: partial(run, audio), NO_NUMBA: in_numpy}
 
 
 # --- the peers: each a function of a clip (N,) that gives features (M, F) -------------------------

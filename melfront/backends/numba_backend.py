@@ -183,22 +183,25 @@ def log_mel(
     total = length + convention.extra_padding
     features = np.empty((len(arrays), n_mels, length // HOP_LENGTH), dtype=np.float32)  # (B, M, F)
 
+    def finish(i: int, loudest: float) -> None:
+        _, clamp = run[i]
+        clamp(features[i], heard[i], np.float32(least_feature(convention, loudest)))
+        if convention.fill is not None:
+            features[i, :, len(arrays[i]) // HOP_LENGTH :] = convention.fill
+
     def compute(i: int) -> tuple[float, float]:
-        return run[i][0](
-            arrays[i], total, heard[i], features[i], *constants, *scratch(arrays[i].dtype)
-        )
+        before_clamp, _ = run[i]
+        memory = scratch(arrays[i].dtype)
+        loudest, peak = before_clamp(arrays[i], total, heard[i], features[i], *constants, *memory)
+        if convention.max_scope == "item":  # now, while the features are in the cache
+            finish(i, loudest)
+        return loudest, peak
 
     loudest, peaks = zip(*for_each_clip(compute, heard), strict=True)
     most = MAX_AMPLITUDE if check_range else LOUDEST
     if not all(peak <= most for peak in peaks):  # false for NaN
         clips.check(check_range)
         return numpy_backend.log_mel(clips, length, n_mels, convention, check_range)
-
-    def finish(i: int) -> None:
-        top = max(loudest) if convention.max_scope == "batch" else loudest[i]
-        run[i][1](features[i], heard[i], np.float32(least_feature(convention, top)))
-        if convention.fill is not None:
-            features[i, :, len(arrays[i]) // HOP_LENGTH :] = convention.fill
-
-    for_each_clip(finish, heard)
+    if convention.max_scope == "batch":
+        for_each_clip(lambda i: finish(i, max(loudest)), heard)
     return features if clips.batched else features[0]

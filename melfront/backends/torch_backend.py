@@ -34,7 +34,12 @@ LOG10_FLOOR = -10.0  # log10(LOG_FLOOR)
 
 
 def log_mel(
-    clips: Clips, length: int, n_mels: int, convention: Convention, check_range: bool
+    clips: Clips,
+    length: int,
+    n_mels: int,
+    convention: Convention,
+    check_range: bool,
+    compiled: bool,
 ) -> Tensor:
     """Clips of up to `length` samples to features, (M, F) or (B, M, F), on their device.
 
@@ -50,7 +55,7 @@ def log_mel(
     if on_cpu(given.device) and not recorded and not is_traced(given):
         # NumPy's float64 features are as exact as its float32 ones; the kernel's would not be.
         double = given.dtype == torch.float64
-        compute = numpy_backend.in_float64 if double else melfront.for_a_cpu().log_mel
+        compute = numpy_backend.in_float64 if double else melfront.for_arrays(compiled)
         return torch.from_numpy(compute(clips.numpy(), length, n_mels, convention, check_range))
     clips.check(check_range)
     arrays = clips.cut(length).arrays

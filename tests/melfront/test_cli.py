@@ -118,7 +118,7 @@ def test_help_and_usage_errors_are_fast():
 def test_npy(clip, out, capsys):
     assert main([str(clip), "-o", str(out / "a.npy")]) == 0
     features = np.load(out / "a.npy")
-    assert np.array_equal(features, melfront.log_mel(melfront.load_audio(clip)))
+    assert np.array_equal(features, melfront.log_mel(melfront.load_audio(clip), compiled=False))
     assert f"written to {out / 'a.npy'}" in capsys.readouterr().out
 
 
@@ -126,7 +126,7 @@ def test_npz(clip, out):
     args = [str(clip), "--n-mels", "80", "--convention", "openai-transcribe"]
     assert main([*args, "-o", str(out / "a.npz")]) == 0
     expected = melfront.log_mel(
-        melfront.load_audio(clip), n_mels=80, convention="openai-transcribe"
+        melfront.load_audio(clip), n_mels=80, convention="openai-transcribe", compiled=False
     )
     with np.load(out / "a.npz") as file:
         assert sorted(file) == ["attention_mask", "log_mel", "metadata"]
@@ -142,7 +142,7 @@ def test_safetensors(clip, out):
     assert main([str(clip), "--n-mels", "37", "-o", str(path)]) == 0
     with safe_open(path, framework="numpy") as file:
         assert sorted(file.keys()) == ["attention_mask", "log_mel"]
-        expected = melfront.log_mel(melfront.load_audio(clip), n_mels=37)
+        expected = melfront.log_mel(melfront.load_audio(clip), n_mels=37, compiled=False)
         assert np.array_equal(file.get_tensor("log_mel"), expected)
         about = file.metadata()
     versions = json.loads(about.pop("versions"))
@@ -179,7 +179,7 @@ def test_long_clip_is_split_into_windows(long_clip, out, capsys):
         features, mask = file["log_mel"], file["attention_mask"]
     assert mask.sum(axis=1).tolist() == [3_000, 3_000, 251]
     for window, chunk in zip(features, melfront.chunks(audio), strict=True):
-        assert np.array_equal(window, melfront.log_mel(chunk, n_mels=37))
+        assert np.array_equal(window, melfront.log_mel(chunk, n_mels=37, compiled=False))
 
 
 def test_several_clips_into_a_folder(clip, out, capsys):

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 pytest.importorskip("numba")
 
 import melfront
-from melfront import for_a_cpu
+from melfront import for_arrays
 from melfront.backends import numba_backend, numpy_backend
 from tests.signals import Signal, compute
 
@@ -146,23 +146,24 @@ def test_other_floats_and_integers():
 
 
 def chosen(**environment):
-    for_a_cpu.cache_clear()
+    for_arrays.cache_clear()
     try:
         with patch.dict("os.environ", environment):
-            return for_a_cpu()
+            return for_arrays(True)
     finally:
-        for_a_cpu.cache_clear()
+        for_arrays.cache_clear()
 
 
-def test_the_backend_for_a_cpu():
-    assert chosen() is numba_backend
-    assert chosen(NUMBA_DISABLE_JIT="1") is numpy_backend
+def test_the_backend_for_arrays():
+    assert chosen() is numba_backend.log_mel
+    assert chosen(NUMBA_DISABLE_JIT="1") is numpy_backend.log_mel
+    assert for_arrays(False) is numpy_backend.log_mel
     name = "melfront.backends.numba_backend"
     with patch.dict(sys.modules, {"numba": None}):
         package = sys.modules["melfront.backends"]
         kept = sys.modules.pop(name), vars(package).pop("numba_backend")
         try:
-            assert chosen() is numpy_backend
+            assert chosen() is numpy_backend.log_mel
         finally:
             sys.modules[name] = package.numba_backend = kept[0]
 
