@@ -234,15 +234,15 @@ def feature(power):
 def copy_reflected(clip, total, first, segment):
     """Samples first .. of the clip padded to `total`, mirrored at both edges, to a segment."""
     n, length = len(clip), len(segment)
-    for i in range(length):
-        segment[i] = 0
     begin, end = max(first, 0), min(first + length, n)
     source, to = clip[begin : max(begin, end)], segment[min(begin - first, length) :]
     for i in range(len(source)):
         to[i] = source[i]
+    after = segment[min(max(0, n - first), length) :]
+    for i in range(len(after)):
+        after[i] = 0
     for j in range(first, min(0, first + length)):
-        if -j < n:
-            segment[j - first] = clip[-j]
+        segment[j - first] = clip[-j] if -j < n else 0
     for j in range(max(total, first), min(total + HALF, first + length)):
         if 2 * (total - 1) - j < n:
             segment[j - first] = clip[2 * (total - 1) - j]
@@ -313,12 +313,8 @@ def before_clamp(
     for f in range(0, n_heard, LANES):
         first = f * HOP_LENGTH - HALF
         n_hops = min(LANES, n_heard - f) + 3  # what lanes beyond hold is finite, and dropped below
-        stop = first + n_hops * HOP_LENGTH
-        if first >= 0 and stop <= len(clip):
-            samples = clip[first:stop]
-        else:
-            samples = segment[: stop - first]
-            copy_reflected(clip, total, first, samples)
+        samples = segment[: n_hops * HOP_LENGTH]
+        copy_reflected(clip, total, first, samples)
         turn(samples, n_hops, turned)
         loudest = max(loudest, loudest_sample(turned))
         power_of_dft400(turned, places, window, q)

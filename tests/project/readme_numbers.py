@@ -35,7 +35,7 @@ def table(title: str) -> dict[str, list[str]]:
 
 
 def ratios_of_time_and_memory() -> list[str]:
-    """Our time or memory over the other library's, on one core: the third column."""
+    """Our time or memory over the other library's on one core, the third column, and errors."""
     clip = table("log-mel, 8.1 s padded to 30 s, 1 core")
     large = table("encoder, large-v3, 4 blocks, batch 1, float32, 1 core")
     loading = table("load large-v3, 3.09 GB of float16, as float32, 1 core")
@@ -44,6 +44,9 @@ def ratios_of_time_and_memory() -> list[str]:
     return [
         clip["transformers, torch"][2],
         clip["openai-whisper"][2],
+        clip["asrfront"][2],
+        clip["melfront, torch"][-1],
+        clip["asrfront"][-1],
         large["transformers, sdpa"][2],
         of_memory.split("ratio ")[1],
         loading["transformers WhisperModel.from_pretrained"][2],
@@ -78,7 +81,9 @@ NUMBERS: list[tuple[str, Callable[[], list[int] | list[str]]]] = [
         lines_of_code,
     ),
     (
-        r"8\.1 s clip take ([\d.]+) of the time .*? and ([\d.]+) of openai-whisper's\. "
+        r"8\.1 s clip take ([\d.]+) of the time .*? ([\d.]+) of openai-whisper's, and ([\d.]+) of "
+        r"that of asrfront.*? within ([\d.e-]+) of float64, where asrfront's are within "
+        r"([\d.e-]+)\. .*? "
         r"The encoder of large-v3 takes as long as transformers' \(([\d.]+)\), "
         r"with ([\d.]+) of the memory, and is loaded in ([\d.]+) of the time",
         ratios_of_time_and_memory,
