@@ -217,4 +217,4 @@ def test_file_of_unit_variance(tmp_path, capsys):
     assert main([str(path), "-o", out]) == 2
     assert "--no-check-range" in capsys.readouterr().err
     assert main([str(path), "-o", out, "--no-check-range"]) == 0
-    assert np.array_equal(np.load(out), melfront.log_mel(clip, check_range=False))
+    assert np.array_equal(np.load(out), melfront.log_mel(clip, check_range=False, compiled=False))
