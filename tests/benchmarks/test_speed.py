@@ -296,10 +296,10 @@ def test_table_without_times_is_not_plotted(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_encoder(tmp_path, capsys):
-    """float32 has an error of about 1e-6 in hidden states of about 1, int8 of a few percent."""
+    """In hidden states of about 1, float32 errs by 1e-6, bfloat16 by 1e-2, int8 by some 1e-2."""
     (shown,) = run("encoder", "tiny", tmp_path, capsys)
     for row in shown.rows:
-        bound = 0.1 if "int8" in row.name else 3e-6
+        bound = 0.1 if row.name.endswith(("int8", "bfloat16")) else 3e-6
         assert row.error_rms is None or row.error_rms <= bound, row
     pytest.importorskip("ctranslate2")
     assert "ctranslate2, float32" in [row.name for row in shown.rows]
