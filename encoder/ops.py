@@ -124,7 +124,7 @@ def mlp(
 def is_recorded() -> bool:
     """Is torch.compile, torch.export or torch.jit.trace making a graph of this call?"""
     # mypy: is_tracing is public, but not in torch.jit's __all__
-    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined]  # see above
 
 
 @dataclass(frozen=True)

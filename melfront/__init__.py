@@ -126,6 +126,7 @@ def log_mel(
 
 @lru_cache
 def for_tensors(compiled: bool) -> Callable[..., Any]:
+    """What computes tensors."""
     from .backends import torch_backend
 
     return partial(torch_backend.log_mel, compiled=compiled)
@@ -133,7 +134,7 @@ def for_tensors(compiled: bool) -> Callable[..., Any]:
 
 @lru_cache
 def for_arrays(compiled: bool) -> Callable[..., Any]:
-    """Numba's where it may compile and can be imported, or NumPy's."""
+    """What computes arrays: compiled code where numba can be imported and may compile, or NumPy."""
     if compiled and os.environ.get("NUMBA_DISABLE_JIT", "0") == "0":
         try:
             from .backends import numba_backend

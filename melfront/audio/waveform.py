@@ -35,7 +35,7 @@ def is_traced(tensor: Any) -> bool:
     import torch
 
     # mypy: is_tracing is public, but not in torch.jit's __all__
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]  # see above
         return True
     try:
         tensor.data_ptr()

@@ -44,7 +44,7 @@ from numpy.polynomial import Polynomial
 from ..conventions import HOP_LENGTH, N_FFT, TRANSFORMERS
 from .numpy_backend import of_natural_log
 
-LANES = 64  # fewer, and LLVM unrolls the loops before it could vectorise them
+LANES = 64  # with fewer, LLVM unrolls the loops before it can vectorise them
 GROUP = 27 * LANES  # from one group to the next; 26 would put every fourth in one set of a cache
 N_GROUPS = 16
 # The columns that are computed, in the order in which `dft25` leaves them.
@@ -305,14 +305,15 @@ def before_clamp(
     H may exceed F: frames of extra padding count for the maximum alone. The arguments after `out`
     are of `numba_backend.tables` and `scratch`. Returns the largest mel power and loudest sample.
     """
-    # From numba, which aligns memory. What is not of these dtypes would take longer to compile.
+    # Allocated here because numba aligns memory for vectors, and NumPy does not. Arrays of other
+    # dtypes are arguments: to allocate each of them would take longer to compile.
     q, sums = np.empty(N_GROUPS * GROUP), np.empty(LANES)
     mel, spare = np.empty(LANES, F4), np.empty(LANES, F4)
     n_kept = min(n_heard, out.shape[1])
     loudest = np.int32(0)
     for f in range(0, n_heard, LANES):
         first = f * HOP_LENGTH - HALF
-        n_hops = min(LANES, n_heard - f) + 3  # what lanes beyond hold is finite, and dropped below
+        n_hops = min(LANES, n_heard - f) + 3  # other lanes keep old samples: see below
         samples = segment[: n_hops * HOP_LENGTH]
         copy_reflected(clip, total, first, samples)
         turn(samples, n_hops, turned)
@@ -321,14 +322,14 @@ def before_clamp(
         whole = f + LANES <= n_kept
         for m in range(len(out)):
             mel_of_frames(q, starts[m], starts[m + 1], rows, weights, sums, mel)
-            for w in range(n_heard - f, LANES):
+            for w in range(n_heard - f, LANES):  # of old samples, not of a frame
                 mel[w] = 0
             features_of(mel, out[m, f : f + LANES] if whole else spare, top)
             if not whole:
                 features = out[m, f:n_kept]
                 for w in range(len(features)):
                     features[w] = spare[w]
-    for i in range(max(0, n_heard * HOP_LENGTH - HALF), len(clip)):  # the frames end before
+    for i in range(max(0, n_heard * HOP_LENGTH - HALF), len(clip)):  # after the last hop
         loudest = max(loudest, F4(abs(clip[i])).view(np.int32))
     power = np.int32(0)
     for w in range(LANES):

@@ -150,7 +150,7 @@ def kernels(dtype: np.dtype[Any]) -> Kernels:
 
 
 def most_threads() -> int:
-    """Numba's number, of the cores unless the environment sets it; or torch's, if that is less."""
+    """The number of threads that numba may use, or torch if it may use fewer."""
     torch = sys.modules.get("torch")  # which has 1 in the workers of a DataLoader
     numbas: int = numba.config.NUMBA_NUM_THREADS
     return numbas if torch is None else min(numbas, torch.get_num_threads())
@@ -199,8 +199,7 @@ def log_mel(
 
     loudest, peaks = zip(*for_each_clip(compute, heard), strict=True)
     most = MAX_AMPLITUDE if check_range else LOUDEST
-    if not all(peak <= most for peak in peaks):  # false for NaN
-        clips.check(check_range)
+    if not all(peak <= most for peak in peaks):  # NaN too; NumPy's backend says what is wrong
         return numpy_backend.log_mel(clips, length, n_mels, convention, check_range)
     if convention.max_scope == "batch":
         for_each_clip(lambda i: finish(i, max(loudest)), heard)

@@ -1,6 +1,7 @@
 """The front end in NumPy: the same numbers as `oracle.py`, rounded to float32.
 
-It serves where numba is not installed. How it differs from the oracle, and why:
+It serves where numba is not installed or not wanted, and float64 tensors. How it differs from the
+oracle, and why:
 
 - Frames that hold only padding are not computed: silence is known to give -10.
 - Of 25,728 filter weights 394 are not zero, and those of neighbouring filters overlap. The product

@@ -18,7 +18,7 @@ def made_once(n_mels: int, dtype: torch.dtype, device: torch.device) -> tuple[Te
     # What is made in inference mode could not be used outside, and torch.jit.trace need not warn
     # that these are constants. (mypy: TracerWarning is public, but not in torch.jit's __all__.)
     with torch.inference_mode(False), warnings.catch_warnings():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]  # see above
         # torch's float32 window is 2e-7 off, as much as the FFT's rounding; next to a loud tone
         # that moves a feature by 2e-4. It is transformers' window, so we move along with it.
         window = torch.hann_window(N_FFT, dtype=dtype, device=device)  # (N,)
