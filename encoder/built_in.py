@@ -17,8 +17,8 @@ from torch import Tensor
 from melfront.command import MAX_MELS, is_n_mels
 
 from . import formula
+from .checkpoint import CheckpointError
 from .config import SIZES, EncoderConfig
-from .files import CheckpointError
 
 PREFIX = "formula:"
 TOY = EncoderConfig(

@@ -92,8 +92,7 @@ def openai(model: WhisperEncoder) -> nn.Module:
         c.n_mels, c.n_audio_ctx, c.n_audio_state, c.n_audio_head, c.n_audio_layer
     ).eval()
     weights = model.state_dict()
-    rows = checkpoint._rows(c.n_audio_layer)
-    theirs.load_state_dict({r[checkpoint.OPENAI]: weights[r[checkpoint.OURS]] for r in rows})
+    theirs.load_state_dict({checkpoint.openai_name(n): w for n, w in weights.items()})
     return theirs
 
 

@@ -8,7 +8,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from melfront.encoder.checkpoint import TABLE, CheckpointError, load, shapes
+from melfront.encoder.checkpoint import CheckpointError, load, shapes
+from melfront.encoder.checkpoint.loading import TABLE
 from melfront.encoder.config import EncoderConfig
 
 # All sizes differ, and are prime where the layout allows it. NARROW has an MLP that is not

@@ -28,10 +28,9 @@ from torch import Tensor
 
 from melfront.command import replacing, shorten
 
-from .config import EncoderConfig
-from .files import CheckpointError, Get, Stored, locate, open_file, read_json
-
-__all__ = ["CheckpointError", "hf_name", "load", "save_hf", "shapes"]
+from ..config import EncoderConfig
+from .files import CheckpointError, Stored, open_file, read_json
+from .hub import Get, locate
 
 # There is no row for the bias of k, because Whisper has none: it would add the same number to
 # every score of a query, and softmax cancels it.
@@ -177,11 +176,20 @@ def shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
 
 def hf_name(ours: str) -> str:
     """transformers' name of a weight, without prefix: blocks.3.mlp.fc1.bias, layers.3.fc1.bias."""
+    return _name(ours, HF)
+
+
+def openai_name(ours: str) -> str:
+    """openai-whisper's name of a weight: blocks.3.mlp.fc1.bias, blocks.3.mlp.0.bias."""
+    return _name(ours, OPENAI)
+
+
+def _name(ours: str, column: int) -> str:
     layer = LAYER.match(ours)
     name = LAYER.sub("blocks.{}.", ours, count=1)
     for row in STEM + BLOCK + POST:
         if row[OURS] == name:
-            return row[HF].format(layer and layer[1])
+            return row[column].format(layer and layer[1])
     raise KeyError(f"the encoder has no weight {ours!r}")
 
 

@@ -1,0 +1,6 @@
+"""Reads the encoder's tensors out of a Whisper checkpoint, and writes them as one."""
+
+from .files import CheckpointError
+from .loading import hf_name, load, openai_name, save_hf, shapes
+
+__all__ = ["CheckpointError", "hf_name", "load", "openai_name", "save_hf", "shapes"]

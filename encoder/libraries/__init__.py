@@ -1,0 +1,1 @@
+"""Our encoder inside other libraries: transformers' models, openai-whisper's."""
