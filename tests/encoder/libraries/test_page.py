@@ -31,6 +31,14 @@ OPTIONAL = (
     "transformers",
     "whisper",
 )
+    "datasets",
+    "faster_whisper",
+    "onnxruntime",
+    "openvino",
+    "ray",
+    "transformers",
+    "whisper",
+)
 SLOW = ("ray",)  # such blocks take over 10 s
 
 
