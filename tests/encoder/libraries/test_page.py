@@ -31,14 +31,6 @@ OPTIONAL = (
     "transformers",
     "whisper",
 )
-    "datasets",
-    "faster_whisper",
-    "onnxruntime",
-    "openvino",
-    "ray",
-    "transformers",
-    "whisper",
-)
 SLOW = ("ray",)  # such blocks take over 10 s
 
 
