@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from melfront.encoder.checkpoint import CheckpointError, load, shapes
-from melfront.encoder.checkpoint.loading import TABLE
+from melfront.encoder.checkpoint.names import TABLE
 from melfront.encoder.config import EncoderConfig
 
 # All sizes differ, and are prime where the layout allows it. NARROW has an MLP that is not
