@@ -83,7 +83,7 @@ def recognise(names: Collection[str], path: Path, prefix: str | None = None) -> 
         if start + positions[column] in names and _is_whole(names, start, column)
     }
     if len(whole) > 1:
-        one, two, *_ = (repr(shorten(start, 120)) for start in whole)
+        one, two, *_ = (repr(shorten(start, 120)) for start in sorted(whole))
         raise CheckpointError(
             f"{path} has {len(whole)} encoders, under {one} and {two}: say which, as prefix={one}"
         )
