@@ -117,9 +117,7 @@ HF_NAMES = {
     "n_audio_layer": "encoder_layers",
     "n_audio_mlp": "encoder_ffn_dim",
 }
-
-
-# The names that config.json of Voxtral and others has instead.
+# The names that Voxtral and others have in the place of Whisper's.
 OTHER_NAMES = {
     "hidden_size": "d_model",
     "num_attention_heads": "encoder_attention_heads",
@@ -129,8 +127,8 @@ OTHER_NAMES = {
 ACTIVATION = "activation_function"
 # In Qwen-Omni, Ultravox and MiniCPM-o: positions attend to those near them, if it is not 0 or null.
 WINDOWS = ("n_window", "audio_latency_block_size", "audio_chunk_length")
-# The encoders in transformers 5.23 that are Whisper's under another model_type, and what their
-# models do with the last block's output.
+# The encoders of transformers 5.23 that are Whisper's under another model_type, and what they or
+# their models do that Whisper does not.
 TOWERS = {
     **dict.fromkeys(
         ("qwen2_audio_encoder", "audioflamingo3_encoder", "musicflamingo_encoder"),
@@ -140,6 +138,8 @@ TOWERS = {
         ("voxtral_encoder", "moss_transcribe_diarize_audio"), "the stacking of 4 positions"
     ),
 }
+# The same of models around Whisper's own class.
+AROUND = {"ultravox": "the mask of padding, the stacking of positions"}
 
 
 def audio_part(config: Mapping[str, Any]) -> Mapping[str, Any]:

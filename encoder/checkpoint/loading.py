@@ -26,7 +26,7 @@ from torch import Tensor
 
 from melfront.command import one_line, replacing
 
-from ..config import TOWERS, EncoderConfig, audio_part
+from ..config import AROUND, TOWERS, EncoderConfig, audio_part
 from .files import CheckpointError, Stored, open_file, read_json
 from .hub import Get, locate
 from .names import LAYER, PREFIX, Layout, hf_name, recognise, rows, shapes, some
@@ -53,8 +53,7 @@ def load(
         comes first, then the local Hub cache (HF_HOME and HF_HUB_OFFLINE apply), then the Hub.
     dtype: of the result; None keeps each tensor's stored dtype.
     config: None reads config.json, or the `dims` of an openai-whisper file. Without either, the
-        dimensions are inferred from the tensors' shapes, with one head per 64 channels, as in
-        every published size.
+        dimensions are those of the tensors, with one head per 64 channels, as in every Whisper.
     prefix: of the names of the encoder's tensors, such as "audio_tower."; None finds it.
     revision, local_files_only: as in `huggingface_hub.hf_hub_download`.
     check_finite: False also accepts weights that are NaN or infinite, in the file or in `dtype`.
@@ -69,18 +68,13 @@ def load(
         path, get = locate(name, revision, local_files_only)
         tensors, dims, names = _open(path, get, prefix)
         layout = recognise(names, path, prefix)
-        about: Mapping[str, Any] = {}
-        if config is None:
-            config, about = _config(path, get, dims, layout, tensors)
+        config, about = (config, {}) if config else _config(path, get, dims, layout, tensors)
         if problems := _problems(config, names, layout, tensors):
             raise CheckpointError(f"{path} does not fit {config}: {problems}")
-        if left_out := _left_out(about, layout.prefix, names):
-            LOG.warning("%s", one_line(f"{path}: {left_out}"))
+        _say_what_is_left_out(path, about, layout.prefix, names)
         weights: dict[str, Tensor] = {}
         for ours, theirs in layout.found.items():
-            shape, stored_dtype, read_into = tensors[theirs]
-            weight = weights[ours] = torch.empty(shape, dtype=dtype or stored_dtype, device=device)
-            read_into(weight)
+            weight = weights[ours] = _read(tensors[theirs], dtype, device)
             if check_finite and not _is_finite(weight):
                 found = f"{path}: {theirs} has values that are NaN or infinite in {weight.dtype}"
                 raise CheckpointError(f"{found}; if that is intended, pass check_finite=False")
@@ -193,21 +187,32 @@ def _config(
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _left_out(about: Mapping[str, Any], prefix: str, names: Collection[str]) -> str:
-    """What else a model has that is not Whisper itself, as text; "" if there is nothing.
+def _say_what_is_left_out(
+    path: Path, about: Mapping[str, Any], prefix: str, names: Collection[str]
+) -> None:
+    """Log one line if the encoder is part of a model that is not Whisper, or seems to be.
 
-    about: its config.json, or nothing, where the names have to tell.
+    about: the checkpoint's config.json; empty if there is none.
     """
-    kind = about.get("model_type", "whisper")
-    if kind == "whisper" and (not prefix or f".{prefix}".endswith(".encoder.")):
-        return ""
+    kind = about.get("model_type")
+    if kind in (None, "whisper") and (not prefix or f".{prefix}".endswith(".encoder.")):
+        return
     parent = prefix[: prefix.rfind(".", 0, -1) + 1]  # "model." of "model.audio_tower."
     outside = (name.removeprefix(parent) for name in names if not name.startswith(prefix))
     parts = Counter(name.partition(".")[0] for name in outside)
     left_out = [f"{part} ({n} tensor{'s' * (n > 1)})" for part, n in parts.items()]
-    if beside := TOWERS.get(str(audio_part(about).get("model_type"))):
+    tower = audio_part(about).get("model_type")
+    if beside := TOWERS.get(str(tower)) or AROUND.get(str(kind)):
         left_out.insert(0, beside)
-    return f"read {prefix}* of {kind}; left out: {some(left_out)}" if left_out else ""
+    if left_out:
+        read = f"{path}: read {prefix}*" + (f" of {kind}" if kind else "")
+        LOG.warning("%s", one_line(f"{read}; left out: {some(left_out)}"))
+
+
+def _read(stored: Stored, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
+    weight = torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device)
+    stored.read_into(weight)
+    return weight
 
 
 def _is_finite(weight: Tensor) -> bool:

@@ -1,6 +1,5 @@
 """Whisper's encoder inside other models: found, read, and the same as transformers' own class."""
 
-import contextlib
 import json
 import logging
 
@@ -10,21 +9,16 @@ import torch
 import transformers
 from torch.nn.functional import avg_pool1d
 
-from melfront.encoder import SIZES, CheckpointError, EncoderConfig, WhisperEncoder, oracle, trace
+from melfront.encoder import SIZES, EncoderConfig, WhisperEncoder, oracle, trace
 from melfront.encoder.checkpoint import hf_name, load
-from melfront.encoder.checkpoint.names import recognise
 from tests.encoder.checkpoint.checkpoints import (
-    HF,
+    LANGUAGE,
     NARROW,
-    OPENAI,
-    SQUARE,
     assert_same,
-    dims,
     make,
     refuses,
-    renamed,
+    under,
     write,
-    write_shards,
 )
 from tests.encoder.cli.commands import process
 from tests.encoder.peers import TOY, assert_equal_to_rounding, features
@@ -33,7 +27,6 @@ TEXT = {
     "vocab_size": 23, "hidden_size": 12, "intermediate_size": 14, "num_hidden_layers": 1,
     "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 6,
 }  # fmt: skip
-LANGUAGE = {"language_model.model.norm.weight": torch.full((5,), torch.nan)}
 
 
 def of_transformers(name):
@@ -194,159 +187,18 @@ def test_every_stage_of_transformers_towers(tmp_path, caplog, name):
     assert_equal_to_rounding(*stages, true_stages(ours, mel, pooled))
 
 
-# --- prefixes -----------------------------------------------------------------------------------
-
-PREFIXES = (
-    "model.audio_tower.", "thinker.audio_tower.", "base_model.model.model.encoder.", "module.",
-    "_orig_mod.", "whisper_model.encoder.", "model.whisper.encoder.", "module.module.encoder.",
-    "a{0}{x}.b.", "layers.3.", "conv1.weight.",
-)  # fmt: skip
-
-
-def under(prefix, weights, column=HF):
-    """The tensors by the names of a column, each with this prefix."""
-    named = renamed(weights, column, "")
-    return {prefix + n: x for n, x in named.items() if not n.startswith(("decoder", "proj_out"))}
-
-
-@pytest.mark.parametrize("column", [HF, OPENAI], ids=["hf", "openai"])
-@pytest.mark.parametrize("prefix", PREFIXES)
-def test_any_prefix(tmp_path, prefix, column):
-    tensors = under(prefix, make(), column) | LANGUAGE
-    path = write(tmp_path / "a" / "model.safetensors", tensors, NARROW)
-    assert_same(load(path)[1], make())
-    assert_same(load(path, prefix=prefix)[1], make())
-    write_shards(tmp_path / "b", tensors, NARROW, ".bin")
-    assert_same(load(tmp_path / "b")[1], make())
-
-
-def test_two_encoders(tmp_path):
-    other = {name: x + 1 for name, x in make().items()}
-    tensors = under("teacher.encoder.", make()) | under("student.", other, OPENAI)
-    for path in (
-        write(tmp_path / "a" / "model.safetensors", tensors, NARROW),
-        write_shards(tmp_path / "b", tensors, NARROW, ".safetensors").parent,
-    ):
-        refuses(path, "has 2 encoders, under 'student.' and 'teacher.encoder.': say which, as ")
-        assert_same(load(path, prefix="teacher.encoder.")[1], make())
-        assert_same(load(path, prefix="student.")[1], other)
-        refuses(path, "no tensor of a Whisper encoder under 'nobody.'", prefix="nobody.")
-
-
-def test_a_half_does_not_complete_another(tmp_path):
-    """Every name is there, each under one of two prefixes, or in one of two libraries' words."""
-    halves = {}
-    for i, (one, two) in enumerate(
-        zip(under("a.", make()).items(), under("b.", make()).items(), strict=True)
-    ):
-        halves |= dict([one if i % 2 else two])
-    refuses(write(tmp_path / "a.safetensors", halves, NARROW), "missing: ")
-    hf, openai = under("a.", make()), under("a.", make(), OPENAI)
-    mixed = dict(list(hf.items())[:30]) | dict(list(openai.items())[30:])
-    refuses(write(tmp_path / "b.safetensors", mixed, NARROW), "missing: ", "left over")
-
-
-def test_a_whole_encoder_is_taken_before_the_parts_of_others(tmp_path):
-    """A checkpoint whose usual place has all but one tensor, beside a whole encoder."""
-    tensors = under("model.encoder.", make()) | under("other.", make())
-    del tensors["model.encoder.conv2.bias"]
-    assert_same(load(write(tmp_path / "a.safetensors", tensors, NARROW))[1], make())
-    del tensors["other.conv2.bias"]
-    refuses(
-        write(tmp_path / "b.safetensors", tensors, NARROW), "1 missing: model.encoder.conv2.bias"
+def test_the_command_says_what_is_left_out_in_one_line(tmp_path, clip):
+    folder = tmp_path / "voxtral"
+    tensors = under("audio_tower.", WhisperEncoder.from_formula(TOY).state_dict()) | LANGUAGE
+    write(folder / "model.safetensors", tensors)
+    about = {"model_type": "voxtral", "audio_config": audio_config("voxtral_encoder")}
+    (folder / "config.json").write_text(json.dumps(about))
+    done, _ = process(tmp_path, "-m", "melfront.encoder", str(clip), "--model", str(folder))
+    assert done.returncode == 0
+    assert done.stderr == (
+        f"{folder}/model.safetensors: read audio_tower.* of voxtral; left out: {STACK}, "
+        "language_model (1 tensor)\n"
     )
-
-
-def test_extra_tensors_of_the_encoder_are_refused(tmp_path):
-    """A bias of k, a gated MLP, a projection: another function than Whisper's."""
-    for extra in ("layers.0.self_attn.k_proj.bias", "layers.1.fc3.weight", "proj.weight"):
-        tensors = under("audio_tower.", make()) | {f"audio_tower.{extra}": torch.zeros(26)}
-        path = write(tmp_path / "a.safetensors", tensors, NARROW)
-        refuses(path, "1 left over", f": audio_tower.{extra}")
-
-
-class Counting(dict):
-    """Names that count how often one is looked up."""
-
-    count = 0
-
-    def __contains__(self, name):
-        self.count += 1
-        return super().__contains__(name)
-
-
-@pytest.mark.parametrize(
-    "pattern",
-    [
-        ["{}.conv1.weight"],
-        ["{}.conv1.weight", "{}.embed_positions.weight", "{}.positional_embedding"],
-        ["{}.conv1.weight", "{}.positions", "{}.blocks.0.attn_ln.weight"],
-        ["layers.{}.self_attn_layer_norm.weight"],
-        ["p.layers.{}.self_attn_layer_norm.weight", "p.layers.{}.fc2.bias"],
-        ["{}." * 30 + "conv1.weight"],
-    ],
-    ids=len,
-)
-def test_look_ups_of_a_hostile_file(tmp_path, pattern):
-    """Their number grows with that of the names, not with its square."""
-    names = Counting(dict.fromkeys(p.replace("{}", str(i)) for i in range(20_000) for p in pattern))
-    if len(pattern) < 3:
-        names |= dict.fromkeys(["conv1.weight", "embed_positions.weight", "p.conv1.weight"])
-    with contextlib.suppress(CheckpointError):
-        recognise(names, tmp_path)
-    # Three columns, and each finds up to a third of a prefix's names and one that is missing. The
-    # message adds at most ten prefixes of a thousand layers.
-    assert names.count <= 5 * len(names) + 3 * 10 * 1000 * 32
-
-
-# --- config.json --------------------------------------------------------------------------------
-
-
-def test_ultravox():
-    """Ultravox names the Whisper that it began with, or describes it."""
-    about = {"model_type": "ultravox", "hidden_size": 4096, "stack_factor": 8}
-    named = about | {"audio_model_id": "openai/whisper-large-v3-turbo"}
-    assert EncoderConfig.from_hf(named) == SIZES["turbo"]
-    assert EncoderConfig.from_hf(about | {"audio_config": NARROW.to_hf()}) == NARROW
-    with pytest.raises(ValueError, match=r"audio_latency_block_size is set: .* attends within"):
-        EncoderConfig.from_hf(named | {"audio_latency_block_size": 100})
-    with pytest.raises(ValueError, match="model_type is 'ultravox', expected 'whisper'"):
-        EncoderConfig.from_hf(about | {"audio_model_id": "facebook/wav2vec2-base"})
-
-
-def test_audio_config(tmp_path):
-    """Found at any depth; its activation has to be stated and be GELU; it has to fit."""
-    audio = audio_config("some_encoder")
-    inside = {"model_type": "some_model", "audio_config": audio}
-    for about in (inside, {"model_type": "some", "thinker_config": inside}):
-        assert EncoderConfig.from_hf(about) == TOY
-    for change, text in (
-        ({"activation_function": "gelu_new"}, "activation_function is 'gelu_new', expected 'gelu'"),
-        ({"activation_function": None}, "activation_function is None"),
-        ({"num_hidden_layers": "3"}, "n_audio_layer is '3'"),
-        ({"n_window": 50}, "n_window is set: the encoder of this some_model attends within"),
-    ):
-        with pytest.raises(ValueError, match=text):
-            EncoderConfig.from_hf(inside | {"audio_config": audio | change})
-    for name in ("activation_function", "hidden_size"):
-        with pytest.raises(ValueError, match=r"^model_type is 'some_encoder'|^no d_model: "):
-            EncoderConfig.from_hf(
-                inside | {"audio_config": {k: x for k, x in audio.items() if k != name}}
-            )
-    path = write(tmp_path / "model.safetensors", under("audio_tower.", make(TOY)) | LANGUAGE)
-    about = inside | {"audio_config": audio | {"num_hidden_layers": 2}}
-    (tmp_path / "config.json").write_text(json.dumps(about))
-    refuses(path, "15 left over: audio_tower.layers.2.")
-
-
-def test_hostile_audio_config(tmp_path):
-    path = write(tmp_path / "model.safetensors", under("audio_tower.", make()))
-    for junk in (None, [], "x", 5, {}, {"audio_config": {}}, {"model_type": []}):
-        (tmp_path / "config.json").write_text(json.dumps({"audio_config": junk}))
-        refuses(path, "config.json: model_type is ", ", expected 'whisper'")
-    text = '{"audio_config": ' * 900 + "{}" + "}" * 900
-    (tmp_path / "config.json").write_text(text)
-    refuses(path, "config.json: model_type is None")
 
 
 # --- what looks like Whisper's encoder, and is not ------------------------------------------------
@@ -399,36 +251,55 @@ def test_voxtral_realtime_is_causal(tmp_path):
     refuses(tmp_path, "missing: conv1.weight ", config=TOY)
 
 
-# --- Whisper itself, from others ------------------------------------------------------------------
+# --- config.json --------------------------------------------------------------------------------
 
 
-def test_distilled_models_have_another_decoder(tmp_path):
-    """distil-whisper, turbo and CrisperWhisper: fewer decoder layers, or other tokens."""
-    about = NARROW.to_hf() | {"decoder_layers": 7, "decoder_ffn_dim": 31, "vocab_size": 51_866}
-    path = write(tmp_path / "model.safetensors", renamed(make()))
+def test_ultravox(tmp_path, caplog):
+    """Ultravox names the Whisper that it began with, or describes it."""
+    about = {"model_type": "ultravox", "hidden_size": 4096, "stack_factor": 8}
+    named = about | {"audio_model_id": "openai/whisper-large-v3-turbo"}
+    assert EncoderConfig.from_hf(named) == SIZES["turbo"]
+    assert EncoderConfig.from_hf(about | {"audio_config": NARROW.to_hf()}) == NARROW
+    with pytest.raises(ValueError, match=r"audio_latency_block_size is set: .* attends within"):
+        EncoderConfig.from_hf(named | {"audio_latency_block_size": 100})
+    with pytest.raises(ValueError, match="model_type is 'ultravox', expected 'whisper'"):
+        EncoderConfig.from_hf(about | {"audio_model_id": "facebook/wav2vec2-base"})
+    write(tmp_path / "model.safetensors", under("audio_tower.", make()) | LANGUAGE)
+    (tmp_path / "config.json").write_text(json.dumps(about | {"audio_config": NARROW.to_hf()}))
+    assert_same(load(tmp_path)[1], make())
+    assert "audio_tower.* of ultravox; left out: the mask of padding, " in caplog.text
+
+
+def test_audio_config(tmp_path):
+    """Found at any depth; its activation has to be stated and be GELU; it has to fit."""
+    audio = audio_config("some_encoder")
+    inside = {"model_type": "some_model", "audio_config": audio}
+    for about in (inside, {"model_type": "some", "thinker_config": inside}):
+        assert EncoderConfig.from_hf(about) == TOY
+    for change, text in (
+        ({"activation_function": "gelu_new"}, "activation_function is 'gelu_new', expected 'gelu'"),
+        ({"activation_function": None}, "activation_function is None"),
+        ({"num_hidden_layers": "3"}, "n_audio_layer is '3'"),
+        ({"n_window": 50}, "n_window is set: the encoder of this some_model attends within"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            EncoderConfig.from_hf(inside | {"audio_config": audio | change})
+    for name in ("activation_function", "hidden_size"):
+        with pytest.raises(ValueError, match=r"^model_type is 'some_encoder'|^no d_model: "):
+            EncoderConfig.from_hf(
+                inside | {"audio_config": {k: x for k, x in audio.items() if k != name}}
+            )
+    path = write(tmp_path / "model.safetensors", under("audio_tower.", make(TOY)) | LANGUAGE)
+    about = inside | {"audio_config": audio | {"num_hidden_layers": 2}}
     (tmp_path / "config.json").write_text(json.dumps(about))
-    config, weights = load(path)
-    assert config == NARROW
-    assert_same(weights, make())
+    refuses(path, "15 left over: audio_tower.layers.2.")
 
 
-def test_whisper_at(tmp_path, caplog):
-    """openai-whisper's file with the tensors of an audio tagger beside those of Whisper."""
-    state = renamed(make(SQUARE), OPENAI, "encoder.") | {"at_model.mlp.weight": torch.zeros(3)}
-    path = write(tmp_path / "a.pt", {"dims": dims(SQUARE), "model_state_dict": state})
-    assert_same(load(path)[1], make(SQUARE))
-    assert not caplog.records, "Whisper itself needs no words"
-
-
-def test_the_command_says_what_is_left_out_in_one_line(tmp_path, clip):
-    folder = tmp_path / "voxtral"
-    tensors = under("audio_tower.", WhisperEncoder.from_formula(TOY).state_dict()) | LANGUAGE
-    write(folder / "model.safetensors", tensors)
-    about = {"model_type": "voxtral", "audio_config": audio_config("voxtral_encoder")}
-    (folder / "config.json").write_text(json.dumps(about))
-    done, _ = process(tmp_path, "-m", "melfront.encoder", str(clip), "--model", str(folder))
-    assert done.returncode == 0
-    assert done.stderr == (
-        f"{folder}/model.safetensors: read audio_tower.* of voxtral; left out: {STACK}, "
-        "language_model (1 tensor)\n"
-    )
+def test_hostile_audio_config(tmp_path):
+    path = write(tmp_path / "model.safetensors", under("audio_tower.", make()))
+    for junk in (None, [], "x", 5, {}, {"audio_config": {}}, {"model_type": []}):
+        (tmp_path / "config.json").write_text(json.dumps({"audio_config": junk}))
+        refuses(path, "config.json: model_type is ", ", expected 'whisper'")
+    text = '{"audio_config": ' * 900 + "{}" + "}" * 900
+    (tmp_path / "config.json").write_text(text)
+    refuses(path, "config.json: model_type is None")
