@@ -74,13 +74,13 @@ def recognise(names: Collection[str], path: Path, prefix: str | None = None) -> 
         most of it, so that the caller can say what is missing.
     Raises CheckpointError if there is nothing of an encoder, or more than one.
     """
-    first, positions = STEM[0][HF], STEM[-1]
+    first = STEM[0][HF]  # conv1.weight, by any column
     found = (name.removesuffix(first) for name in names if name.endswith(f".{first}"))
     prefixes = [prefix] if prefix is not None else list(dict.fromkeys([*USUAL, *found]))
     whole = {
         start: column
         for start, column in itertools.product(prefixes, COLUMNS)
-        if start + positions[column] in names and _is_whole(names, start, column)
+        if _is_whole(names, start, column)
     }
     if len(whole) > 1:
         one, two, *_ = (repr(shorten(start, 120)) for start in sorted(whole))
@@ -102,8 +102,9 @@ def recognise(names: Collection[str], path: Path, prefix: str | None = None) -> 
 
 def _is_whole(names: Collection[str], prefix: str, column: int) -> bool:
     """Are all tensors of an encoder there? Looks up little more than what it finds."""
-    attn_ln = BLOCK[0][column]
-    n_layer = next(i for i in itertools.count() if prefix + attn_ln.format(i) not in names)
+    attn_ln, n_layer = BLOCK[0][column], 0
+    while prefix + attn_ln.format(n_layer) in names:
+        n_layer += 1
     return n_layer > 0 and all(prefix + row[column] in names for row in rows(n_layer))
 
 
