@@ -117,9 +117,9 @@ def test_look_ups_of_a_hostile_file(tmp_path, pattern):
         names |= dict.fromkeys(["conv1.weight", "embed_positions.weight", "p.conv1.weight"])
     with contextlib.suppress(CheckpointError):
         recognise(names, tmp_path)
-    # Three columns, and each finds up to a third of a prefix's names and one that is missing. The
-    # message adds at most ten prefixes of a thousand layers.
-    assert names.count <= 5 * len(names) + 3 * 10 * 1000 * 32
+    # One for every name found and, for each column, one that is not there. The message looks at
+    # most at 10 prefixes, by 3 columns, of 1000 layers, twice for the 15 names of each.
+    assert names.count <= 5 * len(names) + 10 * 3 * 1000 * 2 * 15
 
 
 # --- Whisper itself, from others ------------------------------------------------------------------
