@@ -50,23 +50,35 @@ class EncoderConfig:
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> EncoderConfig:
-        """From a Hugging Face config.json, as a dict.
+        """From a Hugging Face config.json, as a dict: Whisper's, or one with an audio_config.
 
         `scale_embedding` is ignored: it scales the decoder's token embeddings, and transformers
         5.23 reads it in the encoder without using it. `encoder_layerdrop` and dropout are ignored
         too, because they act in training only.
 
-        Raises ValueError for another kind of model, for an activation other than the exact GELU,
-        and for a missing dimension.
+        Raises ValueError for another kind of encoder, for an activation other than the exact GELU,
+        for attention within windows, and for a missing dimension.
         """
-        if config.get("model_type") != "whisper":
-            raise ValueError(f"model_type is {config.get('model_type')!r}, expected 'whisper'")
-        if config.get("activation_function", "gelu") != "gelu":
+        audio = audio_part(config)
+        if windows := [name for of in (config, audio) for name in WINDOWS if of.get(name)]:
             raise ValueError(
-                f"activation_function is {config['activation_function']!r}, expected 'gelu' "
+                f"{windows[0]} is set: the encoder of this {config.get('model_type')} attends "
+                "within windows, and Whisper's does not"
+            )
+        size = str(audio.get("audio_model_id")).rpartition("/")[2].removeprefix("whisper-")
+        if size in SIZES:  # Ultravox names a Whisper instead of describing it
+            return SIZES[size]
+        kind = audio.get("model_type")
+        known = kind in ("whisper", *TOWERS) or (audio is not config and ACTIVATION in audio)
+        if not known:
+            raise ValueError(f"model_type is {kind!r}, expected 'whisper'")
+        if audio.get(ACTIVATION, "gelu") != "gelu":
+            raise ValueError(
+                f"{ACTIVATION} is {audio[ACTIVATION]!r}, expected 'gelu' "
                 "(the exact, erf form), which every published Whisper has"
             )
-        return cls(**_pick(config, HF_NAMES, "config.json of a Whisper model"))
+        other = {theirs: audio[name] for name, theirs in OTHER_NAMES.items() if name in audio}
+        return cls(**_pick({**other, **audio}, HF_NAMES, "config.json of a Whisper model"))
 
     @classmethod
     def from_openai(cls, dims: Mapping[str, Any]) -> EncoderConfig:
@@ -105,6 +117,40 @@ HF_NAMES = {
     "n_audio_layer": "encoder_layers",
     "n_audio_mlp": "encoder_ffn_dim",
 }
+# The names that Voxtral and others have in the place of Whisper's.
+OTHER_NAMES = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "encoder_attention_heads",
+    "num_hidden_layers": "encoder_layers",
+    "intermediate_size": "encoder_ffn_dim",
+}
+ACTIVATION = "activation_function"
+# In Qwen-Omni, Ultravox and MiniCPM-o: positions attend to those near them, if it is not 0 or null.
+WINDOWS = ("n_window", "audio_latency_block_size", "audio_chunk_length")
+# The encoders of transformers 5.23 that are Whisper's under another model_type, and what they or
+# their models do that Whisper does not.
+TOWERS = {
+    **dict.fromkeys(
+        ("qwen2_audio_encoder", "audioflamingo3_encoder", "musicflamingo_encoder"),
+        "the mean of every 2 positions before layer_norm, the mask of padding",
+    ),
+    **dict.fromkeys(
+        ("voxtral_encoder", "moss_transcribe_diarize_audio"), "the stacking of 4 positions"
+    ),
+}
+# The same of models around Whisper's own class.
+AROUND = {"ultravox": "the mask of padding, the stacking of positions"}
+
+
+def audio_part(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config.json that describes the audio encoder: all of Whisper's own."""
+    while config.get("model_type") != "whisper":
+        parts = (config.get(f"{name}_config") for name in ("audio", "encoder", "thinker"))
+        inner = next((part for part in parts if isinstance(part, Mapping)), None)
+        if inner is None:
+            break
+        config = inner
+    return config
 
 
 def _pick(source: Mapping[str, Any], names: Mapping[str, str], what: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 from melfront.encoder.checkpoint import CheckpointError, load, shapes
-from melfront.encoder.checkpoint.loading import TABLE
+from melfront.encoder.checkpoint.names import TABLE
 from melfront.encoder.config import EncoderConfig
 
 # All sizes differ, and are prime where the layout allows it. NARROW has an MLP that is not
@@ -20,6 +20,7 @@ SQUARE = dataclasses.replace(NARROW, n_audio_mlp=104)
 BARE = EncoderConfig(7, 11, 128, 2, 3, 17)
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 HF, OPENAI = 1, 2
+LANGUAGE = {"language_model.model.norm.weight": torch.full((5,), torch.nan)}
 
 
 def make(config=NARROW, dtype=torch.float32):
@@ -42,6 +43,12 @@ def renamed(weights, column=HF, prefix="model.encoder."):
     others = prefix.replace("encoder", "decoder") or "decoder."
     named[others + "layers.0.fc1.weight"] = torch.full((3, 5), torch.nan)
     return named | {"proj_out.weight": torch.full((2, 3), torch.nan)}
+
+
+def under(prefix, weights, column=HF):
+    """The tensors by the names of a column, each with this prefix."""
+    named = renamed(weights, column, "")
+    return {prefix + n: x for n, x in named.items() if not n.startswith(("decoder", "proj_out"))}
 
 
 def dims(config):

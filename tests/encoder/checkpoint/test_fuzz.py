@@ -44,7 +44,9 @@ def spoil(data, random):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("kind", ["header", "config", "index", "bytes", "zip", "legacy"])
+@pytest.mark.parametrize(
+    "kind", ["header", "config", "audio_config", "index", "bytes", "zip", "legacy"]
+)
 def test_every_mutation_loads_or_is_refused_in_one_line(tmp_path, kind, seed):
     draw = random.Random(f"{kind} {seed}")
     path = tmp_path / "model.safetensors"
@@ -57,14 +59,16 @@ def test_every_mutation_loads_or_is_refused_in_one_line(tmp_path, kind, seed):
         path.with_name("config.json").write_text(json.dumps(NARROW.to_hf()))
     else:
         write(path, renamed(make()), NARROW)
-    if kind == "config":
+    if kind.endswith("config"):
         path = path.with_name("config.json")
+    if kind == "audio_config":
+        path.write_text(json.dumps({"model_type": "other", "audio_config": NARROW.to_hf()}))
     whole, refused = path.read_bytes(), []
     for _ in range(20):
         path.write_bytes(whole)
         if kind == "header":
             with_header(path, lambda text: json.dumps(mutate(json.loads(text), draw)))
-        elif kind in ("config", "index"):
+        elif kind.endswith(("config", "index")):
             path.write_text(json.dumps(mutate(json.loads(whole), draw)))
         else:
             path.write_bytes(spoil(whole, draw))
