@@ -3,7 +3,7 @@
 import copy
 import json
 import pickle
-from unittest.mock import patch
+from importlib import import_module
 
 import numpy as np
 import peft
@@ -16,6 +16,7 @@ from melfront import encoder
 from melfront.encoder.checkpoint import hf_name, openai_name
 from tests.encoder.peers import DISTANCE_BOUND, NOISE_BOUND
 from tests.project.test_readme import assert_prints, blocks
+from tests.signals import Signal
 
 whisper = pytest.importorskip("whisper")
 
@@ -55,7 +56,8 @@ def features(batch: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a.double() - b.double()).norm() / b.double().norm())
+    a, b = a.detach().double(), b.detach().double()
+    return float((a - b).norm() / b.norm())
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ SLOW = pytest.mark.slow
     ("options", "copies"),
     [
         ({"word_timestamps": True}, 1),
-        pytest.param({}, 4, marks=SLOW),  # 44 s: two windows
+        pytest.param({"temperature": 0.0}, 3, marks=SLOW),  # 33 s: two windows
         pytest.param({"beam_size": 3}, 1, marks=SLOW),
     ],
     ids=str,
@@ -137,27 +139,36 @@ def test_transcribe(theirs, ours, jfk, options, copies):
 @pytest.mark.slow
 def test_decode_in_float16(theirs, ours, jfk):
     mel = whisper.log_mel_spectrogram(whisper.pad_or_trim(jfk))
-    options = whisper.DecodingOptions(language="en", fp16=True, without_timestamps=True)
+    options = whisper.DecodingOptions(language="en", fp16=True, sample_len=19)
     mine, other = ours.decode(mel, options), theirs.decode(mel, options)
     assert mine.audio_features.dtype == torch.float16
-    assert mine.text == other.text
-    assert "ask not what your country can do for you" in mine.text
+    assert mine.tokens == other.tokens
+    assert "ask not what your country can do" in mine.text
 
 
-def blocks_about(words):
-    return [b for b in blocks("docs/libraries.md") if b.language == "py" and words in b.text]
-
-
-def test_page(theirs, tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_page(theirs, jfk_path, tmp_path, monkeypatch, capsys):
     """The page's blocks, with a model that is not downloaded."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "speech.flac").symlink_to(melfront.audio.SAMPLE)
-    found = blocks_about("whisper.load_model")
-    assert found
-    for block in found:
-        with patch.object(whisper, "load_model", lambda _name: copy.deepcopy(theirs)):
-            exec(compile(block.text, block.title, "exec"), {})
-        assert_prints(block.shown, capsys.readouterr().out)
+    (tmp_path / "speech.flac").symlink_to(jfk_path)
+    monkeypatch.setattr(whisper, "load_model", lambda _name: copy.deepcopy(theirs))
+    module = import_module("whisper.transcribe")
+    monkeypatch.setattr(module, "log_mel_spectrogram", whisper.log_mel_spectrogram)  # put back
+    spaces = []
+    for block in blocks("docs/libraries.md"):
+        if block.language == "py" and "whisper.load_model" in block.text:
+            spaces.append({})
+            exec(compile(block.text, block.title, "exec"), spaces[-1])
+            assert_prints(block.shown, capsys.readouterr().out)
+    mine = spaces[1]["log_mel_spectrogram"]
+    assert module.log_mel_spectrogram is mine
+    for n, padding, n_mels in ((401, 0, 128), (9_001, 480_000, 80), (176_000, 159, 80)):
+        audio = Signal("speech", n, seed=n).array()
+        ours, its = (f(audio, n_mels, padding) for f in (mine, whisper.log_mel_spectrogram))
+        truth = melfront.oracle.log_mel(np.pad(audio, (0, padding)), n_mels=n_mels, pad_to=None)
+        assert ours.shape == its.shape
+        # Theirs is as far from float64 as it is, our kernel at most 5e-7.
+        assert (ours - its).abs().max() <= np.abs(its.numpy() - truth).max() + 5e-7
 
 
 # Small models
