@@ -28,7 +28,7 @@ def for_openai(model: Any) -> Any:
     Its `transcribe`, `decode`, `detect_language` and `embed_audio`, with word timestamps or
     without, then run our encoder, and `encoder.ops.using` takes effect. No weight is copied, and
     `state_dict` keeps openai-whisper's names. Features may be of another dtype than the weights,
-    which are then cast for each call, as openai-whisper does; it keeps layer norms in float32.
+    which are then cast in each call. So does openai-whisper, but its layer norms stay in float32.
     Raises TypeError for anything but a Whisper model.
     """
     import whisper.model as theirs
