@@ -3,6 +3,8 @@
 import copy
 import json
 import pickle
+import warnings
+from collections import Counter
 from importlib import import_module
 
 import numpy as np
@@ -234,18 +236,24 @@ def test_copies_and_a_second_call(again):
 
 
 def test_slots_and_trace():
-    model, calls = encoder.for_openai(toy()), []
+    model, calls = encoder.for_openai(toy()), Counter()
     with torch.no_grad():
         mine = model.embed_audio(features(1))
 
-    def attention(q, k, v):
-        calls.append(q.dtype)
-        return encoder.ops.explicit_attention(q, k, v)
+    def counted(slot):
+        def call(*args, **options):
+            calls[slot] += 1
+            return getattr(encoder.ops.OURS, slot)(*args, **options)
 
-    with torch.no_grad(), encoder.ops.using(attention=attention):
-        for dtype in (torch.float32, torch.float16):
-            model.embed_audio(features(1, dtype))
-    assert calls == [torch.float32] * 3 + [torch.float16] * 3
+        return call
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")  # a slot that a part does not use is said
+        slots = ("attention", "conv1d", "layer_norm", "linear")
+        with encoder.ops.using(**{slot: counted(slot) for slot in slots}):
+            assert torch.equal(model.embed_audio(features(1)), mine)
+            model.embed_audio(features(1, torch.float16))
+    assert calls == {"attention": 2 * 3, "conv1d": 2 * 2, "layer_norm": 2 * 7, "linear": 2 * 18}
     stages = encoder.trace(model.encoder, features(1))
     assert torch.equal(stages["ln_post"], mine)
     assert "block.2.attn.weights" in stages
