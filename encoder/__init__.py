@@ -11,6 +11,7 @@ CheckpointError     why a checkpoint cannot be loaded
 ops                 the operations, and `ops.using`, which replaces them
 oracle              the encoder in float64 NumPy: read this first
 formula             weights from a formula, for an encoder without a download
+for_openai          puts our encoder into a model of openai-whisper
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from . import formula, ops, oracle
     from .checkpoint import CheckpointError
     from .cuda_graph import graphed
+    from .libraries.openai import for_openai
     from .model import EncoderOutput, WhisperEncoder, trace
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "EncoderConfig",
     "EncoderOutput",
     "WhisperEncoder",
+    "for_openai",
     "formula",
     "graphed",
     "ops",
@@ -45,6 +48,7 @@ HOME = {
     "CheckpointError": "checkpoint",
     "EncoderOutput": "model",
     "WhisperEncoder": "model",
+    "for_openai": "libraries.openai",
     "graphed": "cuda_graph",
     "trace": "model",
 }

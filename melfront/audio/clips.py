@@ -131,14 +131,8 @@ def of_dict(audio: Mapping[str, Any], name: str) -> Any:
     if "array" in audio:
         check_rate(audio.get("sampling_rate"))
         return as_list(audio["array"])
-    file = audio.get("bytes") or audio.get("path")
-    if not file:
-        raise AudioError(
-            f"{name}: a dict without 'array', and without bytes or a path to read; its keys are "
-            f"{sorted(audio)}"
-        )
     try:
-        return load_audio(file)
+        return load_audio(audio)
     except AudioError as error:
         raise AudioError(f"{name}: {error}") from error
 

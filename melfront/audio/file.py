@@ -1,4 +1,4 @@
-"""Read an audio file as 16 kHz mono, in any format that libsndfile knows and at any rate."""
+"""Read an audio file, or a row of a data set, of any rate as 16 kHz mono."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import io
 import math
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..checkout import ROOT
 from ..conventions import SAMPLE_RATE
-from .waveform import AudioError, check_samples
+from .waveform import AudioError, check_samples, is_tensor, to_float
 
 # The clip that every command takes when none is given. Wherever a command or a function takes an
 # audio file, and in what they print and write, its name is `sample`; ./sample is a file.
@@ -27,15 +28,15 @@ CUT_SHORT = re.compile(
 UNKNOWN_SIZE = 0x7FFFF000
 
 
-def load_audio(
-    file: str | os.PathLike[str] | bytes | BinaryIO, check_range: bool = True
-) -> NDArray[np.float32]:
-    """Read an audio file as 16 kHz mono.
+def load_audio(file: Any, check_range: bool = True) -> NDArray[np.float32]:
+    """Read an audio file, or a row of a data set, as 16 kHz mono.
 
     file: a path, the file's bytes, or an open binary file; wav, flac, mp3, ogg and whatever else
         libsndfile reads. "sample" is the clip of speech that comes with this project, "signal:NAME"
         a clip of `reference_data/signals`. A wav written into a pipe, whose header does not know
         its length, is read to its end.
+        Or a row of a `datasets` audio column: a dict with `bytes` or a `path`, a dict with `array`
+        (N,) and `sampling_rate`, or a torchcodec decoder.
     check_range: False takes floats of another scale, such as unit variance, as they are.
 
     Channels are averaged, other sampling rates resampled with soxr (HQ), and samples that overshoot
@@ -45,13 +46,47 @@ def load_audio(
     not audio, is empty, ends before its header says, or holds NaN or infinity; FileNotFoundError,
     PermissionError.
     """
-    import soundfile
-
+    if isinstance(file, Mapping) and "array" not in file:
+        file = file_of(file)
     if isinstance(file, str) and file:
         file = clip_path(file)
-    name = "the data given"
+    name = str(file) if isinstance(file, (str, os.PathLike)) else "the data given"
+    is_row = isinstance(file, Mapping) or hasattr(file, "get_all_samples")
+    mono, rate = (samples_of_row if is_row else read_file)(file, name)
+    check_samples(mono, name, check_range)
+    audio = resample(mono, rate)
+    return np.clip(audio, -1.0, 1.0) if check_range else audio
+
+
+def file_of(row: Mapping[str, Any]) -> Any:
+    """The bytes or the path of a row that was not decoded."""
+    if file := row.get("bytes") or row.get("path"):
+        return file
+    raise AudioError(
+        f"a dict without 'array', and without bytes or a path to read; its keys are {sorted(row)}"
+    )
+
+
+def samples_of_row(row: Any, name: str) -> tuple[NDArray[np.float32], int]:
+    """The mono samples (N,) of a decoded row, and their sampling rate."""
+    if isinstance(row, Mapping):
+        samples, rate = row["array"], row.get("sampling_rate")
+        if rate is None:
+            raise AudioError(f"{name}: a dict with 'array' and without 'sampling_rate'; add it")
+    else:
+        decoded = row.get_all_samples()
+        samples, rate = decoded.data.mean(dim=0), decoded.sample_rate  # (channels, N) -> (N,)
+    array = to_float(samples.numpy(force=True) if is_tensor(samples) else np.asarray(samples), name)
+    if array.ndim != 1:
+        raise AudioError(f"{name}: shape {array.shape}; expected (N,): mix its channels down first")
+    return array.astype(np.float32), int(rate)
+
+
+def read_file(file: Any, name: str) -> tuple[NDArray[np.float32], int]:
+    """The mean of a file's channels (N,), and its sampling rate."""
+    import soundfile
+
     if isinstance(file, (str, os.PathLike)):
-        name = str(file)
         if not os.path.exists(file):
             raise FileNotFoundError(f"{name}: no such file")
         if not os.access(file, os.R_OK):
@@ -71,9 +106,7 @@ def load_audio(
             f"{name} is cut short: it has {len(mono)} samples, {missing} fewer than its header "
             "says. Copy it again, or keep what is there: ffmpeg -i IN OUT.wav"
         )
-    check_samples(mono, name, check_range)
-    audio = resample(mono, rate)
-    return np.clip(audio, -1.0, 1.0) if check_range else audio
+    return mono, rate
 
 
 def clip_path(name: str) -> Path:

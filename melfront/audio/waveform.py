@@ -69,7 +69,8 @@ def check_rate(sampling_rate: int | None) -> None:
     if sampling_rate is not None and sampling_rate != SAMPLE_RATE:
         raise AudioError(
             f"sampling rate {sampling_rate} Hz; Whisper expects {SAMPLE_RATE}. Resample first: "
-            "melfront.load_audio(file) does, and datasets' cast_column(Audio(sampling_rate=16000))"
+            "melfront.load_audio does, given a file or a row of datasets, and so does "
+            f"cast_column('audio', Audio(sampling_rate={SAMPLE_RATE}))"
         )
 
 
