@@ -26,6 +26,7 @@ from transformers.utils import PaddingStrategy
 
 from . import log_mel
 from .audio import AudioError, check_rate, is_tensor
+from .backends import torch_backend
 from .conventions import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from .filterbank import mel_filters
 
@@ -157,7 +158,7 @@ def clips_on(raw_speech: Any, device: Any) -> list[Any]:
     ]
     devices = [torch.device("cpu" if device is None else device)]
     devices += [clip.device for clip in clips if is_tensor(clip)]
-    away = [device for device in devices if device.type != "cpu"]
+    away = [device for device in devices if not torch_backend.on_cpu(device)]
     return [as_tensor(clip, away[0]) if away else on_host(clip) for clip in clips]
 
 
