@@ -21,6 +21,7 @@ import torch
 from hypothesis import example, given, settings
 
 import melfront
+from melfront.backends import torch_backend
 from tests.conftest import CHECKOUT, STAND_IN
 from tests.melfront.test_libraries import FROM_NUMPY_PATH, FROM_TORCH_PATH, MORE_THAN_THEIRS
 from tests.other_fft import device_of
@@ -93,6 +94,7 @@ def per_frame(mask, hop_length, n_frames):
 @example([Signal("speech", 9_000)], "array", {"return_attention_mask": True}, {}, False)
 @example([Signal("speech", 9_000)], "int16", {}, {"do_normalize": True}, True)
 @example([Signal("noise", 9_000)], "lists", {"padding_side": "left"}, {"do_normalize": True}, False)
+@example([Signal("tone", 9_001)], "rows", {}, {"padding": True, "pad_to_multiple_of": 333}, True)
 @settings(max_examples=120)
 def test_same_as_transformers(clips, container, constructed, options, as_theirs):
     audio = CONTAINERS[container]([clip.array() for clip in clips])
@@ -121,6 +123,22 @@ def test_same_as_transformers(clips, container, constructed, options, as_theirs)
     bound = np.abs(reference - exact).max() + FROM_NUMPY_PATH
     assert np.abs(features - reference).max() <= bound
     assert not np.isnan(reference).any()
+
+
+@pytest.mark.parametrize(
+    ("constructed", "options"),
+    [
+        ({}, {"do_normalize": True}),  # values beyond [-10, 10]
+        ({"return_attention_mask": True}, {"truncation": False, "max_length": 8_000}),
+        ({"padding_value": 0.1, "dither": 1e-4}, {"return_tensors": "pt"}),
+        ({"feature_size": 7, "chunk_length": 1}, {"padding": "longest", "pad_to_multiple_of": 7}),
+    ],
+)
+@pytest.mark.parametrize("container", ["array", "float64", "int16", "floats", "arrays", "tensor"])
+def test_computed_by_melfront(container, constructed, options):
+    clip = Signal("clicks", 9_000).array()
+    with patch.object(Theirs, "__call__", side_effect=AssertionError):
+        Ours(**constructed)(CONTAINERS[container]([clip]), sampling_rate=16_000, **options)
 
 
 @pytest.mark.parametrize("n", [1, 200, 201, 16_000, 32_000, 40_000])
@@ -222,7 +240,10 @@ def test_tensors_stay_on_their_device(device, kind, options):
 
 @pytest.mark.parametrize("kind", ["one", "rows", "list"])
 def test_tensors_stay_on_a_stand_in(kind):
-    check_tensors(STAND_IN, kind, {"do_normalize": True})
+    of_tensors = torch_backend.features_by_autograd
+    with patch.object(torch_backend, "features_by_autograd", wraps=of_tensors) as called:
+        check_tensors(STAND_IN, kind, {"do_normalize": True})
+    assert called.call_count == 2
 
 
 def check_tensors(name, kind, options):
@@ -234,10 +255,11 @@ def check_tensors(name, kind, options):
         tensors = [torch.from_numpy(clip).to(device) for clip in clips]
         audio = {"rows": torch.stack, "list": list}.get(kind, lambda one: one[0])(tensors)
         ours = Ours(chunk_length=2)(audio, return_tensors="pt", **options)
-        on_host = Ours(chunk_length=2)(audio, return_tensors="np", **options)
+        on_host = Ours(chunk_length=2)(audio, **options)
         theirs = Theirs(chunk_length=2)(clips, device=device, **options)
     for key, values in ours.items():
         assert values.device.type == torch.device(device).type
+        assert isinstance(on_host[key], np.ndarray)
         assert np.array_equal(values.cpu().numpy(), on_host[key])
     assert np.array_equal(on_host["attention_mask"], theirs["attention_mask"])
     features, reference = on_host["input_features"], theirs["input_features"]

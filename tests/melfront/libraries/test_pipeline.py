@@ -1,4 +1,4 @@
-"""melfront.WhisperFeatureExtractor in transformers' processor and pipeline, with trained weights."""
+"""Our WhisperFeatureExtractor in transformers' processor and pipeline, with trained weights."""
 
 from __future__ import annotations
 
