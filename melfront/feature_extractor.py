@@ -152,7 +152,7 @@ def clips_on(raw_speech: Any, device: Any) -> list[Any]:
         batched = isinstance(raw_speech[0], (np.ndarray, list, tuple, torch.Tensor))
     else:
         batched = getattr(raw_speech, "ndim", 1) > 1
-    clips = [
+    clips: list[Any] = [
         clip.float() if is_tensor(clip) else np.asarray(clip, dtype=np.float32)
         for clip in (raw_speech if batched else [raw_speech])
     ]
