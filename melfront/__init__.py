@@ -15,6 +15,8 @@ transformers' to 3e-7; their FFT errs by 1e-5 on speech, by 1e-4 next to a loud 
     CHUNK_LENGTH   30.0 s         HOP_LENGTH   160 samples, 10 ms from frame to frame
     N_SAMPLES      480,000, 30 s  N_FRAMES     3000, 30 s
     CONVENTIONS    name to Convention: whose features `log_mel` computes
+
+`melfront.WhisperFeatureExtractor` is transformers' class of that name, computed by `log_mel`.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ from .filterbank import mel_filters
 
 if TYPE_CHECKING:
     from .backends.torch_backend import LogMel
+    from .feature_extractor import WhisperFeatureExtractor as WhisperFeatureExtractor
 
 __version__ = "0.1.0"
 __all__ = [
@@ -175,6 +178,11 @@ def __getattr__(name: str) -> Any:
         from .backends.torch_backend import LogMel
 
         return LogMel
+    # Not in __all__: transformers need not be installed, and `import *` must not need it.
+    if name == "WhisperFeatureExtractor":
+        from .feature_extractor import WhisperFeatureExtractor
+
+        return WhisperFeatureExtractor
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -89,6 +89,7 @@ NOT_NUMERIC = {
     "encoder/report": "all",
     "melfront": "cli import plot terminal",
     "melfront/audio": "all",
+    "melfront/libraries": "all",  # that a library gives the same
     "melfront/backends": "cache off_the_cpu traced",  # float64 on a CPU; traced: compilers
     "parity": "bad_input command pytest_plugin timing",
     "parity/comparison": "hints plot",

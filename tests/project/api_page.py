@@ -11,7 +11,7 @@ from typing import Any
 from tests.conftest import CHECKOUT
 
 PAGE = CHECKOUT / "docs" / "api.md"
-PACKAGES = ("melfront", "melfront.encoder", "melfront.parity")
+PACKAGES = ("melfront", "melfront.feature_extractor", "melfront.encoder", "melfront.parity")
 HEAD = """# API
 
 Every public name, with its docstring, as written by `python -m tests.project.api_page`.
