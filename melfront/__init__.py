@@ -51,6 +51,7 @@ from .conventions import (
 from .filterbank import mel_filters
 
 if TYPE_CHECKING:
+    from .backends.cuda_graph import Graphed
     from .backends.torch_backend import LogMel
 
 __version__ = "0.1.0"
@@ -64,6 +65,7 @@ __all__ = [
     "SAMPLE_RATE",
     "AudioError",
     "Convention",
+    "Graphed",
     "LogMel",
     "chunks",
     "frame_mask",
@@ -170,11 +172,15 @@ def frame_mask(n_samples: int, length: int = N_SAMPLES) -> np.ndarray[Any, np.dt
 
 
 def __getattr__(name: str) -> Any:
-    # LogMel needs torch, which takes seconds to import: only when it is asked for.
+    # These need torch, which takes seconds to import: only when they are asked for.
     if name == "LogMel":
         from .backends.torch_backend import LogMel
 
         return LogMel
+    if name == "Graphed":
+        from .backends.cuda_graph import Graphed
+
+        return Graphed
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

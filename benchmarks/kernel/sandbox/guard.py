@@ -128,7 +128,7 @@ def modes(torch: Any) -> list[str]:
     """Modes that a kernel has left on, which see every call of torch and may answer it."""
     stacks = {"function": "_len_torch_function_stack", "dispatch": "_len_torch_dispatch_stack"}
     on = [name for name, length in stacks.items() if getattr(torch._C, length)()]
-    return [f"every call of torch, by a {name} mode" for name in on]
+    return [f"every call of torch, by a {n} mode, as set_default_device does" for n in on]
 
 
 # --- in our process -------------------------------------------------------------------------------
