@@ -1,4 +1,6 @@
-"""Every defence against a kernel that cheats, in one file. To understand the harness, skip it.
+"""The defences against a kernel that cheats. To understand the harness, skip them.
+
+`caches.py` has one more, against a kernel that keeps its answers.
 
 Its first half runs in the kernel's process: our packages cannot be imported there
 (`ImportGuard`), and functions that a kernel has replaced are found (`snapshot`, `changed`).
