@@ -24,6 +24,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import lru_cache, partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,7 @@ from .conventions import (
 from .filterbank import mel_filters
 
 if TYPE_CHECKING:
+    from .backends.cuda_graph import Graphed
     from .backends.torch_backend import LogMel
     from .feature_extractor import WhisperFeatureExtractor as WhisperFeatureExtractor
 
@@ -67,6 +69,7 @@ __all__ = [
     "SAMPLE_RATE",
     "AudioError",
     "Convention",
+    "Graphed",
     "LogMel",
     "chunks",
     "frame_mask",
@@ -76,6 +79,13 @@ __all__ = [
     "oracle",
     "variants",
 ]
+
+HOME = {
+    "Graphed": "backends.cuda_graph",
+    "LogMel": "backends.torch_backend",
+    # Not in __all__: `import *` must not need transformers.
+    "WhisperFeatureExtractor": "feature_extractor",
+}
 
 
 def log_mel(
@@ -173,17 +183,10 @@ def frame_mask(n_samples: int, length: int = N_SAMPLES) -> np.ndarray[Any, np.dt
 
 
 def __getattr__(name: str) -> Any:
-    # LogMel needs torch, which takes seconds to import: only when it is asked for.
-    if name == "LogMel":
-        from .backends.torch_backend import LogMel
-
-        return LogMel
-    # Not in __all__: transformers need not be installed, and `import *` must not need it.
-    if name == "WhisperFeatureExtractor":
-        from .feature_extractor import WhisperFeatureExtractor
-
-        return WhisperFeatureExtractor
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Importing these takes seconds, for torch and transformers, so it waits until one is used.
+    if name not in HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{HOME[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

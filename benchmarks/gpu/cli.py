@@ -116,7 +116,7 @@ def main(arguments: list[str]) -> int:
         r.part("encoder", partial(encoders, r, model, kind, batch, roof), 20)
     if r.on_gpu:
         for slot in SLOTS:
-            r.part("kernels", partial(kernel, r, slot), 45)
+            r.part("kernels", partial(kernel, r, slot), 75)
     lines = [f"$ melfront benchmarks gpu {' '.join(arguments)}", *table(r.rows)]
     print("", *lines, sep="\n")
     if args.markdown:

@@ -162,7 +162,7 @@ def kernel(r: Rows, slot: str) -> None:
     file = EXAMPLES / f"{slot}_triton.py"
     options = ["--device", str(r.device), "--size", "base", "--seconds", "1", "--no-whole"]
     command = [sys.executable, "-m", "melfront.benchmarks", "kernel", slot, str(file), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     print(done.stdout)
     said = (done.stdout.strip() or done.stderr.strip() or "nothing").splitlines()
     r.add("kernels", slot=slot, status=done.returncode, last=said[-1][:160])

@@ -185,12 +185,15 @@ def usable(device: str) -> None:
     """Raises UsageError for a device that torch cannot use here."""
     import torch
 
+    from .sandbox.device import cuda_runtime
+
     try:
         if torch.device(device).type != "cuda":
             raise RuntimeError("only cpu and cuda are supported")
         if not torch.cuda.is_available():
             raise RuntimeError("this machine has no GPU")
-    except RuntimeError as error:
+        cuda_runtime()
+    except (RuntimeError, OSError) as error:
         raise UsageError(
             f"--device {device}: {str(error).splitlines()[0]}; leave the option out for the CPU"
         ) from None

@@ -27,7 +27,8 @@ REASONS = {
     "SHAPES": "right on the encoder's own shapes and wrong on others, which the seed picks",
     "PRECISION": "wrong in the way that arithmetic with fewer bits is wrong",
     "EXACT": "zeros and ones need no rounding, so the result must be exact",
-    "THREAD": "works while it is not called; the parent reads its process's clock and threads",
+    "THREAD": "works while it is not called; the parent reads its process's clock and threads, and "
+    "asks how long its device is busy",
     "PROCESS": "leaves processes behind",
     "REFERENCE": "imports the package that it is compared with, which its process cannot",
     "TAMPERED": "replaces clocks or functions of the harness; compared with before it was loaded",
@@ -35,7 +36,7 @@ REASONS = {
     "TIMED": "right in the proof, wrong when timed; a random third of timed results is checked",
     "UNEVEN": "takes much longer when it is not timed",
     "LATE": "goes on working after it has said that it returned; the copy takes too long",
-    "STREAM": "works on a stream that its own events do not see",
+    "STREAM": "works on a GPU's stream that its caller does not wait for; its events say so",
     "ROOF": "faster than this machine can move the bytes or do the multiplications",
     "WHOLE": "wrong in its place in the encoder or front end",
 }

@@ -82,6 +82,8 @@ def timed(race: Race, ratios: bool) -> dict[str, Any]:
         "checked": race.checked,
         "timed_noise": race.noise,
         "overtime": race.overtime,
+        "copies": race.copies,
+        "clocks": {who or "candidate": number(race.clock(who)) for who in race.clocks},
     }
     if ratios:
         found = {who: race.ratio(who) for who in race.times if who}

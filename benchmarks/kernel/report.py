@@ -82,8 +82,20 @@ def times(o: Outcome) -> list[str]:
             f"{TOO_BUSY}: {', '.join(reasons)}. "
             f"Run it again when the machine is quiet, or with --seconds {4 * o.options.seconds:g}"
         )
+    if o.options.device != "cpu":
+        lines.append(on_device(races))
     checked, worst = sum(r.checked for r in races), max(r.noise for r in races)
     return [*lines, f"{checked} timed results checked, the worst {worst:.3g} x noise"]
+
+
+def on_device(races: list[Race]) -> str:
+    """How a device was timed, and at which clocks."""
+    copies = ", ".join(str(r.copies) for r in races)
+    mine, ours = (", ".join(f"{r.clock(who):.0f}" for r in races) for who in ("", REFERENCE))
+    clocks = f"SM clock {mine} MHz, the reference's {ours}"
+    if any(r.clock("") != r.clock("") for r in races):
+        clocks = "SM clocks unknown: no NVML here"
+    return f"a call is its share of {copies} copies, waited for once; {clocks}"
 
 
 def spread(race: Race) -> str:

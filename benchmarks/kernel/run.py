@@ -16,7 +16,8 @@ from melfront.parity import noise as measure
 from .proof import cases, diagnose, verdict
 from .proof.verdict import Finding
 from .reasons import UNUSABLE, Refused
-from .sandbox import guard
+from .sandbox import caches, guard
+from .sandbox.device import torch_name
 from .sandbox.parent import Sandbox
 from .slots import find
 from .slots.base import Slot
@@ -28,7 +29,7 @@ from .timing.times import Race
 RESTARTS = 3  # of a kernel that dies, so that the other cases are seen too
 WHOLE_BLOCKS = 4  # of a size without trained weights: enough to see an error grow
 INTERPRETED_LIMIT = 300.0  # seconds a call: Triton's interpreter takes milliseconds per program
-CHANCE = ("LATE", "ROOF", "THREAD")  # what a busy machine may bring about by itself
+CHANCE = ("LATE", "ROOF", "STREAM", "THREAD")  # what a busy machine may bring about by itself
 CUT = 40  # steps of time that the interpreter is given of a captured case
 REPLAYED = 8  # pairs of new and repeated contents
 
@@ -204,8 +205,9 @@ def compete(child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], N
     child.ask("perturb", on=False)
     timed = {i: f.case for i, f in enumerate(outcome.findings) if f.case.seen}
     first = next(iter(timed.values()))
-    untimed = guard.replay(child, first, slot.results(first), dice, REPLAYED)
-    ours = outcome.order(kernel=False, ours=[fair.__name__, "contestants", [slot.name]])
+    untimed = caches.replay(child, first, slot.results(first), dice, REPLAYED)
+    arguments = [slot.name, torch_name(options.device)]
+    ours = outcome.order(kernel=False, ours=[fair.__name__, "contestants", arguments])
     with Sandbox(ours, options.limit) as rivals, Sandbox(ours, options.limit) as twin:
         load = Load([child, rivals, twin])
         for i, case in timed.items():
@@ -251,7 +253,8 @@ def in_place(outcome: Outcome, dice: Dice) -> None:
     slot, options = outcome.slot, outcome.options
     depth = options.depth or (None if options.model or options.size == "tiny" else WHOLE_BLOCKS)
     model = cases.model(options.size, options.model, dice.dtype, depth)
-    arguments = [slot.name, options.size, options.model, depth, options.dtype, options.device]
+    device = torch_name(options.device)
+    arguments = [slot.name, options.size, options.model, depth, options.dtype, device]
     ours = [whole.__name__, "functions", arguments]
     what = (
         f"{'front end and ' if slot.front_end else ''}encoder, {options.model or options.size}, "

@@ -17,9 +17,11 @@ N_WARM_UP = 3  # calls; cuBLAS, cuFFT and torch.compile allocate and choose kern
 class Graphed:
     """`function(x)` without gradients, for tensors of one shape, dtype and CUDA device.
 
-    Call it as the function. The result is the same memory in every call: clone it to keep it. The
-    function must be one that a CUDA graph can capture: no look at a value, no copy from the host.
-    Each call reads weights and other tensors at the addresses they had at capture.
+    `melfront.Graphed(melfront.LogMel(), clips)` is the front end for clips (B, N) of that shape,
+    `encoder.graphed` the encoder. Call it as the function. The result is the same memory in every
+    call: clone it to keep it. The function must be one that a CUDA graph can capture: no look at a
+    value, no copy from the host. Each call reads weights and other tensors at the addresses they
+    had at capture.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], example: Tensor) -> None:

@@ -41,9 +41,12 @@ REFUSED = {
     "skips_some_calls": ("layer_norm", "TIMED", "right in the proof"),
     "works_in_a_signal": ("layer_norm", "THREAD", "processor time"),
     "slows_the_rivals": ("layer_norm", "TAMPERED", "rivals' priority"),
-    "hides_a_check": ("layer_norm", "TAMPERED", "shared"),
+    "hides_a_check": ("layer_norm", "TAMPERED", "check_form"),
     "patches_the_clock": ("layer_norm", "TAMPERED", "time.perf_counter"),
     "patches_the_checker": ("layer_norm", "TAMPERED", "torch."),
+    "patches_the_wait": ("layer_norm", "TAMPERED", "torch._C._cuda_synchronize, Event.record"),
+    "answers_when_copied": ("layer_norm", "TAMPERED", "by a function mode"),
+    "sets_a_method": ("layer_norm", "TYPE", "on which it has set data_ptr"),
     "calls_the_reference": ("layer_norm", "REFERENCE", "imports melfront"),
     "removes_the_guard": ("layer_norm", "TAMPERED", "sys.meta_path"),
     "exits": ("layer_norm", "EXIT", "left the process"),
@@ -61,6 +64,9 @@ REFUSED = {
     "tanh_gelu": ("gelu", "WRONG", "noise"),
     "softmax_overflows": ("softmax", "NOT_FINITE", "huge scores"),
 }
+
+# Those that cheat on a device alone: `device/` runs them, and some of the others there too.
+ON_A_DEVICE = {"skips_some_copies", "polls_for_its_arguments", "works_in_the_rivals_turn"}
 
 # The known mistake that the report names.
 NAMED = {
@@ -93,7 +99,7 @@ def test_every_kernel_file_is_covered():
     honest = {"reference", "two_pass_variance", "fills_out"}
     unusable = {"no_function", "wrong_signature", "raises_when_loaded"}
     files = {path.stem for path in KERNELS.glob("*.py")}
-    assert files == set(REFUSED) | honest | unusable
+    assert files == set(REFUSED) | ON_A_DEVICE | honest | unusable
     assert {code for _, code, _ in REFUSED.values()} <= set(REASONS)
 
 

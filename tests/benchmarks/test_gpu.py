@@ -1,11 +1,13 @@
 """`melfront benchmarks gpu` on a CPU: the same code without CUDA graphs and compilation."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
-from melfront.backends.cuda_graph import Graphed
+import melfront
 from melfront.benchmarks.__main__ import main as benchmark
 from melfront.benchmarks.gpu import cli
 from melfront.encoder import SIZES, WhisperEncoder, graphed
@@ -69,7 +71,19 @@ def test_graph_needs_a_cuda_device():
     with pytest.raises(ValueError, match="needs a CUDA device; given a tensor on cpu"):
         graphed(model)
     with pytest.raises(ValueError, match="needs a CUDA device"):
-        Graphed(torch.square, torch.zeros(3))
+        melfront.Graphed(melfront.LogMel(), torch.zeros(1, 16_000))
+
+
+def test_one_compiled_block_serves_all():
+    model = WhisperEncoder.from_formula(replace(SIZES["tiny"], n_audio_ctx=20))
+    counter = CompileCounter()
+    for block in model.blocks:
+        block.compile(dynamic=False, backend=counter)
+    mel = torch.randn(1, 80, 40)
+    with torch.no_grad():
+        assert torch.isfinite(model(mel).last_hidden_state).all()
+    assert len(model.blocks) == 4
+    assert counter.frame_count == 1
 
 
 @pytest.mark.gpu
@@ -84,3 +98,13 @@ def test_graph_matches_the_model():
             assert torch.equal(run(mel), model(mel).last_hidden_state)
     with pytest.raises(ValueError, match="this graph takes"):
         run(mel[:1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_graph_matches_the_front_end():
+    frontend = melfront.LogMel(80)
+    clips = 0.1 * torch.randn(3, 2, 80_000, device="cuda")
+    run = melfront.Graphed(frontend, clips[0])
+    for batch in clips:
+        assert torch.equal(run(batch), frontend(batch))

@@ -1,4 +1,5 @@
 """The process that a kernel runs in (`worker`), our side of it (`parent`), and what links them.
 
-`guard` has every defence against a kernel that cheats.
+`guard` and `caches` have the defences against a kernel that cheats, `device` a GPU as the kernel's
+process uses it.
 """

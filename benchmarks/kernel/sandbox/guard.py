@@ -1,4 +1,6 @@
-"""Every defence against a kernel that cheats, in one file. To understand the harness, skip it.
+"""The defences against a kernel that cheats. To understand the harness, skip them.
+
+`caches.py` has one more, against a kernel that keeps its answers.
 
 Its first half runs in the kernel's process: our packages cannot be imported there
 (`ImportGuard`), and functions that a kernel has replaced are found (`snapshot`, `changed`).
@@ -21,9 +23,7 @@ from ..reasons import Refused
 from .processes import descendants, helpers_time
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..slots.inputs import Case, Dice
+    from ..slots.inputs import Case
     from ..timing.times import Race
     from .parent import Sandbox
 
@@ -45,7 +45,10 @@ WATCHED = {
     "torch": "allclose equal isclose isfinite isnan is_tensor from_numpy",
     "torch.testing": "assert_close",
     "torch.Tensor": "copy_ data_ptr equal allclose stride storage_offset",
-    "torch.cuda": "synchronize Event",
+    "torch._C": "_cuda_synchronize",
+    "torch.cuda": "synchronize Event Stream current_stream set_stream",
+    "torch.cuda.Event": "record wait query elapsed_time synchronize",
+    "torch.cuda.Stream": "wait_event wait_stream record_event query synchronize",
 }
 Watched = list[tuple[Any, str, Any]]  # where, name, function
 
@@ -95,19 +98,22 @@ def forget_ours() -> list[Any]:
 
 
 def snapshot(own: Iterable[Any]) -> Watched:
-    """Every watched function as it is now, and those of `own`, our classes and modules."""
+    """Every watched function as it is now, and those of `own`, our classes and modules.
+
+    A name that is not there yet is watched too: a torch without CUDA has fewer of them.
+    """
     holders: list[tuple[Any, str]] = []
     for path, names in WATCHED.items():
         module, _, attribute = path.rpartition(".")
         found = sys.modules.get(path) or getattr(sys.modules.get(module), attribute, None)
         if found is not None:
             holders.append((found, names))
-    holders += [(holder, "*") for holder in own]
+    holders += [(holder, "*") for holder in own if holder]
     return [
-        (holder, name, getattr(holder, name))
+        (holder, name, getattr(holder, name, None))
         for holder, names in holders
         for name in (list(vars(holder)) if names == "*" else names.split())
-        if callable(getattr(holder, name, None))
+        if names != "*" or callable(getattr(holder, name))
     ]
 
 
@@ -118,6 +124,13 @@ def changed(before: Watched) -> list[str]:
         for holder, name, was in before
         if name != "_" and getattr(holder, name, None) is not was  # `_`: an interactive shell's
     ]
+
+
+def modes(torch: Any) -> list[str]:
+    """Modes that a kernel has left on, which see every call of torch and may answer it."""
+    stacks = {"function": "_len_torch_function_stack", "dispatch": "_len_torch_dispatch_stack"}
+    on = [name for name, length in stacks.items() if getattr(torch._C, length)()]
+    return [f"every call of torch, by a {n} mode, as set_default_device does" for n in on]
 
 
 # --- in our process -------------------------------------------------------------------------------
@@ -189,61 +202,10 @@ def no_helpers(child: Sandbox, before: float) -> None:
         raise Refused("PROCESS", "has other processes do work once it is timed")
 
 
-def replay(child: Sandbox, case: Case, outs: list[Tensor], dice: Dice, pairs: int) -> list[float]:
-    """Refuse a kernel that keeps its answers; returns the times of these calls, in seconds.
-
-    New contents alternate with contents that came four calls before. No timed input comes twice,
-    so a cache gains nothing there, but a kernel with a cache computes less than it seems to
-    wherever inputs repeat. The processor time that it saves gives it away, or the memory that its
-    answers take.
-    """
-    child.case(case, outs)
-    made = [dice.vary(case) for _ in range(pairs + 2)]
-    times: list[float] = []
-
-    def spent(content: Case) -> float:
-        """Processor time of a call; by our clock where it is unknown."""
-        child.write(content)
-        call = child.call()
-        times.append(call.time)
-        return call.working if call.working == call.working else call.time
-
-    child.look = False
-    new, again = [spent(made[0]), spent(made[1])], []
-    for i in range(pairs):
-        new.append(spent(made[i + 2]))
-        if i == 3:
-            memory = child.memory()
-        again.append(spent(made[i]))
-    child.look = True
-    no_hoard(child.memory() - memory if memory else 0, pairs - 4, outs)
-    new, again = sorted(new[3:]), sorted(again[1:])  # once it is warm
-    typical, repeated = statistics.median(new), statistics.median(again)
-    # Not the medians alone: all but one of the repeats must be below all but one of the new ones.
-    if repeated < 0.6 * typical and again[-2] < new[1]:
-        raise Refused(
-            "CACHE",
-            f"an input that came before takes {1e3 * repeated:.2f} ms, "
-            f"a new one {1e3 * typical:.2f} ms: it keeps its answers",
-        )
-    return times
-
-
-def no_hoard(grown: int, inputs: int, outs: list[Tensor]) -> None:
-    """Refuse memory that grows by at least half an answer with each new input."""
-    answer = sum(o.numel() * o.element_size() for o in outs)
-    if grown > max(0.5 * inputs * answer, 8 << 20):
-        raise Refused(
-            "CACHE",
-            f"its memory grows by {grown / inputs / 1e6:.1f} MB with every new "
-            f"input, and an answer takes {answer / 1e6:.1f} MB: it keeps them",
-        )
-
-
 def even(untimed: list[float], race: Race) -> None:
     """Refuse a kernel that takes much longer untimed, though it cannot know when it is timed."""
     least, most = min(untimed), race.spread("")[1]
-    if least > 2 * most + 1e-3:  # the low end against the high one, as in `late`
+    if least > 2 * most + 1e-3 / race.copies:  # the low end against the high one, as in `late`
         raise Refused(
             "UNEVEN",
             f"takes at least {1e3 * least:.1f} ms a call when it is not timed, "
@@ -278,20 +240,21 @@ def no_starving(race: Race, busy: str) -> None:
 def fair(race: Race, reference: str, twin: str) -> None:
     """Refuse cheating that the times of a race reveal; reference, twin: the honest contestants."""
     out_of_turn(race, reference)
+    if race.settling:
+        device_out_of_turn(race, twin)
     late(race, "lag", 2.0, (reference, twin))
     if race.dense:  # copying a result with gaps takes longer, which is already counted as time
         late(race, "copying", 1.2, (reference, twin))
     if race.cores.get("", 1.0) > 1.15 * race.threads + 0.1:
         text = f"keeps {race.cores['']:.1f} cores at work, and {race.threads} were asked for"
         raise Refused("THREAD", text)
-    if race.events:
-        event, median = statistics.median(race.events), race.median("")
-        if median > 2 * event + 1e-4:
-            raise Refused(
-                "STREAM",
-                f"its events say {1e3 * event:.3f} ms, the clock "
-                f"{1e3 * median:.3f} ms: work on a stream of its own",
-            )
+    on_stream, clock = race.by_events(), race.spread("")[0]  # high and low, as in `late`
+    if clock > 2 * on_stream + 1e-4 / race.copies:  # False where there are no events
+        raise Refused(
+            "STREAM",
+            f"its caller's stream is done after {1e3 * on_stream:.4f} ms a call, the device "
+            f"after {1e3 * clock:.4f} ms: work on a stream of its own",
+        )
     least = race.least() / ALLOWANCE
     if race.spread("")[1] < least:  # False where there is no roof
         raise Refused(
@@ -304,11 +267,25 @@ def fair(race: Race, reference: str, twin: str) -> None:
 def out_of_turn(race: Race, reference: str) -> None:
     """Refuse more processor time between calls than honest rivals use there."""
     mine, theirs = race.overtime[""], race.overtime[reference]
-    if mine > 2 * max(theirs, 0) + max(3e-4, 0.05 * race.median("")):
+    if mine > 2 * max(theirs, 0) + max(3e-4, 0.05 * race.copies * race.median("")):
         raise Refused(
             "THREAD",
             f"its process uses {1e3 * mine:.2f} ms of processor time between "
             f"two calls, when it is not its turn (the rivals' {1e3 * theirs:.2f} ms)",
+        )
+
+
+def device_out_of_turn(race: Race, twin: str) -> None:
+    """Refuse a kernel whose device still works for it when a rival has had its turn.
+
+    Whatever a call starts is waited for in its own time, so this was started between calls.
+    """
+    mine, theirs = (statistics.median(race.settling[who]) for who in ("", twin))
+    if mine > 2 * theirs + 1e-3:
+        raise Refused(
+            "THREAD",
+            f"its device works for {1e3 * mine:.2f} ms more when it is not its turn "
+            f"(an idle one answers after {1e3 * theirs:.2f} ms)",
         )
 
 

@@ -21,5 +21,13 @@ def span(array: Any) -> tuple[int, int]:
     return start + sum(r for r in reach if r < 0), start + sum(r for r in reach if r > 0) + size
 
 
-def overlap(a: tuple[int, int], b: tuple[int, int]) -> bool:
-    return a[0] < b[1] and b[0] < a[1]
+def shared(results: list[tuple[int, int]], others: list[tuple[int, int, str]]) -> str:
+    """What a result shares memory with, or nothing: `others`, by their names, or another result."""
+    spans = [(start, end, "") for start, end in results] + others
+    far, far_result = (0, ""), 0  # the furthest end so far, of whatever it is and of a result
+    for start, end, name in sorted(spans):
+        if start < (far_result if name else far[0]):
+            return name or far[1] or "another result"
+        far = max(far, (end, name))
+        far_result = max(far_result, 0 if name else end)
+    return ""

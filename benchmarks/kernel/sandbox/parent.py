@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import mmap
 import os
 import select
 import signal
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,17 +33,22 @@ from .processes import ROOT, descendants, fork_server, processor_time, stat_fiel
 ARENA = 4 << 30  # bytes of address space; only what is touched costs memory
 ALIGN = 4096  # every argument starts on a page of its own
 COMPILE_LIMIT = 300.0  # seconds of a call in which torch.compile may be at work
+MEMORY = Path("/dev/shm")  # where the shared memory is, on a system that has it
+MOST_CHECKED = 8  # of the copies' results: a third of them, and no more
 
 
 class Call(NamedTuple):
-    """One call, as the parent saw it; times in seconds."""
+    """One call, as the parent saw it; times in seconds.
+
+    Where one order calls several copies of a case, a time is that of all divided by their number.
+    """
 
     time: float  # from "go" to "I have returned"
     lag: float  # from there until its main thread sleeps; NaN, like the next two, if unknown
     copying: float  # processor time of copying the result into shared memory
     dense: bool  # the result was contiguous, which makes it quick to copy
     working: float  # processor time from "go" until it slept
-    event: float | None  # by the GPU's own events
+    event: float | None  # by the GPU's own events, of its default stream
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -64,7 +71,7 @@ class Sandbox:
         self.limit, self.device, self.threads = limit, order["device"], order["threads"]
         commands, self.commands = os.pipe()
         self.replies, replies = os.pipe()
-        with tempfile.TemporaryFile(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as file:
+        with tempfile.TemporaryFile(dir=MEMORY if MEMORY.is_dir() else None) as file:
             os.ftruncate(file.fileno(), ARENA)
             self.arena = mmap.mmap(file.fileno(), ARENA)
             self.pid = fork_server().fork(
@@ -181,20 +188,31 @@ class Sandbox:
     # --- cases ----------------------------------------------------------------------------------
 
     def case(
-        self, case: Case, outs: list[Tensor], function: str = "", bind: str = "", hold: int = 0
+        self,
+        case: Case,
+        outs: list[Tensor],
+        function: str = "",
+        bind: str = "",
+        hold: int = 0,
+        copies: int = 1,
     ) -> None:
         """Lay out arguments like these, and results like these outs, which are contiguous.
 
-        bind: the signature to try first; hold: how many results before the last one stay in use.
+        bind: the signature to try first; hold: how many results before the last one stay in use;
+        copies: how often, at other addresses; a device calls all of them in one order.
         """
         self.used = 0  # bytes of the arena
-        self.given: list[Tensor] = []  # flat, one for each tensor among the arguments
-        new: list[Tensor] = []
+        self.given: list[list[Tensor]] = [[] for _ in range(copies)]  # flat, the tensors of each
         args = [
-            self.place(a, self.given) if isinstance(a, Tensor) else {"value": a} for a in case.args
+            [self.place(a, given) if isinstance(a, Tensor) else {"value": a} for a in case.args]
+            for given in self.given
         ]
-        self.outs = [self.place(out, new) for out in outs]
-        self.results = [place.view(out.shape) for place, out in zip(new, outs, strict=True)]
+        self.outs: list[list[dict[str, Any]]] = []
+        self.results: list[list[Tensor]] = []  # of as many copies as are checked at a time
+        for _ in range(min(MOST_CHECKED, math.ceil(copies / 3))):
+            new: list[Tensor] = []
+            self.outs.append([self.place(out, new) for out in outs])
+            self.results.append([to.view(out.shape) for to, out in zip(new, outs, strict=True)])
         self.laid: dict[str, Any] = {
             "args": args,
             "kwargs": case.kwargs,
@@ -209,7 +227,7 @@ class Sandbox:
     def use(self, function: str) -> None:
         """The same case for another of the functions that this worker has."""
         if function != self.laid["function"]:
-            outs = [] if function == "nothing" else self.outs
+            outs = [[]] if function == "nothing" else self.outs
             self.laid = {**self.laid, "function": function, "outs": outs, "bind": ""}
             self.ask("case", **self.laid)
 
@@ -226,24 +244,38 @@ class Sandbox:
             "offset": start,
         }
 
-    def write(self, content: Case) -> None:
-        """New contents at the old addresses, and poison where the results go."""
+    def write(self, *contents: Case) -> None:
+        """New contents for each copy at the old addresses, and poison where results go."""
         self.ask("poison")
-        for place, tensor in zip(self.given, content.tensors(), strict=True):
-            place.copy_(flat(tensor))
-        for result in self.results:
-            as_integers(result).fill_(POISON[name_of(result.dtype)])
+        for given, content in zip(self.given, contents, strict=True):
+            for place, tensor in zip(given, content.tensors(), strict=True):
+                place.copy_(flat(tensor))
+        for results in self.results:
+            for result in results:
+                as_integers(result).fill_(POISON[name_of(result.dtype)])
         if self.device != "cpu":
             self.ask("to_device")
 
-    def check_untouched(self, content: Case) -> None:
-        """Refuse a kernel if the arguments do not hold, to the bit, what was written."""
-        for place, tensor in zip(self.given, content.tensors(), strict=True):
+    def check_untouched(self, content: Case, copy: int = 0) -> None:
+        """Refuse a kernel if the arguments do not hold, to the bit, what was written.
+
+        A device's are copied back when `call` is to look at this copy.
+        """
+        for place, tensor in zip(self.given[copy], content.tensors(), strict=True):
             if not torch.equal(as_integers(place), as_integers(flat(tensor))):
                 raise Refused("MUTATED", "changes what it is given")
 
-    def call(self) -> Call:
-        """One call with what has been written. Raises Refused if it does not end well."""
+    def settle(self) -> tuple[float, int]:
+        """Seconds until its device has no more work, and bytes that are free there."""
+        start = time.perf_counter()
+        free = self.ask("settle")["free"]
+        return time.perf_counter() - start, free
+
+    def call(self, look_at: Sequence[int] = (0,)) -> Call:
+        """One call with what has been written. Raises Refused if it does not end well.
+
+        look_at: copies whose results, then in `self.seen`, and arguments to copy back.
+        """
         self.check_quiet("G")
         limit = max(self.limit, COMPILE_LIMIT) if self.to_compile else self.limit
         self.to_compile, began = False, time.perf_counter()
@@ -256,19 +288,25 @@ class Sandbox:
             raise self.forged()
         lag = self.asleep()
         done = processor_time(self.pid)
-        self.send(b"C")
+        self.send(json.dumps(list(look_at)).encode())
         answer = self.receive(began, limit)
-        self.copied = [result.clone() for result in self.results] if self.look else []
+        results = dict(zip(look_at, self.results, strict=False)) if self.look else {}
+        self.seen = {n: [result.clone() for result in made] for n, made in results.items()}
         self.rest()
-        event = answer.get("event_ms")
+        event, copies = answer.get("event_ms"), len(self.given)
         return Call(
-            (returned - start) / 1e9,
+            (returned - start) / 1e9 / copies,
             lag,
             self.idle_from - done,
             bool(answer.get("dense")),
-            done - worked,
-            event / 1e3 if event is not None else None,
+            (done - worked) / copies,
+            event / 1e3 / copies if event is not None else None,
         )
+
+    @property
+    def copied(self) -> list[Tensor]:
+        """The results of the first copy; on a CPU it is the only one."""
+        return self.seen[0]
 
     # --- from outside ---------------------------------------------------------------------------
 

@@ -26,9 +26,10 @@ from typing import Any
 
 from ..reasons import Refused
 from .compilers import compiled, set_environment, watch_interpreter
-from .guard import ImportGuard, Watched, changed, snapshot
+from .device import opened
+from .guard import ImportGuard, Watched, changed, modes, snapshot
 from .loading import first_line, load
-from .memory import POISON, overlap, span
+from .memory import POISON, shared, span
 
 Told = dict[str, Any]  # what goes from one process to the other, as JSON
 
@@ -44,6 +45,7 @@ class Worker:
         self.functions: dict[str, tuple[Callable[..., Any], str]] = {}
         self.takes_out = False
         self.before: Watched = []
+        self.gpu: Any = None  # a `device.Cuda`
 
     # --- commands -----------------------------------------------------------------------------
 
@@ -61,15 +63,19 @@ class Worker:
         torch.set_grad_enabled(False)
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
-        self.np, self.torch, self.device = np, torch, device
-        set_environment(device)
+        self.np, self.torch = np, torch
+        self.gpu = opened(torch, device)
+        self.device = self.gpu.torch_name if self.gpu else "cpu"
+        set_environment(self.device)
         self.guard = ImportGuard(root)
         sys.meta_path.insert(0, self.guard)
         candidate = None
         if path:
             if not ours:
                 self.perturb(True)
-            self.before = snapshot(self.own)
+            if self.gpu:
+                self.own += [type(self.gpu), self.gpu.library]
+            self.before = [*snapshot(self.own), (self, "gpu", self.gpu)]
             candidate = load(path, slot)
             function, arrays, self.takes_out = candidate
             self.functions = {"": (function, arrays)}
@@ -80,20 +86,41 @@ class Worker:
             self.takes_out = False
         self.triton = watch_interpreter()
         arrays = next(iter(self.functions.values()))[1]
-        return {"arrays": arrays, "triton": bool(self.triton)}
+        gpu = {"l2": self.gpu.l2, "free": self.gpu.free(), "bus": self.gpu.bus} if self.gpu else {}
+        return {"arrays": arrays, "triton": bool(self.triton), "gpu": gpu}
 
     def case(
-        self, args: list[Told], kwargs: Told, outs: list[Told], function: str, bind: str, hold: int
+        self,
+        args: list[list[Told]],
+        kwargs: Told,
+        outs: list[list[Told]],
+        function: str,
+        bind: str,
+        hold: int,
     ) -> Told:
-        """Find the arguments of a case in the shared memory, for one of the functions."""
+        """Find the arguments of a case in the shared memory, for one of the functions.
+
+        args: of each copy of the case, one on a CPU; outs: places for the results of some of them.
+        """
         self.function, self.arrays = self.functions[function]
-        self.outs, self.kwargs = outs, kwargs
-        self.hosts: list[tuple[Any, Any]] = []
-        self.args = [self.place(spec) for spec in args]
-        self.targets = [self.host(spec).view(spec["shape"]) for spec in outs]
-        self.single = len(outs) == 1
+        self.outs, self.kwargs = outs[0], kwargs
+        self.copies: list[list[Any]] = []  # the arguments of each copy
+        self.calls: list[tuple[list[Any], Told]] = []
+        self.buffers: list[list[tuple[int, int, int]]] = []  # on a device: there, here, bytes
+        for specs in args:
+            self.buffers.append([])
+            self.copies.append([self.place(spec) for spec in specs])
+        self.args = self.copies[0]
+        self.taken = [
+            (*span(given), f"argument {number}; the result must be new memory")
+            for copy in self.copies
+            for number, given in enumerate(copy, 1)
+            if hasattr(given, "shape")
+        ]
+        self.targets = [[self.host(s).view(s["shape"]) for s in place] for place in outs]
+        self.single = len(self.outs) == 1
         self.held: list[Any] = []  # the last results: the next may not be their memory
-        self.hold = hold * len(outs)
+        self.hold = hold * len(self.outs) * len(args)
         if bind:
             try:
                 named = {**kwargs, "out": 0} if self.takes_out else kwargs
@@ -112,25 +139,37 @@ class Worker:
 
     def poison(self) -> Told:
         """Put poison into `out`, and into freed memory, where the next `empty` finds it."""
-        given = [self.poisoned(spec) for spec in self.outs] if self.takes_out else []
-        self.given = given[0] if given and self.single else given
-        spare = [self.poisoned(spec) for spec in self.outs]
+        self.calls = []
+        for args in self.copies:
+            kwargs = self.kwargs
+            if self.takes_out:
+                outs = [self.poisoned(spec) for spec in self.outs]
+                kwargs = {**kwargs, "out": outs[0] if self.single else outs}
+            self.calls.append((args, kwargs))
+        spare = [self.poisoned(spec) for _ in self.copies for spec in self.outs]
         spare.clear()
         return {}
 
     def to_device(self) -> Told:
         """Copy new contents into a GPU's buffers, and clear them from its cache."""
-        for device, host in self.hosts:
-            device.copy_(host)
-        size = getattr(self.torch.cuda.get_device_properties(0), "L2_cache_size", 1 << 26)
-        self.torch.empty(2 * size, dtype=self.torch.uint8, device=self.device).zero_()
-        self.torch.cuda.synchronize()
+        for buffers in self.buffers:
+            for there, here, size in buffers:
+                self.gpu.copy_in(there, here, size)
+        self.gpu.clear_cache()
         return {}
+
+    def settle(self) -> Told:
+        """Wait for whatever this process has the device do; says what memory is free there."""
+        self.gpu.wait()
+        return {"free": self.gpu.free()}
 
     def inspect(self) -> Told:
         """What the kernel has replaced, what it has imported of ours, and whether Triton ran it."""
         # Also what hides one of our methods in this object alone, or removes the guard.
         tampered = changed(self.before) + sorted(set(vars(self)) & set(dir(Worker)))
+        if self.gpu:
+            tampered += sorted(set(vars(self.gpu)) & set(dir(type(self.gpu))))
+        tampered += modes(self.torch)
         if self.guard not in sys.meta_path:
             tampered.append("sys.meta_path")
         interpreted = any(self.triton.values())
@@ -148,9 +187,9 @@ class Worker:
         if "value" in spec:
             return spec["value"]
         flat = self.host(spec)
-        if self.device != "cpu":
-            self.hosts.append((flat.to(self.device), flat))
-            flat = self.hosts[-1][0]
+        if self.gpu:
+            here, flat = flat, self.torch.empty_like(flat, device=self.device)
+            self.buffers[-1].append((flat.data_ptr(), here.data_ptr(), here.nbytes))
         tensor = flat.as_strided(spec["shape"], spec["strides"])
         if self.arrays == "torch":
             return tensor
@@ -169,61 +208,82 @@ class Worker:
     # --- one call -----------------------------------------------------------------------------
 
     def go(self) -> Told:
-        """Call the kernel, say when it has returned, and copy its result out."""
-        kwargs = {**self.kwargs, "out": self.given} if self.takes_out else self.kwargs
-        answer = {}
+        """Call the kernel, say when it has returned, and copy its result out.
+
+        On a device every copy of the case is called, and waited for once.
+        """
         try:
-            if self.device == "cpu":
-                result = self.function(*self.args, **kwargs)
+            if self.gpu:
+                self.gpu.start()
+                results = [self.function(*args, **kwargs) for args, kwargs in self.calls]
+                self.gpu.stop()
             else:
-                start = self.torch.cuda.Event(enable_timing=True)
-                end = self.torch.cuda.Event(enable_timing=True)
-                start.record()
-                result = self.function(*self.args, **kwargs)
-                end.record()
-                self.torch.cuda.synchronize()
-                answer["event_ms"] = start.elapsed_time(end)
+                args, kwargs = self.calls[0]
+                results = [self.function(*args, **kwargs)]
         except BaseException as error:
             self.returned()
             code = "EXIT" if isinstance(error, SystemExit) else "RAISED"
             if isinstance(error, ValueError) and "read-only" in str(error):
                 code = "MUTATED"
             raise Refused(code, first_line(error)) from None
-        self.returned()
-        return answer | self.copy_out(result)
+        answer = self.copy_out(results, self.returned())
+        return answer | {"event_ms": self.gpu.elapsed_ms()} if self.gpu else answer
 
-    def returned(self) -> None:
-        """Say so, and sleep until the parent has seen that nothing works on."""
+    def returned(self) -> list[int]:
+        """Say so, and sleep until the parent has seen that nothing works on.
+
+        Returns which copies' results it wants to see.
+        """
         os.write(self.replies, b"r\n")
-        read_line(self.commands)
+        return list(json.loads(read_line(self.commands)))
 
-    def copy_out(self, result: Any) -> Told:
-        """Copy a result into the parent's memory, if it has the form that a result must have."""
+    def copy_out(self, results: list[Any], wanted: list[int]) -> Told:
+        """Copy results into the parent's memory, if they have the form that they must have."""
         if not self.outs:  # the empty call, which is timed to know what a call costs
             return {}
+        made = [self.formed(result, n) for n, result in enumerate(results)]
+        new = [array for arrays in made for array in arrays]
+        taken = self.taken + [
+            (*span(h), "an earlier result, which may be in use") for h in self.held
+        ]
+        if memory := shared([span(array) for array in new], taken):
+            raise Refused("ALIAS", f"returns the memory of {memory}")
+        for n, targets in zip(wanted, self.targets, strict=False):
+            for got, target in zip(made[n], targets, strict=True):
+                self.copy(got, target)
+            for there, here, size in self.buffers[n]:
+                self.gpu.copy_out(here, there, size)  # the arguments: are they what they were?
+        # A kernel that fills `out` returns what it was given, which is new every time.
+        self.held = [*new, *self.held[: self.hold]]
+        numpy = self.arrays == "numpy"
+        return {"dense": all(a.flags.c_contiguous if numpy else a.is_contiguous() for a in new)}
+
+    def copy(self, got: Any, target: Any) -> None:
+        """Copy one result to its place in the parent's memory."""
+        if self.arrays == "numpy":
+            self.np.copyto(target.numpy(), got)
+        elif self.gpu:
+            dense = got.contiguous()
+            self.gpu.wait()
+            self.gpu.copy_out(target.data_ptr(), dense.data_ptr(), target.nbytes)
+        else:
+            target.copy_(got)
+
+    def formed(self, result: Any, number: int) -> list[Any]:
+        """The arrays of a call's result. Refuses one that has not the form that it must have."""
         if self.takes_out and result is None:
-            result = self.given
+            result = self.calls[number][1]["out"]
         results = [result] if self.single else result
         if type(results) not in (tuple, list):
             raise Refused("TYPE", f"returns {type(result).__name__}, expected a tuple")
         if len(results) != len(self.outs):
             raise Refused("SHAPE", f"returns {len(results)} arrays, expected {len(self.outs)}")
         for got, spec in zip(results, self.outs, strict=True):
-            self.formed(got, spec)
-        if shared := self.shared(results):
-            raise Refused("ALIAS", f"returns the memory of {shared}")
-        numpy = self.arrays == "numpy"
-        for got, target in zip(results, self.targets, strict=True):
-            if numpy:
-                self.np.copyto(target.numpy(), got)
-            else:
-                target.copy_(got)
-        # A kernel that fills `out` returns what it was given, which is new every time.
-        self.held = [*results, *self.held[: self.hold]]
-        return {"dense": all(r.flags.c_contiguous if numpy else r.is_contiguous() for r in results)}
+            self.check_form(got, spec)
+        return list(results)
 
-    def formed(self, got: Any, spec: Told) -> None:
-        """Refuse a result that has not the form that it must have."""
+    def check_form(self, got: Any, spec: Told) -> None:
+        """Refuse an array of another class, shape, dtype or device."""
         right: Any = self.torch.Tensor if self.arrays == "torch" else self.np.ndarray
         if type(got) is not right:
             kind = f"{type(got).__module__}.{type(got).__name__}"
@@ -240,16 +300,9 @@ class Worker:
                 raise Refused("TYPE", f"returns a {got.layout} tensor, expected a dense one")
             if got.device.type != self.device.partition(":")[0]:
                 raise Refused("DEVICE", f"returns it on {got.device}, expected {self.device}")
-
-    def shared(self, results: Any) -> str:
-        """Which memory a result shares that it must not share, in words, or nothing."""
-        for got in results:
-            for number, given in enumerate(self.args, 1):
-                if hasattr(given, "shape") and overlap(span(got), span(given)):
-                    return f"argument {number}; the result must be new memory"
-            if any(overlap(span(got), span(held)) for held in self.held):
-                return "an earlier result, which may be in use"
-        return ""
+            # torch.compile sets attributes of its own; one of a method's name would be called.
+            if own := sorted(set(vars(got)) & set(dir(right))):
+                raise Refused("TYPE", f"returns a tensor on which it has set {', '.join(own)}")
 
     def serve(self) -> None:
         """Answer commands until the parent closes the pipe."""

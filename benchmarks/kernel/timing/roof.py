@@ -6,9 +6,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from ..sandbox.parent import Sandbox
+from ..slots.inputs import Case
+
+RATES = "rates"  # the function that measures a device in a worker of ours
+KINDS = ("copy", "float32", "TF32", "bfloat16", "float16")  # in its result
 
 
 @dataclass
@@ -51,6 +59,54 @@ def product_rate(dtype: torch.dtype, n: int = 384) -> float:
         return 2.0 * n**3 / best(lambda: a @ a, 0.3)
     finally:
         torch.set_num_threads(before)
+
+
+def measured(device: str) -> Tensor:
+    """A device's rate of each of KINDS: bytes of a copy a second, and operations of products.
+
+    Runs in a worker. Where there is no GPU, the sizes are small.
+    """
+    gpu = device != "cpu"
+    wait = torch.cuda.synchronize if gpu else lambda: None
+
+    def seconds(function: Callable[[], object]) -> float:
+        return best(lambda: (function(), wait()), 0.2 if gpu else 0.02)
+
+    x = torch.ones(1 << (27 if gpu else 20), device=device)
+    y, n = torch.empty_like(x), 8192 if gpu else 128
+    rates = [2 * x.nbytes / seconds(lambda: y.copy_(x))]
+    for kind in KINDS[1:]:
+        dtype = torch.float32 if kind == "TF32" else getattr(torch, kind)
+        a = torch.randn(n, n, device=device).to(dtype)
+        torch.backends.cuda.matmul.allow_tf32 = kind == "TF32"
+        rates.append(2.0 * n**3 / seconds(lambda a=a: a @ a))  # type: ignore[misc]
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return torch.tensor(rates, device=device)
+
+
+def device_rates(worker: Sandbox) -> dict[str, float]:
+    """What a worker of ours measures of its device, once."""
+    gpu: dict[str, Any] = worker.loaded["gpu"]
+    if "rates" not in gpu:
+        case = Case("rates", ())
+        worker.case(case, [torch.zeros(len(KINDS))], RATES)
+        worker.write(case)
+        worker.call()
+        gpu["rates"] = dict(zip(KINDS, worker.copied[0].tolist(), strict=True))
+    rates: dict[str, float] = gpu["rates"]
+    return rates
+
+
+def device_roof(worker: Sandbox, dtype: torch.dtype) -> Roof:
+    """The roof of a device, for a kernel of this type.
+
+    TF32 counts for float32 too. A plain TF32 product is too rough to pass, but three of them, or of
+    16-bit numbers, are as exact as a float32 one, and quicker than that.
+    """
+    rates = device_rates(worker)
+    wide = dtype == torch.float32
+    kinds = ("float32", "TF32") if wide else ("float32", "bfloat16", "float16")
+    return Roof(rates["copy"], max(rates[kind] for kind in kinds))
 
 
 def best(function: Callable[[], object], seconds: float) -> float:

@@ -15,6 +15,7 @@ from ...race import TOO_BUSY, ratio_interval, spread
 from ..slots.base import Array
 from .roof import Roof
 
+SAME_CLOCK = 0.1  # a GPU whose clocks differ by more gives the contestants unequal chances
 BAND = 0.05  # ratios this close to 1 are no difference, even if two copies are closer
 REFERENCE, TWIN = "reference", "second copy"
 
@@ -26,7 +27,7 @@ class Race:
     times: dict[str, Array]  # contestant -> one for each round
     lag: dict[str, Array]  # from "returned" to being asleep
     copying: dict[str, Array]  # processor time of copying the result
-    events: list[float]  # the candidate's on a GPU
+    events: list[float]  # of the candidate's calls by the GPU's default stream
     dense: bool = True  # the candidate's results are contiguous
     threads: int = 1  # asked for
     cores: dict[str, float] = field(default_factory=dict)  # kept at work; NaN if unknown
@@ -36,6 +37,11 @@ class Race:
     roof: Roof = field(default_factory=lambda: Roof(0, 0))  # zero where it is not measured
     checked: int = 0  # how many of the candidate's results were checked
     noise: float = float("nan")  # of the worst of them
+    # On a device:
+    copies: int = 1  # of the case, whose calls were timed together
+    cached: float = 0.0  # bytes of a copy that may stay in the device's cache
+    clocks: dict[str, list[float]] = field(default_factory=dict)  # MHz in each call; NaN if unknown
+    settling: dict[str, list[float]] = field(default_factory=dict)  # seconds, after rivals' calls
 
     def median(self, who: str) -> float:
         return float(np.median(self.times[who]))
@@ -53,13 +59,14 @@ class Race:
         return min(rivals) < 0.6 * min(1.0, self.cores.get("", 1.0))
 
     def least(self) -> float:
-        """The seconds that the roof allows; NaN if it was not measured."""
+        """The seconds that no kernel takes less than; NaN if the roof was not measured."""
         known = self.roof.bandwidth
-        return self.roof.seconds(self.flops, self.n_bytes) if known else float("nan")
+        n_bytes = max(0.0, self.n_bytes - self.cached)
+        return self.roof.seconds(self.flops, n_bytes) if known else float("nan")
 
     def of_roof(self) -> float:
         """Share of what the roof allows: 1 is as fast as the machine can be."""
-        return self.least() / max(self.median(""), 1e-9)
+        return self.roof.seconds(self.flops, self.n_bytes) / max(self.median(""), 1e-9)
 
     def band(self) -> float:
         """The largest log ratio that does not count as a difference."""
@@ -70,9 +77,22 @@ class Race:
         """Why these times say nothing, in words; empty if they do say something."""
         if not all(self.spread(who)[0] > 0 for who in ("", REFERENCE, TWIN)):
             return "calls took no longer than an empty call did"
+        mine, others = self.clock(""), self.clock(REFERENCE)
+        if abs(mine - others) > SAME_CLOCK * max(mine, others):  # False where they are unknown
+            return (
+                f"the GPU ran at {mine:.0f} MHz for the kernel and {others:.0f} for the reference"
+            )
         if not self.band() <= np.log(TOO_BUSY):
             return f"two copies of the same function may differ by more than {TOO_BUSY:g} x"
         return ""
+
+    def by_events(self) -> float:
+        """The 80th percentile of the events; NaN without any."""
+        return spread(self.events)[1] if self.events else float("nan")
+
+    def clock(self, who: str) -> float:
+        """MHz of the GPU in the middle of a contestant's calls; NaN if unknown."""
+        return float(np.median(self.clocks.get(who) or [float("nan")]))
 
     def ratio(self, rival: str) -> tuple[float, bool]:
         """Rival's time over the kernel's - above 1 the kernel is faster - and whether it counts."""

@@ -12,7 +12,7 @@ def layer_norm(x, weight, bias, eps=1e-5):
     class Quicker(ours):
         def go(self):
             self.returned()
-            return self.copy_out(layer_norm(*self.args))
+            return self.copy_out([layer_norm(*self.args)], [0])
 
         def inspect(self):
             return {"tampered": [], "ours": [], "interpreted": False}
