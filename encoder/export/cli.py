@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, load_model: Callable[[str, str, str], WhisperE
     out = Path(args.out)
     kind = format_of(out, args.format)
     alone = args.part == "front-end"
-    model = None if alone else load_model(args.model, "cpu", args.dtype)
+    model = None if alone else load_model(args.model, "cpu", args.dtype).requires_grad_(False)
     import torch
 
     from .graph import FromAudio, FromFeatures, capture, outputs

@@ -1,11 +1,11 @@
 """The front end in operations that every runtime computes right in float32.
 
-ONNX has an operator for the Fourier transform, DFT. In float32 onnxruntime 1.32 gives a spectrum that
-is 3e-5 off, a thousand times what an FFT is: features of the sample clip are 190 x noise. Its
-transform of a length that is no power of two, as 400, is Bluestein's, with angles pi n^2 / 400: up to
-1253, where float32 has a step of 1e-4. (Of 512 samples it is 4e-7 off, of 400 in float64 6e-14.)
-OpenVINO 2026.4 cannot read the operator as torch writes it. So the transform is a convolution here:
-the window and the waves are its weights, computed in float64.
+ONNX has an operator for the Fourier transform, DFT. In float32 onnxruntime 1.32 is 3e-5 off there,
+a thousand times what an FFT is, and features of the sample clip come out at 190 x noise. A length
+that is no power of two, as 400, it transforms by Bluestein's algorithm, with angles pi n n / 400 in
+float32: up to 1251, where float32 has a step of 1e-4. (512 samples are 4e-7 off, and 400 in float64
+6e-14.) OpenVINO 2026.4 cannot read the operator as torch writes it. So the transform is a
+convolution here: the window and the waves are its weights, computed in float64.
 
     # B clips  L samples  N n_fft = 400  K frequencies = 201  F frames  M mel bins
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -78,6 +79,9 @@ def write_torch_export(
     program: ExportedProgram, file: Path, metadata: dict[str, str]
 ) -> list[Path]:
     """Write what `torch.export.load` reads; metadata is its extra file "metadata.json"."""
-    with replacing(file) as temporary, temporary.open("wb") as target:
-        torch.export.save(program, target, extra_files={"metadata.json": json.dumps(metadata)})
+    # On a full disk torch ends the process, so it writes to memory.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={"metadata.json": json.dumps(metadata)})
+    with replacing(file) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
     return [file]
