@@ -49,11 +49,11 @@ def test_front_end(runtime, front_end):
         parity.assert_parity(log_mel, "log_mel", audio=clip)
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-def test_clip_that_fills_its_length(runtime, front_end):
+def test_clip_that_fills_its_length(front_end):
     """Reflection at both ends, where the clip has no silence to mirror."""
     clip = np.resize(signals.sample()[40_001:90_001], melfront.N_SAMPLES)
-    parity.assert_parity(load(runtime, front_end)(clip[None])["log_mel"], "log_mel", audio=clip)
+    log_mel = load("onnxruntime", front_end)(clip[None])["log_mel"]
+    parity.assert_parity(log_mel, "log_mel", audio=clip)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -95,6 +95,7 @@ def test_trained_weights(dtype, tiny_en, tmp_path):
             assert verdicts <= allowed, f"{runtime}\n{report}"
 
 
+@pytest.mark.slow
 def test_encoder_alone(tmp_path):
     model = WhisperEncoder.from_pretrained("formula:toy")
     file = exported(FromFeatures(model), tmp_path)
