@@ -54,7 +54,10 @@ The file OUT holds last_hidden_state and hidden_states.0 .. L (T, S), log_mel
 versions (in .npz a string of JSON, `metadata`). A clip over 30 s is cut into W
 windows of 30 s, and each tensor gets a leading axis for them: (W, T, S). For
 large-v3 in float32 a window takes 250 MB. If OUT is a folder, each clip becomes
-OUT/NAME.safetensors; several clips need a folder."""
+OUT/NAME.safetensors; several clips need a folder.
+
+`melfront encoder export` writes ONNX or torch.export; ./export is a file of
+that name."""
 
 # The step of each axis. A frame starts every hop; conv2, with stride 2, merges two into a position.
 FRAME, POSITION = "10 ms", "20 ms"
@@ -103,8 +106,17 @@ def check_report(clips: list[Path], file: Path) -> None:
     check_output(file, f"--report {file}")
 
 
+def check_model(name: str) -> None:
+    """Raises UsageError for what cannot be the name of a model."""
+    built_in = name.startswith("formula:")
+    size = name.removeprefix("whisper-") in SIZES
+    if not (built_in or size or "/" in name or os.path.exists(name)):
+        raise UsageError(f"--model {name}: no such file or folder, nor a size such as tiny")
+
+
 def load_model(name: str, device: str, dtype: str) -> WhisperEncoder:
     """The encoder of this name on this device. Raises UsageError."""
+    check_model(name)
     import torch
 
     from . import CheckpointError, WhisperEncoder
@@ -211,10 +223,7 @@ def save(file: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
 
 def run(args: argparse.Namespace) -> None:
     clips, name = [clip_path(clip) for clip in args.audio] or [SAMPLE], args.model
-    built_in = name.startswith("formula:")
-    size = name.removeprefix("whisper-") in SIZES
-    if not (built_in or size or "/" in name or os.path.exists(name)):
-        raise UsageError(f"--model {name}: no such file or folder, nor a size such as tiny")
+    check_model(name)  # before torch is imported
     out = args.out
     files = output_files(clips, out, f"-o {out}", (".npz", ".safetensors")) if out else []
     if args.dtype == "bfloat16" and out and out.suffix == ".npz":
@@ -249,7 +258,12 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_status("melfront encoder", lambda: run(parse(argv)))
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["export"]:
+        from .export import cli
+
+        return exit_status(cli.PROG, lambda: cli.run(cli.parse(words[1:], BUILT_IN), load_model))
+    return exit_status("melfront encoder", lambda: run(parse(words)))
 
 
 if __name__ == "__main__":

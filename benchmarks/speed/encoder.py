@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +24,8 @@ from torch.nn import functional
 import melfront
 from melfront import encoder
 from melfront.encoder import EncoderConfig, WhisperEncoder, checkpoint
+from melfront.encoder.export.graph import FromFeatures, capture
+from melfront.encoder.export.write import write_onnx
 from melfront.encoder.model import Block
 
 from ..machine import installed
@@ -132,17 +135,16 @@ def ctranslate2(model: WhisperEncoder, compute_type: str) -> Callable[[Tensor], 
 
 
 def onnxruntime(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
-    """Our own steps, exported by torch."""
+    """What `melfront encoder export --part encoder` writes."""
     import onnxruntime as ort
 
     with tempfile.TemporaryDirectory() as folder:
-        path = f"{folder}/encoder.onnx"
-        torch.onnx.export(LastHiddenState(model), (features(model.config, 1),), path, dynamo=False)
+        file = Path(folder, "encoder.onnx")
+        write_onnx(capture(FromFeatures(model)), file, {})
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda mel: torch.from_numpy(session.run(None, {name: mel.numpy()})[0])
+        session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda mel: torch.from_numpy(session.run(None, {"input_features": mel.numpy()})[0])
 
 
 def bfloat16(make: Callable[[WhisperEncoder], Any], model: WhisperEncoder) -> Any:
@@ -166,7 +168,7 @@ PEERS: dict[str, tuple[tuple[str, ...], Callable[[WhisperEncoder], Callable[[Ten
     "transformers, eager": (HF, partial(transformers, attention="eager")),
     "openai-whisper": (("openai-whisper",), openai),
     "ctranslate2, float32": (CT, partial(ctranslate2, compute_type="float32")),
-    "onnxruntime": (("onnx", "onnxruntime"), onnxruntime),
+    "onnxruntime": (("onnxscript", "onnxruntime"), onnxruntime),
     "ctranslate2, int8": (CT, partial(ctranslate2, compute_type="int8")),
     OURS + BF16: ((), partial(bfloat16, LastHiddenState)),
     SDPA + BF16: (HF, partial(bfloat16, transformers)),
