@@ -61,7 +61,8 @@ class WhisperEncoderLayer(modeling_whisper.WhisperEncoderLayer):
         attended, weights = self.self_attn(normed, output_attentions=output_attentions)
         x = x + functional.dropout(attended, self.dropout, self.training)  # (B, T, S)
         normed = parts.layer_norm(x, self.final_layer_norm)
-        x = x + functional.dropout(self.feed_forward(normed), self.dropout, self.training)  # (B, T, S)
+        processed = self.feed_forward(normed)
+        x = x + functional.dropout(processed, self.dropout, self.training)  # (B, T, S)
         if x.dtype == torch.float16:
             x = x.clamp(-ours.FLOAT16_LIMIT, ours.FLOAT16_LIMIT)
         return (x, weights) if output_attentions else x
@@ -125,7 +126,9 @@ class WhisperEncoder(modeling_whisper.WhisperEncoder):
             hidden_states=(*hidden_states, x) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
-        return out if return_dict or (return_dict is None and config.return_dict) else out.to_tuple()
+        if return_dict is None:
+            return_dict = config.return_dict
+        return out if return_dict else out.to_tuple()
 
 
 def for_transformers(model: Any, **options: Any) -> Any:
@@ -169,12 +172,12 @@ def load(name: str, **options: Any) -> nn.Module:
     return getattr(modeling_whisper, kind).from_pretrained(name, **options)
 
 
-def install(encoder: nn.Module) -> None:
+def install(encoder: Any) -> None:
     """Replace the classes of an encoder's modules; all of them, or none and an error."""
     activation = encoder.config.activation_function
     if activation != "gelu":
         raise ValueError(f"activation_function is {activation}; our encoder computes gelu only")
-    kinds = [(encoder, WhisperEncoder)]
+    kinds: list[tuple[Any, Any]] = [(encoder, WhisperEncoder)]
     for layer in encoder.layers:
         kinds += [(layer, WhisperEncoderLayer), (layer.self_attn, WhisperAttention)]
     for module, kind in kinds:
