@@ -95,7 +95,7 @@ class WhisperEncoder(modeling_whisper.WhisperEncoder):
         input_features: Tensor,
         attention_mask: Tensor | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,  # generate() passes all that it has where there is one of this name
     ) -> BaseModelOutput | tuple[Any, ...]:
@@ -111,9 +111,11 @@ class WhisperEncoder(modeling_whisper.WhisperEncoder):
                 "pad the audio to it, as WhisperFeatureExtractor does by default"
             )
         x = functional.dropout(self.stem(input_features), self.dropout, self.training)  # (B, T, S)
+        n_layer = len(self.layers)
+        wanted = selected(output_hidden_states, n_layer + 1)
         hidden_states, attentions = [], []
-        for layer in self.layers:
-            hidden_states.append(x)
+        for i, layer in enumerate(self.layers):
+            hidden_states.append(x if i in wanted else None)
             if self.training and self.layerdrop > 0 and torch.rand([]) < self.layerdrop:
                 continue
             x = layer(x, None, output_attentions=output_attentions)
@@ -121,14 +123,22 @@ class WhisperEncoder(modeling_whisper.WhisperEncoder):
                 x, weights = x
                 attentions.append(weights)
         x = parts.layer_norm(x, self.layer_norm)
+        hidden_states.append(x if n_layer in wanted else None)
         out = BaseModelOutput(
             last_hidden_state=x,
-            hidden_states=(*hidden_states, x) if output_hidden_states else None,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
         if return_dict is None:
             return_dict = config.return_dict
         return out if return_dict else out.to_tuple()
+
+
+def selected(which: bool | int | list[int], n: int) -> set[int]:
+    """The hidden states to keep of n: all, none, or these, counted from the end if negative."""
+    if isinstance(which, bool):
+        return set(range(n)) if which else set()
+    return {i % n for i in ([which] if isinstance(which, int) else which) if -n <= i < n}
 
 
 def for_transformers(model: Any, **options: Any) -> Any:
