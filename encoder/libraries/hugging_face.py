@@ -36,8 +36,10 @@ class WhisperAttention(modeling_whisper.WhisperAttention):
         qkv = parts.qkv(hidden_states, self.q_proj, self.k_proj, self.v_proj)  # (B, T, S) each
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in qkv)
         dropout = self.dropout if self.training else 0.0
+        # As they were loaded: eager attention rounds otherwise than sdpa, which is ours.
+        eager = self.config._attn_implementation == "eager" and op.attention is ops.attention
         weights = None
-        if parts.fills("attention", not output_attentions and dropout == 0):
+        if parts.fills("attention", not (output_attentions or dropout > 0)) and not eager:
             context = op.attention(q, k, v)  # (B, H, T, D)
         else:  # the weights in full, and in the graph
             weights = functional.dropout(op.softmax(op.scores(q, k)), dropout)  # (B, H, T, T)
@@ -151,9 +153,9 @@ def for_transformers(model: Any, **options: Any) -> Any:
     options: for a folder or name, those of transformers' `from_pretrained`.
 
     Returns the model; a second call changes nothing. Its parameters, their dtype, device and names
-    stay the same, so `save_pretrained` writes what transformers alone reads. The encoder's
-    attention is the slot `attention`, whatever `attn_implementation` the decoder uses; with
-    `output_attentions=True` or attention dropout it is `scores` and `softmax`.
+    stay the same, so `save_pretrained` writes what transformers alone reads. Attention is the slot
+    `attention`; it is `scores` and `softmax` with `output_attentions=True`, attention dropout, or
+    `attn_implementation="eager"` where the slot is not filled.
 
     Raises TypeError for what contains no Whisper encoder of transformers, or one whose classes were
     replaced, and ValueError for an activation other than GELU and for a checkpoint of another
