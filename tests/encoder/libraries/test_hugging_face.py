@@ -64,8 +64,8 @@ def pair(kind=WhisperForConditionalGeneration, dtype=torch.float64, **options):
     return model, encoder.for_transformers(copy.deepcopy(model))
 
 
-def features(dtype=torch.float64, batch=2):
-    shape = (batch, SIZES["num_mel_bins"], 2 * SIZES["max_source_positions"])
+def features(dtype=torch.float64, n_frames=2 * SIZES["max_source_positions"]):
+    shape = (2, SIZES["num_mel_bins"], n_frames)
     return (0.5 * torch.randn(shape, generator=torch.Generator().manual_seed(2)) - 0.3).to(dtype)
 
 
@@ -101,6 +101,17 @@ def test_every_hidden_state(dtype, attention):
         assert_close(a, b, DISTANCE_BOUND[dtype])
     assert out.hidden_states[-1] is out.last_hidden_state
     assert_close(out.last_hidden_state, expected.last_hidden_state, DISTANCE_BOUND[dtype])
+
+
+@torch.no_grad()
+def test_float16_is_clamped():
+    theirs, ours = (model.get_encoder() for model in pair(dtype=torch.float16))
+    for model in (theirs, ours):
+        model.layers[0].fc2.bias[:5] = 65_000.0
+    mel = features(torch.float16)
+    a, b = (model(mel, output_hidden_states=True).hidden_states[1] for model in (ours, theirs))
+    assert a.equal(b)
+    assert a.max() == np.float16(64_504), "the clamp was reached"
 
 
 def test_attention_weights_are_in_the_graph():

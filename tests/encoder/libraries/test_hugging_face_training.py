@@ -5,12 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
-    WhisperForConditionalGeneration,
-    WhisperModel,
-)
+from transformers import WhisperForConditionalGeneration, WhisperModel
 
 import melfront
 from melfront import encoder
@@ -54,6 +49,15 @@ def test_gradients(attention, train):
     assert "model.encoder.embed_positions.weight" not in expected, "frozen in a new model"
     assert len([name for name in expected if ".encoder." in name]) == 4 + 2 * 15 + 2
     assert_same(gradients(ours.train(train), features()), expected)
+
+
+def test_the_mlp_is_in_one_piece():
+    """In pieces, the gradients of its weights would be the sums of several, rounded otherwise."""
+    _, ours = pair(max_source_positions=401)
+    lengths = []
+    with ops.using(gelu=lambda x: lengths.append(x.shape[1]) or ops.gelu(x)):
+        gradients(ours.train(), features(n_frames=802))
+    assert lengths == [48, 48, 401, 401]  # 48: channels of the stem
 
 
 def test_gradients_of_the_positions():
@@ -199,6 +203,9 @@ def test_offloaded_by_accelerate(first):
 
 @pytest.mark.slow
 def test_trainer(tmp_path):
+    pytest.importorskip("accelerate")
+    from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+
     theirs, ours = pair(dtype=torch.float32)
     rows = [
         {"input_features": mel, "labels": label}
