@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from melfront import encoder
 from melfront.encoder import ops
 from melfront.encoder.libraries import whisper_modules
+from tests import shapes
 from tests.conftest import CHECKOUT
 from tests.encoder.peers import DISTANCE_BOUND, distance
 
@@ -335,6 +336,19 @@ def test_compiled():
         doubled = compiled(features(), **options)[0]
         assert_close(doubled, ours(features(), **options)[0])
     assert not torch.allclose(doubled, out[0])
+
+
+def test_every_shape_comment():
+    _, ours = pair(WhisperModel)
+
+    def everything():
+        ours.encoder.train()(features(), output_attentions=True)
+        ours.encoder.eval()(features())
+
+    report = shapes.check(everything, [whisper_modules.__file__])
+    assert not report.wrong, "\n".join(report.wrong)
+    assert not report.unchecked, "\n".join(report.unchecked)
+    assert len(report.checked) >= 10
 
 
 # Refusals
