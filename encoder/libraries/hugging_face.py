@@ -80,7 +80,7 @@ def install(encoder: Any) -> None:
     activation = encoder.config.activation_function
     if activation != "gelu":
         raise ValueError(f"the activation is {activation}; expected gelu, which ours computes")
-    kinds: list[tuple[Any, Any]] = [(encoder, whisper_modules.WhisperEncoder)]
+    kinds: list[tuple[Any, Any]] = [(encoder, whisper_modules.TransformersEncoder)]
     for layer in encoder.layers:
         kinds.append((layer, whisper_modules.WhisperEncoderLayer))
         kinds.append((layer.self_attn, whisper_modules.WhisperAttention))

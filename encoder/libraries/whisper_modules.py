@@ -81,7 +81,7 @@ class WhisperEncoderLayer(modeling_whisper.WhisperEncoderLayer):
         return parts.linear(x, self.fc2)
 
 
-class WhisperEncoder(modeling_whisper.WhisperEncoder):
+class TransformersEncoder(modeling_whisper.WhisperEncoder):
     """As `encoder.WhisperEncoder`, with the arguments and the result of transformers'."""
 
     def forward(
@@ -138,6 +138,9 @@ class WhisperEncoder(modeling_whisper.WhisperEncoder):
         x = op.gelu(parts.conv1d(x, self.conv2))  # (B, S, T)
         x = x.transpose(1, 2)  # (B, T, S)
         return x + self.embed_positions(torch.arange(self.max_source_positions, device=x.device))
+
+
+TransformersEncoder.__name__ = "WhisperEncoder"  # `save_pretrained` writes it as the architecture
 
 
 def selected(which: bool | int | list[int], n: int) -> set[int]:

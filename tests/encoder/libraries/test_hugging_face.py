@@ -17,7 +17,6 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from melfront import encoder
-from melfront.encoder import ops
 from melfront.encoder.libraries import whisper_modules
 from tests import shapes
 from tests.conftest import CHECKOUT
@@ -255,6 +254,15 @@ def test_what_it_saves_is_transformers_own(kind, tmp_path):
         assert_close(model(mel, **options)[0], expected, DISTANCE_BOUND[torch.float32])
 
 
+def test_an_encoder_alone(tmp_path):
+    theirs, ours = (model.get_encoder() for model in pair(dtype=torch.float32))
+    assert encoder.for_transformers(theirs) is theirs
+    theirs.save_pretrained(tmp_path)
+    assert theirs.config.architectures == ["WhisperEncoder"]
+    again = encoder.for_transformers(tmp_path)
+    assert again(features(torch.float32))[0].equal(ours(features(torch.float32))[0])
+
+
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_a_copy_is_ours_too(again):
     _, ours = pair()
@@ -284,60 +292,6 @@ def test_generate():
             assert_close(a[finite], b[finite])
 
 
-# The functions in use
-
-
-def test_using_takes_effect():
-    _, ours = pair(WhisperModel)
-    calls = dict.fromkeys(("conv1d", "gelu", "layer_norm", "linear", "qkv", "attention", "mlp"), 0)
-
-    def spy(slot):
-        def call(*args, **options):
-            calls[slot] += 1
-            return getattr(ops, slot)(*args, **options)
-
-        return call
-
-    with ops.using(**{slot: spy(slot) for slot in calls}):
-        ours.encoder(features())
-    n = SIZES["encoder_layers"]
-    assert calls == {
-        "conv1d": 2,
-        "gelu": 2 + n,
-        "layer_norm": 2 * n + 1,
-        "linear": 6 * n,
-        "qkv": n,
-        "attention": n,
-        "mlp": n,
-    }
-
-
-def test_a_function_that_goes_unused_is_said():
-    _, ours = pair(WhisperModel, attn_implementation="eager", activation_dropout=0.1)
-    spies = {"attention": lambda *a: ops.attention(*a), "mlp": lambda *a: ops.mlp(*a)}
-    with ops.using(**spies):
-        with pytest.warns(UserWarning, match="slot attention is not used"):
-            ours.encoder(features(), output_attentions=True)
-        with pytest.warns(UserWarning, match="slot mlp is not used"):
-            ours.encoder.train()(features())
-
-
-@torch.no_grad()
-def test_compiled():
-    options = {"output_hidden_states": True, "output_attentions": True}
-    theirs, ours = (model.encoder for model in pair(WhisperModel, attn_implementation="eager"))
-    torch.compiler.reset()
-    compiled = torch.compile(ours, backend="eager", fullgraph=True)
-    out, expected = compiled(features(), **options), theirs(features(), **options)
-    for name in expected:
-        for a, b in zip(torch.stack([*out[name]]), torch.stack([*expected[name]]), strict=True):
-            assert_close(a, b)
-    with ops.using(layer_norm=lambda *args: 2 * ops.layer_norm(*args)):
-        doubled = compiled(features(), **options)[0]
-        assert_close(doubled, ours(features(), **options)[0])
-    assert not torch.allclose(doubled, out[0])
-
-
 def test_every_shape_comment():
     _, ours = pair(WhisperModel)
 
@@ -365,7 +319,7 @@ def test_refusals(tmp_path):
     model.model.encoder.layers[1].self_attn.forward = lambda *_: None
     with pytest.raises(TypeError, match="WhisperAttention is a WhisperAttention or has another"):
         encoder.for_transformers(model)
-    assert type(model.model.encoder) is not whisper_modules.WhisperEncoder, "none is changed"
+    assert type(model.model.encoder) is not whisper_modules.TransformersEncoder, "none is changed"
     (tmp_path / "config.json").write_text('{"model_type": "gpt2", "architectures": ["GPT2"]}')
     with pytest.raises(ValueError, match="is a GPT2 of type gpt2; expected a Whisper"):
         encoder.for_transformers(tmp_path)
@@ -385,15 +339,3 @@ def test_without_transformers():
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "for_transformers needs transformers: pip install transformers\n"
-
-
-def test_spec_augment():
-    options = {"apply_spec_augment": True, "mask_time_prob": 0.3, "mask_feature_prob": 0.3}
-    options |= {"mask_time_length": 3, "mask_feature_length": 2}
-    outs = []
-    for model in pair(WhisperModel, **options):
-        np.random.seed(3)  # noqa: NPY002  # transformers draws the mask from it
-        ids = torch.ones(2, 3).long()
-        outs.append(model.train()(features(), decoder_input_ids=ids).encoder_last_hidden_state)
-    assert_close(outs[1], outs[0])
-    assert not torch.allclose(outs[1], model.eval().encoder(features())[0]), "nothing was masked"

@@ -1,4 +1,4 @@
-"""Training through our encoder in transformers' models is training through transformers' own."""
+"""Our encoder in transformers' models: training, adapters, offloading, and functions of yours."""
 
 import copy
 
@@ -12,6 +12,7 @@ from melfront import encoder
 from melfront.encoder import ops
 from tests.encoder.libraries.test_hugging_face import (
     FLOAT64,
+    SIZES,
     assert_close,
     features,
     is_ours,
@@ -109,6 +110,18 @@ def test_gradient_checkpointing(reentrant):
     assert_same(gradients(ours, features()), expected)
     ours.gradient_checkpointing_disable()
     assert not any(part.gradient_checkpointing for part in ours.model.encoder.layers)
+
+
+def test_spec_augment():
+    options = {"apply_spec_augment": True, "mask_time_prob": 0.3, "mask_feature_prob": 0.3}
+    options |= {"mask_time_length": 3, "mask_feature_length": 2}
+    outs = []
+    for model in pair(WhisperModel, **options):
+        np.random.seed(3)  # noqa: NPY002  # transformers draws the mask from it
+        ids = torch.ones(2, 3).long()
+        outs.append(model.train()(features(), decoder_input_ids=ids).encoder_last_hidden_state)
+    assert_close(outs[1], outs[0])
+    assert not torch.allclose(outs[1], model.eval().encoder(features())[0]), "nothing was masked"
 
 
 # PEFT
@@ -231,3 +244,57 @@ def test_trainer(tmp_path):
     again = WhisperForConditionalGeneration.from_pretrained(tmp_path / "checkpoint-4")
     for a, b in zip(again.parameters(), ours.parameters(), strict=True):
         assert a.equal(b)
+
+
+# The functions in use
+
+
+def test_using_takes_effect():
+    _, ours = pair(WhisperModel)
+    calls = dict.fromkeys(("conv1d", "gelu", "layer_norm", "linear", "qkv", "attention", "mlp"), 0)
+
+    def spy(slot):
+        def call(*args, **options):
+            calls[slot] += 1
+            return getattr(ops, slot)(*args, **options)
+
+        return call
+
+    with ops.using(**{slot: spy(slot) for slot in calls}):
+        ours.encoder(features())
+    n = SIZES["encoder_layers"]
+    assert calls == {
+        "conv1d": 2,
+        "gelu": 2 + n,
+        "layer_norm": 2 * n + 1,
+        "linear": 6 * n,
+        "qkv": n,
+        "attention": n,
+        "mlp": n,
+    }
+
+
+def test_a_function_that_goes_unused_is_said():
+    _, ours = pair(WhisperModel, attn_implementation="eager", activation_dropout=0.1)
+    spies = {"attention": lambda *a: ops.attention(*a), "mlp": lambda *a: ops.mlp(*a)}
+    with ops.using(**spies):
+        with pytest.warns(UserWarning, match="slot attention is not used"):
+            ours.encoder(features(), output_attentions=True)
+        with pytest.warns(UserWarning, match="slot mlp is not used"):
+            ours.encoder.train()(features())
+
+
+@torch.no_grad()
+def test_compiled():
+    options = {"output_hidden_states": True, "output_attentions": True}
+    theirs, ours = (model.encoder for model in pair(WhisperModel, attn_implementation="eager"))
+    torch.compiler.reset()
+    compiled = torch.compile(ours, backend="eager", fullgraph=True)
+    out, expected = compiled(features(), **options), theirs(features(), **options)
+    for name in expected:
+        for a, b in zip(torch.stack([*out[name]]), torch.stack([*expected[name]]), strict=True):
+            assert_close(a, b)
+    with ops.using(layer_norm=lambda *args: 2 * ops.layer_norm(*args)):
+        doubled = compiled(features(), **options)[0]
+        assert_close(doubled, ours(features(), **options)[0])
+    assert not torch.allclose(doubled, out[0])
