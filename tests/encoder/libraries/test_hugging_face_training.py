@@ -249,8 +249,9 @@ def test_trainer(tmp_path):
 # The functions in use
 
 
-def test_using_takes_effect():
-    _, ours = pair(WhisperModel)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_using_takes_effect(attention):
+    _, ours = pair(WhisperModel, attn_implementation=attention)
     calls = dict.fromkeys(("conv1d", "gelu", "layer_norm", "linear", "qkv", "attention", "mlp"), 0)
 
     def spy(slot):
