@@ -85,9 +85,13 @@ def install(encoder: Any) -> None:
         kinds.append((layer, whisper_modules.WhisperEncoderLayer))
         kinds.append((layer.self_attn, whisper_modules.WhisperAttention))
     for module, kind in kinds:
-        # accelerate keeps the forward that it wrapped, where it spread a model over devices.
-        replaced = "forward" in vars(module) and "_old_forward" not in vars(module)
-        if type(module) not in (kind, kind.__base__) or replaced:
+        own = type(module).forward
+        # accelerate's hooks keep the forward that they wrap, and leave it there when they go.
+        kept = vars(module).get("_old_forward", vars(module).get("forward"))
+        if (
+            type(module) not in (kind, kind.__base__)
+            or getattr(kept, "__func__", kept or own) != own
+        ):
             raise TypeError(
                 f"a {kind.__name__} is a {type(module).__name__} or has another forward; pass the "
                 "model as transformers built it, and change it afterwards"
@@ -96,3 +100,5 @@ def install(encoder: Any) -> None:
         module.__class__ = kind
         if "_old_forward" in vars(module):
             module._old_forward = MethodType(kind.forward, module)
+        else:
+            vars(module).pop("forward", None)

@@ -127,9 +127,8 @@ class TransformersEncoder(modeling_whisper.WhisperEncoder):
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
-        return (
-            out if (config.return_dict if return_dict is None else return_dict) else out.to_tuple()
-        )
+        as_dict = config.return_dict if return_dict is None else return_dict
+        return out if as_dict else out.to_tuple()
 
     def stem(self, x: Tensor) -> Tensor:
         """As ours; the positions come from a call of their module, which may have a hook."""

@@ -196,22 +196,28 @@ def test_ten_steps_of_lora_on_trained_weights(tiny_en, jfk_path):
 # Libraries that change modules
 
 
-@pytest.mark.parametrize("first", ["offloaded", "ours"])
+@pytest.mark.parametrize("first", ["hooks", "hooks that left", "ours"])
 @torch.no_grad()
 def test_offloaded_by_accelerate(first):
     """Weights wait elsewhere and come by hooks, which replace the forward of each module."""
     accelerate = pytest.importorskip("accelerate")
+    from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_submodules
+
     theirs, ours = pair(WhisperModel)
     called = []
-    if first == "ours":
-        accelerate.cpu_offload(ours, execution_device="cpu")
-    else:
+    if first != "ours":
         ours = copy.deepcopy(theirs)
-        accelerate.cpu_offload(ours, execution_device="cpu")
+        for part in ours.modules():
+            add_hook_to_module(part, ModelHook())
+        if first == "hooks that left":
+            remove_hook_from_submodules(ours)
         encoder.for_transformers(ours)
+    if first != "hooks":
+        accelerate.cpu_offload(ours, execution_device="cpu")
     with ops.using(attention=lambda *args: called.append(1) or ops.attention(*args)):
         assert_close(ours.encoder(features())[0], theirs.encoder(features())[0])
     assert len(called) == 2
+    assert encoder.for_transformers(ours) is ours
 
 
 @pytest.mark.slow
