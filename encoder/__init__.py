@@ -4,6 +4,7 @@
     out = model(melfront.log_mel(audio))   # out.last_hidden_state (1, 1500, 1280)
 
 WhisperEncoder      the model, a torch module; EncoderOutput is what it returns
+for_transformers    a Whisper model of transformers with our encoder inside
 graphed             the model as a CUDA graph
 trace               every stage of a forward pass, by name
 EncoderConfig       the dimensions of an encoder; SIZES has those of every published one
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from . import formula, ops, oracle
     from .checkpoint import CheckpointError
     from .cuda_graph import graphed
+    from .libraries.hugging_face import for_transformers
     from .libraries.openai import for_openai
     from .model import EncoderOutput, WhisperEncoder, trace
 
@@ -37,6 +39,7 @@ __all__ = [
     "EncoderOutput",
     "WhisperEncoder",
     "for_openai",
+    "for_transformers",
     "formula",
     "graphed",
     "ops",
@@ -49,6 +52,7 @@ HOME = {
     "EncoderOutput": "model",
     "WhisperEncoder": "model",
     "for_openai": "libraries.openai",
+    "for_transformers": "libraries.hugging_face",
     "graphed": "cuda_graph",
     "trace": "model",
 }

@@ -42,7 +42,8 @@ def under(tap: Tap, prefix: str) -> Tap:
 class EncoderOutput(NamedTuple):
     """What the encoder returns; transformers' decoder takes it as `encoder_outputs`.
 
-    So does its `generate`, except for beam search, which needs `BaseModelOutput(*out)`.
+    So does `generate`, except for beam search. `encoder.for_transformers` puts the encoder itself
+    into a model, where every call works.
     """
 
     last_hidden_state: Tensor  # (B, T, S), normed

@@ -66,7 +66,8 @@ def fills(slot: str, ours: bool) -> bool:
 def warn_unused(slot: str) -> None:
     warnings.warn(
         f"the function in the slot {slot} is not used for a part of the encoder that was changed "
-        "(an adapter, a hook, another module): that part is called as a module",
+        "(an adapter, a hook, another module) or has to do more than the slot does (dropout, "
+        "attention weights)",
         stacklevel=3,
     )
 
