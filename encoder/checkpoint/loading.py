@@ -105,7 +105,7 @@ def load(
     """
     name = os.fspath(name_or_path)
     try:
-        path, get = locate(name, revision, local_files_only)
+        path, get = locate(name, revision, local_files_only, _encoder_names)
         tensors, dims, names = _open(path, get)
         layout = _recognise(names, path)
         config = config or _config(path, get, dims, layout, tensors)
@@ -253,6 +253,17 @@ def _recognise(names: Collection[str], path: Path) -> Layout:
     return best
 
 
+def _inside(names: Collection[str], layout: Layout) -> list[str]:
+    """The names under the encoder's prefix, also those of no tensor that it has."""
+    other = ("decoder.", "proj_out.")  # where the prefix is empty
+    return [n for n in names if n.startswith(layout.prefix) and not n.startswith(other)]
+
+
+def _encoder_names(names: Collection[str], path: Path) -> list[str]:
+    """What to read of a file on the Hub, so that it is refused for what a whole file would be."""
+    return _inside(names, _recognise(names, path))
+
+
 def _config(
     path: Path, get: Get, dims: Any, layout: Layout, tensors: Mapping[str, Stored]
 ) -> EncoderConfig:
@@ -296,9 +307,7 @@ def _problems(
     expected = (layout.prefix + row[layout.column] for row in _rows(config.n_audio_layer))
     want = dict(zip(expected, shapes(config).values(), strict=True))
     have = {name: tensors[name] for name in want if name in tensors}
-    other = ("decoder.", "proj_out.")  # where the prefix is empty
-    inside = (n for n in names if n.startswith(layout.prefix) and not n.startswith(other))
-    surplus = [name for name in inside if name not in want]
+    surplus = [name for name in _inside(names, layout) if name not in want]
     k_bias = any(name.endswith(("k_proj.bias", "key.bias", "attn.k.bias")) for name in surplus)
     groups = {
         "missing": [f"{name} {shape}" for name, shape in want.items() if name not in have],
