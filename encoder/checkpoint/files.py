@@ -12,7 +12,7 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -125,6 +125,25 @@ def read_header(file: BinaryIO, size: int, path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is cut short, damaged, or not a safetensors file ({size} bytes; {error})"
         ) from error
+
+
+def subset(
+    entries: dict[str, Any], start: int, names: Collection[str]
+) -> tuple[bytes, list[tuple[int, int]]]:
+    """A safetensors header for these tensors alone, and the bytes of the old file to follow it."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    spans: list[tuple[int, int]] = []
+    place = 0
+    for name in sorted(names, key=lambda name: entries[name]["data_offsets"]):
+        begin, end = entries[name]["data_offsets"]
+        offsets = [place, place := place + end - begin]
+        header[name] = {key: entries[name][key] for key in ("dtype", "shape")}
+        header[name]["data_offsets"] = offsets
+        first = spans.pop()[0] if spans and spans[-1][1] == start + begin else start + begin
+        spans.append((first, start + end))
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # aligns the tensors, as safetensors does
+    return len(text).to_bytes(8, "little") + text, spans
 
 
 def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:

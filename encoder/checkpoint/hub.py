@@ -1,20 +1,29 @@
-"""Finds a checkpoint's files: in a folder, in the local Hugging Face cache, or on the Hub."""
+"""Finds a checkpoint's files: in a folder, in the local Hugging Face cache, or on the Hub.
+
+From the Hub only the encoder's tensors are downloaded, of a safetensors file. Its header says which
+bytes they are, and they become a smaller file of the same format and names, in a cache of the Hub's
+layout: huggingface_hub finds a file there, as in its own, without a network.
+"""
 
 from __future__ import annotations
 
 import difflib
 import functools
+import io
 import itertools
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from melfront.command import replacing
+
 from ..config import SIZES
-from .files import SUFFIXES, CheckpointError
-from .ranges import Wanted, connect, fetch
+from .files import MAX_JSON, SUFFIXES, CheckpointError, read_header, subset
+from .ranges import Refused, connect, download, read
 
 WEIGHT_FILES = (  # in order of preference
     "model.safetensors",
@@ -25,6 +34,7 @@ WEIGHT_FILES = (  # in order of preference
 
 QUIET = threading.Lock()  # huggingface_hub has one verbosity for all threads
 Get = Callable[[str], Path | None]  # finds a file of the same folder or repository by its name
+Wanted = Callable[[Collection[str], Path], Collection[str]]  # the tensors to read, of those in path
 
 
 def locate(name: str, revision: str | None, local_only: bool, wanted: Wanted) -> tuple[Path, Get]:
@@ -82,66 +92,70 @@ def _hub(repository: str, revision: str | None, local_only: bool, wanted: Wanted
     assets (HF_ASSETS_CACHE), for files without decoder, which other programs must not find.
     """
     from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    from huggingface_hub.utils import logging
 
-    offline = local_only or constants.HF_HUB_OFFLINE
     encoders = Path(constants.HF_ASSETS_CACHE, "melfront")
-    commit = functools.cache(functools.partial(connect, repository, revision))
+    offline = local_only or constants.HF_HUB_OFFLINE
+    commit = functools.cache(lambda: None if offline else connect(repository, revision))
 
-    def look_up(cache_dir: Path | None, filename: str) -> Any:
+    def look_up(cache: Path | None, filename: str) -> Any:
         try:
-            return try_to_load_from_cache(repository, filename, cache_dir, revision)
+            return try_to_load_from_cache(repository, filename, cache, revision)
         except ValueError as error:  # the name is malformed
             raise CheckpointError(f"{repository!r} is not a Hub name: {error}") from error
 
-    def cached(cache_dir: Path | None, filename: str) -> Path | None:
-        path = look_up(cache_dir, filename)
+    def cached(cache: Path | None, filename: str) -> Path | None:
+        path = look_up(cache, filename)
         return Path(path) if isinstance(path, str) else None  # a sentinel means "known missing"
 
-    def download(filename: str) -> Path | None:
+    def fetched(filename: str) -> Path | None:
         options: dict[str, Any] = {"revision": revision, "local_files_only": local_only}
-        known = None if offline else commit()
-        if known and _is_writable(encoders):
+        if (at := commit()) and _is_writable(encoders):
             if filename.endswith(".json"):  # the next start finds it with the tensors
                 options["cache_dir"] = encoders
-            elif filename.endswith(SUFFIXES[0]):
-                path = fetch(repository, filename, revision, known, encoders, wanted)
-                if path:
-                    return path
+            elif filename.endswith(SUFFIXES[0]) and (
+                path := _fetch(repository, filename, revision, at, encoders, wanted)
+            ):
+                return path
         return Path(hf_hub_download(repository, filename, **options))
 
     def ask(filename: str) -> Path | None:
         fixed = re.fullmatch("[0-9a-f]{40}", revision or "")  # its files never change
         if fixed and _CACHED_NO_EXIST in (look_up(None, filename), look_up(encoders, filename)):
             return None
-        with QUIET:
-            verbosity = logging.get_verbosity()
-            logging.set_verbosity_error()  # hides its retries; the final error is raised
-            try:
-                return download(filename)
-            except (LocalEntryNotFoundError, ConnectionError) as error:
-                raise _unreachable(repository, filename, revision) from error
-            except EntryNotFoundError:  # the repository exists but has no such file
-                return None
-            except CheckpointError:
-                raise
-            except Exception as error:  # no such repository, no access, a lost connection
-                reason = str(error).strip().partition("\n")[0]
-                raise CheckpointError(f"{repository}: {type(error).__name__}: {reason}") from error
-            finally:
-                logging.set_verbosity(verbosity)
+        with _one_line(repository, filename, revision):
+            return fetched(filename)
+        return None
 
     return [functools.partial(cached, None), functools.partial(cached, encoders), ask]
 
 
-def _unreachable(repository: str, filename: str, revision: str | None) -> CheckpointError:
-    at_revision = f" at revision {revision}" if revision else ""
-    return CheckpointError(
-        f"{repository} is not a local folder, its {filename} is not in the local Hugging Face "
-        f"cache{at_revision}, and the Hub cannot be reached or is switched off; give a local "
-        f"folder, or run `hf download {repository}` where there is a network"
-    )
+@contextmanager
+def _one_line(repository: str, filename: str, revision: str | None) -> Iterator[None]:
+    """Turns huggingface_hub's errors into a CheckpointError, but for a file that is not there."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging
+
+    with QUIET:
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity_error()  # hides its retries; the final error is raised
+        try:
+            yield
+        except (LocalEntryNotFoundError, ConnectionError) as error:
+            at_revision = f" at revision {revision}" if revision else ""
+            raise CheckpointError(
+                f"{repository} is not a local folder, its {filename} is not in the local Hugging "
+                f"Face cache{at_revision}, and the Hub cannot be reached or is switched off; give "
+                f"a local folder, or run `hf download {repository}` where there is a network"
+            ) from error
+        except EntryNotFoundError:  # the repository exists but has no such file
+            pass
+        except CheckpointError:
+            raise
+        except Exception as error:  # no such repository, no access, a lost connection, a full disk
+            reason = str(error).strip().partition("\n")[0]
+            raise CheckpointError(f"{repository}: {type(error).__name__}: {reason}") from error
+        finally:
+            logging.set_verbosity(verbosity)
 
 
 def _is_writable(folder: Path) -> bool:
@@ -150,3 +164,50 @@ def _is_writable(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK)
+
+
+def _fetch(
+    repository: str, filename: str, revision: str | None, commit: str, cache: Path, wanted: Wanted
+) -> Path | None:
+    """A safetensors file in this cache with the wanted tensors of one on the Hub.
+
+    None if the Hub sends no ranges of it. An interrupted download goes on where it ended: what is
+    written is always the beginning of the same bytes, because a commit's files never change.
+    """
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
+    folder = cache / repo_folder_name(repo_id=repository, repo_type="model")
+    path = folder / "snapshots" / commit / filename
+    partial = folder / "blobs" / f"{commit}-{filename.replace('/', '--')}.incomplete"
+    ref = folder / "refs" / (revision or constants.DEFAULT_REVISION)
+    for file in path, partial, ref:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    url = hf_hub_url(repository, filename, revision=commit)
+    with WeakFileLock(partial.with_suffix(".lock")):
+        if not path.is_file():  # another process may have been faster
+            try:
+                size, head, spans = _plan(url, Path(repository, filename), wanted)
+                download(url, size, head, spans, partial, f"{repository}: encoder")
+            except Refused:
+                partial.unlink(missing_ok=True)
+                return None
+            os.replace(partial, path)
+        if ref.name != commit:  # the next start finds the commit by the revision's name
+            with replacing(ref) as temporary:
+                temporary.write_text(commit)
+    return path
+
+
+def _plan(url: str, name: Path, wanted: Wanted) -> tuple[int, bytes, list[tuple[int, int]]]:
+    """The size of the file at `url`, and the header and the bytes of the smaller one."""
+    pieces = [*read(url, 0, 8)]
+    length = int.from_bytes(b"".join(chunk for chunk, _ in pieces), "little")
+    if length > MAX_JSON:
+        raise CheckpointError(f"{name} is damaged: a header of {length} bytes")
+    pieces += read(url, 8, 8 + length)
+    size = pieces[-1][1]
+    start = b"".join(chunk for chunk, _ in pieces)
+    entries = read_header(io.BytesIO(start), size, name)
+    return size, *subset(entries, len(start), wanted(entries, name))

@@ -4,21 +4,47 @@ It answers HEAD and GET of /{repository}/resolve/{revision}/{file} with the head
 huggingface_hub reads, and counts the bytes of files that it sends.
 """
 
+import json
 import re
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import safetensors.torch
+import torch
+
+from melfront.encoder.checkpoint import load
+from tests.encoder.checkpoint.checkpoints import NARROW, assert_same, make, renamed
+
+NAME = "someone/whisper-small-scale"
 COMMITS = "a" * 40, "b" * 40
+WEIGHTS = "model.safetensors"
+
+
+def with_decoder(config, dtype=torch.float32):
+    """A file of an encoder between the tensors of a decoder, of twice its size."""
+    named = renamed(make(config, dtype))
+    size = sum(tensor.numel() for tensor in named.values())
+    named["model.decoder.embed_tokens.weight"] = torch.full((size,), torch.nan, dtype=dtype)
+    named["proj_out.weight"] = torch.full((size,), torch.nan, dtype=dtype)
+    return named
+
+
+def files(config=NARROW, dtype=torch.float32):
+    data = safetensors.torch.save(with_decoder(config, dtype), {"format": "pt"})
+    return {WEIGHTS: data, "config.json": json.dumps(config.to_hf()).encode()}
+
+
+def n_bytes(weights):
+    return sum(tensor.nbytes for tensor in weights.values())
 
 
 class Hub(ThreadingHTTPServer):
     daemon_threads = True
 
-    def __init__(self, repository, files):
+    def __init__(self, files):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.repository = repository
         self.revisions = {"main": COMMITS[0]}
         self.commits = {COMMITS[0]: files}
         self.asked = []  # (method, file, its Range)
@@ -56,7 +82,7 @@ class Handler(BaseHTTPRequestHandler):
             hub.released.wait(60)
         if hub.statuses and name.endswith(".safetensors"):
             self.answer(hub.statuses.pop(0))
-        elif repository != hub.repository:
+        elif repository != NAME:
             self.answer(401, {"X-Error-Code": "RepoNotFound"})
         elif commit not in hub.commits:
             self.answer(404, {"X-Error-Code": "RevisionNotFound"})
@@ -107,9 +133,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(repository, files):
+def serve(files):
     """A Hub that runs until the end of the block, or until its `shutdown`."""
-    with Hub(repository, files) as hub:
+    with Hub(files) as hub:
         thread = threading.Thread(target=hub.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -118,3 +144,36 @@ def serve(repository, files):
             hub.released.set()
             hub.shutdown()
             thread.join()
+
+
+@contextmanager
+def connected(tmp_path, monkeypatch):
+    """A Hub with one repository in place of the real one, and empty caches."""
+    with serve(files()) as hub:
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in {  # huggingface_hub reads the environment only once
+            "ENDPOINT": hub.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": template,
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+            "HF_ASSETS_CACHE": str(tmp_path / "assets"),
+        }.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        monkeypatch.setattr("time.sleep", lambda _: None)  # between two attempts
+        monkeypatch.chdir(tmp_path)  # no folder of the checkout is mistaken for a model
+        yield hub
+
+
+def stored(folder):
+    """The files of tensors in a cache, with their sizes."""
+    paths = (path for path in folder.rglob("*.safetensors*") if path.suffix != ".lock")
+    return {path.name: path.stat().st_size for path in paths}
+
+
+def assert_offline(monkeypatch, expected, config=NARROW, **options):
+    """The next start needs no network."""
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        got, read = load(NAME, **options)
+    assert got == config
+    assert_same(read, expected)

@@ -1,11 +1,10 @@
-"""Names on the Hub whose decoder is not downloaded, against a stand-in that also misbehaves."""
+"""Which bytes of a checkpoint on the Hub are read, where they are kept, and what is shown."""
 
 import contextlib
 import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +15,8 @@ import safetensors.torch
 import torch
 from huggingface_hub.utils import disable_progress_bars
 
-from melfront.encoder.checkpoint import CheckpointError, load, ranges
+from melfront.encoder.checkpoint import load
+from melfront.encoder.checkpoint.hub import _fetch
 from melfront.encoder.config import EncoderConfig
 from tests.conftest import SHARED
 from tests.encoder.checkpoint.checkpoints import (
@@ -29,69 +29,29 @@ from tests.encoder.checkpoint.checkpoints import (
     write,
     write_shards,
 )
-from tests.encoder.checkpoint.stand_in import COMMITS, serve
+from tests.encoder.checkpoint.stand_in import (
+    COMMITS,
+    NAME,
+    WEIGHTS,
+    assert_offline,
+    connected,
+    files,
+    n_bytes,
+    stored,
+    with_decoder,
+)
 
-NAME = "someone/whisper-small-scale"
-WEIGHTS = "model.safetensors"
 WIDE = EncoderConfig(80, 1500, 256, 4, 3, 1024)  # its header is 0.2 % of it, as in tiny
 
 
-def with_decoder(config, dtype=torch.float32):
-    """A file of an encoder between the tensors of a decoder, of twice its size."""
-    named = renamed(make(config, dtype))
-    size = sum(tensor.numel() for tensor in named.values())
-    named["model.decoder.embed_tokens.weight"] = torch.full((size,), torch.nan, dtype=dtype)
-    named["proj_out.weight"] = torch.full((size,), torch.nan, dtype=dtype)
-    return named
-
-
-def files(config=NARROW, dtype=torch.float32):
-    data = safetensors.torch.save(with_decoder(config, dtype), {"format": "pt"})
-    return {WEIGHTS: data, "config.json": json.dumps(config.to_hf()).encode()}
-
-
-def n_bytes(weights):
-    return sum(tensor.nbytes for tensor in weights.values())
-
-
-def list_of_encoder(names, path):
+def encoder_names(names, path):
     return [name for name in names if name.startswith("model.encoder.")]
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A Hub with one repository, and empty caches. huggingface_hub reads the environment once."""
-    with serve(NAME, files()) as hub:
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        for name, value in {
-            "ENDPOINT": hub.url,
-            "HUGGINGFACE_CO_URL_TEMPLATE": template,
-            "HF_HUB_OFFLINE": False,
-            "HF_HUB_CACHE": str(tmp_path / "hub"),
-            "HF_ASSETS_CACHE": str(tmp_path / "assets"),
-        }.items():
-            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
-        monkeypatch.setattr("time.sleep", lambda _: None)  # between two attempts
-        monkeypatch.chdir(tmp_path)  # no folder of the checkout is mistaken for a model
+    with connected(tmp_path, monkeypatch) as hub:
         yield hub
-
-
-def stored(folder):
-    """The files of tensors in a cache, with their sizes."""
-    return {
-        path.name: path.stat().st_size
-        for path in folder.rglob("*.safetensors*")
-        if path.suffix != ".lock"
-    }
-
-
-def assert_offline(monkeypatch, expected, config=NARROW, **options):
-    """The next start needs no network."""
-    with monkeypatch.context() as patch:
-        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        got, read = load(NAME, **options)
-    assert got == config
-    assert_same(read, expected)
 
 
 # --- what is read -------------------------------------------------------------------------------
@@ -236,188 +196,6 @@ def test_model_without_encoder(hub):
     assert hub.sent < 9 * 999  # the header alone
 
 
-# --- servers that misbehave ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("status", [200, 400, 403, 405, 416, 501])
-def test_ranges_are_refused(hub, tmp_path, monkeypatch, status):
-    hub.on_range = status
-    assert_same(load(NAME)[1], make())
-    whole = len(hub.commits[COMMITS[0]][WEIGHTS])
-    assert list(stored(tmp_path / "hub").values()) == [whole]
-    assert not stored(tmp_path / "assets")
-    assert_offline(monkeypatch, make())
-
-
-LIES = {
-    "no Content-Range": lambda begin, end, size: (begin, end, 0, end - begin),
-    "a longer file": lambda begin, end, size: (begin, end, size + 9, end - begin),
-    "a shorter file": lambda begin, end, size: (begin, end, size - 9, end - begin),
-    "a file that grows": lambda begin, end, size: (begin, end, size + begin, end - begin),
-    "another begin": lambda begin, end, size: (begin + 4, end + 4, size, end - begin),
-    "the whole file": lambda begin, end, size: (0, size, size, end - begin),
-    "a longer answer": lambda begin, end, size: (begin, end, size, end - begin + 5),
-    "a shorter answer": lambda begin, end, size: (begin, end, size, max(end - begin - 5, 0)),
-    "an empty answer": lambda begin, end, size: (begin, end, size, 0),
-    "a number too long": lambda begin, end, size: (begin, end, "9" * 5000, end - begin),
-}
-
-
-@pytest.mark.parametrize("lie", LIES)
-def test_lies_about_lengths(hub, monkeypatch, lie):
-    """The right weights or an error, and nothing that a later start takes for the weights."""
-    hub.claim = LIES[lie]
-    with contextlib.suppress(CheckpointError):
-        assert_same(load(NAME)[1], make())
-    hub.claim = lambda begin, end, size: (begin, end, size, end - begin)
-    assert_same(load(NAME)[1], make())
-    assert_offline(monkeypatch, make())
-
-
-def test_more_bytes_than_asked_for(hub):
-    """The answer is as long as it says, but longer than its range."""
-
-    class Longer(bytes):
-        def __getitem__(self, key):
-            return bytes(self)[key] + b"more" if key.start else bytes(self)[key]
-
-    hub.commits[COMMITS[0]][WEIGHTS] = Longer(hub.commits[COMMITS[0]][WEIGHTS])
-    hub.claim = lambda begin, end, size: (begin, end, size, end - begin + 4 * (begin > 0))
-    assert_same(load(NAME)[1], make())
-
-
-def test_lost_connections(hub):
-    """The rest is asked for, and no byte twice."""
-    load(NAME)
-    whole, hub.sent = hub.sent - len(hub.commits[COMMITS[0]]["config.json"]), 0
-    hub.revisions["main"] = COMMITS[1]
-    hub.commits[COMMITS[1]] = hub.commits[COMMITS[0]]
-    hub.cuts = [100, 0, 0, 0, 0, 0, 1000, 0, 2000]
-    assert_same(load(NAME, revision=COMMITS[1])[1], make())
-    assert not hub.cuts
-    assert hub.sent == whole  # huggingface_hub knows a config.json by its ETag
-
-
-def test_next_start_resumes(hub, tmp_path, monkeypatch):
-    needed = n_bytes(make())
-    with monkeypatch.context() as patch:
-        patch.setattr(ranges, "RETRIES", 0)
-        hub.cuts = [9999, needed // 2, 0]
-        message = refuses(NAME, f"{NAME}: RemoteProtocolError: ")
-        assert hub.cuts == []
-    assert set(stored(tmp_path / "assets")) == {f"{COMMITS[0]}-{WEIGHTS}.incomplete"}
-    with monkeypatch.context() as patch:
-        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        assert refuses(NAME, "is not in the local Hugging Face cache") != message
-    before, hub.sent = hub.sent, 0
-    assert_same(load(NAME)[1], make())
-    assert hub.sent < needed // 2 + 9999
-    assert before > needed // 2
-    assert set(stored(tmp_path / "assets")) == {WEIGHTS}
-
-
-@pytest.mark.parametrize("damage", ["empty", "other", "longer"])
-def test_unusable_rest_of_an_earlier_start(hub, tmp_path, damage):
-    load(NAME)
-    (path,) = (tmp_path / "assets").rglob(WEIGHTS)
-    data = path.read_bytes()
-    path.unlink()
-    rest = path.parents[2] / "blobs" / f"{COMMITS[0]}-{WEIGHTS}.incomplete"
-    rest.write_bytes({"empty": b"", "other": b"x" * 99999, "longer": data + b"x"}[damage])
-    assert_same(load(NAME)[1], make())
-    assert path.read_bytes() == data
-
-
-def test_branch_moves_while_the_download_is_interrupted(hub, monkeypatch):
-    other = {name: tensor + 1 for name, tensor in make().items()}
-    hub.commits[COMMITS[1]] = hub.commits[COMMITS[0]] | {
-        WEIGHTS: safetensors.torch.save(renamed(other))
-    }
-    hub.cuts = [9999, 5000, *[0] * 9]
-    refuses(NAME, "RemoteProtocolError")
-    hub.cuts, hub.revisions["main"] = [], COMMITS[1]
-    assert_same(load(NAME)[1], other)
-    assert_offline(monkeypatch, other)
-
-
-def test_redirect_to_another_server(hub, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    with serve(NAME, hub.commits[COMMITS[0]]) as cdn:
-        cdn.url = cdn.url.replace("127.0.0.1", "localhost")
-        hub.cdn = cdn
-        assert_same(load(NAME)[1], make())
-        assert [name for _, name, _ in cdn.asked] == [WEIGHTS] * 3
-        assert set(cdn.tokens) == {None}
-    assert set(hub.tokens) == {"Bearer hf_secret"}
-
-
-@pytest.mark.parametrize("status", [429, 500, 503])
-def test_temporary_errors(hub, status):
-    hub.statuses = [status, status]
-    assert_same(load(NAME)[1], make())
-    assert not hub.statuses
-    assert n_bytes(make()) < hub.sent < 2 * n_bytes(make())  # not the whole file
-
-
-def test_lasting_error(hub):
-    hub.statuses = [503] * 99
-    refuses(NAME, f"{NAME}: HfHubHTTPError: Server error '503")
-
-
-def test_no_such_repository_or_file(hub):
-    refuses("someone/else", "someone/else: RepositoryNotFoundError: 401 Client Error")
-    hub.commits[COMMITS[0]] = {"README.md": b"hello"}
-    refuses(NAME, f"{NAME} has no weights; looked for model.safetensors, ")
-
-
-def test_answer_that_never_comes(hub, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.2)
-    hub.stall = 0
-    refuses(NAME, "the Hub cannot be reached")
-
-
-def test_answer_that_stops(hub, monkeypatch):
-    """Asked again after HF_HUB_DOWNLOAD_TIMEOUT, here for less each time until it fits."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
-    hub.stall = n_bytes(make()) // 2
-    assert_same(load(NAME)[1], make())
-
-
-def test_host_whose_name_takes_long(hub, monkeypatch):
-    """That the Hub cannot be reached is known before the resolver gives up."""
-    monkeypatch.setattr(ranges, "CONNECT", 0.2)
-    resolved = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: resolved.wait(60) and [])
-    try:
-        refuses(NAME, "the Hub cannot be reached")
-    finally:
-        resolved.set()
-
-
-def test_slow_answers_are_waited_for(hub, monkeypatch):
-    """Once there is a connection, the limit is that of huggingface_hub."""
-    monkeypatch.setattr(ranges, "CONNECT", 0.2)
-    hub.stall = 0
-    timer = threading.Timer(0.6, hub.released.set)
-    timer.start()
-    assert_same(load(NAME)[1], make())
-    timer.join()
-
-
-def test_hostile_commit(hub):
-    """The commit becomes the name of a folder."""
-    hub.revisions["main"] = "../../../../outside"
-    hub.commits["../../../../outside"] = hub.commits[COMMITS[0]]
-    assert ranges.connect(NAME, "main") is None
-
-
-@pytest.mark.parametrize("start", [(1 << 62).to_bytes(8, "little"), b"\0" * 8, b"abc", b""])
-def test_hostile_header(hub, start):
-    hub.commits[COMMITS[0]][WEIGHTS] = start + (b"x" * 9999 if len(start) == 8 else b"")
-    refuses(NAME, "damaged" if start else "is empty")
-    assert hub.sent < 9999
-
-
 # --- the cache ----------------------------------------------------------------------------------
 
 
@@ -441,7 +219,7 @@ def test_cache_that_cannot_be_written(hub, tmp_path, monkeypatch):
 
 def test_several_at_once(hub, tmp_path):
     def fetch(_):
-        return ranges.fetch(NAME, WEIGHTS, None, COMMITS[0], tmp_path / "assets", list_of_encoder)
+        return _fetch(NAME, WEIGHTS, None, COMMITS[0], tmp_path / "assets", encoder_names)
 
     with ThreadPoolExecutor(4) as pool:
         paths = set(pool.map(fetch, range(4)))
