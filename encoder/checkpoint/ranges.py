@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-CONNECT = 2.5  # seconds: after 3 the user should have been told
+CONNECT = 2.0  # seconds, so that the user is told within 3
 RETRIES = 5  # without a byte in between
 
 
@@ -43,8 +43,11 @@ def connect(repository: str, revision: str | None) -> str | None:
 
     def ask() -> None:
         options: dict[str, Any] = {"timeout": constants.HF_HUB_ETAG_TIMEOUT}
-        options |= {"retry_on_exceptions": (), "extensions": {"trace": trace}}
+        options["retry_on_exceptions"] = ()
+        traced: dict[str, Any] = {"retry_on_status_codes": (), "extensions": {"trace": trace}}
         try:
+            # Without the headers: to build them, huggingface_hub may ask the Hub something itself.
+            http_backoff("HEAD", url, **options, **traced)
             answers.append(http_backoff("HEAD", url, headers=build_hf_headers(), **options))
         except Exception as error:
             answers.append(error)

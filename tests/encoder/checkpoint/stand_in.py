@@ -46,6 +46,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.revisions = {"main": COMMITS[0]}
+        self.moved = {}  # old name of the repository -> new name
         self.commits = {COMMITS[0]: files}
         self.asked = []  # (method, file, its Range)
         self.tokens = []
@@ -55,6 +56,7 @@ class Hub(ThreadingHTTPServer):
         self.on_range = 206  # or 200, which ignores the range, or an error
         self.cuts = []  # after how many bytes it closes the next connections
         self.claim = lambda begin, end, size: (begin, end, size, end - begin)  # the last: length
+        self.headers = {}  # added to the answers with a range
         self.stall = None  # after how many bytes it sends no more until `released`; 0: of any file
         self.released = threading.Event()
         self.cdn = None  # the Hub to which it redirects for tensors
@@ -73,15 +75,21 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         hub, asked = self.server, self.headers.get("Range")
         place = re.fullmatch(r"/(.+)/resolve/([^/]+)/(.+)", self.path)
+        if not place:  # something else that huggingface_hub asks for
+            return self.answer(404)
         repository, revision, name = place.groups()
         hub.asked.append((self.command, name, asked))
-        hub.tokens.append(self.headers.get("Authorization"))
+        if self.command == "GET":
+            hub.tokens.append(self.headers.get("Authorization"))
         revision = revision.replace("%2F", "/")
         commit = hub.revisions.get(revision, revision)
         if hub.stall == 0:
             hub.released.wait(60)
         if hub.statuses and name.endswith(".safetensors"):
             self.answer(hub.statuses.pop(0))
+        elif repository in hub.moved:
+            path = self.path.replace(repository, hub.moved[repository])
+            self.answer(307, {"Location": path})
         elif repository != NAME:
             self.answer(401, {"X-Error-Code": "RepoNotFound"})
         elif commit not in hub.commits:
@@ -90,6 +98,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         else:
             self.send(hub.commits[commit][name], commit, asked, name.endswith(".safetensors"))
+        return None
 
     def send(self, data, commit, asked, is_tensors):
         hub = self.server
@@ -108,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
             begin, end, size, length = hub.claim(begin, end, len(data))
             if size:
                 headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
-            self.answer(206, headers, body, length, is_tensors)
+            self.answer(206, headers | hub.headers, body, length, is_tensors)
 
     def answer(self, status, headers=None, body=b"", length=0, is_tensors=False):
         hub = self.server

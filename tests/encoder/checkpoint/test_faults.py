@@ -51,13 +51,17 @@ LIES = {
 }
 
 
+SHORT = ("a longer answer", "a shorter answer")  # than the server says, than its range
+
+
 @pytest.mark.parametrize("lie", LIES)
-def test_lies_about_lengths(hub, monkeypatch, lie):
+def test_lies_about_lengths(hub, tmp_path, monkeypatch, lie):
     """The right weights or an error, and nothing that a later start takes for the weights."""
-    hub.claim = LIES[lie]
+    honest, hub.claim = hub.claim, LIES[lie]
     with contextlib.suppress(CheckpointError):
         assert_same(load(NAME)[1], make())
-    hub.claim = lambda begin, end, size: (begin, end, size, end - begin)
+        assert stored(tmp_path / "hub") or lie in SHORT  # whose rest is asked for
+    hub.claim = honest
     assert_same(load(NAME)[1], make())
     assert_offline(monkeypatch, make())
 
@@ -72,6 +76,13 @@ def test_more_bytes_than_asked_for(hub):
     hub.commits[COMMITS[0]][WEIGHTS] = Longer(hub.commits[COMMITS[0]][WEIGHTS])
     hub.claim = lambda begin, end, size: (begin, end, size, end - begin + 4 * (begin > 0))
     assert_same(load(NAME)[1], make())
+
+
+def test_compressed_ranges(hub, tmp_path):
+    """They are ranges of something else."""
+    hub.headers = {"Content-Encoding": "gzip"}
+    assert_same(load(NAME)[1], make())
+    assert stored(tmp_path / "hub")
 
 
 def test_lost_connections(hub):
@@ -126,6 +137,24 @@ def test_branch_moves_while_the_download_is_interrupted(hub, monkeypatch):
     hub.cuts, hub.revisions["main"] = [], COMMITS[1]
     assert_same(load(NAME)[1], other)
     assert_offline(monkeypatch, other)
+
+
+def test_branch_moves_between_two_files(hub):
+    """The config is that of the weights."""
+    hub.commits[COMMITS[1]] = {"config.json": b"{}"}
+
+    def move(begin, end, size):
+        hub.revisions["main"] = COMMITS[1]
+        return begin, end, size, end - begin
+
+    hub.claim = move
+    assert_same(load(NAME)[1], make())
+
+
+def test_repository_with_a_new_name(hub):
+    hub.moved["someone/old"] = NAME
+    assert_same(load("someone/old")[1], make())
+    assert hub.sent < 2 * n_bytes(make())
 
 
 def test_redirect_to_another_server(hub, monkeypatch):
