@@ -91,7 +91,8 @@ def load(
 
     name_or_path: a folder, a file (.safetensors, .bin, .pt), or a name on the Hugging Face Hub:
         "openai/whisper-tiny", in short "whisper-tiny" or "tiny". A file or folder of that name
-        comes first, then the local Hub cache (HF_HOME and HF_HUB_OFFLINE apply), then the Hub.
+        comes first, then the local Hub cache (HF_HOME and HF_HUB_OFFLINE apply), then the Hub, of
+        which only the byte ranges of the encoder are read (`hub.py` says where they are kept).
     dtype: of the result; None keeps each tensor's stored dtype.
     config: None reads config.json, or the `dims` of an openai-whisper file. Without either, the
         dimensions are inferred from the tensors' shapes, with one head per 64 channels, as in

@@ -41,7 +41,7 @@ LIES = {
     "no Content-Range": lambda begin, end, size: (begin, end, 0, end - begin),
     "a longer file": lambda begin, end, size: (begin, end, size + 9, end - begin),
     "a shorter file": lambda begin, end, size: (begin, end, size - 9, end - begin),
-    "a file that grows": lambda begin, end, size: (begin, end, size + begin, end - begin),
+    "a file that grows": lambda begin, end, size: (begin, end, size + (begin > 8), end - begin),
     "another begin": lambda begin, end, size: (begin + 4, end + 4, size, end - begin),
     "the whole file": lambda begin, end, size: (0, size, size, end - begin),
     "a longer answer": lambda begin, end, size: (begin, end, size, end - begin + 5),
@@ -122,7 +122,7 @@ def test_unusable_rest_of_an_earlier_start(hub, tmp_path, damage):
     data = path.read_bytes()
     path.unlink()
     rest = path.parents[2] / "blobs" / f"{COMMITS[0]}-{WEIGHTS}.incomplete"
-    rest.write_bytes({"empty": b"", "other": b"x" * 99999, "longer": data + b"x"}[damage])
+    rest.write_bytes({"empty": b"", "other": b"x" * 20_000, "longer": data + b"x"}[damage])
     assert_same(load(NAME)[1], make())
     assert path.read_bytes() == data
 
