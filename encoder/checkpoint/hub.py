@@ -61,9 +61,8 @@ def locate(name: str, revision: str | None, local_only: bool, wanted: Wanted) ->
 
     for source, filename in itertools.product(sources, WEIGHT_FILES):
         if weights := source(filename):
-            if (
-                on_hub and weights.parent.parent.name == "snapshots"
-            ):  # a branch can move between two files
+            # The neighbours are those of the same commit: a branch can move between two files.
+            if on_hub and weights.parent.parent.name == "snapshots":
                 sources = _hub(name, weights.parent.name, local_only, wanted)
             return weights, get
     raise CheckpointError(f"{name} has no weights; looked for {', '.join(WEIGHT_FILES)}")
