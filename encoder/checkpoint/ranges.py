@@ -63,11 +63,8 @@ def connect(repository: str, revision: str | None) -> str | None:
         raise answer
     if isinstance(answer, Exception):  # httpx's or httpx2's, by the version of huggingface_hub
         raise ConnectionError(str(answer)) from answer
-    for response in (*answer.history, answer):
-        commit = response.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT, "")
-        if re.fullmatch("[0-9a-f]{40}", commit):  # it will be the name of a folder
-            return str(commit)
-    return None
+    commit = str(answer.headers.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT))
+    return commit if re.fullmatch("[0-9a-f]{40}", commit) else None  # it will name a folder
 
 
 def download(

@@ -51,6 +51,7 @@ class Hub(ThreadingHTTPServer):
         self.asked = []  # (method, file, its Range)
         self.tokens = []
         self.sent = 0
+        self.down = None  # the status of every answer
         # How it misbehaves with files of tensors
         self.statuses = []  # the next answers, in place of what was asked for
         self.on_range = 206  # or 200, which ignores the range, or an error
@@ -85,7 +86,9 @@ class Handler(BaseHTTPRequestHandler):
         commit = hub.revisions.get(revision, revision)
         if hub.stall == 0:
             hub.released.wait(60)
-        if hub.statuses and name.endswith(".safetensors"):
+        if hub.down:
+            self.answer(hub.down)
+        elif hub.statuses and name.endswith(".safetensors"):
             self.answer(hub.statuses.pop(0))
         elif repository in hub.moved:
             path = self.path.replace(repository, hub.moved[repository])
