@@ -120,6 +120,8 @@ class Handler(BaseHTTPRequestHandler):
             begin, end, size, length = hub.claim(begin, end, len(data))
             if size:
                 headers["Content-Range"] = f"bytes {begin}-{end - 1}/{size}"
+            if "gzip" in self.headers.get("Accept-Encoding", ""):  # then it may be compressed
+                headers["Content-Encoding"] = "gzip"
             self.answer(206, headers | hub.headers, body, length, is_tensors)
 
     def answer(self, status, headers=None, body=b"", length=0, is_tensors=False):
@@ -130,6 +132,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        body = body[:length]
         cut = None
         if is_tensors and hub.cuts and len(body) > 8:
             cut = hub.cuts.pop(0)

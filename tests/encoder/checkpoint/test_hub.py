@@ -1,7 +1,5 @@
 """Names on the Hugging Face Hub: where they are looked up, and which files are downloaded."""
 
-import logging
-
 import pytest
 import torch
 
@@ -128,20 +126,8 @@ def test_invalid_hub_name(cache, name):
     refuses(name, f"{name!r} is not a Hub name: ")
 
 
-@pytest.fixture
-def logged():
-    """What huggingface_hub logs."""
-    messages = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = logging.getLogger("huggingface_hub")
-    logger.addHandler(handler)
-    yield messages
-    logger.removeHandler(handler)
-
-
-def test_no_retries_without_a_network(cache, monkeypatch, logged):
-    """hf_hub_download would try five times, for 23 seconds, and log each of them."""
+def test_no_retries_without_a_network(cache, monkeypatch):
+    """hf_hub_download would try five times, for 23 seconds."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     nobody = "http://127.0.0.1:9"  # nothing listens there
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", nobody)
@@ -150,9 +136,6 @@ def test_no_retries_without_a_network(cache, monkeypatch, logged):
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("waited"))
     refuses("tiny", "the Hub cannot be reached")
     refuses("tiny", "cache at revision v2, and the Hub cannot be reached", revision="v2")
-    assert not logged
-    logging.getLogger("huggingface_hub").warning("logging works again")
-    assert logged
 
 
 @pytest.mark.parametrize("name", ["weights/model.safetensors", "a/b/c", "./tiny", "/no/such", ""])

@@ -200,6 +200,8 @@ def test_model_without_encoder(hub):
 
 
 def test_whole_file_comes_first(hub, tmp_path):
+    load(NAME)
+    hub.asked.clear()
     whole = {name: tensor + 1 for name, tensor in make().items()}
     folder = tmp_path / "hub" / f"models--{NAME.replace('/', '--')}"
     write(folder / "snapshots" / COMMITS[0] / WEIGHTS, renamed(whole), NARROW)
