@@ -12,10 +12,10 @@ import math
 import re
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,31 +86,64 @@ def _open_safetensors(path: Path) -> dict[str, Stored]:
             target.copy_(raw)
 
     def stored(kind: str, shape: list[int], begin: int, end: int) -> Stored:
-        sensible = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
         dtype = DTYPES.get(kind)
-        if not sensible or (dtype and end - begin != math.prod(shape) * dtype.itemsize):
-            raise ValueError(f"a {kind} of shape {shape} in bytes {begin} to {end}")
         return Stored(tuple(shape), dtype or kind, partial(read, dtype, begin, end))
 
+    with path.open("rb") as file:
+        entries = read_header(file, size, path)
+        start = file.tell()
+    return {
+        name: stored(entry["dtype"], entry["shape"], *entry["data_offsets"])
+        for name, entry in entries.items()
+    }
+
+
+def read_header(file: BinaryIO, size: int, path: Path) -> dict[str, Any]:
+    """What a safetensors file of `size` bytes says of each tensor: dtype, shape and data_offsets.
+
+    Afterwards the file stands where the tensors' bytes begin. Raises CheckpointError unless the
+    tensors are those bytes, each of the size that its type and shape ask for.
+    """
     try:
-        with path.open("rb") as file:
-            start = 8 + int.from_bytes(file.read(8), "little")
-            if start > size:
-                raise ValueError(f"a header of {start - 8} bytes")
-            header = parse(file.read(min(start - 8, MAX_JSON + 1)))
+        start = 8 + int.from_bytes(file.read(8), "little")
+        if start > size:
+            raise ValueError(f"a header of {start - 8} bytes")
+        header: dict[str, Any] = parse(file.read(min(start - 8, MAX_JSON + 1)))
         header.pop("__metadata__", None)
         # Without gap or overlap: or else a small file could claim any amount of memory.
         places = sorted(entry["data_offsets"] for entry in header.values())
         if [0, *(end for _, end in places)] != [*(begin for begin, _ in places), size - start]:
             raise ValueError(f"its tensors are not the {size - start} bytes after the header")
-        return {
-            name: stored(entry["dtype"], entry["shape"], *entry["data_offsets"])
-            for name, entry in header.items()
-        }
+        for entry in header.values():
+            kind, shape, (begin, end) = (entry[key] for key in ("dtype", "shape", "data_offsets"))
+            sensible = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
+            dtype = DTYPES.get(kind)
+            if not sensible or (dtype and end - begin != math.prod(shape) * dtype.itemsize):
+                raise ValueError(f"a {kind} of shape {shape} in bytes {begin} to {end}")
+        return header
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{path} is cut short, damaged, or not a safetensors file ({size} bytes; {error})"
         ) from error
+
+
+def subset(
+    entries: dict[str, Any], start: int, names: Collection[str]
+) -> tuple[bytes, list[tuple[int, int]]]:
+    """A safetensors header for these tensors alone, and the bytes of the old file to follow it."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    spans: list[tuple[int, int]] = []
+    place = 0
+    for name in sorted(names, key=lambda name: entries[name]["data_offsets"]):
+        begin, end = entries[name]["data_offsets"]
+        offsets = [place, place := place + end - begin]
+        header[name] = {key: entries[name][key] for key in ("dtype", "shape")}
+        header[name]["data_offsets"] = offsets
+        first = spans.pop()[0] if spans and spans[-1][1] == start + begin else start + begin
+        spans.append((first, start + end))
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # aligns the tensors, as safetensors does
+    return len(text).to_bytes(8, "little") + text, spans
 
 
 def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:

@@ -18,6 +18,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -50,7 +51,8 @@ def load(
 
     name_or_path: a folder, a file (.safetensors, .bin, .pt), or a name on the Hugging Face Hub:
         "openai/whisper-tiny", in short "whisper-tiny" or "tiny". A file or folder of that name
-        comes first, then the local Hub cache (HF_HOME and HF_HUB_OFFLINE apply), then the Hub.
+        comes first, then the local Hub cache (HF_HOME and HF_HUB_OFFLINE apply), then the Hub, of
+        which only the byte ranges of the encoder are read (`hub.py` says where they are kept).
     dtype: of the result; None keeps each tensor's stored dtype.
     config: None reads config.json, or the `dims` of an openai-whisper file. Without either, the
         dimensions are those of the tensors, with one head per 64 channels, as in every Whisper.
@@ -65,8 +67,9 @@ def load(
     """
     name = os.fspath(name_or_path)
     try:
-        path, get = locate(name, revision, local_files_only)
-        tensors, dims, names = _open(path, get, prefix)
+        listed: set[str] = set()  # the encoder's tensors, if an index says which file has which
+        path, get = locate(name, revision, local_files_only, partial(_wanted, prefix, listed))
+        tensors, dims, names = _open(path, get, prefix, listed)
         layout = recognise(names, path, prefix)
         config, about = (config, {}) if config else _config(path, get, dims, layout, tensors)
         if problems := _problems(config, names, layout, tensors):
@@ -121,11 +124,12 @@ def save_hf(
 
 
 def _open(
-    path: Path, get: Get, prefix: str | None
+    path: Path, get: Get, prefix: str | None, listed: set[str]
 ) -> tuple[dict[str, Stored], Any, Collection[str]]:
     """The tensors of a checkpoint, its `dims` if it has them, and every name that it lists.
 
-    Of a checkpoint in shards, only those that hold a tensor of the encoder are opened.
+    Of a checkpoint in shards, only those that hold a tensor of the encoder are opened; `listed`
+    gets the names of the encoder's tensors in all of them.
     """
     if not path.name.endswith(".index.json"):
         tensors, dims = open_file(path)
@@ -133,8 +137,10 @@ def _open(
     where = read_json(path).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
         raise CheckpointError(f"{path} has no weight_map to say which tensor is in which file")
+    layout = recognise(where, path, prefix)
+    listed.update(_inside(where, layout))
     tensors = {}
-    for shard in sorted({where[name] for name in recognise(where, path, prefix).found.values()}):
+    for shard in sorted({where[name] for name in layout.found.values()}):
         if not _is_beneath(shard):
             raise CheckpointError(f"{path} points out of its folder, to {shard}: not followed")
         if (file := get(shard)) is None:
@@ -155,6 +161,25 @@ def _is_beneath(shard: str) -> bool:
 
 
 # --- does it fit --------------------------------------------------------------------------------
+
+
+def _wanted(
+    prefix: str | None, listed: set[str], names: Collection[str], path: Path
+) -> Collection[str]:
+    """What to download of a file on the Hub, of all tensors' names in it.
+
+    All under the encoder's prefix, so that it is refused for what a whole file would be. All that
+    there is if the caller named a prefix: another call may name another.
+    """
+    if prefix is not None:
+        return names
+    return listed.intersection(names) if listed else _inside(names, recognise(names, path))
+
+
+def _inside(names: Collection[str], layout: Layout) -> list[str]:
+    """The names under the encoder's prefix, also those of no tensor that it has."""
+    other = ("decoder.", "proj_out.")  # where the prefix is empty
+    return [n for n in names if n.startswith(layout.prefix) and not n.startswith(other)]
 
 
 def _config(
@@ -229,9 +254,7 @@ def _problems(
     expected = (layout.prefix + row[layout.column] for row in rows(config.n_audio_layer))
     want = dict(zip(expected, shapes(config).values(), strict=True))
     have = {name: tensors[name] for name in want if name in tensors}
-    other = ("decoder.", "proj_out.")  # where the prefix is empty
-    inside = (n for n in names if n.startswith(layout.prefix) and not n.startswith(other))
-    surplus = [name for name in inside if name not in want]
+    surplus = [name for name in _inside(names, layout) if name not in want]
     k_bias = any(name.endswith(("k_proj.bias", "key.bias", "attn.k.bias")) for name in surplus)
     groups = {
         "missing": [f"{name} {shape}" for name, shape in want.items() if name not in have],

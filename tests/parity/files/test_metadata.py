@@ -106,6 +106,7 @@ def asked(monkeypatch):
             calls.append(repository)
         raise LocalEntryNotFoundError(f"{filename} is not here")
 
+    monkeypatch.setattr("melfront.encoder.checkpoint.hub.connect", lambda *_: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
     return calls
