@@ -26,6 +26,7 @@ from tests.encoder.checkpoint.checkpoints import (
     make,
     refuses,
     renamed,
+    under,
     write,
     write_shards,
 )
@@ -112,8 +113,8 @@ def test_encoder_in_pieces(hub):
     """A decoder's tensor after each of the encoder's."""
     named = {}
     for name, tensor in renamed(make()).items():
-        named |= {name: tensor, name.replace("encoder", "zdecoder"): torch.full((9,), torch.nan)}
-    names = sorted(named, key=lambda name: name.replace("zdecoder", "encoder"))
+        named |= {name: tensor, name.replace("encoder.", "zdecoder._"): torch.full((9,), torch.nan)}
+    names = sorted(named, key=lambda name: name.replace("zdecoder._", "encoder."))
     header, data = {}, b""
     for name in names:
         raw = named[name].contiguous().numpy().tobytes()
@@ -125,9 +126,12 @@ def test_encoder_in_pieces(hub):
     assert_same(load(NAME)[1], make())
 
 
-def test_shards(hub, tmp_path, monkeypatch):
+@pytest.mark.parametrize("prefix", ["model.encoder.", "audio_tower."])
+def test_shards(hub, tmp_path, monkeypatch, prefix):
+    """Shards that hold a part of the encoder by themselves: what they have, the index says."""
     there = tmp_path / "there"
-    write_shards(there, renamed(make()), NARROW, ".safetensors")
+    tensors = under(prefix, make()) | {"decoder.norm": torch.full((3,), torch.nan)}
+    write_shards(there, tensors, NARROW, ".safetensors")
     hub.commits[COMMITS[0]] = {path.name: path.read_bytes() for path in there.iterdir()}
     assert_same(load(NAME)[1], make())
     assert "part-3.safetensors" not in {name for _, name, _ in hub.asked}
@@ -144,6 +148,16 @@ def test_every_naming(hub, monkeypatch, prefix, column):
     hub.commits[COMMITS[0]][WEIGHTS] = safetensors.torch.save(named)
     assert_same(load(NAME)[1], make())
     assert_offline(monkeypatch, make())
+
+
+def test_a_prefix_that_is_named(hub, tmp_path):
+    """Of two encoders each can be had, whichever came first."""
+    one, two = make(), {name: tensor + 1 for name, tensor in make().items()}
+    tensors = under("one.", one) | under("two.", two)
+    hub.commits[COMMITS[0]][WEIGHTS] = safetensors.torch.save(tensors)
+    refuses(NAME, "encoders, under 'one.' and 'two.'")
+    assert_same(load(NAME, prefix="two.")[1], two)
+    assert_same(load(NAME, prefix="one.")[1], one)
 
 
 def test_pickles_are_read_whole(hub, tmp_path, monkeypatch):
