@@ -51,8 +51,7 @@ def load(
 
     name_or_path: a folder, a file (.safetensors, .bin, .pt), or a name on the Hugging Face Hub:
         "openai/whisper-tiny", in short "whisper-tiny" or "tiny". A file or folder of that name
-        comes first, then the local Hub cache (HF_HOME and HF_HUB_OFFLINE apply), then the Hub, of
-        which only the byte ranges of the encoder are read (`hub.py` says where they are kept).
+        comes first, then the caches (HF_HOME and HF_HUB_OFFLINE apply), then the Hub: `hub.py`.
     dtype: of the result; None keeps each tensor's stored dtype.
     config: None reads config.json, or the `dims` of an openai-whisper file. Without either, the
         dimensions are those of the tensors, with one head per 64 channels, as in every Whisper.
@@ -61,9 +60,8 @@ def load(
     check_finite: False also accepts weights that are NaN or infinite, in the file or in `dtype`.
     progress: called as progress(number of tensors read, number of tensors in all).
 
-    Returns the tensors under our names, in the order and with the shapes of `shapes(config)`. If
-    they are part of another model, a line of the log says so, and what is left out of it.
-    Raises CheckpointError; it lists every tensor that is missing, left over or of a wrong shape.
+    Returns the tensors under our names, as in `shapes(config)`; of another model than Whisper, a
+    line of the log says what is left out. Raises CheckpointError, which lists the misfits.
     """
     name = os.fspath(name_or_path)
     try:
@@ -77,7 +75,7 @@ def load(
         _say_what_is_left_out(path, about, layout.prefix, names)
         weights: dict[str, Tensor] = {}
         for ours, theirs in layout.found.items():
-            weight = weights[ours] = _read(tensors[theirs], dtype, device)
+            weights[ours] = weight = _read(tensors[theirs], dtype, device)
             if check_finite and not _is_finite(weight):
                 found = f"{path}: {theirs} has values that are NaN or infinite in {weight.dtype}"
                 raise CheckpointError(f"{found}; if that is intended, pass check_finite=False")
