@@ -8,7 +8,6 @@ from collections import Counter
 from importlib import import_module
 
 import numpy as np
-import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,6 +19,7 @@ from tests.encoder.peers import DISTANCE_BOUND, NOISE_BOUND
 from tests.project.test_readme import assert_prints, blocks
 from tests.signals import Signal
 
+peft = pytest.importorskip("peft")
 whisper = pytest.importorskip("whisper")
 
 # Theirs of the decoder, from transformers' name of the same weight; the encoder has a table.
