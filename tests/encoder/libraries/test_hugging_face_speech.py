@@ -71,9 +71,10 @@ def test_the_same_text(tiny_en, jfk):
 def test_the_same_text_however_it_is_called(tiny_en, jfk, dtype, attention):
     """The two encoders run the same kernels here: in 16 bits, others would write a comma more."""
     theirs, ours = pipelines(tiny_en, dtype=dtype, attn_implementation=attention)
+    long = (dtype, attention) in ((torch.float32, "sdpa"), (torch.bfloat16, "eager"))
     for name, (clip, options) in CALLS.items():
-        if dtype == torch.float16 and clip == "44 s":
-            continue  # a CPU takes minutes
+        if clip == "44 s" and not long:
+            continue  # these four calls take longest
         audio = np.tile(jfk, CLIPS[clip])
         out = ours(audio.copy(), **options)
         assert QUOTE in out["text"], name
