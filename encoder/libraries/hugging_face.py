@@ -56,7 +56,7 @@ def transformers_whisper() -> Any:
         from transformers.models.whisper import modeling_whisper
     except ModuleNotFoundError as error:
         raise ImportError(
-            "for_transformers needs transformers: pip install transformers"
+            "for_transformers needs transformers: pip install 'melfront[transformers]'"
         ) from error
     return modeling_whisper
 

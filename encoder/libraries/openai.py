@@ -29,10 +29,12 @@ def for_openai(model: Any) -> Any:
     without, then run our encoder, and `encoder.ops.using` takes effect. No weight is copied, and
     `state_dict` keeps openai-whisper's names. Features may be of another dtype than the weights,
     which are then cast in each call. So does openai-whisper, but its layer norms stay in float32.
-    Raises TypeError for anything but a Whisper model.
+    Raises TypeError for anything but a Whisper model, ImportError without openai-whisper.
     """
-    import whisper.model as theirs
-
+    try:
+        import whisper.model as theirs
+    except ModuleNotFoundError as error:
+        raise ImportError("for_openai needs whisper: pip install openai-whisper") from error
     if not isinstance(model, theirs.Whisper):
         raise TypeError(
             f"for_openai: given a {type(model).__module__}.{type(model).__qualname__}, expected a "

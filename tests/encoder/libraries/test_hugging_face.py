@@ -338,4 +338,5 @@ def test_without_transformers():
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
-    assert done.stdout == "for_transformers needs transformers: pip install transformers\n"
+    install = "pip install 'melfront[transformers]'"
+    assert done.stdout == f"for_transformers needs transformers: {install}\n"

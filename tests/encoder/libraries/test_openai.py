@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import sys
 import warnings
 from collections import Counter
 from importlib import import_module
@@ -286,3 +287,9 @@ def test_hooks_and_adapters():
 def test_anything_else_is_refused():
     with pytest.raises(TypeError, match=r"whisper\.model\.Whisper; pass what whisper\.load_model"):
         encoder.for_openai(toy().encoder)
+
+
+def test_without_openai_whisper(monkeypatch):
+    monkeypatch.setitem(sys.modules, "whisper.model", None)
+    with pytest.raises(ImportError, match="needs whisper: pip install openai-whisper"):
+        encoder.for_openai(toy())
