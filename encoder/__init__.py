@@ -5,6 +5,7 @@
 
 WhisperEncoder      the model, a torch module; EncoderOutput is what it returns
 for_transformers    a Whisper model of transformers with our encoder inside
+for_openai          the same for a model of openai-whisper
 graphed             the model as a CUDA graph
 trace               every stage of a forward pass, by name
 EncoderConfig       the dimensions of an encoder; SIZES has those of every published one
@@ -12,7 +13,6 @@ CheckpointError     why a checkpoint cannot be loaded
 ops                 the operations, and `ops.using`, which replaces them
 oracle              the encoder in float64 NumPy: read this first
 formula             weights from a formula, for an encoder without a download
-for_openai          puts our encoder into a model of openai-whisper
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..conventions import CHUNK_LENGTH, N_FFT, SAMPLE_RATE
-from .file import SAMPLE, load_audio
+from .file import SAMPLE, decode, load_audio
 from .waveform import AudioError, check_rate, check_samples, is_tensor, to_float
 
 MIN_SAMPLES = N_FFT // 2 + 1  # samples 1 .. 200 are mirrored at the left edge
@@ -113,9 +113,8 @@ def decoded(audio: Any, name: str) -> Any:
     if isinstance(audio, Mapping):
         audio = of_dict(audio, name)
     elif hasattr(audio, "get_all_samples"):  # torchcodec.decoders.AudioDecoder
-        samples = audio.get_all_samples()
-        check_rate(samples.sample_rate)
-        audio = samples.data.mean(dim=0)  # (channels, N) -> (N,)
+        audio, rate = decode(audio)
+        check_rate(rate)
     if isinstance(audio, (str, bytes, bytearray, os.PathLike)):
         raise TypeError(f"{name}: expected a waveform; read a file with melfront.load_audio(...)")
     if is_tensor(audio):

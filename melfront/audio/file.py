@@ -74,12 +74,17 @@ def samples_of_row(row: Any, name: str) -> tuple[NDArray[np.float32], int]:
         if rate is None:
             raise AudioError(f"{name}: a dict with 'array' and without 'sampling_rate'; add it")
     else:
-        decoded = row.get_all_samples()
-        samples, rate = decoded.data.mean(dim=0), decoded.sample_rate  # (channels, N) -> (N,)
+        samples, rate = decode(row)
     array = to_float(samples.numpy(force=True) if is_tensor(samples) else np.asarray(samples), name)
     if array.ndim != 1:
         raise AudioError(f"{name}: shape {array.shape}; expected (N,): mix its channels down first")
     return array.astype(np.float32), int(rate)
+
+
+def decode(decoder: Any) -> tuple[Any, int]:
+    """The mean of the channels, a tensor (N,), and the sampling rate of torchcodec's decoder."""
+    samples = decoder.get_all_samples()
+    return samples.data.mean(dim=0), samples.sample_rate  # (channels, N) -> (N,)
 
 
 def read_file(file: Any, name: str) -> tuple[NDArray[np.float32], int]:
