@@ -166,8 +166,8 @@ def _wanted(
 ) -> Collection[str]:
     """What to download of a file on the Hub, of all tensors' names in it.
 
-    All under the encoder's prefix, so that it is refused for what a whole file would be. All that
-    there is if the caller named a prefix: another call may name another.
+    All under the encoder's prefix, so that a file is refused for what would refuse a local one. The
+    whole file if the caller named a prefix: another call may name another.
     """
     if prefix is not None:
         return names
