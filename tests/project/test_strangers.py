@@ -168,7 +168,7 @@ def test_theirs_and_ours(installed, run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("project", ["encoder.py, parity.py", CENTRAL], indirect=True)
+@pytest.mark.parametrize("project", [CENTRAL], indirect=True)
 def test_benchmarks_in_child_processes(installed, run):
     """A kernel that imports the project's `encoder`, and a benchmark that starts a process."""
     quick = ["--depth", "1", "--seconds", "0.1", "--threads", "1"]

@@ -25,9 +25,9 @@ def test_processor(tiny_en, tmp_path, sample):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("repeats", "chunk_length_s"), [(1, 0), (4, 0), (4, 30)])
+@pytest.mark.parametrize(("repeats", "chunk_length_s"), [(1, 0), (4, 30)])
 def test_pipeline_gives_the_same_text(tiny_en, jfk_path, repeats, chunk_length_s):
-    """11 s and 44 s: windows of 30 s that overlap, or Whisper's own sequence of them."""
+    """11 s, and 44 s in windows of 30 s that overlap."""
     audio = np.tile(melfront.load_audio(jfk_path), repeats)
     model = transformers.WhisperForConditionalGeneration.from_pretrained(tiny_en)
     model.generation_config.no_timestamps_token_id = 50_362  # missing in these files
