@@ -10,7 +10,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 SOURCE = "give the checkpoint that it was made from, such as openai/whisper-tiny"
 LORA = (
@@ -126,8 +126,23 @@ def folder_kind(folder: Path, suffixes: tuple[str, ...], usual: tuple[str, ...])
     if inner:  # checkpoint-500 comes after checkpoint-1500 by name, and before it by number
         newest = max(inner, key=lambda path: [int(n) for n in re.findall(r"\d{1,9}", path.name)])
         return f"give the folder inside it: {newest}"
-    found = {what: path.name for path, what in reversed(kinds.items()) if what}
-    order = [what for _, _, what in MAGIC] + [what for _, what in NAMES[:-1]]  # not documents
+    return _first((path.name, what) for path, what in kinds.items())
+
+
+def repository_kind(names: Iterable[str], suffixes: tuple[str, ...]) -> str | None:
+    """The same of a repository on the Hub, by the names of its files alone."""
+    kinds = {name: _named(PurePosixPath(name).name) for name in sorted(names)}
+    kinds |= {name: CTRANSLATE2 for name in kinds if name == "model.bin"}
+    if found := _first(kinds.items()):
+        return found
+    files = (name for name, what in kinds.items() if name.endswith(suffixes) and not what)
+    return next((f"run `hf download` for its {name}, and give that file" for name in files), None)
+
+
+def _first(kinds: Iterable[tuple[str, str | None]]) -> str | None:
+    """The file that tells most, in the order of the tables. Documents are in every folder."""
+    found = {what: name for name, what in reversed(list(kinds)) if what}
+    order = [what for _, what in NAMES[:-1]] + [what for _, _, what in MAGIC]
     return next((f"it has {found[what]}, {what}" for what in order if what in found), None)
 
 

@@ -21,9 +21,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 MAGIC = struct.pack("<i", 0x67676D6C)
 FIELDS = (
-    "n_vocab n_audio_ctx n_audio_state n_audio_head n_audio_layer n_text_ctx n_text_state "
-    "n_text_head n_text_layer n_mels ftype"
-).split()
+    "n_vocab", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer", "n_text_ctx",
+    "n_text_state", "n_text_head", "n_text_layer", "n_mels", "ftype",
+)  # fmt: skip
 DTYPES = {0: "F32", 1: "F16"}  # of a tensor; any other is quantised
 # `ftype` of a file: 1000 times the version of the quantised layout, plus what most tensors are in.
 QUANTISED = {2: "q4_0", 3: "q4_1", 7: "q8_0", 8: "q5_0", 9: "q5_1"}

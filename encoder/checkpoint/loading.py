@@ -2,8 +2,8 @@
 
 A checkpoint maps names to tensors. Seven file formats are read (safetensors and PyTorch pickles,
 whole or in shards, openai-whisper's own `.pt`, whisper.cpp's ggml and MLX's npz), with the names of
-Hugging Face, of OpenAI or of this package, under any prefix (`names.py`). The result is always the same: our names, one order,
-shapes that were checked before the first byte was read.
+Hugging Face, of OpenAI or of this package, under any prefix (`names.py`). The result is always the
+same: our names, one order, shapes that were checked before the first byte was read.
 
 Only the encoder's bytes are read: 1.3 GB of the 3.1 GB of a float16 large-v3. Each tensor goes from
 the file straight to its final dtype and device, so that peak memory is the result plus one tensor.
@@ -28,7 +28,8 @@ from torch import Tensor
 from melfront.command import one_line, replacing
 
 from ..config import AROUND, TOWERS, EncoderConfig, audio_part
-from .files import CheckpointError, Stored, open_file, read_json
+from .files import CheckpointError, Stored, read_json
+from .formats import open_file
 from .hub import Get, locate
 from .mlx import sinusoids
 from .names import LAYER, PREFIX, Layout, hf_name, inside, recognise, rows, shapes, some
@@ -52,8 +53,7 @@ def load(
 ) -> tuple[EncoderConfig, dict[str, Tensor]]:
     """The dimensions and the weights of an encoder.
 
-    name_or_path: a folder, a file (.safetensors, .bin, .pt, .ckpt, .npz, whisper.cpp's ggml-*.bin
-        with float16 or float32 weights), or a name on the Hugging Face Hub:
+    name_or_path: a folder, a file (.safetensors, .bin, .pt, .ckpt, .npz), or a name on the Hub:
         "openai/whisper-tiny", in short "whisper-tiny" or "tiny". A file or folder of that name
         comes first, then the caches (HF_HOME and HF_HUB_OFFLINE apply), then the Hub: `hub.py`.
     dtype: of the result; None keeps each tensor's stored dtype.
@@ -155,12 +155,12 @@ def _open(
 
 def _positions(path: Path, get: Get, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """The positions of a checkpoint of MLX, which has none; of any other, nothing."""
-    n_positions: Any = None
-    if "encoder.blocks.0.mlp.0.weight" in tensors and POSITIONS not in tensors:
-        if described := get("config.json"):
-            n_positions = read_json(described).get("n_audio_ctx")
     conv = tensors.get("encoder.conv2.weight")
-    if conv is None or type(n_positions) is not int or not 0 < n_positions <= MOST_POSITIONS:
+    if conv is None or "encoder.blocks.0.mlp.0.weight" not in tensors or POSITIONS in tensors:
+        return {}
+    described = get("config.json")
+    n_positions = read_json(described).get("n_audio_ctx") if described else None
+    if type(n_positions) is not int or not 0 < n_positions <= MOST_POSITIONS:
         return {}
     shape = n_positions, conv.shape[0]
     LOG.warning(

@@ -15,13 +15,18 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.lib import format as npy
 from torch import Tensor
 
 DTYPES = {"<f2": "F16", "<f4": "F32", "<f8": "F64"}
 MLP = re.compile(r"(\.blocks\.\d{1,3}\.)mlp([12])\.")
+# Of an array: "\x93NUMPY", version 1.0, the length of the rest, and a dictionary of Python's.
+HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '([<|][a-zA-Z])(\d{1,2})', 'fortran_order': (True|False), "
+    rb"'shape': \(([\d, ]{0,80})\),? ?\} *\n",
+    re.DOTALL,
+)
+MOST_HEADER = 512
 MOST_INDEX = 4 << 20  # bytes of a zip file's index; large-v3 has 100 kB
 TAIL = 22 + (1 << 16)  # a zip file ends in a record of 22 bytes and a comment
 
@@ -45,21 +50,20 @@ def read_npz(path: Path) -> dict[str, tuple[str, tuple[int, ...], bool, int, int
                     if member.compress_type != zipfile.ZIP_STORED:
                         raise ValueError("its arrays are compressed: write it with np.savez")
                     with members.open(member) as array:
-                        version = npy.read_magic(array)
-                        first = version == (1, 0)
-                        header = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
-                        shape, fortran, dtype = header(array)
-                        start = array.tell()
+                        start = array.read(MOST_HEADER)
+                    if not (header := HEADER.match(start)):
+                        raise ValueError(f"{member.filename} is not an array of numbers")
+                    letter, n_bytes, first_axis_fastest, sizes = header.groups()
+                    shape = tuple(int(n) for n in sizes.replace(b" ", b"").split(b",") if n)
                     # After the member's own header: 30 bytes, its name and an extra field.
                     file.seek(member.header_offset + 26)
-                    begin = file.tell() + 4 + sum(np.frombuffer(file.read(4), "<u2").tolist())
-                    n_bytes = math.prod(shape) * dtype.itemsize
-                    begin, end = begin + start, begin + member.file_size
-                    if end - begin != n_bytes or end > size:
+                    begin = file.tell() + 4 + sum(struct.unpack("<2H", file.read(4)))
+                    begin, end = begin + header.end(), begin + member.file_size
+                    if end - begin != math.prod(shape) * int(n_bytes) or end > size:
                         raise ValueError(f"{member.filename} is not as long as it says")
-                    name = member.filename.removesuffix(".npy")
-                    kind = DTYPES.get(dtype.str, str(dtype))
-                    arrays[name] = kind, tuple(shape), bool(fortran), begin, end
+                    name, kind = member.filename.removesuffix(".npy"), (letter + n_bytes).decode()
+                    fortran = first_axis_fastest == b"True"
+                    arrays[name] = DTYPES.get(kind, kind), shape, fortran, begin, end
         except (zipfile.BadZipFile, RuntimeError, EOFError, OverflowError, struct.error) as error:
             raise ValueError("cut short, damaged, or not an npz file") from error
     if sum(end - begin for *_, begin, end in arrays.values()) > size:
