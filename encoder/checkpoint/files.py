@@ -1,4 +1,4 @@
-"""Opens a checkpoint's files. `loading.py` decides which tensors to read.
+"""What the files of a checkpoint share: safetensors' header, JSON, and how a tensor is held.
 
 A checkpoint may come from anyone, so it is not trusted: none of its code is run, no size that it
 states is allocated unchecked, and what an error quotes of it is shortened, without control
@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import json
 import math
-import re
-import warnings
-import zipfile
 from collections.abc import Callable, Collection
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
-from melfront.command import lacks_memory, one_line
+from melfront.command import one_line
 
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npz")
 DTYPES = {  # by safetensors' names; any other type is quantised, or not a weight
     "F64": torch.float64,
     "F32": torch.float32,
@@ -46,56 +42,6 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any  # one of DTYPES, or the name of another type
     read_into: Callable[[Tensor], object]  # reads it into a tensor of any dtype, on any device
-
-
-# --- what a file holds --------------------------------------------------------------------------
-
-
-def open_file(path: Path) -> tuple[dict[str, Stored], Any]:
-    """The tensors of a file, by name, and its `dims` if it has them. Raises CheckpointError."""
-    with path.open("rb") as file:
-        start = file.read(24)
-    if not start:
-        raise CheckpointError(f"{path} is empty")
-    if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull`")
-    if path.suffix not in SUFFIXES:
-        raise CheckpointError(f"{path}: expected a file named {', '.join(SUFFIXES)}")
-    return (_open_safetensors(path), None) if path.suffix == SUFFIXES[0] else _open_pickle(path)
-
-
-def _open_safetensors(path: Path) -> dict[str, Stored]:
-    """The format: 8 bytes with the header's length, the header in JSON, the tensors' bytes.
-
-    https://huggingface.co/docs/safetensors, "Format". Every number is little-endian.
-    """
-    size = path.stat().st_size
-    scratch = torch.empty(0, dtype=torch.uint8)  # shared by all tensors: fresh memory costs time
-
-    def read(dtype: Any, begin: int, end: int, target: Tensor) -> None:
-        nonlocal scratch
-        direct = target.dtype == dtype and target.device.type == "cpu"
-        if not direct and scratch.numel() < end - begin:
-            scratch = torch.empty(end - begin, dtype=torch.uint8)
-        raw = target if direct else scratch[: end - begin].view(dtype).view(target.shape)
-        with path.open("rb") as file:
-            file.seek(start + begin)
-            if file.readinto(raw.view(-1).view(torch.uint8).numpy().data) < end - begin:
-                raise CheckpointError(f"{path} was cut short while it was read")
-        if not direct:
-            target.copy_(raw)
-
-    def stored(kind: str, shape: list[int], begin: int, end: int) -> Stored:
-        dtype = DTYPES.get(kind)
-        return Stored(tuple(shape), dtype or kind, partial(read, dtype, begin, end))
-
-    with path.open("rb") as file:
-        entries = read_header(file, size, path)
-        start = file.tell()
-    return {
-        name: stored(entry["dtype"], entry["shape"], *entry["data_offsets"])
-        for name, entry in entries.items()
-    }
 
 
 def read_header(file: BinaryIO, size: int, path: Path) -> dict[str, Any]:
@@ -144,47 +90,6 @@ def subset(
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # aligns the tensors, as safetensors does
     return len(text).to_bytes(8, "little") + text, spans
-
-
-def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:
-    """A PyTorch file, memory-mapped if it is a zip file, as PyTorch 1.6 and later write it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about an old or odd format
-            content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except Exception as error:  # the type depends on where the file is damaged
-        if lacks_memory(error):
-            raise CheckpointError(f"{path}: too little memory, or damaged ({error})") from error
-        if what := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise CheckpointError(
-                f"{path} holds a {what[1]}, not only tensors. Unpickling that can run any code, "
-                "so it is refused: save the model's state_dict, best as safetensors"
-            ) from error
-        raise CheckpointError(f"{path} is cut short, damaged, or not a PyTorch file") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a state_dict")
-
-    def stored(tensor: Tensor) -> Stored:
-        dtype: torch.dtype | str = tensor.dtype
-        if tensor.layout != torch.strided or tensor.device.type != "cpu":
-            dtype = f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
-        elif tensor.dtype not in DTYPES.values():
-            dtype = str(tensor.dtype)
-        elif tensor.untyped_storage().nbytes() < tensor.nbytes:  # a few bytes shown as many
-            dtype = f"{tensor.dtype}, expanded"
-        return Stored(tuple(tensor.shape), dtype, lambda target: target.copy_(tensor.detach()))
-
-    state = content.get("model_state_dict", content)  # openai-whisper's files have it, and dims
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path} holds a {type(state).__name__}, expected a state_dict")
-    tensors = {
-        name: stored(value)
-        for name, value in state.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
-    }
-    return tensors, content.get("dims")
 
 
 def read_json(path: Path) -> dict[str, Any]:

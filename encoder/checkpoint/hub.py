@@ -23,6 +23,7 @@ from melfront.command import replacing
 
 from ..config import SIZES
 from .files import MAX_JSON, SUFFIXES, CheckpointError, read_header, subset
+from .foreign import folder_kind, repository_kind
 from .ranges import Refused, connect, download, read
 
 WEIGHT_FILES = (  # in order of preference
@@ -30,6 +31,8 @@ WEIGHT_FILES = (  # in order of preference
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    "weights.safetensors",  # MLX's
+    "weights.npz",
 )
 
 QUIET = threading.Lock()  # huggingface_hub has one verbosity for all threads
@@ -65,7 +68,23 @@ def locate(name: str, revision: str | None, local_only: bool, wanted: Wanted) ->
             if on_hub and weights.parent.parent.name == "snapshots":
                 sources = _hub(name, weights.parent.name, local_only, wanted)
             return weights, get
-    raise CheckpointError(f"{name} has no weights; looked for {', '.join(WEIGHT_FILES)}")
+    if on_hub:
+        held = None if local_only else repository_kind(_listing(name, revision), SUFFIXES)
+    else:
+        held = folder_kind(path, SUFFIXES, WEIGHT_FILES)
+    looked = f"looked for {', '.join(WEIGHT_FILES)}"
+    raise CheckpointError(f"{name} has no weights; {held or looked}")
+
+
+def _listing(repository: str, revision: str | None) -> list[str]:
+    """The names of a repository's files; none if the Hub does not say."""
+    from huggingface_hub import list_repo_files
+
+    with QUIET:
+        try:
+            return list_repo_files(repository, revision=revision)
+        except Exception:  # it is only for a message
+            return []
 
 
 def _repository(name: str) -> str:

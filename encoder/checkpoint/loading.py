@@ -1,9 +1,9 @@
 """Reads the encoder's tensors out of a Whisper checkpoint, and nothing else.
 
-A checkpoint maps names to tensors. Five file formats are read (safetensors and PyTorch pickles,
-whole or in shards, and openai-whisper's own `.pt`), with the names of Hugging Face, of OpenAI or of
-this package, under any prefix (`names.py`). The result is always the same: our names, one order,
-shapes that were checked before the first byte was read.
+A checkpoint maps names to tensors. Seven file formats are read (safetensors and PyTorch pickles,
+whole or in shards, openai-whisper's own `.pt`, whisper.cpp's ggml and MLX's npz), with the names of
+Hugging Face, of OpenAI or of this package, under any prefix (`names.py`). The result is always the
+same: our names, one order, shapes that were checked before the first byte was read.
 
 Only the encoder's bytes are read: 1.3 GB of the 3.1 GB of a float16 large-v3. Each tensor goes from
 the file straight to its final dtype and device, so that peak memory is the result plus one tensor.
@@ -28,11 +28,15 @@ from torch import Tensor
 from melfront.command import one_line, replacing
 
 from ..config import AROUND, TOWERS, EncoderConfig, audio_part
-from .files import CheckpointError, Stored, open_file, read_json
+from .files import CheckpointError, Stored, read_json
+from .formats import open_file
 from .hub import Get, locate
-from .names import LAYER, PREFIX, Layout, hf_name, recognise, rows, shapes, some
+from .mlx import sinusoids
+from .names import LAYER, PREFIX, Layout, hf_name, inside, recognise, rows, shapes, some
 
 LOG = logging.getLogger(__name__)
+POSITIONS = "encoder.positional_embedding"
+MOST_POSITIONS = 1 << 14  # they are allocated on the word of a config.json; Whisper has 1500
 
 
 def load(
@@ -49,7 +53,7 @@ def load(
 ) -> tuple[EncoderConfig, dict[str, Tensor]]:
     """The dimensions and the weights of an encoder.
 
-    name_or_path: a folder, a file (.safetensors, .bin, .pt), or a name on the Hugging Face Hub:
+    name_or_path: a folder, a file (.safetensors, .bin, .pt, .ckpt, .npz), or a name on the Hub:
         "openai/whisper-tiny", in short "whisper-tiny" or "tiny". A file or folder of that name
         comes first, then the caches (HF_HOME and HF_HUB_OFFLINE apply), then the Hub: `hub.py`.
     dtype: of the result; None keeps each tensor's stored dtype.
@@ -131,12 +135,13 @@ def _open(
     """
     if not path.name.endswith(".index.json"):
         tensors, dims = open_file(path)
+        tensors |= _positions(path, get, tensors)
         return tensors, dims, tensors
     where = read_json(path).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(shard, str) for shard in where.values()):
         raise CheckpointError(f"{path} has no weight_map to say which tensor is in which file")
     layout = recognise(where, path, prefix)
-    listed.update(_inside(where, layout))
+    listed.update(inside(where, layout))
     tensors = {}
     for shard in sorted({where[name] for name in layout.found.values()}):
         if not _is_beneath(shard):
@@ -146,6 +151,22 @@ def _open(
         held = open_file(file)[0].items()
         tensors |= {name: stored for name, stored in held if where.get(name) == shard}
     return tensors, None, where
+
+
+def _positions(path: Path, get: Get, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The positions of a checkpoint of MLX, which has none; of any other, nothing."""
+    conv = tensors.get("encoder.conv2.weight")
+    if conv is None or "encoder.blocks.0.mlp.0.weight" not in tensors or POSITIONS in tensors:
+        return {}
+    described = get("config.json")
+    n_positions = read_json(described).get("n_audio_ctx") if described else None
+    if type(n_positions) is not int or not 0 < n_positions <= MOST_POSITIONS:
+        return {}
+    shape = n_positions, conv.shape[0]
+    LOG.warning(
+        "%s has no positions: computed in float32, as MLX does, 1e-4 apart by machine", path
+    )
+    return {POSITIONS: Stored(shape, torch.float32, lambda target: target.copy_(sinusoids(*shape)))}
 
 
 def _is_beneath(shard: str) -> bool:
@@ -171,13 +192,7 @@ def _wanted(
     """
     if prefix is not None:
         return names
-    return listed.intersection(names) if listed else _inside(names, recognise(names, path))
-
-
-def _inside(names: Collection[str], layout: Layout) -> list[str]:
-    """The names under the encoder's prefix, also those of no tensor that it has."""
-    other = ("decoder.", "proj_out.")  # where the prefix is empty
-    return [n for n in names if n.startswith(layout.prefix) and not n.startswith(other)]
+    return listed.intersection(names) if listed else inside(names, recognise(names, path))
 
 
 def _config(
@@ -190,6 +205,8 @@ def _config(
         if described := get("config.json"):
             path = described
             about = read_json(path)
+            if "n_audio_state" in about:  # MLX's
+                return EncoderConfig.from_openai(about), about
             return EncoderConfig.from_hf(about), about
         found = []
         for ours, n_axes in ("conv1.weight", 3), ("positions", 2), ("blocks.0.mlp.fc1.weight", 2):
@@ -252,7 +269,7 @@ def _problems(
     expected = (layout.prefix + row[layout.column] for row in rows(config.n_audio_layer))
     want = dict(zip(expected, shapes(config).values(), strict=True))
     have = {name: tensors[name] for name in want if name in tensors}
-    surplus = [name for name in _inside(names, layout) if name not in want]
+    surplus = [name for name in inside(names, layout) if name not in want]
     k_bias = any(name.endswith(("k_proj.bias", "key.bias", "attn.k.bias")) for name in surplus)
     groups = {
         "missing": [f"{name} {shape}" for name, shape in want.items() if name not in have],

@@ -18,6 +18,7 @@ from melfront.command import shorten
 
 from ..config import EncoderConfig
 from .files import CheckpointError
+from .foreign import tensors_kind
 
 # There is no row for the bias of k, because Whisper has none: it would add the same number to
 # every score of a query, and softmax cancels it.
@@ -88,16 +89,34 @@ def recognise(names: Collection[str], path: Path, prefix: str | None = None) -> 
             f"{path} has {len(whole)} encoders, under {one} and {two}: say which, as prefix={one}"
         )
     if whole:
-        return _layout(names, *whole.popitem())
+        return _plain(_layout(names, *whole.popitem()), names, path)
     # For a message, ten are enough: a hostile file has any number of beginnings.
     beginnings = itertools.product(prefixes[:10], COLUMNS)
     best = max((_layout(names, *each) for each in beginnings), key=lambda x: len(x.found))
     if not best.found:
+        if what := tensors_kind(names):
+            raise CheckpointError(f"{path} has {what}")
+        if any("decoder." in name for name in names) and not any("encoder." in n for n in names):
+            raise CheckpointError(f"{path} has a decoder alone: give a checkpoint of the whole")
         under = "" if prefix is None else f" under {shorten(prefix, 120)!r}"
         raise CheckpointError(
-            f"{path} has no tensor of a Whisper encoder{under}; it has {some(names, 3)}"
+            f"{path} has no tensor of a Whisper encoder{under}; "
+            f"it has {some(names, 3) or 'no tensors'}"
         )
-    return best
+    return _plain(best, names, path)
+
+
+def _plain(layout: Layout, names: Collection[str], path: Path) -> Layout:
+    """The layout. Raises CheckpointError if its weights are quantised, or wrapped by adapters."""
+    if what := tensors_kind(inside(names, layout)):
+        raise CheckpointError(f"{path} has {what}")
+    return layout
+
+
+def inside(names: Collection[str], layout: Layout) -> list[str]:
+    """The names under the encoder's prefix, also those of no tensor that it has."""
+    other = ("decoder.", "proj_out.")  # where the prefix is empty
+    return [n for n in names if n.startswith(layout.prefix) and not n.startswith(other)]
 
 
 def _is_whole(names: Collection[str], prefix: str, column: int) -> bool:

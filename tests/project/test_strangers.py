@@ -201,6 +201,7 @@ def test_wheel_contains_only_melfront(wheel, installed, tmp_path):
     assert {name.split("/")[0] for name in names} == {"melfront"}
     for name in (
         "reference_data/sample.flac",
+        "reference_data/c/check.c",
         "encoder/report/page.html.jinja",
         "parity/compare.py",
     ):

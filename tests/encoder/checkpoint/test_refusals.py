@@ -154,8 +154,8 @@ def test_pickle_that_is_not_a_dictionary(tmp_path):
 
 
 def test_unsupported_file_type(tmp_path):
-    (tmp_path / "model.onnx").write_bytes(b"onnx")
-    refuses(tmp_path / "model.onnx", "expected a file named .safetensors, .bin, .pt")
+    (tmp_path / "model.pickle").write_bytes(b"model")
+    refuses(tmp_path / "model.pickle", "expected a file named .safetensors, .bin, .pt")
 
 
 def test_damaged_index(tmp_path):
