@@ -16,11 +16,11 @@ from melfront.conventions import CHUNK_LENGTH, FRAMES_PER_SECOND, Convention, na
 from melfront.encoder import WhisperEncoder
 
 from . import signals
+from .files.by_stage import by_stage, layers_named
 from .files.sampling import N_SAMPLES
 from .files.tensors import Dump, Tensor
-from .noise import Array
 from .pipeline import MAX_SECONDS, Pipeline, load_model, model_digest
-from .stages import ParityError, Stage, stages_of
+from .stages import ParityError, Stage
 
 DEFAULT = "default"
 GIVEN_MODEL = "the encoder given"  # the name of a model that is an object and not a file
@@ -97,27 +97,6 @@ def of_signal(
 # --- tensors --------------------------------------------------------------------------------------
 
 
-def by_stage(dump: Dump[str], n_layer: int | None) -> Dump[Stage]:
-    """A dump with its tensors under their stages, in order. Raises ParityError.
-
-    n_layer: how many blocks the encoder has, if that is known.
-    """
-    stages = stages_of(dump.tensors, n_layer)
-    if stages.get("mel") == "features" and is_power(dump.tensors["mel"].values):
-        stages["mel"] = Stage("mel")
-    tensors = {stage: dump.tensors[name] for name, stage in stages.items()}
-    ordered = sorted(tensors, key=lambda stage: stage.order)
-    return Dump({stage: tensors[stage] for stage in ordered}, dump.metadata)
-
-
-def is_power(values: Array) -> bool:
-    """Does a tensor called `mel` hold powers, before the logarithm, and not features?
-
-    Features reach below 0, unless a clip is taken for far too loud: then they span a factor of 2.
-    """
-    return bool(values.size and 0 <= values.min() < values.max() / 100)
-
-
 def first_window(dump: Dump[Stage], pipeline: Pipeline) -> Dump[Stage]:
     """Keep the first window of tensors that hold every window of a long clip, (W, M, F).
 
@@ -147,12 +126,6 @@ def check_sampled(dump: Dump[str]) -> None:
                 f"{name}: shape {values.shape}, but the metadata 'sampled' says {N_SAMPLES} values "
                 f"of {shape}; take what `dump` wrote"
             )
-
-
-def layers_named(*dumps: Dump[str]) -> int:
-    """How many blocks the tensors' names speak of."""
-    names = (name for dump in dumps for name in dump.tensors if name.startswith("block."))
-    return max((1 + (Stage(name).block or 0) for name in names), default=0)
 
 
 # --- what the files say ---------------------------------------------------------------------------

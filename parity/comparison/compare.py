@@ -11,7 +11,7 @@ import numpy as np
 
 from ..diagnosis.diagnose import diagnose
 from ..diagnosis.match import Candidate
-from ..files.tensors import Dump, as_tensor, read
+from ..files.tensors import Dump, collect, read
 from ..noise import MISSING, PASS, SHAPE, unit_line
 from ..pipeline import Pipeline
 from ..resolve import DEFAULT, resolve
@@ -89,6 +89,7 @@ def compare_with(
     results += [StageResult(stage, MISSING, notes=("not given",)) for stage in missing]
     report = Report(results, forced=forced, about=[pipeline.describe()])
     report.about.append(unit_line(*(floors[stage].unit for stage in given.tensors)))
+    report.about += given.left_out
     wrong = report.first_wrong
     if wrong is not None:
         report.lacking = lacking(pipeline, wrong.name, wrong.name in given.sampled)
@@ -99,5 +100,5 @@ def compare_with(
 
 def load(source: Source) -> Dump[str]:
     if isinstance(source, Mapping):
-        return Dump({name: as_tensor(v, name) for name, v in source.items()}, {})
+        return collect(source.items(), "what was given")
     return read(source)

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Generic, NamedTuple
@@ -18,13 +18,15 @@ from melfront.command import lacks_memory
 from melfront.conventions import N_FRAMES
 
 from ..noise import Array
-from ..stages import Name, ParityError, stages_of
+from ..stages import Name, ParityError
+from .names import sorted_out, stages_of
 
 FORMAT = "2"
 FLOOR, NORM, SAMPLED = "floor.", "norm.", "sampled."  # before a stage's name, in the metadata
 METADATA = "__metadata__"  # name of the JSON text in an npz; safetensors has a place for it
 METADATA_ROOM = 8192  # bytes, and for each stage's shape, norm and noise:
 STAGE_ROOM = 256
+STATES = ("hidden_states", "encoder_hidden_states")  # of all blocks, in one
 NO_STAGES = {"attention_mask"}  # our other commands write it next to the stages
 
 
@@ -43,6 +45,7 @@ class Dump(NamedTuple, Generic[Name]):
 
     tensors: dict[Name, Tensor]
     metadata: dict[str, str]
+    left_out: tuple[str, ...] = ()  # what else the file holds, and why it is not compared
 
     @property
     def floors(self) -> dict[str, float]:
@@ -93,7 +96,7 @@ def read(path: str | os.PathLike[str]) -> Dump[str]:
     if not path.exists():
         raise ParityError(f"{path}: no such file or folder")
     if path.is_dir():
-        dump = Dump({p.stem: as_tensor(np_load(p), p.name) for p in sorted(path.glob("*.npy"))}, {})
+        dump = collect(((p.stem, np_load(p)) for p in sorted(path.glob("*.npy"))), str(path))
     elif path.suffix == ".npz":
         dump = read_npz(path)
     elif path.suffix == ".safetensors":
@@ -168,7 +171,7 @@ def read_npz(path: Path) -> Dump[str]:
     archive = np_load(path)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ParityError(f"{path}: a single .npy array under the name of an .npz; rename it")
-    tensors, metadata = {}, {}
+    raw, metadata = {}, {}
     with archive:
         for name in archive.files:
             with parsed(path, f"{path}: {name}"):
@@ -178,8 +181,8 @@ def read_npz(path: Path) -> Dump[str]:
                 # safetensors holds texts only; people put numbers into the metadata of an npz
                 metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in said.items()}
             elif name not in NO_STAGES:
-                tensors[name] = as_tensor(values, f"{path}: {name}")
-    return Dump(tensors, metadata)
+                raw[name] = values
+    return collect(raw.items(), str(path))._replace(metadata=metadata)
 
 
 def read_safetensors(path: Path) -> Dump[str]:
@@ -190,7 +193,34 @@ def read_safetensors(path: Path) -> Dump[str]:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             raw = {name: file.get_tensor(name) for name in set(file.keys()) - NO_STAGES}
-    return Dump({name: as_tensor(x, f"{path}: {name}") for name, x in raw.items()}, metadata)
+    return collect(raw.items(), str(path))._replace(metadata=metadata)
+
+
+def collect(raw: Iterable[tuple[str, Any]], where: str) -> Dump[str]:
+    """The tensors among these arrays; a number, a text, anything of another type is left out.
+
+    where: the file, for errors. Raises ParityError where a stage has another type, and where there
+    is no tensor at all.
+    """
+    tensors: dict[str, Tensor] = {}
+    left_out: list[str] = []
+    refused: ParityError | None = None
+    for name, values in raw:
+        if name in STATES and isinstance(values, (list, tuple)):  # one for each block, and the stem
+            tensors |= {
+                f"{name}.{i}": as_tensor(x, f"{where}: {name}.{i}") for i, x in enumerate(values)
+            }
+            continue
+        try:
+            tensors[name] = as_tensor(values, f"{where}: {name}")
+        except ParityError as error:
+            if sorted_out([name], None)[0]:
+                raise
+            refused = refused or error
+            left_out.append(f"left out: {name!r} is no stage's name, and no tensor of floats")
+    if refused and not tensors:
+        raise refused
+    return Dump(tensors, {}, tuple(left_out))
 
 
 def as_tensor(values: Any, name: str) -> Tensor:
