@@ -11,6 +11,7 @@ import numpy as np
 
 from ..diagnosis.diagnose import diagnose
 from ..diagnosis.match import Candidate
+from ..files.rounding import said, with_rounding
 from ..files.tensors import Dump, collect, read
 from ..noise import MISSING, PASS, SHAPE, unit_line
 from ..pipeline import Pipeline
@@ -65,6 +66,7 @@ def compare_with(
     if not given.tensors:
         raise ParityError("no tensors were given")
     truth, floors = expected(pipeline, given, held, forced)
+    floors, rounded = with_rounding(given, truth, floors)
     results: list[StageResult] = []
     candidates: dict[str, Candidate] = {}
     passed = None
@@ -79,6 +81,7 @@ def compare_with(
             notes = advice(pipeline, stage, values.shape, truth[stage].shape)
             # No option gives a reference another shape.
             result.notes += (FIXED,) if notes and held else notes
+        result.notes = (*tensor.notes, *result.notes, *said(rounded.get(stage), result.verdict))
         results.append(result)
         off = result.noise if np.isfinite(result.noise) else math.inf
         about = (values, truth[stage], floors[stage].rms, tensor.dtype, off, passed)
