@@ -83,7 +83,8 @@ def said(note: str | None, verdict: str) -> tuple[str, ...]:
 def rounding_of(tensor: Tensor, truth: Array) -> Rounding | None:
     """The fewest digits that all values of a float32 or float64 tensor have; None if they have all.
 
-    Places or significant digits, whichever costs more where both fit. Values on a grid for another reason are not taken for rounded: fewer than 16 different ones.
+    Places or significant digits, whichever costs more where both fit. Fewer than 16 different
+    values may lie on a grid for another reason, and are not taken for rounded.
     """
     if tensor.dtype not in ("float32", "float64") or tensor.printed is not None:
         return None
