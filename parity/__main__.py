@@ -1,4 +1,4 @@
-"""melfront parity: stages, dump, compare, mistakes, libraries."""
+"""melfront parity: stages, dump, print, compare, mistakes, libraries."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ PROG = "melfront parity"
 EXAMPLES = {
     "stages": "stages",
     "dump": "dump clip.wav --model formula:tiny/128 -o truth.safetensors",
+    "print": "print features ln_post --model openai/whisper-tiny",
     "compare": "compare mine.npz --audio clip.wav --model openai/whisper-tiny",
     "mistakes": "mistakes",
     "libraries": "libraries -o parity/LIBRARIES.md",
@@ -37,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command(commands, "stages", "list the stages: name, shape, what it is")
     dump_options(command(commands, "dump", "write our tensors of every stage"))
+    print_options(command(commands, "print", "show first and last values, sum, mean of a stage"))
     compare_options(command(commands, "compare", "judge a port's tensors and name the mistake"))
     command(commands, "mistakes", "list the catalogue: name, stage, sentence").add_argument(
         "--table",
@@ -65,6 +67,7 @@ def dump_options(dump: argparse.ArgumentParser) -> None:
     add = dump.add_argument
     add("audio", nargs="?", type=filled, metavar="AUDIO", help="a file; default: the sample clip")
     pipeline_options(dump)
+    stage_options(dump)
     add(
         "-o",
         dest="out",
@@ -72,13 +75,6 @@ def dump_options(dump: argparse.ArgumentParser) -> None:
         required=True,
         metavar="DUMP",
         help="file to write; its name ends in .safetensors or .npz",
-    )
-    add(
-        "--stages",
-        nargs="+",
-        type=filled,
-        metavar="STAGE",
-        help="only these; 'block.0.' is all of block 0 (default: every stage)",
     )
     add(
         "--dtype",
@@ -89,9 +85,31 @@ def dump_options(dump: argparse.ArgumentParser) -> None:
     add("--sample", action="store_true", help="only norms and 256 fixed positions of each stage")
 
 
+def print_options(shown: argparse.ArgumentParser) -> None:
+    shown.add_argument(
+        "words",
+        nargs="*",
+        type=filled,
+        metavar="STAGE|AUDIO",
+        help="stages (default: every stage), and a file (default: the sample clip)",
+    )
+    pipeline_options(shown)
+    stage_options(shown)
+
+
+def stage_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--stages",
+        nargs="+",
+        type=filled,
+        metavar="STAGE",
+        help="only these; 'block.0.' is all of block 0 (default: every stage)",
+    )
+
+
 def compare_options(compare: argparse.ArgumentParser) -> None:
     add = compare.add_argument
-    add("mine", type=filled, metavar="MINE", help=".npz, .safetensors, or a folder of .npy")
+    add("mine", type=filled, metavar="MINE", help="a file of tensors (README.md has the kinds)")
     add(
         "reference",
         nargs="?",
@@ -186,6 +204,8 @@ def run(options: argparse.Namespace) -> int:
         return run_dump(options)
     if options.command == "compare":
         return run_compare(options)
+    if options.command == "print":
+        return run_print(options)
     if options.command == "stages":
         from .stages import listing
 
@@ -223,6 +243,21 @@ def run_dump(options: argparse.Namespace) -> int:
         tell=print,
     )
     print(f"{len(written)} stage{'s' * (len(written) != 1)} written to {options.out}")
+    return DONE
+
+
+def run_print(options: argparse.Namespace) -> int:
+    from .files.show import show
+
+    show(
+        options.words,
+        options.model,
+        wanted=options.stages,
+        n_mels=options.n_mels,
+        convention=options.convention,
+        pad_to=options.pad_to,
+        check_range=options.check_range,
+    )
     return DONE
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .comparison.compare import compare
 from .files.fit import fit
-from .files.tensors import Dump, as_tensor
+from .files.tensors import collect
 from .noise import Array, widen
 from .resolve import DEFAULT, resolve
 from .stages import ParityError, Stage
@@ -58,7 +58,7 @@ def resume(
     `melfront parity stages` lists, with an axis more in front for a batch.
     Raises ParityError for an unknown stage or a shape that does not fit.
     """
-    dump = Dump({name: as_tensor(values, name) for name, values in tensors.items()}, {})
+    dump = collect(tensors.items(), "what was given")
     pipeline, given, _ = resolve(dump, None, audio, model, n_mels, convention, pad_to, check_range)
     result: dict[str, Array] = {}
 

@@ -55,7 +55,7 @@ class Reference:
     def stage(self, name: str) -> NDArray[Any]:
         """The float64 truth of a stage, by its name or an alias. Raises ParityError, ValueError."""
         from .comparison.expected import free_truth
-        from .stages import stages_of
+        from .files.names import stages_of
 
         (stage,) = stages_of([name], self.pipeline.n_layer).values()
         if stage not in self.kept:
@@ -70,7 +70,7 @@ class Reference:
         """
         __tracebackhide__ = True
         from .comparison.compare import compare_with, load
-        from .resolve import by_stage
+        from .files.by_stage import by_stage
 
         given = by_stage(load({stage: tensor}), self.pipeline.n_layer)
         report = compare_with(self.pipeline, given)

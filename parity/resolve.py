@@ -16,11 +16,12 @@ from melfront.conventions import CHUNK_LENGTH, FRAMES_PER_SECOND, Convention, na
 from melfront.encoder import WhisperEncoder
 
 from . import signals
+from .files.by_stage import by_stage, layers_named
+from .files.flat import bins_of_tensor, unflattened
 from .files.sampling import N_SAMPLES
 from .files.tensors import Dump, Tensor
-from .noise import Array
 from .pipeline import MAX_SECONDS, Pipeline, load_model, model_digest
-from .stages import ParityError, Stage, stages_of
+from .stages import ParityError, Stage
 
 DEFAULT = "default"
 GIVEN_MODEL = "the encoder given"  # the name of a model that is an object and not a file
@@ -60,7 +61,7 @@ def resolve(
     layers = layers_named(given, held) if held and encoder is None else None
     n_layer = encoder.config.n_audio_layer if encoder else layers
     staged, staged_held = by_stage(given, n_layer), by_stage(held, n_layer) if held else None
-    bins = bins_of(n_mels, encoder, model_name, said, staged)
+    bins = bins_of(n_mels, encoder, model_name, said, staged, clip)
     seconds = padding_of(pad_to, said, encoder)
     chosen = convention_of(convention or said.get("convention") or "transformers")
     pipeline = Pipeline(clip, encoder, bins, chosen, seconds, clip_name, model_name)
@@ -76,7 +77,7 @@ def resolve(
         sha = model_digest(encoder)
         check_made_from("model", ours, theirs, model_name, sha, asked=model is not None)
     windowed = staged_held and first_window(staged_held, pipeline)
-    return pipeline, first_window(staged, pipeline), windowed
+    return pipeline, unflattened(first_window(staged, pipeline), pipeline, windowed), windowed
 
 
 def of_signal(
@@ -95,27 +96,6 @@ def of_signal(
 
 
 # --- tensors --------------------------------------------------------------------------------------
-
-
-def by_stage(dump: Dump[str], n_layer: int | None) -> Dump[Stage]:
-    """A dump with its tensors under their stages, in order. Raises ParityError.
-
-    n_layer: how many blocks the encoder has, if that is known.
-    """
-    stages = stages_of(dump.tensors, n_layer)
-    if stages.get("mel") == "features" and is_power(dump.tensors["mel"].values):
-        stages["mel"] = Stage("mel")
-    tensors = {stage: dump.tensors[name] for name, stage in stages.items()}
-    ordered = sorted(tensors, key=lambda stage: stage.order)
-    return Dump({stage: tensors[stage] for stage in ordered}, dump.metadata)
-
-
-def is_power(values: Array) -> bool:
-    """Does a tensor called `mel` hold powers, before the logarithm, and not features?
-
-    Features reach below 0, unless a clip is taken for far too loud: then they span a factor of 2.
-    """
-    return bool(values.size and 0 <= values.min() < values.max() / 100)
 
 
 def first_window(dump: Dump[Stage], pipeline: Pipeline) -> Dump[Stage]:
@@ -147,12 +127,6 @@ def check_sampled(dump: Dump[str]) -> None:
                 f"{name}: shape {values.shape}, but the metadata 'sampled' says {N_SAMPLES} values "
                 f"of {shape}; take what `dump` wrote"
             )
-
-
-def layers_named(*dumps: Dump[str]) -> int:
-    """How many blocks the tensors' names speak of."""
-    names = (name for dump in dumps for name in dump.tensors if name.startswith("block."))
-    return max((1 + (Stage(name).block or 0) for name in names), default=0)
 
 
 # --- what the files say ---------------------------------------------------------------------------
@@ -277,10 +251,11 @@ def bins_of(
     model_name: str,
     said: dict[str, str],
     given: Dump[Stage],
+    clip: Any,
 ) -> int:
     """The number of mel bins: as asked for, the model's, or as the dump looks. ParityError."""
     if n_mels is None:
-        return encoder.config.n_mels if encoder else guess_n_mels(given, said)
+        return encoder.config.n_mels if encoder else guess_n_mels(given, said, clip)
     if not 1 <= n_mels <= MAX_MELS:
         raise ParityError(f"--n-mels {n_mels}; expected 1 to {MAX_MELS}")
     if encoder and encoder.config.n_mels != n_mels:
@@ -288,7 +263,7 @@ def bins_of(
     return n_mels
 
 
-def guess_n_mels(given: Dump[Stage], said: dict[str, str]) -> int:
+def guess_n_mels(given: Dump[Stage], said: dict[str, str], clip: Any) -> int:
     """80 or 128, by the metadata or by the shape of the features; 128 if nothing tells."""
     if "n_mels" in said:
         if not is_n_mels(said["n_mels"]):
@@ -297,10 +272,8 @@ def guess_n_mels(given: Dump[Stage], said: dict[str, str]) -> int:
             )
         return int(said["n_mels"])
     for stage, tensor in given.tensors.items():
-        if "M" in stage.axes:
-            for size in tensor.values.shape[-2:]:
-                if size in (80, 128):
-                    return int(size)
+        if "M" in stage.axes and (bins := bins_of_tensor(tensor, clip)):
+            return bins
     return 128
 
 

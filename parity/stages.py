@@ -1,6 +1,6 @@
 """Every stage from the waveform to the last hidden state: name, order, axes, what it is.
 
-Files, taps and command lines call a stage by its name. `Stage(name)` and `stages_of(names)` are the
+Files, taps and command lines call a stage by its name. `Stage(name)` and `files.names` are the
 doors where a name is looked up; behind them every stage knows its part, block, axes and place.
 
 # B clips  L samples  N n_fft  F frames  K frequencies  M mel bins
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from melfront.command import one_line
@@ -146,65 +145,16 @@ def of_encoder(n_layer: int) -> list[Stage]:
     return [*STEM, *(stage.in_block(i) for i in range(n_layer) for stage in BLOCK), *LAST]
 
 
-# --- names in files and at the command line -------------------------------------------------------
+# --- names that are none of ours: `files.names` has the rest --------------------------------------
 
-# What other programs call them. `mel` alone in a file is the features, unless its values say
-# otherwise (`resolve.is_power`); next to other front-end stages it is the stage of that name.
+# `mel` alone in a file is the features, unless its values say otherwise (`resolve.is_power`); next
+# to other front-end stages it is the stage of that name.
 ALIASES = {
     "log_mel": "features",
     "input_features": "features",
     "mel": "features",
     "last_hidden_state": "ln_post",
 }
-HIDDEN = "hidden_states."
-
-
-def stages_of(names: Iterable[str], n_layer: int | None) -> dict[str, Stage]:
-    """The stage that each of the names in a file stands for, name to stage.
-
-    Takes our names, those of ALIASES, and `hidden_states.i` as transformers counts them, for an
-    encoder of n_layer blocks, or None where that is not known. A hidden state that is given under
-    another name as well is taken once. Raises ParityError for an unknown name, with the nearest
-    known one, and for two names of one stage.
-    """
-    names = list(names)
-    spelled_out = {s for s in FRONT_END if s != "mel"} | {"log_mel", "input_features"}
-    result: dict[str, Stage] = {}
-    for name in sorted(names, key=lambda name: name.startswith(HIDDEN)):
-        hidden = re.fullmatch(rf"{re.escape(HIDDEN)}(\d{{1,3}})", name)
-        if hidden:
-            stage = hidden_state(int(hidden[1]), n_layer)
-        elif name == "mel" and not spelled_out.isdisjoint(names):
-            stage = Stage(name)
-        else:
-            stage = known(ALIASES.get(name, name), n_layer)
-        if stage in result.values() and not hidden:
-            raise ParityError(f"two tensors for the stage {stage}: {name!r} and another; keep one")
-        if stage not in result.values():
-            result[name] = stage
-    return result
-
-
-def known(name: str, n_layer: int | None) -> Stage:
-    """`Stage(name)`, of an encoder of n_layer blocks. Raises ParityError."""
-    stage = Stage(name)
-    if stage.part == "block":
-        too_high = n_layer is not None and stage.block is not None and stage.block >= n_layer
-        if stage.block is None or too_high:
-            raise ParityError(unknown(name, n_layer))
-    return stage
-
-
-def hidden_state(i: int, n_layer: int | None) -> Stage:
-    """The stage that transformers returns as hidden_states[i]. Raises ParityError."""
-    if n_layer and i > n_layer:
-        raise ParityError(
-            f"unknown stage {HIDDEN}{i}: an encoder of {n_layer} blocks has {HIDDEN}0 to "
-            f"{HIDDEN}{n_layer}"
-        )
-    if i == 0:
-        return Stage("positions")
-    return LN_POST if i == n_layer else Stage(f"block.{i - 1}.mlp_residual")
 
 
 def unknown(name: str, n_layer: int | None = None) -> str:
@@ -214,10 +164,15 @@ def unknown(name: str, n_layer: int | None = None) -> str:
             f"{name!r} is NumPy's name for an array saved without one: save it as "
             "np.savez(path, log_mel=...); `melfront parity stages` lists the names"
         )
-    every = [*FRONT_END, *of_encoder(1 if n_layer is None else n_layer), *ALIASES]
-    near = difflib.get_close_matches(name, sorted(every), n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}? " if near else ""
+    near = nearest(name, 0.4, n_layer)
+    hint = f"did you mean {near}? " if near else ""
     return f"unknown stage {name!r}; {hint}`melfront parity stages` lists them"
+
+
+def nearest(name: str, cutoff: float, n_layer: int | None = None) -> str:
+    """The known name that is most like this one, if any is by more than `cutoff` (0 to 1)."""
+    every = [*FRONT_END, *of_encoder(1 if n_layer is None else n_layer), *ALIASES]
+    return "".join(difflib.get_close_matches(name, sorted(every), n=1, cutoff=cutoff))
 
 
 def listing() -> str:

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..diagnosis.diagnose import diagnose
 from ..diagnosis.match import Candidate
-from ..files.tensors import Dump, as_tensor, read
+from ..files.rounding import said, with_rounding
+from ..files.tensors import Dump, collect, read
 from ..noise import MISSING, PASS, SHAPE, unit_line
 from ..pipeline import Pipeline
 from ..resolve import DEFAULT, resolve
@@ -19,6 +20,7 @@ from ..stages import ParityError, Stage
 from .expected import expected
 from .hints import FIXED, advice, lacking, of_its_length
 from .one_stage import judge, judge_sample
+from .printed import ONLY_PRINTED, check_printed, judge_printed
 from .report import Report, StageResult
 
 Source = Mapping[str, Any] | str | os.PathLike[str]
@@ -38,7 +40,8 @@ def compare(
 ) -> Report:
     """Judge stage tensors by the noise of their type, and name the mistake in the first wrong one.
 
-    mine: stage name to array or tensor, or the path of an .npz, .safetensors, or folder of .npy.
+    mine: stage name to array or tensor, or the path of an .npz, .safetensors, .npy or folder of
+        .npy, of raw float32 (.bin, .f32), of .txt, .csv or .json, or of a list of printed values.
         float16, bfloat16, float32 or float64; of the shapes that `melfront parity stages` lists,
         or with a batch axis of 1, transposed, or with the heads apart.
     reference: the same, as truth; without it the truth is computed by the float64 oracle for the
@@ -64,7 +67,9 @@ def compare_with(
     """`compare`, with a pipeline that may have been compared with before."""
     if not given.tensors:
         raise ParityError("no tensors were given")
+    check_printed(given, held, forced)
     truth, floors = expected(pipeline, given, held, forced)
+    floors, rounded = with_rounding(given, truth, floors)
     results: list[StageResult] = []
     candidates: dict[str, Candidate] = {}
     passed = None
@@ -73,12 +78,15 @@ def compare_with(
         values = tensor.values
         if any(sampled):
             result = judge_sample(stage, tensor, truth[stage], floors[stage], *sampled)
+        elif tensor.printed:
+            result = judge_printed(stage, tensor, truth[stage], floors[stage], pipeline)
         else:
             result, values = judge(stage, tensor, truth[stage], floors[stage])
-        if result.verdict == SHAPE and pipeline.audio is not None:
+        if result.verdict == SHAPE and pipeline.audio is not None and not tensor.printed:
             notes = advice(pipeline, stage, values.shape, truth[stage].shape)
             # No option gives a reference another shape.
             result.notes += (FIXED,) if notes and held else notes
+        result.notes = (*tensor.notes, *result.notes, *said(rounded.get(stage), result.verdict))
         results.append(result)
         off = result.noise if np.isfinite(result.noise) else math.inf
         about = (values, truth[stage], floors[stage].rms, tensor.dtype, off, passed)
@@ -89,9 +97,12 @@ def compare_with(
     results += [StageResult(stage, MISSING, notes=("not given",)) for stage in missing]
     report = Report(results, forced=forced, about=[pipeline.describe()])
     report.about.append(unit_line(*(floors[stage].unit for stage in given.tensors)))
+    report.about += given.left_out
     wrong = report.first_wrong
     if wrong is not None:
         report.lacking = lacking(pipeline, wrong.name, wrong.name in given.sampled)
+        if given.tensors[wrong.name].printed:
+            report.lacking = ONLY_PRINTED
         if not report.lacking:
             report.diagnosis = diagnose(of_its_length(candidates[wrong.name]))
     return report
@@ -99,5 +110,5 @@ def compare_with(
 
 def load(source: Source) -> Dump[str]:
     if isinstance(source, Mapping):
-        return Dump({name: as_tensor(v, name) for name, v in source.items()}, {})
+        return collect(source.items(), "what was given")
     return read(source)

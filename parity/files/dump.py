@@ -17,7 +17,8 @@ from melfront.command import replacing
 from ..noise import Array, noise_floor
 from ..pipeline import Pipeline, model_digest
 from ..resolve import DEFAULT, NO_DUMP, resolve
-from ..stages import ParityError, Stage, stages_of, unknown
+from ..stages import ParityError, Stage, unknown
+from .names import stages_of
 from .sampling import N_SAMPLES, as_real, at_positions, sample_positions
 from .tensors import FLOOR, FORMAT, NORM, SAMPLED, Writer
 

@@ -30,6 +30,11 @@ def fit(values: Array, stage: Stage, shape: tuple[int, ...], complex_: bool = Fa
         values = values[0]
     if n := before - values.ndim:
         notes.append("a batch axis of 1" if n == 1 else f"{n} batch axes of 1")
+    if values.ndim > len(shape) and values.shape != shape and 1 not in shape:
+        thin = np.squeeze(values)  # (S, 1, T) as Core ML has it, (T, 1, S) as PyTorch's attention
+        if thin.ndim == len(shape) or (thin.ndim < values.ndim and ".attn." in stage):
+            values = thin
+            notes.append("an axis of 1 between")
     if values.shape == shape:
         return Fitted(values, tuple(notes), True)
     values, changed = rearrange(values, stage, shape)

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Generic, NamedTuple
@@ -18,13 +18,16 @@ from melfront.command import lacks_memory
 from melfront.conventions import N_FRAMES
 
 from ..noise import Array
-from ..stages import Name, ParityError, stages_of
+from ..stages import Name, ParityError, unknown
+from .names import sorted_out, stages_of
+from .texts import RAW, TEXTS, Printed, read_raw, read_text, unread
 
 FORMAT = "2"
 FLOOR, NORM, SAMPLED = "floor.", "norm.", "sampled."  # before a stage's name, in the metadata
 METADATA = "__metadata__"  # name of the JSON text in an npz; safetensors has a place for it
 METADATA_ROOM = 8192  # bytes, and for each stage's shape, norm and noise:
 STAGE_ROOM = 256
+STATES = ("hidden_states", "encoder_hidden_states")  # of all blocks, in one
 NO_STAGES = {"attention_mask"}  # our other commands write it next to the stages
 
 
@@ -33,6 +36,8 @@ class Tensor(NamedTuple):
 
     values: Array
     dtype: str  # float16, bfloat16, float32 or float64
+    notes: tuple[str, ...] = ()  # what was changed to bring it into its stage's layout
+    printed: Printed | None = None  # of a tensor that was not stored; `values` has what is known
 
 
 class Dump(NamedTuple, Generic[Name]):
@@ -43,6 +48,7 @@ class Dump(NamedTuple, Generic[Name]):
 
     tensors: dict[Name, Tensor]
     metadata: dict[str, str]
+    left_out: tuple[str, ...] = ()  # what else the file holds, and why it is not compared
 
     @property
     def floors(self) -> dict[str, float]:
@@ -93,16 +99,15 @@ def read(path: str | os.PathLike[str]) -> Dump[str]:
     if not path.exists():
         raise ParityError(f"{path}: no such file or folder")
     if path.is_dir():
-        dump = Dump({p.stem: as_tensor(np_load(p), p.name) for p in sorted(path.glob("*.npy"))}, {})
+        dump = collect(((p.stem, np_load(p)) for p in sorted(path.glob("*.npy"))), str(path))
     elif path.suffix == ".npz":
         dump = read_npz(path)
     elif path.suffix == ".safetensors":
         dump = read_safetensors(path)
-    elif path.suffix == ".npy":
-        tensor = as_tensor(np_load(path), path.name)
-        dump = Dump({stage_of(path, tensor): tensor}, {})
+    elif path.suffix in (".npy", *RAW, *TEXTS):
+        dump = read_single(path)
     else:
-        raise ParityError(f"{path}: expected .npz, .safetensors, .npy, or a folder of .npy files")
+        raise unread(path)
     if not dump.tensors:
         raise ParityError(f"{path}: no tensors in it")
     if old := {"floors", "sampled"} & dump.metadata.keys():
@@ -115,6 +120,20 @@ def read(path: str | os.PathLike[str]) -> Dump[str]:
     return dump
 
 
+def read_single(path: Path) -> Dump[str]:
+    """A file of one tensor, of which the file's name tells the stage, or a text with names."""
+    held: dict[str, Any] = {}
+    with parsed(path, str(path)):
+        if path.suffix in TEXTS:
+            held = read_text(path)
+        else:
+            held[""] = np_load(path) if path.suffix == ".npy" else read_raw(path)
+    if "" in held:
+        values = held.pop("")
+        held[stage_of(path, as_tensor(values, path.name))] = values
+    return collect(held.items(), str(path))
+
+
 def stage_of(path: Path, tensor: Tensor) -> str:
     """The name of a single .npy's tensor: the file's, or `log_mel` if it looks like features.
 
@@ -123,7 +142,9 @@ def stage_of(path: Path, tensor: Tensor) -> str:
     try:
         stages_of([path.stem], None)
     except ParityError as error:
-        if {80, 128} & {*tensor.values.shape[-2:]} or tensor.values.shape[-1:] == (N_FRAMES,):
+        shape = tensor.values.shape
+        flat = len(shape) == 1 and shape[0] and any(shape[0] % bins == 0 for bins in (80, 128))
+        if {80, 128} & {*shape[-2:]} or shape[-1:] == (N_FRAMES,) or flat:
             return "log_mel"  # as `melfront -o` writes it under any name
         raise ParityError(
             f"{path}: the file's name is taken for the stage's; rename it, such as to "
@@ -144,6 +165,8 @@ def parsed(path: Path, name: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about headers that are odd but readable
             yield
+    except ParityError:
+        raise
     except Exception as error:
         raise ParityError(f"{name}: {explain(error, path)}") from error
 
@@ -168,7 +191,7 @@ def read_npz(path: Path) -> Dump[str]:
     archive = np_load(path)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ParityError(f"{path}: a single .npy array under the name of an .npz; rename it")
-    tensors, metadata = {}, {}
+    raw, metadata = {}, {}
     with archive:
         for name in archive.files:
             with parsed(path, f"{path}: {name}"):
@@ -178,8 +201,8 @@ def read_npz(path: Path) -> Dump[str]:
                 # safetensors holds texts only; people put numbers into the metadata of an npz
                 metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in said.items()}
             elif name not in NO_STAGES:
-                tensors[name] = as_tensor(values, f"{path}: {name}")
-    return Dump(tensors, metadata)
+                raw[name] = values
+    return collect(raw.items(), str(path))._replace(metadata=metadata)
 
 
 def read_safetensors(path: Path) -> Dump[str]:
@@ -190,11 +213,41 @@ def read_safetensors(path: Path) -> Dump[str]:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             raw = {name: file.get_tensor(name) for name in set(file.keys()) - NO_STAGES}
-    return Dump({name: as_tensor(x, f"{path}: {name}") for name, x in raw.items()}, metadata)
+    return collect(raw.items(), str(path))._replace(metadata=metadata)
+
+
+def collect(raw: Iterable[tuple[str, Any]], where: str) -> Dump[str]:
+    """The tensors among these arrays; a number, a text, anything of another type is left out.
+
+    where: the file, for errors. Raises ParityError where a stage has another type, and where there
+    is no tensor at all.
+    """
+    tensors: dict[str, Tensor] = {}
+    left_out: list[str] = []
+    foreign: list[str] = []
+    for name, values in raw:
+        if name in STATES and isinstance(values, (list, tuple)):  # one for each block, and the stem
+            tensors |= {
+                f"{name}.{i}": as_tensor(x, f"{where}: {name}.{i}") for i, x in enumerate(values)
+            }
+            continue
+        try:
+            tensors[name] = as_tensor(values, f"{where}: {name}")
+        except ParityError:
+            if sorted_out([name], None)[0]:
+                raise
+            left_out.append(f"left out: {name!r} is no stage's name, and no tensor of floats")
+            foreign.append(name)
+    if foreign and not tensors:
+        raise ParityError(f"{where}: {unknown(foreign[0])}")
+    return Dump(tensors, {}, tuple(left_out))
 
 
 def as_tensor(values: Any, name: str) -> Tensor:
     """A NumPy array or torch tensor with its type's name. Raises ParityError for other types."""
+    if isinstance(values, Printed):
+        known = [number.value for number in (*values.first, *values.last)]
+        return Tensor(np.array(known, np.float32), "float32", printed=values)
     of_torch = hasattr(values, "detach")
     values = values.detach().cpu() if of_torch else np.asarray(values)
     stored = str(values.dtype).removeprefix("torch.") if of_torch else values.dtype.name

@@ -6,7 +6,8 @@ import pickle
 import pytest
 
 from melfront.parity import stages
-from melfront.parity.stages import BLOCK, FRONT_END, ParityError, Stage, of_encoder, stages_of
+from melfront.parity.files.names import stages_of
+from melfront.parity.stages import BLOCK, FRONT_END, ParityError, Stage, of_encoder
 
 
 def test_stage_equals_its_name():

@@ -21,7 +21,7 @@ import melfront
 from melfront.conventions import N_SAMPLES
 from melfront.encoder import WhisperEncoder, ops, oracle
 from melfront.parity import noise as measure
-from melfront.parity.stages import hidden_state
+from melfront.parity.files.names import hidden_state
 
 from ...race import TOO_BUSY, ratio_interval, rounds
 from ..proof import cases
