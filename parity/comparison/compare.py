@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..diagnosis.diagnose import diagnose
-from ..diagnosis.match import Candidate
+from ..diagnosis.match import Candidate, Diagnosis
+from ..diagnosis.symptoms import certain, narrow_types, places_of, symptoms
 from ..files.tensors import Dump, as_tensor, read
 from ..noise import MISSING, PASS, SHAPE, unit_line
 from ..pipeline import Pipeline
@@ -64,6 +65,9 @@ def compare_with(
     """`compare`, with a pipeline that may have been compared with before."""
     if not given.tensors:
         raise ParityError("no tensors were given")
+    narrow = narrow_types(given.tensors)
+    kept = {s: t._replace(dtype=narrow.get(s, t.dtype)) for s, t in given.tensors.items()}
+    given = given._replace(tensors=kept)
     truth, floors = expected(pipeline, given, held, forced)
     results: list[StageResult] = []
     candidates: dict[str, Candidate] = {}
@@ -79,6 +83,8 @@ def compare_with(
             notes = advice(pipeline, stage, values.shape, truth[stage].shape)
             # No option gives a reference another shape.
             result.notes += (FIXED,) if notes and held else notes
+        if kind := narrow.get(stage):
+            result.notes += (f"every value is a {kind} number: judged as {kind}",)
         results.append(result)
         off = result.noise if np.isfinite(result.noise) else math.inf
         about = (values, truth[stage], floors[stage].rms, tensor.dtype, off, passed)
@@ -92,9 +98,25 @@ def compare_with(
     wrong = report.first_wrong
     if wrong is not None:
         report.lacking = lacking(pipeline, wrong.name, wrong.name in given.sampled)
-        if not report.lacking:
+        proven = [] if report.lacking else certain(candidates[wrong.name])
+        if proven:
+            report.diagnosis = Diagnosis(proven)
+        elif not report.lacking:
             report.diagnosis = diagnose(of_its_length(candidates[wrong.name]))
+    look(report, candidates)
     return report
+
+
+def look(report: Report, candidates: Mapping[str, Candidate]) -> None:
+    """Put down what can be seen where no mistake is named, and which places of a PASS are bad."""
+    found = report.diagnosis
+    for stage in report.stages:
+        if stage.distance is None:  # of another shape, or a sample
+            continue
+        if stage is report.first_wrong and not (found and (found.named or found.right)):
+            stage.seen, stage.exact = symptoms(candidates[stage.name])
+        elif stage is report.first_wrong or (stage.verdict == PASS and stage.bad):
+            stage.seen = places_of(candidates[stage.name])
 
 
 def load(source: Source) -> Dump[str]:

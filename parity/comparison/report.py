@@ -34,6 +34,8 @@ class StageResult:
     # For the picture: the error of each frame or position, and |candidate - truth|.
     steps: Array | None = field(default=None, repr=False)
     distance: Array | None = field(default=None, repr=False)
+    seen: tuple[str, ...] = ()  # what can be seen in it, a sentence each
+    exact: str = ""  # the sentence that explains all of its error, where no mistake does
 
     def line(self, width: int) -> str:
         if self.verdict in (SHAPE, MISSING):
@@ -95,12 +97,15 @@ class Report:
     def suspicion(self) -> str:
         found = self.diagnosis
         if found is None:
-            return f"not diagnosed: {self.lacking}"
+            exact = self.first_wrong.exact if self.first_wrong else ""
+            return exact or f"not diagnosed: {self.lacking}"
         if found.right and self.first_wrong and self.first_wrong.verdict == SHAPE:
             return "nothing but the shape is wrong"
         if found.right:
             return "this is what float64 gives for this clip; the reference differs"
         if not found.named:
+            if self.first_wrong and self.first_wrong.exact:
+                return f"none of the known mistakes; {self.first_wrong.exact}"
             if found.nearest is not None:
                 return (
                     "none of the known mistakes fits; the nearest, "
@@ -141,6 +146,7 @@ class Report:
         ]
         seen = list(dict.fromkeys(where for where in seen if where))
         lines += ["", self.headline(), *(f"  seen in: {where}" for where in seen)]
+        lines += [f"  {s.name}: {text}" for s in self.stages for text in s.seen]
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -159,6 +165,7 @@ class Report:
                         "worst": s.worst,
                         "unit": UNITS.get(s.unit),
                         "notes": list(s.notes),
+                        "seen": [*filter(None, [s.exact]), *s.seen],
                     }
                     for s in self.stages
                 ],
