@@ -115,7 +115,7 @@ def look(report: Report, candidates: Mapping[str, Candidate]) -> None:
             continue
         if stage is report.first_wrong and not (found and (found.named or found.right)):
             stage.seen, stage.exact = symptoms(candidates[stage.name])
-        elif stage is report.first_wrong or (stage.verdict == PASS and stage.bad):
+        elif stage is report.first_wrong or (report.ok and stage.bad):
             stage.seen = places_of(candidates[stage.name])
 
 

@@ -47,10 +47,11 @@ def symptoms(candidate: Candidate) -> Symptoms:
         return Symptoms(exact=rule.text)
     elsewhere = tuple(text for axis in v.axes() if (text := moved(v, axis)))
     if elsewhere:
-        return Symptoms(elsewhere)
+        return Symptoms(elsewhere[1:], elsewhere[0])
     there = dict(in_places(stage, v))
     if any(there.values()):  # the places, and what stands there
-        return Symptoms(tuple(f"{line}; {what}" if what else line for line, what in there.items()))
+        first, *more = (f"{line}; {what}" if what else line for line, what in there.items())
+        return Symptoms(tuple(more), first)
     if floor := other_floor(pipeline, stage, v):
         found, variant = floor
         if found.exact:

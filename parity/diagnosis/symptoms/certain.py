@@ -11,7 +11,7 @@ from ...mistakes.proven import OTHER_WEIGHTS, OVERFLOW, ROWS_SWAPPED
 from ...noise import BAD_STEP, EPS, Array, rms, widen
 from ...stages import LN_POST
 from ..match import Candidate, Named, fits, residual
-from .values import UNRELATED, correlation
+from .view import UNRELATED, correlation
 
 NORMS = ("attn_ln", "mlp_ln", "ln_post")
 NORMED = 1e-2  # that the mean of a position may be off 0, and its deviation off 1: float16's too

@@ -7,15 +7,14 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ...files.tensors import Tensor
-from ...noise import Array, rms
+from ...noise import Array
 from ...stages import Stage
 from .places import listed
-from .view import BAD, View, many, short
+from .view import BAD, UNRELATED, View, correlation, many, short
 
 SAMPLES = ("padded", "frames")
 DISTINCT = 64  # values, so that it is no chance that all of them need few bits
 ENOUGH = 256  # values, so that a correlation says something
-UNRELATED = 0.1
 OFTEN = 8  # times that a bound is met
 
 
@@ -78,12 +77,6 @@ def unwritten(v: View, axis: int, bad: Array) -> str:
     if there.size >= ENOUGH and abs(correlation(there, truth)) <= UNRELATED:
         return "the values there have nothing in common with the truth"
     return ""
-
-
-def correlation(a: Array, b: Array) -> float:
-    a, b = a - a.mean(), b - b.mean()
-    size = rms(a) * rms(b)
-    return float(np.abs(np.mean(a * b.conj())) / size) if size > 0 else 1.0
 
 
 def bounded(v: View) -> str:

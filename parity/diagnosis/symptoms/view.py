@@ -25,6 +25,7 @@ WHAT = {  # a step along an axis of this letter
 }
 TIMES = 30.0  # what is left is this many times smaller than the error, or it is no explanation
 BAD = 10.0  # units of noise: an index is bad if its own error is larger
+UNRELATED = 0.1  # correlation, of hundreds of numbers
 TINY, MOST_LARGER = 2.0**-126, 1e6
 HEADS_SIDE_BY_SIDE = ("attn.q", "attn.k", "attn.v", "attn.context")
 
@@ -83,6 +84,12 @@ def root(squares: Array, axis: int) -> Array:
     """Root of the mean over all axes but one."""
     others = tuple(i for i in range(squares.ndim) if i != axis)
     return np.asarray(np.sqrt(squares.mean(axis=others)))
+
+
+def correlation(a: Array, b: Array) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    size = rms(a) * rms(b)
+    return float(np.abs(np.mean(a * b.conj())) / size) if size > 0 else 1.0
 
 
 def view(
