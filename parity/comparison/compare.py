@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..noise import MISSING, PASS, SHAPE, unit_line
 from ..pipeline import Pipeline
 from ..resolve import DEFAULT, resolve
 from ..stages import ParityError, Stage
+from .blind import blind
 from .expected import expected
 from .hints import FIXED, advice, lacking, of_its_length
 from .one_stage import judge, judge_sample
@@ -104,6 +106,8 @@ def compare_with(
         elif not report.lacking:
             report.diagnosis = diagnose(of_its_length(candidates[wrong.name]))
     look(report, candidates)
+    whole = {s.name: (s.dtype, s.floor) for s in report.stages if s.distance is not None}
+    report.find_blind = partial(blind, pipeline, whole)
     return report
 
 
