@@ -12,12 +12,12 @@ import numpy as np
 
 from ..diagnosis.diagnose import diagnose
 from ..diagnosis.match import Candidate, Diagnosis
-from ..diagnosis.symptoms import certain, narrow_types, places_of, symptoms
+from ..diagnosis.symptoms import certain, narrow_types, other_weights, places_of, symptoms
 from ..files.tensors import Dump, as_tensor, read
 from ..noise import MISSING, PASS, SHAPE, unit_line
 from ..pipeline import Pipeline
 from ..resolve import DEFAULT, resolve
-from ..stages import ParityError, Stage
+from ..stages import LN_POST, ParityError, Stage
 from .blind import blind
 from .expected import expected
 from .hints import FIXED, advice, lacking, of_its_length
@@ -100,11 +100,13 @@ def compare_with(
     wrong = report.first_wrong
     if wrong is not None:
         report.lacking = lacking(pipeline, wrong.name, wrong.name in given.sampled)
-        proven = [] if report.lacking else certain(candidates[wrong.name])
-        if proven:
-            report.diagnosis = Diagnosis(proven)
-        elif not report.lacking:
-            report.diagnosis = diagnose(of_its_length(candidates[wrong.name]))
+        candidate, last = candidates[wrong.name], candidates.get(LN_POST)
+        if not report.lacking:
+            proven = Diagnosis(certain(candidate, last))
+            report.diagnosis = proven if proven.named else diagnose(of_its_length(candidate))
+        found = report.diagnosis
+        if found and not (found.named or found.right or found.nearest):
+            report.diagnosis = Diagnosis(other_weights(candidate))
     look(report, candidates)
     whole = {s.name: (s.dtype, s.floor) for s in report.stages if s.distance is not None}
     report.find_blind = partial(blind, pipeline, whole)

@@ -14,7 +14,7 @@ import numpy as np
 from ...noise import PASS_LIMIT, Array
 from ...stages import Stage
 from ..match import Candidate
-from .certain import certain
+from .certain import certain, other_weights
 from .floors import other_floor
 from .function import function_of_the_truth
 from .late import quiet_places, samples_late
@@ -24,7 +24,7 @@ from .places import bad_indices, place_line, places
 from .values import bounded, narrow_types, not_finite, unwritten
 from .view import View, view
 
-__all__ = ["Symptoms", "certain", "narrow_types", "places_of", "symptoms"]
+__all__ = ["Symptoms", "certain", "narrow_types", "other_weights", "places_of", "symptoms"]
 
 
 class Symptoms(NamedTuple):
@@ -34,6 +34,7 @@ class Symptoms(NamedTuple):
     exact: str = ""
 
 
+@np.errstate(all="ignore")  # of numbers of any size
 def symptoms(candidate: Candidate) -> Symptoms:
     """What can be seen in the candidate. Nothing, if its shape is another."""
     v = of_candidate(candidate)
@@ -64,10 +65,10 @@ def symptoms(candidate: Candidate) -> Symptoms:
     if own and own.exact:
         return Symptoms(exact=own.text)
     seen = [*there, *([rule.text] if rule else ())]
-    if not seen:
+    if not rule:
         late = samples_late(pipeline, stage, v)
         other = function_of_the_truth(v) or quiet_places(stage, v)
-        seen = [text for text in (late, other) if text]
+        seen += [text for text in (late, other) if text]
     return Symptoms(tuple(seen))
 
 

@@ -13,12 +13,16 @@ from ...stages import LN_POST
 from ..match import Candidate, Named, fits, residual
 from .view import UNRELATED, correlation
 
+# A single mistake leaves much of these; in the blocks, one residual left out may leave nothing.
+COMMON = ("conv1", "gelu1", "conv2", "gelu2", "positions", "ln_post")
+CHANCE = 4  # standard deviations of the correlation of numbers that have nothing in common
 NORMS = ("attn_ln", "mlp_ln", "ln_post")
 NORMED = 1e-2  # that the mean of a position may be off 0, and its deviation off 1: float16's too
 
 
-def certain(candidate: Candidate) -> list[Named]:
-    """The cause that the candidate's own numbers prove, if there is one."""
+@np.errstate(all="ignore")
+def certain(candidate: Candidate, last: Candidate | None = None) -> list[Named]:
+    """The cause that the candidate's own numbers prove, or those of the last stage, if given."""
     values, truth = candidate.values, candidate.truth
     if values.shape != truth.shape or not np.isfinite(values).all() or values.size < 2:
         return []
@@ -26,9 +30,21 @@ def certain(candidate: Candidate) -> list[Named]:
         found = cause(candidate)
         if found is not None and fits(candidate, found, noisier=False):
             return [found]
-    if of_other_weights(candidate):
+    if last is not None and not candidate.stage.of_front_end and never_loaded(last):
         return [Named((OTHER_WEIGHTS,), float("nan"), candidate.error)]
     return []
+
+
+@np.errstate(all="ignore")
+def other_weights(candidate: Candidate) -> list[Named]:
+    """OTHER_WEIGHTS, if the first wrong stage of an encoder has nothing in common with the truth.
+
+    One mistake in the stem can leave little, so this is for numbers that none of them explains.
+    """
+    passed = candidate.passed is not None and not candidate.passed.of_front_end
+    if candidate.stage.within not in COMMON or passed or not unrelated(candidate, UNRELATED):
+        return []
+    return [Named((OTHER_WEIGHTS,), float("nan"), candidate.error)]
 
 
 def swapped_clips(candidate: Candidate) -> Named | None:
@@ -63,26 +79,32 @@ def overflown_norm(candidate: Candidate) -> Named | None:
     return Named((OVERFLOW,), residual(candidate, variant), candidate.error)
 
 
-def of_other_weights(candidate: Candidate) -> bool:
-    """Has an encoder's tensor nothing in common with the truth, though its input was right?
+def never_loaded(candidate: Candidate) -> bool:
+    """Are these the last hidden states of random weights? Their norm has scale 1 and no bias."""
+    mine, truth = widen(candidate.values), candidate.truth
+    if candidate.stage != LN_POST or mine.shape != truth.shape or not np.isfinite(mine).all():
+        return False
+    loaded = not as_if_unweighted(mine) or as_if_unweighted(truth)
+    return not loaded and unrelated(candidate, 2 * UNRELATED)
+
+
+def unrelated(candidate: Candidate, bound: float) -> bool:
+    """Has an encoder's tensor nothing in common with the truth?
 
     Another clip would leave what every clip has in common: the mean of each channel.
     """
-    stage, passed = candidate.stage, candidate.passed
-    first = passed is None or passed.of_front_end
-    if stage.of_front_end or not first or "H" in stage.axes:
+    stage, mine, truth = candidate.stage, widen(candidate.values), candidate.truth
+    if mine.shape != truth.shape or not np.isfinite(mine).all():
         return False
-    mine, truth = widen(candidate.values), candidate.truth
-    if stage.within == "positions" and candidate.pipeline.model is not None:
+    if stage == "positions" and candidate.pipeline.model is not None:
         positions = candidate.pipeline.model.state_dict()["positions"].double().numpy()
         mine, truth = mine - positions[: mine.shape[-2]], truth - positions[: mine.shape[-2]]
     axis = truth.ndim - len(stage.axes) + (stage.time_axis or 0)
     channels = [x.mean(axis=axis, keepdims=True) for x in (mine, truth)]
     over_time = [x - mean for x, mean in zip((mine, truth), channels, strict=True)]
-    alike = max(correlation(*channels), correlation(*over_time), correlation(mine, truth))
-    if stage == LN_POST and as_if_unweighted(mine) and not as_if_unweighted(truth):
-        return alike <= 3 * UNRELATED
-    return alike <= UNRELATED
+    by_chance = max(bound, CHANCE / np.sqrt(channels[0].size))
+    alike = max(correlation(*over_time), correlation(mine, truth))
+    return bool(alike <= bound and correlation(*channels) <= by_chance)
 
 
 def as_if_unweighted(x: Array) -> bool:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from melfront import variants
@@ -15,7 +17,8 @@ from ...pipeline import Pipeline
 from .view import TIMES, View, many
 
 STAGES = ("power", "mel", "log", "clamped", "features")
-FARTHEST = N_FFT  # samples
+COARSE = 8  # samples, a small part of a frame: the error grows slowly with them
+FARTHEST = N_FFT - COARSE  # samples
 LOUDEST = 24  # frames
 
 
@@ -28,7 +31,7 @@ def samples_late(pipeline: Pipeline, stage: str, v: View) -> str:
     padded = pipeline.front_end_truth["padded"]
     mine = v.mine if stage == "power" else v.mine.T  # (F, K) or (F, M)
     loudness = pipeline.front_end_truth["power"].sum(-1)  # (F,)
-    first = -(-FARTHEST // HOP_LENGTH)
+    first = -(-N_FFT // HOP_LENGTH)
     inside = np.arange(first, len(loudness) - first - 1)
     if not inside.size:
         return ""
@@ -37,11 +40,15 @@ def samples_late(pipeline: Pipeline, stage: str, v: View) -> str:
     keep = (
         mine > mine.min() + 1e-3 if stage in ("clamped", "features") else np.ones(mine.shape, bool)
     )
-    errors = {}
-    for late in range(-FARTHEST, FARTHEST + 1):
+    made = maker(pipeline, stage)
+
+    def error(late: int) -> float:
         starts = HOP_LENGTH * chosen - late
-        frames = padded[starts[:, None] + np.arange(N_FFT)]  # (F, N)
-        errors[late] = rms((values(pipeline, stage, frames) - mine)[keep])
+        return rms((made(padded[starts[:, None] + np.arange(N_FFT)]) - mine)[keep])
+
+    errors = {late: error(late) for late in range(-FARTHEST, FARTHEST + 1, COARSE)}
+    near = min(errors, key=errors.__getitem__)
+    errors |= {late: error(late) for late in range(near - COARSE + 1, near + COARSE)}
     late = min(errors, key=errors.__getitem__)
     if not late or not (TIMES * errors[late] <= rms((mine - truth)[keep])):
         return ""
@@ -50,17 +57,20 @@ def samples_late(pipeline: Pipeline, stage: str, v: View) -> str:
     return f"every frame is that of a clip that comes {samples}{header}"
 
 
-def values(pipeline: Pipeline, stage: str, frames: Array) -> Array:
-    """What a stage has of these frames (F, N): (F, K) or (F, M); nothing is clamped."""
+def maker(pipeline: Pipeline, stage: str) -> Callable[[Array], Array]:
+    """What makes of frames (F, N) a stage's (F, K) or (F, M), but that nothing is clamped."""
     c = pipeline.convention
-    x = variants.power(variants.spectrum(frames * variants.window(c), c), c)  # (F, K)
-    if stage == "power":
-        return x
-    x = variants.mel(x, c, pipeline.n_mels).T  # (F, M)
-    if stage == "mel":
-        return x
-    x = variants.log(x, c)
-    return (x + c.offset) / c.divisor if stage == "features" else x
+    window, bank = variants.window(c), variants.filters(c, pipeline.n_mels).T  # (K, M)
+
+    def made(frames: Array) -> Array:
+        x = variants.power(variants.spectrum(frames * window, c), c)  # (F, K)
+        if stage != "power":
+            x = x @ bank  # (F, M)
+        if stage not in ("power", "mel"):
+            x = variants.log(x, c)
+        return (x + c.offset) / c.divisor if stage == "features" else x
+
+    return made
 
 
 def quiet_places(stage: str, v: View) -> str:

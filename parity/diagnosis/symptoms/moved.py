@@ -16,6 +16,7 @@ from .view import BAD, TIMES, View, many
 MOST_WORK = 4e9  # products to find each index in the truth's: a second
 OVERLAP = 0.5  # of an axis that is found in the truth, at the least
 ALL = 0.98  # of the indices that must obey a rule: silence has no place of its own
+LARGE = 1e6  # times the largest of the truth: no row of it
 PLAIN = 12  # indices up to which an order is written out
 
 
@@ -52,16 +53,18 @@ def sources(mine: Array, truth: Array, unit: float) -> Array | None:
 
     None if no row is another one's.
     """
-    scale = max(float(np.abs(truth).max()), 1e-300)
-    a, b = (mine / scale).astype(np.float32), (truth / scale).astype(np.float32)
+    # A tensor whose rows are all alike has every row everywhere.
+    if not (np.sqrt(((truth - truth.mean(0)) ** 2).mean()) > TIMES * unit):
+        return None
+    scale = float(np.abs(truth).max())
+    a = (mine / scale).clip(-LARGE, LARGE).astype(np.float32)
+    b = (truth / scale).astype(np.float32)
     nearest = ((b * b).sum(1) - 2 * (a @ b.T)).argmin(1)  # (n,)
     far = np.sqrt(((mine - truth) ** 2).mean(1))
     left = np.sqrt(((mine - truth[nearest]) ** 2).mean(1))
     own = far <= BAD * unit
     other = ~own & (left <= np.maximum(BAD * unit, far / TIMES / 10))
-    # A tensor whose rows are all alike has every row everywhere.
-    spread = np.sqrt(((truth - truth.mean(0)) ** 2).mean())
-    if not other.any() or not (spread > TIMES * unit):
+    if not other.any():
         return None
     return np.where(own, np.arange(len(mine)), np.where(other, nearest, -1))
 

@@ -24,7 +24,9 @@ def grid(values: Array) -> str | None:
     None where one needs more bits, or where there are too few different values to tell.
     """
     for piece in (values.flat[: 64 * DISTINCT], values.flat):  # a quick look first
-        narrow = [kind for kind, holds in HOLDS.items() if holds(np.asarray(piece, np.float32))]
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            single = np.asarray(piece, np.float32)
+            narrow = [kind for kind, holds in HOLDS.items() if holds(single)]
         if not narrow:
             return None
     return narrow[0] if len(np.unique(values)) >= DISTINCT else None
@@ -35,8 +37,7 @@ def in_bfloat16(values: Array) -> bool:
 
 
 def in_float16(values: Array) -> bool:
-    with np.errstate(over="ignore", invalid="ignore"):
-        narrow = values.astype(np.float16).astype(np.float32)
+    narrow = values.astype(np.float16).astype(np.float32)
     return np.array_equal(narrow, values, equal_nan=True)
 
 
