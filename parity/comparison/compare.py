@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..diagnosis.diagnose import diagnose
-from ..diagnosis.match import Candidate
+from ..diagnosis.match import Candidate, Diagnosis
+from ..diagnosis.symptoms import certain, narrow_types, other_weights, places_of, symptoms
 from ..files.rounding import said, with_rounding
 from ..files.tensors import Dump, collect, read
 from ..noise import MISSING, PASS, SHAPE, unit_line
 from ..pipeline import Pipeline
 from ..resolve import DEFAULT, resolve
-from ..stages import ParityError, Stage
+from ..stages import LN_POST, ParityError, Stage
+from .blind import blind
 from .expected import expected
 from .hints import FIXED, advice, lacking, of_its_length
 from .one_stage import judge, judge_sample
@@ -68,6 +71,9 @@ def compare_with(
     if not given.tensors:
         raise ParityError("no tensors were given")
     check_printed(given, held, forced)
+    narrow = narrow_types({s: t for s, t in given.tensors.items() if not t.printed})
+    kept = {s: t._replace(dtype=narrow.get(s, t.dtype)) for s, t in given.tensors.items()}
+    given = given._replace(tensors=kept)
     truth, floors = expected(pipeline, given, held, forced)
     floors, rounded = with_rounding(given, truth, floors)
     results: list[StageResult] = []
@@ -87,6 +93,8 @@ def compare_with(
             # No option gives a reference another shape.
             result.notes += (FIXED,) if notes and held else notes
         result.notes = (*tensor.notes, *result.notes, *said(rounded.get(stage), result.verdict))
+        if kind := narrow.get(stage):
+            result.notes += (f"every value is a {kind} number: judged as {kind}",)
         results.append(result)
         off = result.noise if np.isfinite(result.noise) else math.inf
         about = (values, truth[stage], floors[stage].rms, tensor.dtype, off, passed)
@@ -103,9 +111,29 @@ def compare_with(
         report.lacking = lacking(pipeline, wrong.name, wrong.name in given.sampled)
         if given.tensors[wrong.name].printed:
             report.lacking = ONLY_PRINTED
+        candidate, last = candidates[wrong.name], candidates.get(LN_POST)
         if not report.lacking:
-            report.diagnosis = diagnose(of_its_length(candidates[wrong.name]))
+            proven = Diagnosis(certain(candidate, last))
+            report.diagnosis = proven if proven.named else diagnose(of_its_length(candidate))
+        found = report.diagnosis
+        if found and not (found.named or found.right or found.nearest):
+            report.diagnosis = Diagnosis(other_weights(candidate))
+    look(report, candidates)
+    whole = {s.name: (s.dtype, s.floor) for s in report.stages if s.distance is not None}
+    report.find_blind = partial(blind, pipeline, whole)
     return report
+
+
+def look(report: Report, candidates: Mapping[str, Candidate]) -> None:
+    """Put down what can be seen where no mistake is named, and which places of a PASS are bad."""
+    found = report.diagnosis
+    for stage in report.stages:
+        if stage.distance is None:  # of another shape, or a sample
+            continue
+        if stage is report.first_wrong and not (found and (found.named or found.right)):
+            stage.seen, stage.exact = symptoms(candidates[stage.name])
+        elif stage is report.first_wrong or (report.ok and stage.bad):
+            stage.seen = places_of(candidates[stage.name])
 
 
 def load(source: Source) -> Dump[str]:

@@ -8,24 +8,13 @@ import numpy as np
 
 from melfront.conventions import HOP_LENGTH, SAMPLE_RATE
 
+from ..diagnosis.symptoms.view import WHAT, axis_names
 from ..files.fit import fit
 from ..files.sampling import as_real, at_positions, sample_positions
 from ..files.tensors import Tensor
 from ..noise import BAD_STEP, SHAPE, WRONG, Array, Floor, error, rms, step_errors, widen
 from ..stages import Stage
 from .report import StageResult
-
-WHAT = {  # a step along an axis of this letter
-    "F": "frame",
-    "T": "position",
-    "M": "mel",
-    "K": "bin",
-    "N": "sample",
-    "S": "channel",
-    "H": "head",
-    "A": "channel",
-    "L + N": "sample",
-}
 
 
 def judge(stage: Stage, tensor: Tensor, truth: Array, floor: Floor) -> tuple[StageResult, Array]:
@@ -102,9 +91,7 @@ def judge_sample(
 
 def place(stage: Stage, index: tuple[int, ...], ndim: int) -> str:
     """An index in words: `mel 3, frame 0, 0.00 s`."""
-    names = ["clip"] * (ndim - len(stage.axes)) + [WHAT[letter] for letter in stage.axes]
-    if names[-2:] == ["position", "position"]:
-        names[-2:] = ["query", "key"]
+    names = axis_names(stage, ndim)
     words = [f"{name} {i}" for name, i in zip(names, index, strict=False)]
     for name, i in zip(names, index, strict=False):
         if name in ("frame", "position", "query"):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from ..diagnosis.match import Diagnosis
 from ..noise import MISSING, NOISY, PASS, SHAPE, UNITS, WRONG, Array
 from ..stages import Stage
+
+SHOWN = 3  # names of mistakes
 
 
 @dataclass
@@ -34,6 +38,8 @@ class StageResult:
     # For the picture: the error of each frame or position, and |candidate - truth|.
     steps: Array | None = field(default=None, repr=False)
     distance: Array | None = field(default=None, repr=False)
+    seen: tuple[str, ...] = ()  # what can be seen in it, a sentence each
+    exact: str = ""  # the sentence that explains all of its error, where no mistake does
 
     def line(self, width: int) -> str:
         if self.verdict in (SHAPE, MISSING):
@@ -44,6 +50,33 @@ class StageResult:
             f"{self.name:{width}}  {self.verdict:7}  {number(self.noise):>8} x noise   "
             f"max abs {self.max_abs:8.2e}{where}{notes}"
         )
+
+
+@dataclass
+class Blind:
+    """The front-end mistakes that pass, and the signals that show them, best first."""
+
+    mistakes: list[str]
+    of: int  # how many were tried
+    shown_by: dict[str, list[str]] = field(default_factory=dict)  # signal to mistakes
+
+    def lines(self) -> list[str]:
+        """As a report says it; nothing if every mistake would have been seen."""
+        if not self.mistakes:
+            return []
+        lines = [
+            f"{len(self.mistakes)} of {self.of} known mistakes of the front end would pass too: "
+            f"{some(self.mistakes)}"
+        ]
+        for signal, names in self.shown_by.items():
+            what = "all of them" if len(names) == len(self.mistakes) else some(names)
+            lines.append(f"--audio signal:{signal} shows {what}")
+        return lines
+
+
+def some(names: Sequence[str]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names if more == 1 else names[:SHOWN]) + f" and {more} more" * (more > 1)
 
 
 @dataclass
@@ -59,6 +92,7 @@ class Report:
     lacking: str = ""  # why there is no diagnosis
     forced: bool = False
     about: list[str] = field(default_factory=list)  # what was compared with what
+    find_blind: Callable[[], Blind | None] = field(default=lambda: None, repr=False)
 
     @property
     def first_wrong(self) -> StageResult | None:
@@ -68,6 +102,11 @@ class Report:
                 if stage.verdict in verdicts:
                     return stage
         return None
+
+    @cached_property
+    def blind(self) -> Blind | None:
+        """The known mistakes that would have passed too; found when first asked for."""
+        return self.find_blind() if self.ok else None
 
     @property
     def ok(self) -> bool:
@@ -95,12 +134,15 @@ class Report:
     def suspicion(self) -> str:
         found = self.diagnosis
         if found is None:
-            return f"not diagnosed: {self.lacking}"
+            exact = self.first_wrong.exact if self.first_wrong else ""
+            return f"not diagnosed: {self.lacking}{exact and '; '}{exact}"
         if found.right and self.first_wrong and self.first_wrong.verdict == SHAPE:
             return "nothing but the shape is wrong"
         if found.right:
             return "this is what float64 gives for this clip; the reference differs"
         if not found.named:
+            if self.first_wrong and self.first_wrong.exact:
+                return f"none of the known mistakes; {self.first_wrong.exact}"
             if found.nearest is not None:
                 return (
                     "none of the known mistakes fits; the nearest, "
@@ -141,6 +183,8 @@ class Report:
         ]
         seen = list(dict.fromkeys(where for where in seen if where))
         lines += ["", self.headline(), *(f"  seen in: {where}" for where in seen)]
+        lines += [f"  {s.name}: {text}" for s in self.stages for text in s.seen]
+        lines += [f"  {line}" for line in (self.blind.lines() if self.blind else ())]
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -159,6 +203,7 @@ class Report:
                         "worst": s.worst,
                         "unit": UNITS.get(s.unit),
                         "notes": list(s.notes),
+                        "seen": [*filter(None, [s.exact]), *s.seen],
                     }
                     for s in self.stages
                 ],
@@ -175,6 +220,7 @@ class Report:
                 ],
                 "nearest": nearest and {"name": nearest.name, "residual": finite(nearest.residual)},
                 "telling_stage": self.diagnosis.telling if self.diagnosis else None,
+                "blind": asdict(self.blind) if self.blind else None,
             },
             allow_nan=False,
         )

@@ -45,8 +45,9 @@ def diagnose(candidate: Candidate) -> Diagnosis:
         return Diagnosis(named, telling=telling)
     # A constant is near to anything.
     varied = values.size and (values != values.flat[0]).any()
-    worth = not named and tried and varied and MOST * tried[0].residual < candidate.error
-    return Diagnosis(named, tried[0] if worth else None)
+    # Two at once, only where each does its part: `without` is what the better one alone leaves.
+    worth = [n for n in tried if MOST * n.residual < min(candidate.error, n.without)]
+    return Diagnosis(named, worth[0] if worth and not named and varied else None)
 
 
 def best(candidate: Candidate, tried: list[Named]) -> list[Named]:

@@ -11,6 +11,7 @@ from .encoder_stem import STEM_AND_NORMS
 from .entry import EncoderMistake, FrontEndMistake, run
 from .front_end import FRONT_END, RESHAPED
 from .misread import FILE
+from .proven import PROVEN
 
 __all__ = [
     "ADDED_BIAS",
@@ -18,6 +19,7 @@ __all__ = [
     "FILE",
     "FRONT_END",
     "KERNEL",
+    "PROVEN",
     "RESHAPED",
     "EncoderMistake",
     "FrontEndMistake",
@@ -30,7 +32,7 @@ ENCODER = [*STEM_AND_NORMS, *BLOCKS]
 
 
 def everything() -> list[FrontEndMistake | EncoderMistake]:
-    return [RESHAPED, *FILE, *FRONT_END, ADDED_BIAS, *ENCODER, *KERNEL]
+    return [RESHAPED, *FILE, *FRONT_END, ADDED_BIAS, *ENCODER, *KERNEL, *PROVEN]
 
 
 def find(name: str) -> FrontEndMistake | EncoderMistake:

@@ -253,4 +253,9 @@ def test_types(tmp_path, dtype):
 def test_16_bits_are_judged_by_their_own_noise():
     rounded = torch.from_numpy(TRACE["ln_post"]).to(torch.bfloat16)
     assert compare({"ln_post": rounded}).ok
-    assert single(compare({"ln_post": rounded.float()})).verdict == "WRONG"
+    wide = single(compare({"ln_post": rounded.float()}))
+    assert (wide.verdict, wide.dtype) == ("PASS", "bfloat16")
+    assert "every value is a bfloat16 number: judged as bfloat16" in wide.notes
+    rounded = rounded.float()
+    rounded[0, 0] += 2.0**-12 * rounded[0, 0].abs()  # one value needs more bits
+    assert single(compare({"ln_post": rounded})).verdict == "WRONG"
