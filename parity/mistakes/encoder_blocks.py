@@ -146,10 +146,7 @@ BLOCKS = catalogue(
     "block.0.mlp.gelu",
     mistake(
         "no GELU in the MLP: the GELU between the MLP's two maps is left out",
-        rewrite={
-            "mlp.gelu": lambda at, _: at["mlp.fc1"],
-            "mlp.fc2": lambda at, _: parts.linear(at["mlp.gelu"], at.block.mlp.fc2),
-        },
+        rewrite={"mlp.gelu": lambda at, _: at["mlp.fc1"]},
     ),
     "block.0.mlp.fc2",
     mistake("fc2 bias missing: the MLP's second map has no bias", weights=without(r"fc2\.bias")),
