@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -37,7 +38,15 @@ def try_encoder(candidate: Candidate, catalogue: Sequence[EncoderMistake]) -> It
     states = right_states(candidate)
     for entry in tqdm(catalogue, desc="mistakes", unit="", **PROGRESS):
         if exists(candidate, entry) and possible(candidate, entry):
-            yield tried(candidate, entry, known(candidate, entry, states))
+            values = known(candidate, entry, states)
+            named = tried(candidate, entry, values)
+            if "layer_norm" in entry.ops and candidate.stage == LN_POST:
+                # The last norm's part in an error may hide the others'.
+                last = replace(entry, where=frozenset({LN_POST}))
+                rest = values - made(candidate, last, states) + candidate.truth
+                alike = max(named.likeness, likeness(candidate, rest))
+                named = named._replace(likeness=alike)
+            yield named
 
 
 def through_encoder(candidate: Candidate, catalogue: Sequence[FrontEndMistake]) -> Iterator[Named]:

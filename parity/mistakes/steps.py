@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -147,13 +148,14 @@ class Steps:
         return x.transpose(1, 2).flatten(2)  # (B, T, S)
 
 
-class At(NamedTuple):
+@dataclass(frozen=True)
+class At:
     """Where a rewrite stands: a block of an encoder, or its stem or end."""
 
     steps: Steps
     number: int | None  # of the block
 
-    def __getitem__(self, stage: str) -> Tensor:  # type: ignore[override]  # by name, not by place
+    def __getitem__(self, stage: str) -> Tensor:
         """A stage of this block, after the blocks of the last one; or a stage of the stem."""
         if stage in STEM and self.number is None:
             return self.steps[stage]
