@@ -79,6 +79,7 @@ def compare_with(
     results: list[StageResult] = []
     candidates: dict[str, Candidate] = {}
     passed = None
+    before: dict[Stage, Any] = {}  # what the truth is computed from, if it is forced
     for stage, tensor in given.tensors.items():
         sampled = given.sampled.get(stage), held.sampled.get(stage) if held else None
         values = tensor.values
@@ -97,10 +98,18 @@ def compare_with(
             result.notes += (f"every value is a {kind} number: judged as {kind}",)
         results.append(result)
         off = result.noise if np.isfinite(result.noise) else math.inf
-        about = (values, truth[stage], floors[stage].rms, tensor.dtype, off, passed)
+        about = (
+            values,
+            truth[stage],
+            floors[stage].rms,
+            tensor.dtype,
+            off,
+            passed,
+            dict(before) if forced else None,
+        )
         candidates[stage] = Candidate(pipeline, stage, *about)
-        if result.verdict == PASS:
-            passed = stage
+        if result.verdict == PASS or (forced and result.verdict != SHAPE):
+            passed, before[stage] = stage, values
     missing = [s for s in truth if s not in given.tensors] if held else []
     results += [StageResult(stage, MISSING, notes=("not given",)) for stage in missing]
     report = Report(results, forced=forced, about=[pipeline.describe()])

@@ -12,10 +12,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..mistakes import ADDED_BIAS, ENCODER, FRONT_END, RESHAPED
-from ..noise import PASS_LIMIT, rms
+from ..noise import NOISY_LIMIT, PASS_LIMIT, rms
 from .encoder import through_encoder, try_encoder
+from .forced import try_forced
 from .front_end import telling_stage, try_front_end
+from .lengths import of_some_length
 from .match import TINY, Candidate, Diagnosis, Named, fits, possible, residual
+from .places import try_places, untried
 
 SMALL = 100.0  # what was given is at least this many times its noise
 MOST = 10.0  # the nearest is worth a word if it leaves less than a part in so many
@@ -24,20 +27,25 @@ MOST = 10.0  # the nearest is worth a word if it leaves less than a part in so m
 def diagnose(candidate: Candidate) -> Diagnosis:
     """Which known mistakes explain the candidate."""
     values, front_end = candidate.values, candidate.stage.of_front_end
+    not_tried = ""
     if np.isnan(values).any() or (front_end and not np.isfinite(values).all()):
         return Diagnosis([])  # only an attention mask gives infinities
     apart = [n for n in made_of_the_truth(candidate) if fits(candidate, n, noisier=False)]
     if apart:
         return Diagnosis(apart)
-    if front_end:
+    if candidate.given is not None:
+        tried = list(try_forced(candidate, [*FRONT_END, *ENCODER]))
+    elif front_end:
         candidate, as_it_is = with_its_own_noise(candidate)
         if as_it_is <= PASS_LIMIT[candidate.dtype]:
             return Diagnosis([], right=True)
         tried = try_front_end(candidate, FRONT_END)
     else:
-        tried = list(try_encoder(candidate, ENCODER))
-        if candidate.passed is None and not any(fits(candidate, n, noisier=True) for n in tried):
-            tried += list(through_encoder(candidate, FRONT_END))
+        for tried in of_the_encoder(candidate):
+            if any(fits(candidate, named, noisier=True) for named in tried):
+                break
+        if candidate.error > NOISY_LIMIT:
+            not_tried = untried(candidate)
     tried.sort(key=lambda named: named.residual)
     named = best(candidate, tried)
     if len(named) > 1:
@@ -47,7 +55,28 @@ def diagnose(candidate: Candidate) -> Diagnosis:
     varied = values.size and (values != values.flat[0]).any()
     # Two at once, only where each does its part: `without` is what the better one alone leaves.
     worth = [n for n in tried if MOST * n.residual < min(candidate.error, n.without)]
-    return Diagnosis(named, worth[0] if worth and not named and varied else None)
+    nearest = worth[0] if worth and not named and varied else None
+    return Diagnosis(named, nearest, untried="" if named else not_tried)
+
+
+def of_the_encoder(candidate: Candidate) -> Iterator[list[Named]]:
+    """All that was tried so far, after each search: what is likely and quick comes first."""
+    everywhere = list(try_encoder(candidate, ENCODER))
+    yield everywhere
+    # In some places only: of so many, one may suit the noise of a port that is merely noisy.
+    wrong = candidate.error > NOISY_LIMIT
+
+    def fitting(soon: bool) -> list[Named]:
+        places = try_places(candidate, everywhere, soon) if wrong else []
+        return [named for named in places if fits(candidate, named, noisier=True)]
+
+    yield everywhere + fitting(soon=True)
+    tried = everywhere + list(try_encoder(candidate, of_some_length(candidate)))
+    yield tried
+    if candidate.passed is None:
+        tried += through_encoder(candidate, FRONT_END)
+        yield tried
+    yield tried + fitting(soon=False)
 
 
 def best(candidate: Candidate, tried: list[Named]) -> list[Named]:

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,39 +14,55 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.py
 
 from melfront.command import PROGRESS
-from melfront.encoder import EncoderConfig, WhisperEncoder, ops
 
-from ..mistakes.entry import EncoderMistake, FrontEndMistake, run
+from ..mistakes.entry import EncoderMistake, FrontEndMistake
+from ..mistakes.steps import Steps, input_of
 from ..noise import Array
-from ..pipeline import Pipeline, Seen, Stop
+from ..pipeline import Pipeline
 from ..stages import LN_POST, Stage
-from .match import Candidate, Named, possible, residual
+from .match import Candidate, Named, likeness, possible, residual
 
 AS_IT_IS = EncoderMistake("none", Stage("positions"), "nothing is changed")
+States = dict[str, Tensor]  # stage to tensor, with the axis of a batch
 
 
 def try_encoder(candidate: Candidate, catalogue: Sequence[EncoderMistake]) -> Iterator[Named]:
     """Every entry of the catalogue alone: in one block if its input is right, else in all."""
-    pipeline, stage = candidate.pipeline, candidate.stage
-    n_layer = pipeline.needed_model().config.n_audio_layer
-    block = n_layer - 1 if stage == LN_POST else stage.block  # the final norm is of the last one
-    if block is not None and candidate.passed and candidate.passed.order >= input_of(block).order:
-        yield from in_one_block(candidate, block, catalogue)
+    block = right_block(candidate)
+    if block is not None:
+        start = block_start(candidate, block)
+        for entry in catalogue:
+            if possible_in_block(candidate, entry, block):
+                yield tried(candidate, entry, made(candidate, entry, start))
         return
+    states = right_states(candidate)
     for entry in tqdm(catalogue, desc="mistakes", unit="", **PROGRESS):
-        if (entry.stage.block or 0) < n_layer and possible(candidate, entry):
-            yield Named((entry,), residual(candidate, known(candidate, entry)), candidate.error)
+        if exists(candidate, entry) and possible(candidate, entry):
+            values = known(candidate, entry, states)
+            named = tried(candidate, entry, values)
+            if "layer_norm" in entry.ops and candidate.stage == LN_POST:
+                # The last norm's part in an error may hide the others'.
+                last = replace(entry, where=frozenset({LN_POST}))
+                rest = values - made(candidate, last, states) + candidate.truth
+                alike = max(named.likeness, likeness(candidate, rest))
+                named = named._replace(likeness=alike)
+            yield named
 
 
 def through_encoder(candidate: Candidate, catalogue: Sequence[FrontEndMistake]) -> Iterator[Named]:
-    """Every front-end entry, seen through the right encoder."""
+    """Every front-end entry that this clip shows, seen through the right encoder."""
     pipeline = candidate.pipeline
     truth = pipeline.front_end_truth["features"]
     for entry in tqdm(catalogue, desc="mistakes", unit="", **PROGRESS):
         features = pipeline.front_end(entry.convention(pipeline.convention))["features"]
         if features.shape == truth.shape and not np.array_equal(features, truth):
-            values = made(candidate, AS_IT_IS, batch_of(pipeline, features))
+            values = made(candidate, AS_IT_IS, {"features": batch_of(pipeline, features)})
             yield Named((entry,), residual(candidate, values), candidate.error)
+
+
+def tried(candidate: Candidate, entry: EncoderMistake, values: Array) -> Named:
+    alike = likeness(candidate, values)
+    return Named((entry,), residual(candidate, values), candidate.error, alike)
 
 
 def batch_of(pipeline: Pipeline, values: Array) -> Tensor:
@@ -57,89 +71,71 @@ def batch_of(pipeline: Pipeline, values: Array) -> Tensor:
     return tensor if pipeline.clips.batched else tensor[None]
 
 
+def exists(candidate: Candidate, entry: EncoderMistake) -> bool:
+    """Has the model the block in which the entry shows first?"""
+    return (entry.stage.block or 0) < candidate.pipeline.needed_model().config.n_audio_layer
+
+
+def made(candidate: Candidate, entry: EncoderMistake, given: Mapping[str, Tensor]) -> Array:
+    """The candidate's stage, float64, of the model with a mistake made, from stages given."""
+    pipeline = candidate.pipeline
+    steps = Steps(entry, pipeline.needed_model(), given, pipeline.n_audio)
+    values: Array = steps[candidate.stage].double().numpy()
+    return values if pipeline.clips.batched else values[0]
+
+
 # --- the whole model ------------------------------------------------------------------------------
 
 
-def known(candidate: Candidate, entry: EncoderMistake) -> Array:
+def right_states(candidate: Candidate) -> States:
+    """The features, and what each block gets and gives as far as the candidate's stage: right ones.
+
+    So a mistake in the blocks is computed from where it is made.
+    """
+    pipeline, stage = candidate.pipeline, candidate.stage
+    states = {"features": batch_of(pipeline, pipeline.front_end_truth["features"])}  # (B, M, F)
+    steps = Steps(AS_IT_IS, pipeline.needed_model(), states)
+    n_layer = pipeline.needed_model().config.n_audio_layer
+    for name in (input_of(i) for i in range(n_layer + 1)):
+        if name.order < stage.order:
+            states[name] = steps[name]
+    return states
+
+
+def before(states: States, stage: Stage) -> States:
+    """Those of the states that a mistake first made at this stage leaves right."""
+    return {n: x for n, x in states.items() if n == "features" or Stage(n).order < stage.order}
+
+
+def known(candidate: Candidate, entry: EncoderMistake, states: States) -> Array:
     """`made` of the right features, only once if the pipeline keeps its `runs`."""
     pipeline, key = candidate.pipeline, (entry.name, candidate.stage)
     if pipeline.runs and key in pipeline.runs:
         return pipeline.runs[key]
-    mel = batch_of(pipeline, pipeline.front_end_truth["features"])  # (B, M, F)
-    values = made(candidate, entry, mel)
+    values = made(candidate, entry, before(states, entry.stage))
     if pipeline.runs is not None:
         pipeline.runs[key] = values
     return values
 
 
-def made(
-    candidate: Candidate,
-    entry: EncoderMistake,
-    mel: Tensor,
-    block: WhisperEncoder | None = None,
-    start: Tensor | None = None,
-) -> Array:
-    """The candidate's stage, float64, of the model with a mistake made. mel: (B, M, F).
-
-    block: an encoder of one block that stands for the model; start: that block's input (B, T, S).
-    """
-    pipeline, stage, model = candidate.pipeline, candidate.stage, candidate.pipeline.needed_model()
-    if block is not None:
-        model, stage = block, stage.in_block(0)
-    seen: Any = Seen({stage}, upto=stage)
-
-    def tap(name: str, tensor: Tensor) -> Any:
-        return seen(name, start if start is not None and name == "positions" else tensor)
-
-    # Given a tap, the model computes scores and weights apart from `attention`, for the tap alone.
-    idle: dict[str, Callable[..., object]] = {"scores": lambda q, k: q, "softmax": lambda x: x}
-    if stage.within in ("attn.scores", "attn.weights") or entry.ops:
-        idle = {}
-    if stage == LN_POST and start is None and not entry.rewrite:  # without a tap, less is computed
-        seen[stage] = run(entry, model, mel, n_audio=pipeline.n_audio)
-    else:
-        with ops.using(**idle), suppress(Stop):
-            run(entry, model, mel, tap, pipeline.n_audio)
-    values: Array = seen[stage].double().numpy()
-    return values if pipeline.clips.batched else values[0]
-
-
 # --- one block ------------------------------------------------------------------------------------
 
 
-def input_of(block: int) -> Stage:
-    return Stage(f"block.{block - 1}.mlp_residual" if block else "positions")
+def right_block(candidate: Candidate) -> int | None:
+    """The block that the candidate's stage is in, if its input passed. The final norm is of the
+    last one."""
+    n_layer = candidate.pipeline.needed_model().config.n_audio_layer
+    block = n_layer - 1 if candidate.stage == LN_POST else candidate.stage.block
+    passed = candidate.passed
+    if block is None or passed is None or passed.order < input_of(block).order:
+        return None
+    return block
 
 
-def alone(config: EncoderConfig, weights: dict[str, Tensor], block: int) -> WhisperEncoder:
-    """An encoder whose only block is this one."""
-    prefix = f"blocks.{block}."
-    kept = {
-        name.replace(prefix, "blocks.0."): w
-        for name, w in weights.items()
-        if name.startswith(prefix) or not name.startswith("blocks.")
-    }
-    return WhisperEncoder.from_weights(replace(config, n_audio_layer=1), kept)
-
-
-def in_one_block(
-    candidate: Candidate, block: int, catalogue: Sequence[EncoderMistake]
-) -> Iterator[Named]:
-    """The mistakes of a block, made in one block whose input is the truth's."""
-    pipeline, before = candidate.pipeline, input_of(block)
-    whole = pipeline.needed_model()
-    weights = dict(whole.state_dict())
-    right = alone(whole.config, weights, block)
-    start = batch_of(pipeline, pipeline.encoder_truth({before}, upto=before)[before])  # (B, T, S)
-    mel = torch.zeros(len(start), whole.config.n_mels, whole.config.n_frames)  # (B, M, F)
-    for entry in catalogue:
-        if possible_in_block(candidate, entry, block):
-            model, rest = right, entry
-            if entry.weights:  # which may take another block's
-                model = alone(whole.config, entry.weights(weights), block)
-                rest = replace(entry, weights=None)
-            values = made(candidate, rest, mel, model, start)
-            yield Named((entry,), residual(candidate, values), candidate.error)
+def block_start(candidate: Candidate, block: int) -> States:
+    """The truth's input of a block."""
+    pipeline, stage = candidate.pipeline, input_of(block)
+    return {stage: batch_of(pipeline, pipeline.encoder_truth({stage}, upto=stage)[stage])}
 
 
 def possible_in_block(candidate: Candidate, entry: EncoderMistake, block: int) -> bool:

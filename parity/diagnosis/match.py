@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,8 @@ class Candidate(NamedTuple):
     dtype: str
     error: float  # in units of noise, against the truth; infinite for another shape
     passed: Stage | None  # the last stage before it that passed
+    # Stages before it that its truth was computed from, in our layout: the port's own, if forced.
+    given: Mapping[Stage, Array] | None = None
 
 
 class Named(NamedTuple):
@@ -36,6 +39,7 @@ class Named(NamedTuple):
     entries: tuple[Entry, ...]
     residual: float  # what is left, in units of noise, once it is assumed
     without: float  # what is left without it - for two at once, with the better one alone
+    likeness: float = 0.0  # cosine between the candidate's error and the one that it makes
 
     @property
     def name(self) -> str:
@@ -49,6 +53,7 @@ class Diagnosis(NamedTuple):
     nearest: Named | None = None  # if none fits
     telling: Stage | None = None  # the stage that would tell those entries apart
     right: bool = False  # float64 gives the same: the shape is wrong, or the reference
+    untried: str = ""  # what was not tried, because it would take too long
 
 
 def fits(candidate: Candidate, named: Named, noisier: bool) -> bool:
@@ -81,6 +86,17 @@ def residual(candidate: Candidate, variant: Array) -> float:
     unit = candidate.floor * (max(1.0, larger) if np.isfinite(larger) else 1.0)
     noise = rms(distance) / unit
     return noise if np.isfinite(noise) else float("inf")
+
+
+def likeness(candidate: Candidate, variant: Array) -> float:
+    """Cosine between the candidate's error and the variant's; 0 for another shape or infinities."""
+    if not candidate.values.shape == candidate.truth.shape == variant.shape:
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        mine, theirs = widen(candidate.values) - candidate.truth, variant - candidate.truth
+    sizes = rms(mine) * rms(theirs) * mine.size
+    cosine = float(np.vdot(theirs, mine).real) / sizes if sizes else 0.0
+    return cosine if np.isfinite(cosine) else 0.0
 
 
 def possible(candidate: Candidate, entry: Entry) -> bool:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from .encoder_blocks import ADDED_BIAS, BLOCKS, KERNEL
 from .encoder_stem import STEM_AND_NORMS
-from .entry import EncoderMistake, FrontEndMistake, run
+from .entry import EncoderMistake, FrontEndMistake
 from .front_end import FRONT_END, RESHAPED
 from .misread import FILE
 from .proven import PROVEN
+from .steps import run
 
 __all__ = [
     "ADDED_BIAS",

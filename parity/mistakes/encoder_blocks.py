@@ -6,6 +6,7 @@ again, so that only k and the scores can show it. `diagnosis` looks for it in k.
 
 from __future__ import annotations
 
+import math
 from operator import itemgetter
 
 import torch
@@ -29,6 +30,11 @@ from .wrong_ops import each, without
 BLOCKS = catalogue(
     "block.0.attn.q",
     mistake("q bias missing: the projection of q has no bias", weights=without(r"attn\.q\.bias")),
+    mistake(
+        "q bias not scaled: q is scaled by 1 / sqrt(head_dim) before its bias is added, so that "
+        "the bias counts sqrt(head_dim) times as much; scale the sum",
+        rewrite={"attn.q": wrong.bias_not_scaled},
+    ),
     mistake(
         "q, k and v transposed: x W where x W^T is meant; the matrices are square, so nothing "
         "complains",
@@ -93,10 +99,21 @@ BLOCKS = catalogue(
             uncut=lambda x: x.reshape(x.transpose(1, 2).shape).transpose(1, 2),
         ),
     ),
+    mistake(
+        "one head of keys and values: all heads attend to the keys and values of head 0, as in "
+        "multi-query attention",
+        scores=lambda q, k: ops.scores(q, k[:, :1].expand_as(k)),
+        attention=lambda q, k, v: ops.attention(q, k[:, :1].expand_as(k), v[:, :1].expand_as(v)),
+    ),
     "block.0.attn.weights",
     mistake(
         "softmax over the queries: the shares sum to 1 along the wrong axis",
         softmax=lambda scores: torch.softmax(scores, dim=-2),
+    ),
+    mistake(
+        "exp2 in the softmax: the shares are powers of 2, not of e: a kernel's exp2 needs the "
+        "scores times log2(e)",
+        softmax=lambda scores: torch.softmax(scores * math.log(2), dim=-1),
     ),
     "block.0.attn.context",
     mistake(
@@ -114,6 +131,10 @@ BLOCKS = catalogue(
         "heads not transposed back: (H, T, D) is read as (T, S) without moving the heads next to "
         "their channels",
         rewrite={"attn.context": lambda at, x: at.block.attn.split(x).reshape(x.shape)},
+    ),
+    mistake(
+        "last head lost: the last head's channels are zeros: a loop that ends one too early",
+        rewrite={"attn.context": wrong.without_last_head},
     ),
     "block.0.attn.out",
     mistake(
@@ -135,6 +156,18 @@ BLOCKS = catalogue(
         "normed residual: attention's output is added to the normed input, not to the input",
         rewrite={"attn_residual": lambda at, _: at["attn_ln"] + at["attn.out"]},
     ),
+    mistake(
+        "both residuals normed: attention's and the MLP's output are added to what was normed for "
+        "them, not to what came in",
+        rewrite={
+            "attn_residual": lambda at, _: at["attn_ln"] + at["attn.out"],
+            "mlp_residual": lambda at, _: at["mlp_ln"] + at["mlp.fc2"],
+        },
+    ),
+    mistake(
+        "attention left out: the blocks are their MLPs alone",
+        rewrite={"attn_residual": lambda at, _: at.block_input},
+    ),
     "block.0.mlp_ln",
     mistake(
         "parallel block: the MLP is given the block's input, as in GPT-J; it should see what "
@@ -146,17 +179,40 @@ BLOCKS = catalogue(
     "block.0.mlp.gelu",
     mistake(
         "no GELU in the MLP: the GELU between the MLP's two maps is left out",
-        rewrite={
-            "mlp.gelu": lambda at, _: at["mlp.fc1"],
-            "mlp.fc2": lambda at, _: parts.linear(at["mlp.gelu"], at.block.mlp.fc2),
-        },
+        rewrite={"mlp.gelu": lambda at, _: at["mlp.fc1"]},
     ),
     "block.0.mlp.fc2",
     mistake("fc2 bias missing: the MLP's second map has no bias", weights=without(r"fc2\.bias")),
+    mistake(
+        "GELU after the MLP: the MLP's second map is followed by a GELU too",
+        rewrite={"mlp.fc2": lambda _, x: ops.gelu(x)},
+    ),
     "block.0.mlp_residual",
     mistake(
         "MLP not added: the MLP's output replaces what was there, to which it should be added",
         rewrite={"mlp_residual": lambda at, _: at["mlp.fc2"]},
+    ),
+    mistake(
+        "normed residual of the MLP: the MLP's output is added to its normed input, not to the "
+        "input",
+        rewrite={"mlp_residual": lambda at, _: at["mlp_ln"] + at["mlp.fc2"]},
+    ),
+    mistake(
+        "stale residual: the MLP's output is added to the block's input, and what attention has "
+        "added is lost",
+        rewrite={"mlp_residual": lambda at, _: at.block_input + at["mlp.fc2"]},
+    ),
+    mistake(
+        "MLP left out: the blocks are their attention alone",
+        rewrite={"mlp_residual": lambda at, _: at["attn_residual"]},
+    ),
+    mistake(
+        "blocks left out: the blocks' input is their output",
+        rewrite={"mlp_residual": lambda at, _: at.block_input},
+    ),
+    mistake(
+        "first block left out: the blocks are counted from 1",
+        rewrite={"mlp_residual": lambda at, x: x if at.number else at.block_input},
     ),
     "block.1.attn_ln",
     mistake(

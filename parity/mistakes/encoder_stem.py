@@ -31,6 +31,16 @@ STEM_AND_NORMS = catalogue(
         conv1d=padded_conv1d(lambda x, _: functional.pad(x, (1, 1), mode="replicate")),
     ),
     mistake(
+        "edges mirrored by the convolutions: the convolutions are padded by mirroring the "
+        "sequence, as the waveform is, not with a zero",
+        conv1d=padded_conv1d(lambda x, _: functional.pad(x, (1, 1), mode="reflect")),
+    ),
+    mistake(
+        "kernels in another layout: the kernels are read as (out, 3, in), as MLX and TensorFlow "
+        "hold them, from a file that holds (out, in, 3)",
+        weights=each(r"conv\d\.weight", lambda w: w.reshape(len(w), 3, -1).mT.contiguous()),
+    ),
+    mistake(
         "stride on the first convolution: the first convolution has stride 2 and the second 1; it "
         "is the other way round",
         conv1d=lambda x, w, b, stride: ops.conv1d(x, w, b, stride=3 - stride),
@@ -65,11 +75,42 @@ STEM_AND_NORMS = catalogue(
     ),
     mistake("ReLU: ReLU where GELU is meant", gelu=torch.relu),
     mistake("SiLU: SiLU where GELU is meant", gelu=functional.silu),
+    mistake(
+        "erf of three terms: erf is the polynomial 7.1.25 of Abramowitz and Stegun, which is "
+        "2.5e-5 off; 7.1.26, with five terms, is good enough",
+        gelu=lambda x: x * (1 + wrong.erf_of_three_terms(x / math.sqrt(2))) / 2,
+    ),
+    mistake(
+        "erf without exp: erf is the formula 7.1.27 of Abramowitz and Stegun, which is 5e-4 off; "
+        "7.1.26 is good enough",
+        gelu=lambda x: x * (1 + wrong.erf_without_exp(x / math.sqrt(2))) / 2,
+    ),
+    mistake(
+        "erf of x: GELU is x (1 + erf(x)) / 2, where x / sqrt(2) is meant",
+        gelu=lambda x: x * (1 + torch.erf(x)) / 2,
+    ),
+    mistake(
+        "GELU without the half: GELU is x (1 + erf(x / sqrt(2))), twice what it should be",
+        gelu=lambda x: 2 * functional.gelu(x),
+    ),
+    mistake(
+        "bias after the GELU: the biases of the convolutions and of fc1 are added after the GELU",
+        rewrite={
+            "gelu1": lambda at, _: wrong.biased_after(at["conv1"], at.model.conv1.bias[:, None]),
+            "gelu2": lambda at, _: wrong.biased_after(at["conv2"], at.model.conv2.bias[:, None]),
+            "mlp.gelu": lambda at, _: wrong.biased_after(at["mlp.fc1"], at.block.mlp.fc1.bias),
+        },
+    ),
     "conv2",
     mistake(
         "odd frames kept: the second convolution is centred on frames 1, 3, 5 ...: padding 'same' "
         "of TensorFlow and ONNX puts the zero after the sequence when the stride is 2",
         conv1d=padded_conv1d(lambda x, stride: functional.pad(x, (2 - stride, stride))),
+    ),
+    mistake(
+        "conv2 transposed: the second convolution has its channels in and out swapped; there are "
+        "as many, so nothing complains",
+        weights=each(r"conv2\.weight", lambda w: w.transpose(0, 1).contiguous()),
     ),
     "gelu2",
     mistake(
@@ -78,6 +119,28 @@ STEM_AND_NORMS = catalogue(
     ),
     "positions",
     mistake("no positions: the position table is not added", weights=without("positions")),
+    mistake(
+        "positions added twice: the position table is added twice: in the stem and before the "
+        "first block",
+        weights=each("positions", lambda w: 2 * w),
+    ),
+    mistake(
+        "positions before the GELU: the position table is added before the second GELU",
+        rewrite={"positions": lambda at, x: ops.gelu(at["conv2"].mT + wrong.table(at, x))},
+    ),
+    mistake(
+        "channels reshaped, not transposed: (S, T) is read as (T, S) after the convolutions; it "
+        "should be transposed",
+        rewrite={"positions": lambda at, x: at["gelu2"].reshape(x.shape) + wrong.table(at, x)},
+    ),
+    mistake(
+        "final norm at the beginning: ln_post norms the first block's input, and not the last "
+        "block's output",
+        rewrite={
+            "positions": lambda at, x: parts.layer_norm(x, at.model.ln_post),
+            "ln_post": lambda at, _: at["mlp_residual"],
+        },
+    ),
     mistake(
         "interleaved positions: sine and cosine alternate, as in the Transformer paper; Whisper "
         "has all sines first",
@@ -131,6 +194,10 @@ STEM_AND_NORMS = catalogue(
         layer_norm=wrong.unbiased_norm,
     ),
     mistake("RMS norm: the layer norms do not take off the mean", layer_norm=wrong.rms_norm),
+    mistake(
+        "layer norms left out: nothing is normed, neither in the blocks nor after them",
+        layer_norm=lambda x, *_: x,
+    ),
     mistake(
         "layer norms without bias: the layer norms' biases are left out",
         layer_norm=lambda x, w, b, eps=1e-5: ops.layer_norm(x, w, torch.zeros_like(b), eps),

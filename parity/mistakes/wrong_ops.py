@@ -23,6 +23,43 @@ Weights = dict[str, Tensor]
 # --- ops done differently -------------------------------------------------------------------------
 
 
+def erf_of_three_terms(x: Tensor) -> Tensor:
+    """Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.25."""
+    t = 1 / (1 + 0.47047 * x.abs())
+    series = ((0.7478556 * t - 0.0958798) * t + 0.3480242) * t
+    return x.sign() * (1 - series * (-x.square()).exp())
+
+
+def erf_without_exp(x: Tensor) -> Tensor:
+    """Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.27."""
+    a = x.abs()
+    below = 1 + (((0.078108 * a + 0.000972) * a + 0.230389) * a + 0.278393) * a
+    return x.sign() * (1 - below.pow(-4))
+
+
+def biased_after(x: Tensor, bias: Tensor) -> Tensor:
+    """The GELU of x, to which the bias was added already, with the bias added afterwards."""
+    return ops.gelu(x - bias) + bias
+
+
+def table(at: Any, x: Tensor) -> Tensor:
+    """The positions of x (B, T, S): (T, S)."""
+    positions: Tensor = at.model.positions
+    return positions[: x.shape[1]]
+
+
+def bias_not_scaled(at: Any, q: Tensor) -> Tensor:
+    attn = at.block.attn
+    bias: Tensor = attn.q.bias
+    return q + (math.sqrt(q.shape[-1] // attn.n_head) - 1) * bias
+
+
+def without_last_head(at: Any, context: Tensor) -> Tensor:
+    heads: Tensor = at.block.attn.split(context).clone()  # (B, H, T, D)
+    heads[:, -1] = 0
+    return heads.transpose(1, 2).flatten(2)  # (B, T, S)
+
+
 def padded_conv1d(pad: Callable[[Tensor, int], Tensor]) -> Callable[..., Tensor]:
     """A convolution of pad(x, stride), where ours puts one zero before x and one after."""
     return lambda x, weight, bias, stride: functional.conv1d(pad(x, stride), weight, bias, stride)
