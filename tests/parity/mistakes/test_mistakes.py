@@ -21,7 +21,7 @@ from melfront.parity.signals import SIGNALS
 from tests.parity.ports import front_end_dump
 
 # Tried in this order until the mistake is named alone: no signal shows all of them.
-ORDER = ("padded", "speech", "batch", "late", "quiet", "faint", "dc", "tone", "noise")
+ORDER = ("padded", "speech", "batch", "late", "quiet", "faint", "dc", "tone", "noise", "sample")
 
 
 def names(report: parity.Report) -> list[str]:
