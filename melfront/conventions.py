@@ -149,7 +149,8 @@ class Convention:
 
     def upto(self, stage: str) -> tuple[Any, ...]:
         """Every choice made up to this stage: equal choices give equal tensors there."""
-        chosen: tuple[Any, ...] = choices_upto(type(self), stage)(self)
+        kind: Any = type(self)
+        chosen: tuple[Any, ...] = choices_upto(kind, stage)(self)
         return chosen
 
     @property
@@ -167,7 +168,7 @@ def choices() -> dict[str, tuple[Any, ...]]:
 
 
 @lru_cache(maxsize=32)
-def choices_upto(kind: type[Convention], stage: str) -> attrgetter[Any]:
+def choices_upto(kind: Any, stage: str) -> attrgetter[Any]:
     """What reads the fields of these stages and of those before."""
     early = STAGES[: STAGES.index(stage) + 1]
     return attrgetter(*(f.name for f in fields(kind) if f.metadata["stage"] in early))

@@ -85,7 +85,7 @@ def waves(n_fft: int, angles: str) -> Array:
     "rounded": 2 pi k n / N in float64, then rounded. "float32": every step of it in float32.
     """
     n, k = np.arange(n_fft)[:, None], np.arange(n_fft // 2 + 1)
-    angle = 2 * np.pi * (n * k) / n_fft
+    angle: Array = 2 * np.pi * (n * k) / n_fft
     if angles == "float32":
         angle = np.float32(2 * np.pi) * (n * k).astype(np.float32) / np.float32(n_fft)
     angle = angle.astype(np.float32).astype(np.float64)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -75,9 +76,16 @@ def frames(padded: Array, convention: Convention) -> Array:
 
 
 def window(convention: Convention) -> Array:
-    """(N,) float64; one shorter than n_fft is centred in it."""
-    n = np.arange(convention.win_length)
-    angle = 2 * np.pi * n / (len(n) if convention.periodic else len(n) - 1)
+    """(N,) float64, read-only; one shorter than n_fft is centred in it."""
+    return window_of(
+        convention.window, convention.win_length, convention.periodic, convention.n_fft
+    )
+
+
+@lru_cache(maxsize=64)
+def window_of(name: str | None, win_length: int, periodic: bool, n_fft: int) -> Array:
+    n = np.arange(win_length)
+    angle = 2 * np.pi * n / (len(n) if periodic else len(n) - 1)
     hann = 0.5 - 0.5 * np.cos(angle)
     shape = {
         "hann": hann,
@@ -88,9 +96,11 @@ def window(convention: Convention) -> Array:
         "squared_hann": hann**2,
         "triangle": 1 - np.abs(angle / np.pi - 1),
         None: np.ones(len(n)),
-    }[convention.window]
-    spare = convention.n_fft - len(n)
-    return np.pad(shape, (spare // 2, spare - spare // 2))
+    }[name]
+    spare = n_fft - len(n)
+    padded = np.pad(shape, (spare // 2, spare - spare // 2))
+    padded.flags.writeable = False
+    return padded
 
 
 def windowed(frames: Array, convention: Convention) -> Array:

@@ -70,11 +70,13 @@ class FewFrames:
         if name == "frames":
             clips = self.pipeline.clips
             total = variants.total_length(clips, self.pipeline.length, c)
-            padded = [variants.pad(variants.condition(clip, c), total, c) for clip in clips.arrays]
-            every = variants.frames(np.stack(padded) if clips.batched else padded[0], c)
             # A frame too many comes last: it may hold the maximum.
-            index = [*self.frames, *range(self.n_frames, every.shape[-2])]
-            return every[..., np.minimum(index, every.shape[-2] - 1), :]
+            count = self.computed(c, c.drop in (None, "last_after_max"))
+            index = np.minimum([*self.frames, *range(self.n_frames, count)], count - 1)
+            each = [
+                framed(self.conditioned(i, c), total, index, c) for i in range(len(clips.arrays))
+            ]
+            return np.stack(each) if clips.batched else each[0]
         x = self.stage(ORDER[ORDER.index(name) - 1], c)
         if name == "power":
             return variants.power(variants.spectrum(variants.windowed(x, c), c), c)  # (B, n, K)
@@ -85,6 +87,12 @@ class FewFrames:
         if name == "clamped":
             return variants.clamp_below(x, self.maximum(x, c), c)[..., : len(self.frames)]
         return self.features(x, c)
+
+    def conditioned(self, number: int, c: Convention) -> Array:
+        key = (number, c.read, c.skip, c.gain, c.preemphasis, c.normalize)
+        if key not in self.done:
+            self.done[key] = variants.condition(self.pipeline.clips.arrays[number], c)
+        return self.done[key]
 
     def maximum(self, log: Array, c: Convention) -> Any:
         """What the clamp hangs from, from the logarithm on the chosen frames."""
@@ -174,6 +182,27 @@ class FewFrames:
         if c.max_scope == "bin" or c.max_chunk or c.max_running or c.output_mean:
             return 0.0
         return distance * float(np.sqrt(len(self.frames) / self.n_frames))
+
+
+def framed(clip: Array, total: int, index: Array, c: Convention) -> Array:
+    """These frames of a clip padded to `total` samples: (n,) -> (n, N), no other being computed."""
+    clip, left, n_fft = clip[:total], -c.start, c.n_fft
+    keeps = c.drop in (None, "last_after_max")
+    step = c.chunk * c.hop_length if c.chunk else total
+    number, frame = np.divmod(index, c.chunk + keeps) if c.chunk else (0 * index, index)
+    low = (number * step)[:, None]  # of the frame's own chunk, or of the whole
+    high = np.minimum(low + step, total)
+    if c.pad_twice or c.edges_first or c.pad_side == "left" or (high - low).min() <= n_fft:
+        return np.array(variants.frames(variants.pad(clip, total, c), c)[index])
+    at = low + ((frame + (c.drop == "first")) * c.hop_length - left)[:, None] + np.arange(n_fft)
+    before, after = at < low, at >= high
+    mirror = c.pad_mode == "reflect"  # around the edge sample, not beside it
+    at = np.where(before, 2 * low - at - (not mirror), at)
+    at = np.where(after, 2 * high - at - 1 - mirror, at)
+    if c.pad_mode == "edge":
+        at = np.where(before, low, np.where(after, high - 1, at))
+    values = np.where(at < len(clip), clip[np.clip(at, 0, len(clip) - 1)], 0.0)
+    return np.where(before | after, 0.0, values) if c.pad_mode == "constant" else values
 
 
 def standard(x: Array, how: str | None) -> Array:

@@ -39,7 +39,7 @@ def try_front_end(candidate: Candidate, catalogue: Iterable[FrontEndMistake]) ->
     pipeline, stage, values = candidate.pipeline, candidate.stage, candidate.values
     base = pipeline.convention
     few = FewFrames(pipeline, stage, values) if stage in SERVES else None
-    entries = [entry for entry in catalogue if possible(candidate, entry)]
+    entries = simplest([entry for entry in catalogue if possible(candidate, entry)], stage)
     if stage.axes[-1] == "F":
         more = found(values, candidate.truth, candidate.floor)
         entries += [entry for entry in more if possible(candidate, entry)]
@@ -57,6 +57,22 @@ def try_front_end(candidate: Candidate, catalogue: Iterable[FrontEndMistake]) ->
     rest = [entry for (entry,), convention in alone if not of_length(convention)]
     rest += [entry for (entry,), _ in nearest_few(few, of_some_length, N_LENGTHS)]
     return tried + at_once(candidate, few, rest, tried)
+
+
+def simplest(entries: Sequence[FrontEndMistake], stage: Stage) -> list[FrontEndMistake]:
+    """Of entries that are the same up to this stage, those that change least.
+
+    Of a front end that is not Whisper's at all, only the first wrong decision is seen there.
+    """
+    same: dict[tuple[object, ...], list[FrontEndMistake]] = {}
+    for entry in entries:
+        same.setdefault(entry.convention().upto(stage), []).append(entry)
+    kept = {entry for alike in same.values() for entry in alike if fewest(entry, alike)}
+    return [entry for entry in entries if entry in kept]
+
+
+def fewest(entry: FrontEndMistake, alike: Iterable[FrontEndMistake]) -> bool:
+    return len(entry.change) == min(len(other.change) for other in alike)
 
 
 def at_once(

@@ -61,12 +61,6 @@ WAVEFORM = [
         pad_twice=True,
     ),
     mistake(
-        "features filled up with zeros: the clip is not padded to 30 s; its features are, with 0.0",
-        seen="vllm-metal #729; padding the mel instead of the waveform",
-        own_length=True,
-        fill=0.0,
-    ),
-    mistake(
         "WAV header read as samples: the 44 bytes before the samples are read as 22 samples more",
         seen="np.fromfile, fread and includes of a .wav file",
         read="header",

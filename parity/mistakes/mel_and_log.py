@@ -265,6 +265,12 @@ MEL_AND_LOG = [
         fill=0.0,
     ),
     mistake(
+        "features filled up with zeros: the clip is not padded to 30 s; its features are, with 0.0",
+        seen="vllm-metal #729; padding the mel instead of the waveform",
+        own_length=True,
+        fill=0.0,
+    ),
+    mistake(
         "tail of -1.5: the frames after the clip hold the value of pure silence, without the clamp "
         "that lifts them with the rest",
         fill=-1.5,
