@@ -58,7 +58,8 @@ class Convention:
     read: Literal[None, "header", "big-endian", "unsigned", "8-bit"] = at("padded", None)
     skip: int = at("padded", 0)  # samples lost at the beginning
     gain: float = at("padded", 1.0)  # the waveform is multiplied by it: 32768 for unscaled int16
-    preemphasis: float = at("padded", 0.0)  # x[n] - preemphasis * x[n - 1]; Kaldi's is 0.97
+    preemphasis: float = at("padded", 0.0)  # x[n] - preemphasis * x[n - 1]; NeMo's is 0.97
+    padded_preemphasis: float = at("padded", 0.0)  # which goes on into the zeros after the clip
     # before padding
     normalize: Literal[None, "mean", "variance", "peak", "rms"] = at("padded", None)
     pad_side: Literal["right", "left"] = at("padded", "right")  # where the zeros up to 30 s go

@@ -45,6 +45,9 @@ def condition(clip: Array, convention: Convention) -> Array:
             clip = clip / np.sqrt(clip.var() + 1e-7)
     if convention.preemphasis:
         clip = clip - convention.preemphasis * np.concatenate([[0.0], clip[:-1]])
+    if convention.padded_preemphasis:
+        clip = np.append(clip, 0.0)
+        clip = clip - convention.padded_preemphasis * np.concatenate([[0.0], clip[:-1]])
     return clip
 
 

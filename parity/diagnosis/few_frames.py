@@ -89,7 +89,7 @@ class FewFrames:
         return self.features(x, c)
 
     def conditioned(self, number: int, c: Convention) -> Array:
-        key = (number, c.read, c.skip, c.gain, c.preemphasis, c.normalize)
+        key = (number, c.read, c.skip, c.gain, c.preemphasis, c.padded_preemphasis, c.normalize)
         if key not in self.done:
             self.done[key] = variants.condition(self.pipeline.clips.arrays[number], c)
         return self.done[key]

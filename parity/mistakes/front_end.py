@@ -105,6 +105,11 @@ WAVEFORM = [
         preemphasis=0.97,
     ),
     mistake(
+        "pre-emphasis of the padded clip: x[n] - 0.97 x[n - 1] after padding to 30 s, with a last "
+        "click where the clip ends",
+        padded_preemphasis=0.97,
+    ),
+    mistake(
         "mean removed: the clip's mean is taken off, as Kaldi's remove_dc_offset does for each "
         "frame",
         normalize="mean",

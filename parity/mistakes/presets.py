@@ -28,7 +28,7 @@ DECIBELS = {"log_factor": 10.0, "offset": 0.0, "divisor": 1.0}
 LIBROSA = DECIBELS | {"pad_mode": "constant", "drop": None, "dynamic_range": 80.0}
 TORCHAUDIO = RAW | {"mel_scale": "htk", "mel_norm": None, "log_factor": 10.0, "drop": None}
 WHOLE_BINS: dict[str, Any] = {
-    "preemphasis": 0.97,
+    "padded_preemphasis": 0.97,
     "n_fft": 512,
     "win_length": 400,
     "frame_start": -56,

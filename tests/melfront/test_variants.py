@@ -69,6 +69,7 @@ def test_edges_of_the_sample_distinguish_reflection_from_zeros(sample):
 OTHER: dict[str, list[Any]] = {
     "gain": [32_768.0, 0.5],
     "preemphasis": [0.97],
+    "padded_preemphasis": [0.97],
     "normalize": ["mean", "variance", "peak", "rms"],
     "pad_side": ["left"],
     "extra_padding": [160, 480],
