@@ -11,6 +11,8 @@ by running this with a field changed. float64 NumPy, as the oracle.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 
 from .audio import Clips, as_clips, fit_length, is_tensor
 from .conventions import CHUNK_LENGTH, Convention, get_convention
-from .filterbank import mel_filters
+from .other_steps import chunk_maximum, in_chunks, other_filters, read_wrongly, waves
 
 Array = NDArray[Any]
 Tap = Callable[[str, Array], Array]  # sees each stage's name and tensor, returns what to go on with
@@ -30,15 +32,22 @@ def no_tap(_stage: str, tensor: Array) -> Array:
 
 def condition(clip: Array, convention: Convention) -> Array:
     """What is done to a clip before anything else: in Whisper, nothing. (n,) -> (n,) float64."""
-    clip = clip.astype(np.float64) * convention.gain
+    if convention.read:
+        clip = read_wrongly(clip, convention.read)
+    clip = clip[convention.skip :].astype(np.float64) * convention.gain
     if convention.normalize == "peak":
-        clip = clip / max(np.abs(clip).max(), 1e-12)
+        clip = clip / max(np.abs(clip).max(initial=0), 1e-12)
+    elif convention.normalize == "rms":
+        clip = clip / max(np.sqrt(np.mean(clip**2)), 1e-12)
     elif convention.normalize:
         clip = clip - clip.mean()
         if convention.normalize == "variance":
             clip = clip / np.sqrt(clip.var() + 1e-7)
     if convention.preemphasis:
         clip = clip - convention.preemphasis * np.concatenate([[0.0], clip[:-1]])
+    if convention.padded_preemphasis:
+        clip = np.append(clip, 0.0)
+        clip = clip - convention.padded_preemphasis * np.concatenate([[0.0], clip[:-1]])
     return clip
 
 
@@ -46,6 +55,9 @@ def pad(clip: Array, n_samples: int, convention: Convention) -> Array:
     """Zeros up to n_samples, then half a window beyond each edge: (n,) -> (L + N,)."""
     left = -convention.start
     right = convention.n_fft - left
+    if convention.pad_twice:
+        left, right = left + convention.n_fft // 2, right + convention.n_fft // 2
+    clip = clip[:n_samples]
     zeros = (0, n_samples - len(clip))
     if convention.pad_side == "left":
         zeros = zeros[::-1]
@@ -56,6 +68,9 @@ def pad(clip: Array, n_samples: int, convention: Convention) -> Array:
 
 def frames(padded: Array, convention: Convention) -> Array:
     """(..., L + N) -> (..., F, N), a view."""
+    if convention.chunk:
+        alone = replace(convention, chunk=None)
+        return in_chunks(padded, convention, lambda piece: frames(piece, alone))
     n_fft, hop = convention.n_fft, convention.hop_length
     every = np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=-1)[..., ::hop, :]
     if convention.drop == "last":
@@ -64,9 +79,16 @@ def frames(padded: Array, convention: Convention) -> Array:
 
 
 def window(convention: Convention) -> Array:
-    """(N,) float64; one shorter than n_fft is centred in it."""
-    n = np.arange(convention.win_length)
-    angle = 2 * np.pi * n / (len(n) if convention.periodic else len(n) - 1)
+    """(N,) float64, read-only; one shorter than n_fft is centred in it."""
+    return window_of(
+        convention.window, convention.win_length, convention.periodic, convention.n_fft
+    )
+
+
+@lru_cache(maxsize=64)
+def window_of(name: str | None, win_length: int, periodic: bool, n_fft: int) -> Array:
+    n = np.arange(win_length)
+    angle = 2 * np.pi * n / (len(n) if periodic else len(n) - 1)
     hann = 0.5 - 0.5 * np.cos(angle)
     shape = {
         "hann": hann,
@@ -74,20 +96,46 @@ def window(convention: Convention) -> Array:
         "blackman": 0.42 - 0.5 * np.cos(angle) + 0.08 * np.cos(2 * angle),
         "povey": hann**0.85,  # Kaldi's default
         "sqrt_hann": np.sqrt(hann),
+        "squared_hann": hann**2,
+        "triangle": 1 - np.abs(angle / np.pi - 1),
         None: np.ones(len(n)),
-    }[convention.window]
-    spare = convention.n_fft - len(n)
-    return np.pad(shape, (spare // 2, spare - spare // 2))
+    }[name]
+    spare = n_fft - len(n)
+    padded = np.pad(shape, (spare // 2, spare - spare // 2))
+    padded.flags.writeable = False
+    return padded
+
+
+def windowed(frames: Array, convention: Convention) -> Array:
+    """(..., F, N) -> (..., F, N)."""
+    if convention.frame_mean or convention.frame_preemphasis:
+        frames = condition_frames(frames, convention)
+    return frames * window(convention)
+
+
+def condition_frames(frames: Array, convention: Convention) -> Array:
+    """What Kaldi does to the part of each frame that the window sees: (..., F, N), a copy."""
+    frames = np.array(frames)
+    before = (convention.n_fft - convention.win_length) // 2
+    part = frames[..., before : before + convention.win_length]
+    if convention.frame_mean:
+        part -= part.mean(axis=-1, keepdims=True)
+    if convention.frame_preemphasis:
+        previous = np.concatenate([part[..., :1], part[..., :-1]], axis=-1)
+        part -= convention.frame_preemphasis * previous
+    return frames
 
 
 def spectrum(windowed: Array, convention: Convention) -> Array:
     """(..., F, N) -> (..., F, K) complex128."""
+    if convention.angles != "exact":
+        return windowed @ waves(convention.n_fft, convention.angles) * convention.spectrum_scale
     return np.fft.rfft(windowed) * convention.spectrum_scale
 
 
 def power(spectrum: Array, convention: Convention) -> Array:
     """(..., F, K) complex128 -> (..., F, K) float64."""
-    squared = spectrum.real**2
+    squared = (spectrum.imag if convention.spectrum_part == "imaginary" else spectrum.real) ** 2
     if convention.spectrum_part == "complex":
         squared = squared + spectrum.imag**2
     if convention.folded:
@@ -108,11 +156,9 @@ def round_mantissa(x: Any, bits: int) -> Any:
 
 
 def filters(convention: Convention, n_mels: int) -> Array:
-    """`filterbank.mel_filters` of a convention: (M, K) float64."""
+    """`filterbank.mel_filters` of a convention, as far as it has them: (M, K) float64."""
     c = convention
-    bank = mel_filters(
-        n_mels, c.n_fft, c.filter_rate, c.f_min, c.f_max, scale=c.mel_scale, norm=c.mel_norm
-    )
+    bank = other_filters(c, n_mels)
     if c.bin_shift:
         bank = np.roll(bank, c.bin_shift, axis=1)
     return bank[::-1] if c.flip_mels else bank
@@ -129,6 +175,8 @@ def mel(power: Array, convention: Convention, n_mels: int) -> Array:
 
 def log(mel: Array, convention: Convention) -> Array:
     """(..., M, F) -> (..., M, F)."""
+    if not convention.logarithm:
+        return mel
     floor = convention.log_floor
     above = mel + floor if convention.floor_added else np.maximum(mel, floor)
     return convention.log_factor * np.log10(above) / np.log10(convention.log_base)
@@ -136,36 +184,72 @@ def log(mel: Array, convention: Convention) -> Array:
 
 def counted(clips: Clips, n_frames: int, convention: Convention) -> Any:
     """Which of n_frames count for the maximum: in Whisper all, True. Else (1, F) or (B, 1, F)."""
-    if convention.max_frames == "all":
+    if convention.max_frames == "all" or convention.own_length:
         return True
     own = [(len(clip) + convention.extra_padding) // convention.hop_length for clip in clips.arrays]
     of_clip = np.arange(n_frames) < np.maximum(own, 1)[:, None, None]  # (B, 1, F)
     return of_clip if clips.batched else of_clip[0]
 
 
+def maximum(log: Array, convention: Convention, counts: Any = True) -> Any:
+    """What the clamp hangs from, which broadcasts with log (..., M, F); None: nothing is clamped.
+
+    `counts` is what `counted` returns.
+    """
+    axes = {"item": (-2, -1), "batch": None, "frame": -2, "bin": -1}
+    c = convention
+    if c.fixed_max is not None:
+        return c.fixed_max
+    if c.max_chunk or c.max_running:
+        loudest = log.max(axis=-2, keepdims=True, where=counts, initial=-np.inf)  # of each frame
+        return chunk_maximum(loudest, c.max_chunk, c.max_running)
+    if c.max_scope is None:
+        return None
+    return log.max(axis=axes[c.max_scope], keepdims=True, where=counts, initial=-np.inf)
+
+
 def clamp(log: Array, convention: Convention, counts: Any = True) -> Array:
     """(..., M, F) -> (..., M, F). `counts` is what `counted` returns."""
-    axes = {"item": (-2, -1), "batch": None, "frame": -2, "bin": -1}
-    if convention.fixed_max is not None:
-        loudest: Any = convention.fixed_max
-    elif convention.max_scope is None:
-        return log
-    else:
-        axis = axes[convention.max_scope]
-        loudest = log.max(axis=axis, keepdims=True, where=counts, initial=-np.inf)
-    return np.maximum(log, loudest - convention.dynamic_range)
+    return clamp_below(log, maximum(log, convention, counts), convention)
 
 
-def scale(clamped: Array, convention: Convention) -> Array:
-    """(..., M, F) -> (..., M, F)."""
+def clamp_below(log: Array, loudest: Any, convention: Convention) -> Array:
+    """(..., M, F) -> (..., M, F). `loudest` is what `maximum` returns."""
+    if loudest is not None:
+        log = np.maximum(log, loudest - convention.dynamic_range)
+    if convention.max_subtracted:
+        log = log - (log.max(axis=(-2, -1), keepdims=True) if loudest is None else loudest)
+    return log
+
+
+def scale(clamped: Array, convention: Convention, valid: Any = True) -> Array:
+    """(..., M, F) -> (..., M, F). valid: which frames count for the mean; it broadcasts."""
     features = (clamped + convention.offset) / convention.divisor
-    if convention.output_mean:
-        axes = -1 if convention.output_mean == "bin" else (-2, -1)
-        features = features - features.mean(axis=axes, keepdims=True)
-        spread = features.std(axis=axes, keepdims=True)
-        # NeMo adds 1e-5; elsewhere it only keeps silence from being divided by 0.
-        features = features / (spread + 1e-5 if axes == -1 else np.maximum(spread, 1e-5))
-    return features
+    how = convention.output_mean
+    if how is None:
+        return features
+    if how == "range":
+        least = features.min(axis=(-2, -1), keepdims=True)
+        return (features - least) / np.maximum(np.ptp(features, axis=(-2, -1), keepdims=True), 1e-5)
+    axes: Any = {"frame": -2, "item": (-2, -1)}.get(how, -1)
+    where = True if how == "frame" else np.broadcast_to(valid, features.shape)
+    features = features - features.mean(axis=axes, keepdims=True, where=where)
+    if how == "bin_mean":
+        return features
+    spread = features.std(axis=axes, keepdims=True, where=where, ddof=int(how == "bin_unbiased"))
+    # NeMo adds 1e-5; elsewhere it only keeps silence from being divided by 0.
+    return features / (spread + 1e-5 if axes == -1 else np.maximum(spread, 1e-5))
+
+
+def before_tail(clips: Clips, n_frames: int, convention: Convention) -> Any:
+    """Which of n_frames are not filled: (1, F), or (B, 1, F) of a batch; True: all."""
+    if convention.fill is None:
+        return True
+    if convention.own_length:
+        return np.ones((1, n_frames), bool)
+    ends = np.array([len(clip) // convention.hop_length for clip in clips.arrays])
+    before = np.arange(n_frames) < ends[:, None, None]  # (B, 1, F)
+    return before if clips.batched else before[0]
 
 
 def fill_tail(features: Array, clips: Clips, length: int, convention: Convention) -> Array:
@@ -174,12 +258,23 @@ def fill_tail(features: Array, clips: Clips, length: int, convention: Convention
     Reproduces whisper.pad_or_trim on a mel: transcribe pads the features where transformers has
     padded the waveform, so that its tail is 0.0 and not what silence gives.
     """
-    if convention.fill is None:
-        return features
-    features = features[..., : length // convention.hop_length]
-    ends = np.array([len(clip) // convention.hop_length for clip in clips.arrays])
-    after = np.arange(features.shape[-1]) >= ends[:, None, None]  # (B, 1, F)
-    return np.where(after if clips.batched else after[0], convention.fill, features)
+    c = convention
+    if c.fill is not None:
+        features = features[..., : length // c.hop_length]
+        features = np.where(before_tail(clips, features.shape[-1], c), features, c.fill)
+        missing = length // c.hop_length - features.shape[-1] if c.own_length else 0
+        beyond = [(0, 0)] * (features.ndim - 1) + [(0, missing)]
+        features = np.pad(features, beyond, constant_values=c.fill) if missing else features
+    if c.unwritten:
+        features = np.where(np.arange(features.shape[-1])[::-1] < c.unwritten, 0.0, features)
+    return features
+
+
+def total_length(clips: Clips, length: int, convention: Convention) -> int:
+    """Samples that the waveform is padded to."""
+    if convention.own_length:
+        return max(len(clip) for clip in clips.arrays)
+    return length + convention.extra_padding
 
 
 def run(clips: Clips, length: int, n_mels: int, convention: Convention, tap: Tap) -> Array:
@@ -187,18 +282,19 @@ def run(clips: Clips, length: int, n_mels: int, convention: Convention, tap: Tap
 
     `tap(stage, tensor)` sees each stage and returns what the next one gets.
     """
-    total = length + convention.extra_padding
+    total = total_length(clips, length, convention)
     padded = [pad(condition(clip, convention), total, convention) for clip in clips.arrays]
     x = tap("padded", np.stack(padded) if clips.batched else padded[0])
     x = tap("frames", frames(x, convention))
-    x = tap("windowed", x * window(convention))
+    x = tap("windowed", windowed(x, convention))
     x = tap("spectrum", spectrum(x, convention))
     x = tap("power", power(x, convention))
     x = tap("mel", mel(x, convention, n_mels))
     x = tap("log", log(x, convention))
     x = clamp(x, convention, counted(clips, x.shape[-1], convention))
     x = tap("clamped", x[..., :-1] if convention.drop == "last_after_max" else x)
-    return tap("features", fill_tail(scale(x, convention), clips, length, convention))
+    x = scale(x, convention, before_tail(clips, x.shape[-1], convention))
+    return tap("features", fill_tail(x, clips, length, convention))
 
 
 def log_mel(

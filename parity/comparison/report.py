@@ -154,7 +154,8 @@ class Report:
             "; and ".join(f"{e.name}: {e.sentence}" for e in n.entries) for n in found.named
         )
         if len(found.named[0].entries) > 1:
-            return f"looks like two mistakes at once: {text}"
+            count = {2: "two", 3: "three", 4: "four"}[len(found.named[0].entries)]
+            return f"looks like {count} mistakes at once: {text}"
         if found.telling:
             text += f" (the stage {found.telling} would tell them apart)"
         return f"looks like: {text}"

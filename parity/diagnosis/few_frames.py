@@ -1,7 +1,8 @@
 """The front end on a few frames, to rank thousands of conventions by how near they come.
 
-Two mistakes at once make two thousand pairs. On some fifty frames all of them take a second,
-because pairs that agree up to a stage share it. Only the nearest are then computed on all frames.
+Two mistakes at once make ten thousand pairs. On some twenty frames all of them take a second or
+two, because pairs that agree up to a stage share it. The nearest are then tried on more frames, and
+only the nearest of those on all.
 
     # B batch, if there is one  K frequencies  M mel bins  n chosen frames
 """
@@ -9,6 +10,7 @@ because pairs that agree up to a stage share it. Only the nearest are then compu
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -20,20 +22,26 @@ from ..pipeline import Pipeline
 
 ORDER = ["frames", "power", "mel", "log", "clamped", "features"]  # the stages that are computed
 SERVES = ORDER[1:]  # and that it can be asked about
-LOUDEST = 8  # frames
 MEAN = 0.01  # that normalised features may have: in bfloat16 a value is off by up to 0.4 %
+FEW = 3  # frames that a port without centring, or with a hop more, has too few or too many
+# Where chunks of likely lengths meet, if they are 100 ms, 0.5 s, 1 s, 2 s, 5 s or 10 s long.
+MEETINGS = (9, 10, 49, 50, 99, 100, 199, 200, 499, 500, 999, 1000)
 
 
 class FewFrames:
     """The candidate's values of one stage on the chosen frames, and every convention's.
 
     The frames are the edges, the clips' ends, the loudest ones - so that the maximum is among
-    them - and some of the rest.
+    them - some of the rest, and, unless `few`, where chunks meet.
     """
 
-    def __init__(self, pipeline: Pipeline, stage: str, values: Array) -> None:
+    def __init__(self, pipeline: Pipeline, stage: str, values: Array, few: bool = False) -> None:
         self.pipeline, self.asked, self.values = pipeline, stage, values
+        self.axis = -2 if stage == "power" else -1
+        given = values.shape[self.axis] if values.ndim >= 2 else 0
         self.n_frames = pipeline.length // HOP_LENGTH
+        if not self.n_frames <= given <= self.n_frames + FEW:
+            self.n_frames = max(given, 1)
         self.ends = np.array([len(clip) // HOP_LENGTH for clip in pipeline.clips.arrays])
         # The loudest frames of the truth, and those of the candidate, which the convention that it
         # was made with has too.
@@ -42,10 +50,12 @@ class FewFrames:
             every.append(values.max(axis=-1 if stage == "power" else -2))
         chosen = [*range(3), self.n_frames - 1]
         chosen += [frame for end in self.ends for frame in range(end - 2, end + 3)]
-        chosen += range(0, self.n_frames, max(1, self.n_frames // 32))
+        chosen += range(0, self.n_frames, max(1, self.n_frames // (4 if few else 32)))
+        chosen += [] if few else MEETINGS
         for loudness in every:
-            chosen += np.argsort(loudness)[..., -LOUDEST:].flatten().tolist()
+            chosen += np.argsort(loudness)[..., -(2 if few else 8) :].flatten().tolist()
         self.frames = np.unique(np.clip(chosen, 0, self.n_frames - 1))
+        self.chosen = values.take(self.frames, axis=self.axis) if given else values
         self.done: dict[tuple[object, ...], Array] = {}
 
     def stage(self, name: str, c: Convention) -> Array:
@@ -58,68 +68,147 @@ class FewFrames:
 
     def compute(self, name: str, c: Convention) -> Array:
         if name == "frames":
-            clips, total = self.pipeline.clips, self.pipeline.length + c.extra_padding
-            padded = [variants.pad(variants.condition(clip, c), total, c) for clip in clips.arrays]
-            every = variants.frames(np.stack(padded) if clips.batched else padded[0], c)
+            clips = self.pipeline.clips
+            total = variants.total_length(clips, self.pipeline.length, c)
             # A frame too many comes last: it may hold the maximum.
-            return every[..., [*self.frames, *range(self.n_frames, every.shape[-2])], :]
+            count = self.computed(c, c.drop in (None, "last_after_max"))
+            index = np.minimum([*self.frames, *range(self.n_frames, count)], count - 1)
+            each = [
+                framed(self.conditioned(i, c), total, index, c) for i in range(len(clips.arrays))
+            ]
+            return np.stack(each) if clips.batched else each[0]
         x = self.stage(ORDER[ORDER.index(name) - 1], c)
         if name == "power":
-            return variants.power(variants.spectrum(x * variants.window(c), c), c)  # (B, n, K)
+            return variants.power(variants.spectrum(variants.windowed(x, c), c), c)  # (B, n, K)
         if name == "mel":
             return variants.mel(x, c, self.pipeline.n_mels)  # (B, M, n)
         if name == "log":
             return variants.log(x, c)
         if name == "clamped":
-            n_frames = self.n_frames + x.shape[-1] - len(self.frames)
-            counts = variants.counted(self.pipeline.clips, n_frames, c)
-            if counts is not True:
-                counts = counts[..., [*self.frames, *range(self.n_frames, n_frames)]]
-            return variants.clamp(x, c, counts)[..., : len(self.frames)]
-        x = variants.scale(x, replace(c, output_mean=None) if c.output_mean else c)
-        if c.fill is None:
-            return x
-        after = self.frames >= self.ends[:, None, None]  # (B, 1, n)
-        return np.where(after if self.pipeline.clips.batched else after[0], c.fill, x)
+            return variants.clamp_below(x, self.maximum(x, c), c)[..., : len(self.frames)]
+        return self.features(x, c)
+
+    def conditioned(self, number: int, c: Convention) -> Array:
+        key = (number, c.read, c.skip, c.gain, c.preemphasis, c.padded_preemphasis, c.normalize)
+        if key not in self.done:
+            self.done[key] = variants.condition(self.pipeline.clips.arrays[number], c)
+        return self.done[key]
+
+    def maximum(self, log: Array, c: Convention) -> Any:
+        """What the clamp hangs from, from the logarithm on the chosen frames."""
+        n_frames = self.n_frames + log.shape[-1] - len(self.frames)
+        frames = [*self.frames, *range(self.n_frames, n_frames)]
+        counts = variants.counted(self.pipeline.clips, n_frames, c)
+        if c.fixed_max is not None or not (c.max_chunk or c.max_running):
+            return variants.maximum(log, c, counts if counts is True else counts[..., frames])
+        # It needs all frames: take the truth's, louder by as much as the loudest is.
+        truth = self.pipeline.front_end_truth["log"]
+        if c.upto("log") != self.pipeline.convention.upto("log"):
+            truth = truth + (log.max() - truth.max())
+        every = np.pad(truth, [(0, 0)] * (truth.ndim - 1) + [(0, FEW)], mode="edge")
+        loudest = variants.maximum(every, c)
+        return loudest[..., np.minimum(frames, loudest.shape[-1] - 1)]
+
+    def features(self, clamped: Array, c: Convention) -> Array:
+        by_frame = c.output_mean in (None, "frame")  # the others look at all frames
+        x = variants.scale(clamped, c if by_frame else replace(c, output_mean=None))
+        if c.fill is not None:
+            x = np.where(self.before_tail(c), x, c.fill)
+        if c.unwritten:
+            x = np.where(self.frames >= self.count(c) - c.unwritten, 0.0, x)
+        return x
+
+    def before_tail(self, c: Convention) -> Any:
+        """Which of the chosen frames are not filled: (n,), or (B, 1, n) of a batch."""
+        if c.own_length:
+            return self.frames < self.computed(c)
+        before = self.frames < self.ends[:, None, None]  # (B, 1, n)
+        return before if self.pipeline.clips.batched else before[0, 0]
+
+    def computed(self, c: Convention, keeps: bool | None = None) -> int:
+        """How many frames this convention computes."""
+        keeps = c.drop is None if keeps is None else keeps
+        total = variants.total_length(self.pipeline.clips, self.pipeline.length, c)
+        total += 2 * (c.n_fft // 2) if c.pad_twice else 0
+        if c.chunk:
+            chunks, rest = divmod(total, c.chunk * c.hop_length)
+            return chunks * (c.chunk + keeps) + (rest // c.hop_length + keeps if rest else 0)
+        return total // c.hop_length + keeps
 
     def count(self, c: Convention) -> int:
         """How many frames this convention has at the stage in question."""
-        late = self.asked in ("clamped", "features")
-        keeps = c.drop is None or (c.drop == "last_after_max" and not late)
         if c.fill is not None and self.asked == "features":
-            return self.n_frames
-        return (self.pipeline.length + c.extra_padding) // c.hop_length + keeps
+            return self.pipeline.length // c.hop_length
+        late = self.asked in ("clamped", "features")
+        return self.computed(c, c.drop is None or (c.drop == "last_after_max" and not late))
 
     def distance_to(self, c: Convention) -> float:
         """rms distance of the candidate from this convention on the chosen frames."""
-        axis = -2 if self.asked == "power" else -1
-        if self.values.ndim < 2 or self.values.shape[axis] != self.count(c):
+        if self.values.ndim < 2 or not self.has_as_many(c):
             return float("inf")
-        chosen = self.values.take(self.frames, axis=axis)
-        variant = self.stage(self.asked, c).take(range(len(self.frames)), axis=axis)
+        chosen = self.chosen
+        variant = self.stage(self.asked, c).take(range(len(self.frames)), axis=self.axis)
         if chosen.shape != variant.shape:
             return float("inf")
-        if c.output_mean and self.asked == "features":
+        if self.asked == "features" and c.output_mean not in (None, "frame"):
             # They are normalised over all frames, and only a few are here: normalise both again,
             # over these few.
-            axes = -1 if c.output_mean == "bin" else (-2, -1)
-            if np.abs(self.values.mean(axis=axes, dtype=np.float64)).max() > MEAN:
+            if not self.normalised(c):
                 return float("inf")
-            chosen, variant = standard(chosen, axes), standard(variant, axes)
+            own = slice(None)
+            if c.fill is not None and not self.pipeline.clips.batched:
+                own = self.before_tail(c)
+            chosen, variant = (standard(x[..., own], c.output_mean) for x in (chosen, variant))
         distance = rms(chosen - variant)
         return distance if np.isfinite(distance) else float("inf")
+
+    def has_as_many(self, c: Convention) -> bool:
+        """Has the candidate this convention's frames, or the first of them?"""
+        given, count = self.values.shape[self.axis], self.count(c)
+        return given == count or (c.pad_twice and given == self.pipeline.length // c.hop_length)
+
+    def normalised(self, c: Convention) -> bool:
+        """Is the candidate's mean, or for "range" its least value, 0?"""
+        if c.output_mean == "range":
+            return bool(abs(self.values.min()) <= MEAN)
+        axes = (-2, -1) if c.output_mean == "item" else -1
+        return bool(np.abs(self.values.mean(axis=axes, dtype=np.float64)).max() <= MEAN)
 
     def least(self, c: Convention, distance: float) -> float:
         """rms distance that is left in all frames at the least, given that in the chosen ones.
 
         0 for a convention that looks at all frames: its effect on the chosen ones is not known.
         """
-        if c.max_scope == "bin" or c.output_mean:
+        if c.max_scope == "bin" or c.max_chunk or c.max_running or c.output_mean:
             return 0.0
         return distance * float(np.sqrt(len(self.frames) / self.n_frames))
 
 
-def standard(x: Array, axes: int | tuple[int, ...]) -> Array:
+def framed(clip: Array, total: int, index: Array, c: Convention) -> Array:
+    """These frames of a clip padded to `total` samples: (n,) -> (n, N), no other being computed."""
+    clip, left, n_fft = clip[:total], -c.start, c.n_fft
+    keeps = c.drop in (None, "last_after_max")
+    step = c.chunk * c.hop_length if c.chunk else total
+    number, frame = np.divmod(index, c.chunk + keeps) if c.chunk else (0 * index, index)
+    low = (number * step)[:, None]  # of the frame's own chunk, or of the whole
+    high = np.minimum(low + step, total)
+    if c.pad_twice or c.edges_first or c.pad_side == "left" or (high - low).min() <= n_fft:
+        return np.array(variants.frames(variants.pad(clip, total, c), c)[index])
+    at = low + ((frame + (c.drop == "first")) * c.hop_length - left)[:, None] + np.arange(n_fft)
+    before, after = at < low, at >= high
+    mirror = c.pad_mode == "reflect"  # around the edge sample, not beside it
+    at = np.where(before, 2 * low - at - (not mirror), at)
+    at = np.where(after, 2 * high - at - 1 - mirror, at)
+    if c.pad_mode == "edge":
+        at = np.where(before, low, np.where(after, high - 1, at))
+    values = np.where(at < len(clip), clip[np.clip(at, 0, len(clip) - 1)], 0.0)
+    return np.where(before | after, 0.0, values) if c.pad_mode == "constant" else values
+
+
+def standard(x: Array, how: str | None) -> Array:
     """x less its mean, over its standard deviation."""
+    axes = -1 if how in ("bin", "bin_unbiased", "bin_mean") else (-2, -1)
     centred = x - x.mean(axis=axes, keepdims=True)
+    if how == "bin_mean":
+        return np.asarray(centred)
     return np.asarray(centred / (centred.std(axis=axes, keepdims=True) + 1e-5))

@@ -1,4 +1,8 @@
-"""Front-end mistakes: each run as far as the stage in question; if none fits alone, two at once."""
+"""Front-end mistakes: each run as far as the stage in question; if none fits alone, several.
+
+All pairs are tried, on a few frames. To the nearest, one mistake more at a time is added, up to
+four, as long as each is needed.
+"""
 
 from __future__ import annotations
 
@@ -10,35 +14,130 @@ import numpy as np
 
 from melfront.conventions import Convention
 
+from ..mistakes.chunks import found
 from ..mistakes.entry import FrontEndMistake
 from ..mistakes.misread import misread
-from ..noise import NOISY_LIMIT, PASS_LIMIT, least_floor, rms
+from ..noise import NOISY_LIMIT, PASS_LIMIT, Array, least_floor, rms
+from ..pipeline import Pipeline
 from ..stages import FRONT_END, Stage
 from .few_frames import SERVES, FewFrames
 from .match import Candidate, Entry, Named, fits, possible, residual
 
 N_WHOLE = 12  # of many entries or pairs tried on a few frames, those that are computed whole
+N_MORE = 250  # of all pairs, those that are tried on more frames
+N_LENGTHS = 3  # entries for chunks that are tried together with others
+N_START = 8  # combinations that a further mistake is added to
+MOST_AT_ONCE = 4
+HOPEFUL = 0.8  # of the distance without any mistake, from where on further ones are added
+NEEDED = 5.0  # a combination comes so many times nearer than without any one of its mistakes
 
 Tried = tuple[tuple[FrontEndMistake, ...], Convention]
 
 
 def try_front_end(candidate: Candidate, catalogue: Iterable[FrontEndMistake]) -> list[Named]:
-    """Every entry of the catalogue, alone and in pairs, that may have spoilt the candidate."""
-    pipeline, stage = candidate.pipeline, candidate.stage
+    """Every entry of the catalogue, alone and with others, that may have spoilt the candidate."""
+    pipeline, stage, values = candidate.pipeline, candidate.stage, candidate.values
     base = pipeline.convention
-    few = FewFrames(pipeline, stage, candidate.values) if stage in SERVES else None
-    entries = [entry for entry in catalogue if possible(candidate, entry)]
+    few = FewFrames(pipeline, stage, values) if stage in SERVES else None
+    entries = simplest([entry for entry in catalogue if possible(candidate, entry)], stage)
+    if stage.axes[-1] == "F":
+        more = found(values, candidate.truth, candidate.floor)
+        entries += [entry for entry in more if possible(candidate, entry)]
     alone: list[Tried] = [((entry,), entry.convention(base)) for entry in entries]
     tried = nearest(candidate, few, alone, candidate.error)
-    if not pipeline.clips.batched:
-        for entry, clip in misread(pipeline.clip_name):
-            features = replace(pipeline, audio=clip).front_end(upto=stage)
-            tried.append(Named((entry,), residual(candidate, features[stage]), candidate.error))
-    if few and not any(fits(candidate, named, noisier=False) for named in tried):
-        pairs = [(pair, both(base, pair)) for pair in combinations(entries, 2)]
-        without = min(candidate.error, *(named.residual for named in tried))
-        tried += nearest(candidate, few, [(pair, c) for pair, c in pairs if c], without)
-    return tried
+    misreadings = [] if pipeline.clips.batched else list(misread(pipeline.clip_name))
+    for entry, clip in misreadings:
+        features = replace(pipeline, audio=clip).front_end(upto=stage)
+        tried.append(Named((entry,), residual(candidate, features[stage]), candidate.error))
+    if not few or any(fits(candidate, named, noisier=False) for named in tried):
+        return tried
+    for entry, clip in misreadings:
+        tried += on_top(candidate, entry, replace(pipeline, audio=clip), alone)
+    of_some_length = [one for one in alone if of_length(one[1])]
+    rest = [entry for (entry,), convention in alone if not of_length(convention)]
+    rest += [entry for (entry,), _ in nearest_few(few, of_some_length, N_LENGTHS)]
+    return tried + at_once(candidate, few, rest, tried)
+
+
+def simplest(entries: Sequence[FrontEndMistake], stage: Stage) -> list[FrontEndMistake]:
+    """Of entries that are the same up to this stage, those that change least.
+
+    Of a front end that is not Whisper's at all, only the first wrong decision is seen there.
+    """
+    same: dict[tuple[object, ...], list[FrontEndMistake]] = {}
+    for entry in entries:
+        same.setdefault(entry.convention().upto(stage), []).append(entry)
+    kept = {entry for alike in same.values() for entry in alike if fewest(entry, alike)}
+    return [entry for entry in entries if entry in kept]
+
+
+def fewest(entry: FrontEndMistake, alike: Iterable[FrontEndMistake]) -> bool:
+    return len(entry.change) == min(len(other.change) for other in alike)
+
+
+def at_once(
+    candidate: Candidate, few: FewFrames, entries: list[FrontEndMistake], tried: list[Named]
+) -> list[Named]:
+    """Two to four of these entries made at once, the nearest first found; every one is needed."""
+    base = candidate.pipeline.convention
+    screen = FewFrames(candidate.pipeline, candidate.stage, candidate.values, few=True)
+    at_once_: list[tuple[FrontEndMistake, ...]] = list(combinations(entries, 2))
+    results: list[Named] = []
+    without = min(candidate.error, *(named.residual for named in tried))
+    for _ in range(2, MOST_AT_ONCE + 1):
+        every = [(made, together(base, made)) for made in at_once_ if compatible(made)]
+        more = nearest_few(few, nearest_few(screen, every, N_MORE), N_MORE)
+        worth = [made for made in more[:N_WHOLE] if needed(few, base, made)]
+        named = nearest(candidate, few, worth, without) if worth else []
+        results += named
+        if any(fits(candidate, n, noisier=True) for n in named):
+            break
+        without = min([without, *(n.residual for n in named)])
+        start = more[:N_START]
+        if not start or few.distance_to(start[0][1]) > HOPEFUL * few.distance_to(base):
+            break
+        place = {entry: i for i, entry in enumerate(entries)}
+        wider = [(*made, entry) for made, _ in start for entry in entries]
+        at_once_ = list(dict.fromkeys(tuple(sorted(made, key=place.__getitem__)) for made in wider))
+    return results
+
+
+def nearest_few(few: FewFrames, tried: Sequence[Tried], count: int) -> list[Tried]:
+    distances = np.array([few.distance_to(convention) for _, convention in tried])
+    order = np.argsort(distances, kind="stable")[:count]
+    return [tried[i] for i in order if np.isfinite(distances[i])]
+
+
+def of_length(convention: Convention) -> bool:
+    """Is this an entry of `chunks`, which has one for each likely length?"""
+    return bool(convention.chunk or convention.max_chunk)
+
+
+def needed(few: FewFrames, base: Convention, tried: Tried) -> bool:
+    """Does leaving out any one of these mistakes lose most of what they explain together?"""
+    made, convention = tried
+    whole = few.distance_to(convention)
+    if few.least(convention, 1.0) == 0.0:  # a few frames say little of it
+        return True
+    return all(
+        few.distance_to(together(base, rest)) >= NEEDED * whole
+        for rest in combinations(made, len(made) - 1)
+    )
+
+
+def on_top(
+    candidate: Candidate, entry: FrontEndMistake, pipeline: Pipeline, alone: Sequence[Tried]
+) -> list[Named]:
+    """Each entry alone made on a clip that was misread."""
+    few = FewFrames(pipeline, candidate.stage, candidate.values)
+    by_itself = few.distance_to(pipeline.convention)
+    found = []
+    for entries, convention in nearest_few(few, alone, 2):
+        if few.distance_to(convention) * NEEDED <= by_itself:
+            stage = pipeline.front_end(convention, candidate.stage)[candidate.stage]
+            left = residual(candidate, stage)
+            found.append(Named((entry, *entries), left, candidate.error))
+    return found
 
 
 def nearest(
@@ -51,19 +150,52 @@ def nearest(
         far = NOISY_LIMIT * PASS_LIMIT[candidate.dtype] * candidate.floor  # nothing beyond it fits
         kept = [i for i in ranked if few.least(tried[i][1], distances[i]) <= far]
         tried = [tried[i] for i in kept or ranked[:1]]
-    run, stage = candidate.pipeline.front_end, candidate.stage
+    all_frames = [(tried_, left_by(candidate, tried_[1])) for tried_ in tried]
     return [
-        Named(entries, residual(candidate, run(convention, stage)[stage]), without)
-        for entries, convention in tried
+        Named(entries, left, without)
+        for (entries, convention), left in all_frames
+        if not (left <= NOISY_LIMIT * PASS_LIMIT[candidate.dtype] and idle(candidate, convention))
     ]
+
+
+def left_by(candidate: Candidate, convention: Convention) -> float:
+    """What is left of the candidate once this convention is assumed, in units of noise."""
+    variant = candidate.pipeline.front_end(convention, candidate.stage)[candidate.stage]
+    return residual(candidate, cut(candidate, variant, convention))
+
+
+def idle(candidate: Candidate, convention: Convention) -> bool:
+    """Do the chunks of this convention change nothing, as where they meet in silence?"""
+    if not of_length(convention):
+        return False
+    whole = replace(convention, chunk=None, max_chunk=None)
+    return left_by(candidate, whole) <= PASS_LIMIT[candidate.dtype]
+
+
+def cut(candidate: Candidate, variant: Array, convention: Convention) -> Array:
+    """The frames that a port keeps which counts them beforehand, of one that pads twice."""
+    n_frames = candidate.pipeline.length // convention.hop_length
+    if convention.pad_twice and candidate.values.shape[-1:] == (n_frames,):
+        return variant[..., :n_frames]
+    return variant
+
+
+def compatible(entries: Iterable[FrontEndMistake]) -> bool:
+    """Does each change other decisions?"""
+    changed = [name for entry in entries for name, _ in entry.change]
+    return len(changed) == len(set(changed))
+
+
+def together(base: Convention, entries: Iterable[FrontEndMistake]) -> Convention:
+    """The convention with all of these mistakes."""
+    entries = tuple(entries)
+    change = {name: value for entry in entries for name, value in entry.change}
+    return replace(base, **{**change, "name": " + ".join(entry.name for entry in entries)})
 
 
 def both(base: Convention, pair: tuple[FrontEndMistake, FrontEndMistake]) -> Convention | None:
     """The convention with both mistakes, or None if they change the same decision."""
-    first, second = (dict(entry.change) for entry in pair)
-    if set(first) & set(second):
-        return None
-    return replace(base, name=f"{pair[0].name} + {pair[1].name}", **first, **second)
+    return together(base, pair) if compatible(pair) else None
 
 
 def telling_stage(candidate: Candidate, entries: Iterable[Entry]) -> Stage | None:

@@ -1,6 +1,8 @@
 """The front-end half of the catalogue, in the order in which the signal meets each decision.
 
-Each entry changes fields of `melfront.Convention`.
+Each entry changes fields of `melfront.Convention`. From the power on the decisions are in
+`mel_and_log.py`; `presets.py` has what whole libraries do, `chunks.py` what comes of working chunk
+by chunk.
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ import math
 
 from melfront.conventions import HOP_LENGTH
 
+from .chunks import CHUNKS
 from .entry import mistake
+from .mel_and_log import MEL_AND_LOG
+from .presets import PRESETS
 
 # A mistake with a tensor and not with a decision: `diagnosis` looks for it at every stage.
 RESHAPED = mistake(
@@ -18,7 +23,7 @@ RESHAPED = mistake(
     "column-major array saved as a row-major one"
 )
 
-FRONT_END = [
+WAVEFORM = [
     mistake(
         "zero padding: the edges are padded with zeros, not reflected: librosa's default, and what "
         "a hand-written STFT does when nobody thinks of the edge",
@@ -51,6 +56,38 @@ FRONT_END = [
         extra_padding=HOP_LENGTH,
     ),
     mistake(
+        "padded twice: half a window is mirrored at the edges by hand and again by the transform's "
+        "centring: everything is 200 samples late",
+        pad_twice=True,
+    ),
+    mistake(
+        "WAV header read as samples: the 44 bytes before the samples are read as 22 samples more",
+        seen="np.fromfile, fread and includes of a .wav file",
+        read="header",
+    ),
+    mistake(
+        "22 samples lost: 44 bytes are skipped once more after the WAV header was skipped already",
+        skip=22,
+    ),
+    mistake("44 samples lost: 44 samples are skipped where the WAV header has 44 bytes", skip=44),
+    mistake(
+        "bytes swapped: the 16-bit samples are read with their two bytes the wrong way round",
+        read="big-endian",
+    ),
+    mistake(
+        "unsigned int16: the signed 16-bit samples are read as unsigned ones, less 32,768",
+        read="unsigned",
+    ),
+    mistake("8-bit samples: the samples keep 8 bits of their 16", read="8-bit"),
+    mistake(
+        "scaled twice: samples that were in -1 .. 1 already are divided by 32,768", gain=1 / 32768
+    ),
+    mistake(
+        "half as loud: the samples are divided by 65,536, or one channel of two is halved "
+        "and the other left out",
+        gain=0.5,
+    ),
+    mistake(
         "unscaled int16: the samples are 16-bit integers as they were read, 32,768 times too large",
         seen="transformers' extractor takes int16 arrays so",
         gain=32768.0,
@@ -68,6 +105,11 @@ FRONT_END = [
         preemphasis=0.97,
     ),
     mistake(
+        "pre-emphasis of the padded clip: x[n] - 0.97 x[n - 1] after padding to 30 s, with a last "
+        "click where the clip ends",
+        padded_preemphasis=0.97,
+    ),
+    mistake(
         "mean removed: the clip's mean is taken off, as Kaldi's remove_dc_offset does for each "
         "frame",
         normalize="mean",
@@ -82,6 +124,7 @@ FRONT_END = [
         "audio editors do",
         normalize="peak",
     ),
+    mistake("brought to an rms of 1: the clip is divided by its root mean square", normalize="rms"),
     mistake(
         "no centring: frame f starts at sample 160 f; it should be centred there and start at "
         "160 f - 200",
@@ -99,6 +142,15 @@ FRONT_END = [
         "one sample late: frame f starts at sample 160 f - 199: half of 399, or a window that "
         "counts from 1",
         frame_start=-199,
+    ),
+    mistake(
+        "one sample early: frame f starts at sample 160 f - 201: a window that counts from -1",
+        frame_start=-201,
+    ),
+    mistake(
+        "one frame late: frame f starts at sample 160 f - 360: a hop of history is put before the "
+        "clip",
+        frame_start=-360,
     ),
     mistake(
         "first frame dropped: of the 3001 frames the first is dropped, not the last: everything is "
@@ -127,6 +179,22 @@ FRONT_END = [
         win_length=512,
     ),
     mistake(
+        "n_fft 1024: window and transform are 1024 samples long, as vocoders have them",
+        n_fft=1024,
+        win_length=1024,
+    ),
+    mistake("window of 20 ms: the window is 320 samples long, 20 ms, not 25", win_length=320),
+    mistake(
+        "mean of each frame removed: the mean of each frame is taken off before the window: "
+        "Kaldi's remove_dc_offset",
+        frame_mean=True,
+    ),
+    mistake(
+        "pre-emphasis of each frame: x[n] - 0.97 x[n - 1] within each frame, whose first sample "
+        "counts as its own predecessor: Kaldi's",
+        frame_preemphasis=0.97,
+    ),
+    mistake(
         "symmetric window: the Hann window is symmetric (divided by 399), as numpy.hanning(400) "
         "and scipy.signal.windows.hann give it; it should be periodic (divided by 400)",
         periodic=False,
@@ -138,6 +206,11 @@ FRONT_END = [
         "square root of Hann: the window of overlap-add synthesis: the root of Hann",
         window="sqrt_hann",
     ),
+    mistake(
+        "window applied twice: the frames are windowed by hand and again by the transform",
+        window="squared_hann",
+    ),
+    mistake("triangular window: a triangle (Bartlett) instead of Hann", window="triangle"),
     mistake("no window: the frames are not windowed at all", window=None),
     mistake(
         "normalised STFT: the transform is divided by sqrt(400), or the power by 400: "
@@ -160,132 +233,19 @@ FRONT_END = [
         spectrum_scale=1 / math.sqrt(150),
     ),
     mistake(
-        "magnitude: the magnitude is used where the power, its square, is meant: librosa's power=1",
-        power=1.0,
+        "divided by 512: the transform is divided by the root of 512, or the power by 512",
+        spectrum_scale=1 / math.sqrt(512),
     ),
     mistake(
-        "folded spectrum: the mirrored half of the spectrum is added, which doubles the power of "
-        "bins 1 .. 199",
-        seen="candle audio.rs; whisper.cpp before #1148",
-        folded=True,
+        "angles rounded to float32: the angles 2 pi k n / 400 of a transform that is written out "
+        "are rounded to float32 before their sine is taken; reduce k n modulo 400 first",
+        angles="rounded",
     ),
     mistake(
-        "real part only: the real part is squared and the imaginary part forgotten",
-        spectrum_part="real",
-    ),
-    mistake(
-        "HTK mel scale: the filters are spaced on the HTK scale, 2595 log10(1 + f / 700), not on "
-        "Slaney's",
-        seen="librosa's htk=True",
-        mel_scale="htk",
-    ),
-    mistake(
-        "no area norm: the filters are not divided by their width: all triangles are 1 high",
-        seen="paiml/whisper.apr#7; librosa's norm=None",
-        mel_norm=None,
-    ),
-    mistake(
-        "HTK mel scale without area norm: torchaudio's MelSpectrogram as it comes; it wants "
-        "norm='slaney', mel_scale='slaney'",
-        seen="torchaudio.transforms.MelSpectrogram defaults",
-        mel_scale="htk",
-        mel_norm=None,
-    ),
-    mistake(
-        "filters from 20 Hz: the lowest filter starts at 20 Hz, Kaldi's low_freq, instead of 0",
-        f_min=20.0,
-    ),
-    mistake(
-        "filters up to 7600 Hz: the highest filter ends at 7600 Hz, as vocoders have it, instead "
-        "of 8000",
-        f_max=7600.0,
-    ),
-    mistake(
-        "filters for 22,050 Hz: the filters are made for librosa's default sampling rate",
-        seen="librosa.filters.mel defaults",
-        filter_rate=22_050,
-        f_max=11_025.0,
-    ),
-    mistake(
-        "filters one bin too high: the bin of 0 Hz was dropped from the filters' side only, or an "
-        "index counts from 1",
-        bin_shift=1,
-    ),
-    mistake(
-        "flipped mel axis: the highest bin comes first, as pictures are drawn from the top",
-        flip_mels=True,
-    ),
-    mistake(
-        "TF32 mel product: the filter product keeps 10 bits of each factor: tensor cores at their "
-        "default, or float16 factors",
-        seen="whisper.cpp's CUDA mel of June 2024",
-        mel_mantissa=10,
-    ),
-    mistake(
-        "bfloat16 mel product: the filter product keeps 7 bits of each factor: autocast around the "
-        "front end",
-        mel_mantissa=7,
-    ),
-    mistake("natural logarithm: log where log10 is meant: everything 2.3 times", log_base=math.e),
-    mistake("log2: log2 where log10 is meant: everything 3.3 times", log_base=2.0),
-    mistake(
-        "decibels: 10 log10, as librosa.power_to_db gives it; the clamp at 8 then cuts at 8 dB",
-        log_factor=10.0,
-    ),
-    mistake("floor of 1e-5: the logarithm's floor is 1e-5, not 1e-10", log_floor=1e-5),
-    mistake("floor of 1e-6: the logarithm's floor is 1e-6, not 1e-10", log_floor=1e-6),
-    mistake("floor of 1e-7: the logarithm's floor is 1e-7, not 1e-10", log_floor=1e-7),
-    mistake("floor of 1e-8: the logarithm's floor is 1e-8, not 1e-10", log_floor=1e-8),
-    mistake("floor of 1e-12: the logarithm's floor is 1e-12, not 1e-10", log_floor=1e-12),
-    mistake(
-        "floor of float32 eps: the logarithm's floor is 1.19e-7, the eps of float32: Kaldi's",
-        log_floor=2.0**-23,
-    ),
-    mistake("floor added: log10(x + 1e-10) where log10(max(x, 1e-10)) is meant", floor_added=True),
-    mistake(
-        "batch-wide maximum: one maximum for the whole batch, so that a loud clip lifts the floor "
-        "of a quiet one",
-        seen="openai-whisper's log_mel_spectrogram of a batch",
-        max_scope="batch",
-    ),
-    mistake(
-        "maximum of each frame: each frame is clamped below its own maximum, not the clip's",
-        max_scope="frame",
-    ),
-    mistake(
-        "maximum of each bin: each mel bin is clamped below its own maximum, not the clip's",
-        max_scope="bin",
-    ),
-    mistake("no clamp: nothing is clamped at the maximum less 8", max_scope=None),
-    mistake(
-        "fixed maximum: 1.5 stands for the maximum, as in streaming front ends that cannot know it",
-        seen="Voxtral's global_log_mel_max, vLLM #33574",
-        fixed_max=1.5,
-    ),
-    mistake("not scaled: (x + 4) / 4 is left out", offset=0.0, divisor=1.0),
-    mistake("not divided by 4: x + 4 where (x + 4) / 4 is meant", divisor=1.0),
-    mistake(
-        "x + 4 / 4: x + 4 / 4, which adds 1, where (x + 4) / 4 is meant", offset=1.0, divisor=1.0
-    ),
-    mistake("x / 4 + 4: 4 is added after the division, not before", offset=16.0),
-    mistake("offset left out: x / 4 where (x + 4) / 4 is meant", offset=0.0),
-    mistake(
-        "tail of zeros: the features are filled up with 0.0 after the clip; padding the waveform "
-        "gives what silence gives",
-        seen="openai-whisper's transcribe, mlx-whisper, faster-whisper, sherpa-onnx",
-        fill=0.0,
-    ),
-    mistake(
-        "tail of -1.5: the frames after the clip hold the value of pure silence, without the clamp "
-        "that lifts them with the rest",
-        fill=-1.5,
-    ),
-    mistake(
-        "normalised per bin: each bin is brought to mean 0 and variance 1 over time, as NeMo's "
-        "per_feature does",
-        output_mean="bin",
-    ),
-    mistake(
-        "normalised features: the features are brought to mean 0 and variance 1", output_mean="item"
+        "angles in float32: the angles of a transform that is written out are computed in float32, "
+        "in C, Rust or WGSL; reduce k n modulo 400 first",
+        angles="float32",
     ),
 ]
+
+FRONT_END = [*WAVEFORM, *MEL_AND_LOG, *PRESETS, *CHUNKS]

@@ -30,7 +30,7 @@ def one_thread():
 
 # The signals that show most mistakes, tried before the others.
 FIRST = ("speech", "noise", "padded", "late", "quiet", "batch")
-COLUMNS = (*FIRST, *(name for name in signals.SHORT if name not in FIRST))
+COLUMNS = (*FIRST, *(name for name in signals.SHORT if name not in FIRST), "sample")
 
 
 @cache

@@ -184,7 +184,7 @@ def test_asks_about_the_clip_only_if_it_may_differ():
 
 
 def test_nearest_is_named_if_it_explains_most_of_the_error():
-    three = Convention(periodic=False, mel_scale="htk", log_base=np.e)
+    three = Convention(dynamic_range=7.95, mel_scale="htk", log_base=np.e)
     report = compare(features=features(three))
     assert report.diagnosis.nearest.name == "HTK mel scale + natural logarithm"
     assert "the nearest, 'HTK mel scale + natural logarithm', leaves" in report.headline()
