@@ -139,6 +139,24 @@ def test_hostile_npz(tmp_path):
         refuses(path, "is empty" if not size else "cut short, damaged, or not an npz file")
 
 
+def test_npz_that_claims_more_than_it_has(tmp_path):
+    """In the array's header and in the index alike; or an index that fills the memory."""
+    path, whole = tmp_path / "a.npz", bytearray(npz({"a": np.zeros(1 << 20, "f4")}))
+    entry = whole.index(b"PK\1\2")
+    lost = (4 << 20) - 9999  # of its numbers; zipfile reads the first 4096
+    short = whole[: entry - lost] + whole[entry:]
+    place = short.index(b"PK\5\6") + 16
+    short[place : place + 4] = struct.pack("<I", entry - lost)
+    path.write_bytes(short)
+    refuses(path, "a.npz: a.npy is not as long as it says")
+    with zipfile.ZipFile(path, "w") as file:  # an index of 5 MB
+        for i in range(80):
+            member = zipfile.ZipInfo(f"{i}.npy")
+            member.comment = bytes(65_000)
+            file.writestr(member, whole[:entry][-200:])
+    refuses(path, "a.npz: cut short, damaged, or not an npz file")
+
+
 def test_npz_within_an_npz(tmp_path):
     """The bytes of one array are, to the index, another array: memory for the size of a file."""
     inner, outer = npz({"b": np.ones(3900, "f4")}), npz({"a": np.zeros(4000, "f4")})

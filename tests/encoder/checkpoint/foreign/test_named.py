@@ -131,6 +131,7 @@ def wrapped(tensors, target, names):
 LORA = "LoRA weights that are not merged: model.merge_and_unload().save_pretrained("
 INSIDE = {
     "peft": (["base_layer.weight", "lora_A.default.weight", "lora_B.default.weight"], LORA),
+    "peft, no adapter": (["base_layer.weight"], LORA),
     "loralib": (["weight", "lora_A", "lora_B"], LORA),
     "gptq": (["qweight", "qzeros", "scales", "g_idx"], "weights quantised by GPTQ"),
     "awq": (["qweight", "qzeros", "scales"], "weights quantised by AWQ or GPTQ"),
