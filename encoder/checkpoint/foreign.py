@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 
 SOURCE = "give the checkpoint that it was made from, such as openai/whisper-tiny"
 LORA = (
-    "LoRA weights that are not merged: load them with PEFT, then "
-    "model.merge_and_unload().save_pretrained(FOLDER), and give FOLDER"
+    "LoRA weights that are not merged: model.merge_and_unload().save_pretrained(FOLDER) of "
+    "PEFT's model, and give FOLDER"
 )
 CTRANSLATE2 = f"a CTranslate2 model, as faster-whisper has them: {SOURCE}"
 ONNX = f"an ONNX graph, whose weights have lost their names: {SOURCE}"
@@ -120,8 +120,8 @@ def folder_kind(folder: Path, suffixes: tuple[str, ...], usual: tuple[str, ...])
     kinds = {path: _kind_on_disk(path) for path in paths}
     files = [path for path in paths if path.suffix in suffixes and not kinds[path]]
     if files := [path for path in files if path.is_file()]:
-        more = f", or one of {len(files) - 1} more" if len(files) > 1 else ""
-        return f"give the file itself: {files[0]}{more}"
+        only = f"{files[0].name} and {len(files) - 1} more" if files[1:] else files[0].name
+        return f"it has only {only}: give the file itself, such as {files[0]}"
     inner = [path for path in paths if path.is_dir() and any((path / x).is_file() for x in usual)]
     if inner:  # checkpoint-500 comes after checkpoint-1500 by name, and before it by number
         newest = max(inner, key=lambda path: [int(n) for n in re.findall(r"\d{1,9}", path.name)])

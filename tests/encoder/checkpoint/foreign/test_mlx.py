@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import zipfile
 
 import numpy as np
@@ -132,15 +133,45 @@ def test_hostile_npz(tmp_path):
     path.write_bytes(npz(mlx_tensors(), np.savez_compressed))
     refuses(path, "a.npz: its arrays are compressed: write it with np.savez")
 
-    write_members(member((9,), bytes(36)), member((9,), bytes(36)))
-    data = path.read_bytes()
-    second = data.rindex(b"PK\1\2")  # its place becomes that of the first
-    path.write_bytes(data[: second + 42] + bytes(4) + data[second + 46 :])
-    refuses(path, "a.npz: ")
     whole = npz(mlx_tensors())
     for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
         refuses(path, "is empty" if not size else "cut short, damaged, or not an npz file")
+
+
+def test_npz_that_claims_more_than_it_has(tmp_path):
+    """In the array's header and in the index alike; or an index that fills the memory."""
+    path, whole = tmp_path / "a.npz", bytearray(npz({"a": np.zeros(1 << 20, "f4")}))
+    entry = whole.index(b"PK\1\2")
+    lost = (4 << 20) - 9999  # of its numbers; zipfile reads the first 4096
+    short = whole[: entry - lost] + whole[entry:]
+    place = short.index(b"PK\5\6") + 16
+    short[place : place + 4] = struct.pack("<I", entry - lost)
+    path.write_bytes(short)
+    refuses(path, "a.npz: a.npy is not as long as it says")
+    with zipfile.ZipFile(path, "w") as file:  # an index of 5 MB
+        for i in range(80):
+            member = zipfile.ZipInfo(f"{i}.npy")
+            member.comment = bytes(65_000)
+            file.writestr(member, whole[:entry][-200:])
+    refuses(path, "a.npz: cut short, damaged, or not an npz file")
+
+
+def test_npz_within_an_npz(tmp_path):
+    """The bytes of one array are, to the index, another array: memory for the size of a file."""
+    inner, outer = npz({"b": np.ones(3900, "f4")}), npz({"a": np.zeros(4000, "f4")})
+    index = inner.index(b"PK\1\2")
+    entry = inner[index : inner.index(b"PK\5\6")]
+    begin, end = outer.index(b"PK\1\2"), outer.index(b"PK\5\6")
+    start = begin - 16_000  # of a's numbers
+    data = outer[:start] + inner[:index].ljust(16_000, b"\0")
+    data = bytearray(data + outer[begin:end] + entry[:42] + struct.pack("<I", start) + entry[46:])
+    data += outer[end : end + 8]
+    data += struct.pack("<HHIIH", 2, 2, end - begin + len(entry), begin, 0)
+    # zipfile reads 4096 bytes at a time, so it has not seen that the checksum of a is wrong.
+    path = tmp_path / "a.npz"
+    path.write_bytes(data)
+    refuses(path, "a.npz: its arrays overlap")
 
 
 def test_garbled(tmp_path):

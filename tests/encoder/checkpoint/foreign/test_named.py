@@ -98,7 +98,13 @@ def test_folders_of_other_programs(tmp_path):
     (tmp_path / "openvino").mkdir()
     for name in ("model.fp16.safetensors", "whisper.pt"):
         (tmp_path / name).write_bytes(b"1")
-    refuses(tmp_path, f"give the file itself: {tmp_path}/model.fp16.safetensors, or one of 1 more")
+    refuses(
+        tmp_path, "it has only model.fp16.safetensors and 1 more: give the file itself, such as"
+    )
+    (tmp_path / "whisper.pt").unlink()
+    path = write(tmp_path / "model.fp16.safetensors", renamed(make()), NARROW)
+    refuses(tmp_path, f"it has only {path.name}: give the file itself, such as {path}")
+    assert_same(load(path)[1], make())
 
 
 def test_folder_of_a_training_run(tmp_path):
@@ -122,9 +128,10 @@ def wrapped(tensors, target, names):
     }
 
 
-LORA = "LoRA weights that are not merged: load them with PEFT, then model.merge_and_unload()"
+LORA = "LoRA weights that are not merged: model.merge_and_unload().save_pretrained("
 INSIDE = {
     "peft": (["base_layer.weight", "lora_A.default.weight", "lora_B.default.weight"], LORA),
+    "peft, no adapter": (["base_layer.weight"], LORA),
     "loralib": (["weight", "lora_A", "lora_B"], LORA),
     "gptq": (["qweight", "qzeros", "scales", "g_idx"], "weights quantised by GPTQ"),
     "awq": (["qweight", "qzeros", "scales"], "weights quantised by AWQ or GPTQ"),
