@@ -105,8 +105,8 @@ class Facts:
                 right, near = self.truth[place], self.port[place]
                 found[fact] = self.measured(numbers, right, self.unit(near - right))
         for fact, number in self.printed.numbers.items():
-            right, unit = self.number(fact)
-            found[fact] = self.measured((number,), np.array([right]), unit)
+            exact, unit = self.number(fact)
+            found[fact] = self.measured((number,), np.array([exact]), unit)
         return found
 
     def measured(self, numbers: Any, right: Array, unit: float) -> tuple[list[float], float]:
