@@ -183,6 +183,8 @@ def read_text(path: Path) -> dict[str, Any]:
     if path.suffix == ".json":
         return in_json(text, path)
     if re.search(rf"\b(?:{'|'.join(FACTS)})(?:\b|_?\d)", text, re.IGNORECASE):
+        if len(text) > WITH_DIGITS:
+            raise ParityError(f"{path}: words, and {size >> 20} MiB: too long a list; save arrays")
         return {**from_text(text, path)}
     return {"": table(text, path)}
 

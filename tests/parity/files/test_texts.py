@@ -186,6 +186,7 @@ def test_other_files_are_told_how_to_convert(compare, tmp_path, suffix):
         ("a.txt", b"\xff\xfe\0\0", "numbers alone"),
         ("a.csv", b"1,2\n3,x\n", "numbers alone"),
         ("a.txt", b"1 2 3", "rename it"),
+        ("mel.txt", b"first " + b"1 " * 600_000, "too long a list"),
     ],
 )
 def test_files_that_cannot_be_read(compare, tmp_path, file, content, words):
