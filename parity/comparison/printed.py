@@ -9,7 +9,7 @@ import numpy as np
 
 from ..files.sampling import as_real
 from ..files.tensors import Dump, Tensor
-from ..files.texts import Printed
+from ..files.texts import Printed, last_digits
 from ..noise import EPS, SHAPE, Array, Floor, rms, verdict
 from ..pipeline import Pipeline
 from ..stages import ParityError, Stage
@@ -86,7 +86,7 @@ def total(errors: dict[str, tuple[list[float], float]]) -> float:
 
 
 class Facts:
-    """Errors of printed numbers, beyond half of their last digit, in units of noise and rounding."""
+    """Errors of printed numbers beyond half of their last digit, in units of noise."""
 
     def __init__(self, printed: Printed, truth: Array, port: Array, floor: float) -> None:
         self.printed, self.floor = printed, floor
@@ -105,13 +105,13 @@ class Facts:
                 right, near = self.truth[place], self.port[place]
                 found[fact] = self.measured(numbers, right, self.unit(near - right))
         for fact, number in self.printed.numbers.items():
-            right, unit = self.number(fact)
-            found[fact] = self.measured((number,), np.array([right]), unit)
+            exact, unit = self.number(fact)
+            found[fact] = self.measured((number,), np.array([exact]), unit)
         return found
 
     def measured(self, numbers: Any, right: Array, unit: float) -> tuple[list[float], float]:
         values = np.array([number.value for number in numbers])
-        steps = np.array([self.printed.step(number) for number in numbers])
+        steps = np.array(last_digits(numbers))
         with np.errstate(invalid="ignore"):
             far = np.abs(values - right)
             beyond = np.maximum(far - steps / 2, 0)  # NaN stays NaN
@@ -125,8 +125,8 @@ class Facts:
         """The truth of a sum, a mean, an extreme; and the noise of a right port in it."""
         x, port, size = self.truth, self.port, self.truth.size
         if fact in ("sum", "mean"):
-            # Added up in float32 one by one, a sum is off by a rounding at each step, which goes the
-            # same way for each of many equal values.
+            # Added up in float32 one by one, a sum is off by a rounding at each step, which goes
+            # the same way for each of many equal values.
             one_by_one = float(np.cumsum(x, dtype=np.float32)[-1])
             walk = EPS["float32"] * math.sqrt(size) * float(np.abs(np.cumsum(x)).max())
             unit = math.hypot(size * self.floor, walk, one_by_one - float(x.sum()))

@@ -58,12 +58,12 @@ def lines(stage: str, values: Array) -> list[str]:
     facts = {
         "first": flat[:SHOWN],
         "last": flat[-SHOWN:],
-        "sum": [flat.sum()],
-        "mean": [flat.mean()],
-        "min": [flat.min()],
-        "max": [flat.max()],
-        "rms": [rms(flat)],
+        "sum": flat.sum(),
+        "mean": flat.mean(),
+        "min": flat.min(),
+        "max": flat.max(),
+        "rms": rms(flat),
     }
     shape = ", ".join(map(str, values.shape)) + "," * (values.ndim == 1)
-    shown = {fact: " ".join(f"{x:.6g}" for x in numbers) for fact, numbers in facts.items()}
+    shown = {fact: " ".join(f"{x:.6g}" for x in np.atleast_1d(n)) for fact, n in facts.items()}
     return [f"{stage} ({shape})", *(f"  {fact:5}  {text}" for fact, text in shown.items())]

@@ -97,7 +97,8 @@ class Decimal(NamedTuple):
         whole = whole if point else fraction
         behind = len(fraction) if point else 0
         digits = (whole + (fraction if point else "")).lstrip("0")
-        power = int(exponent) if re.fullmatch(r"[+-]?\d{1,4}", exponent) else 0
+        power = int(exponent) if re.fullmatch(r"[+-]?\d{1,3}", exponent) else 0
+        power = min(max(power, -300), 300)
         return cls(float(text), behind - power, len(digits))
 
 
@@ -110,10 +111,6 @@ class Printed(NamedTuple):
     numbers: dict[str, Decimal]  # "sum", "mean", "min", "max", "rms", "std"
 
     @property
-    def all(self) -> list[Decimal]:
-        return [*self.first, *self.last, *self.numbers.values()]
-
-    @property
     def size(self) -> float | None:
         """How many values the tensor has, as far as its shape, or its sum and mean, tell."""
         if self.shape is not None:
@@ -122,17 +119,24 @@ class Printed(NamedTuple):
             return self.numbers["sum"].value / self.numbers["mean"].value
         return None
 
-    def step(self, number: Decimal) -> float:
-        """The unit of a number's last digit.
 
-        Of a whole number, which "%g" prints without a point, that of the digits of the others.
-        """
-        if number.decimals > 0:
-            return 10.0**-number.decimals
-        if not number.value or not math.isfinite(number.value):
-            return min((10.0**-n.decimals for n in self.all if n.decimals > 0), default=0.0)
-        most = max(n.digits for n in self.all)
-        return 10.0 ** (math.floor(math.log10(abs(number.value))) - most + 1)
+def last_digits(numbers: tuple[Decimal, ...]) -> list[float]:
+    """The unit of the last digit of each of these numbers, printed by one format.
+
+    "%g" and JSON leave zeros out at the end: what one number lacks, the others tell. Each has as
+    many places as any other, but no more significant digits.
+    """
+    places = 10.0 ** -max(n.decimals for n in numbers)
+    most = max(n.digits for n in numbers)
+    sizes = [abs(n.value) if math.isfinite(n.value) else 0.0 for n in numbers]
+    if len(numbers) == 1 and places < 1:
+        return [places]
+    if not any(sizes) and places >= 1:
+        return [0.0] * len(numbers)  # zeros without a point: no digit of theirs is lost
+    return [
+        max(places, 10.0 ** (math.floor(math.log10(size)) - most + 1)) if size else places
+        for size in sizes
+    ]
 
 
 def unread(path: Path) -> ParityError:
@@ -179,6 +183,8 @@ def read_text(path: Path) -> dict[str, Any]:
     if path.suffix == ".json":
         return in_json(text, path)
     if re.search(rf"\b(?:{'|'.join(FACTS)})(?:\b|_?\d)", text, re.IGNORECASE):
+        if len(text) > WITH_DIGITS:
+            raise ParityError(f"{path}: words, and {size >> 20} MiB: too long a list; save arrays")
         return {**from_text(text, path)}
     return {"": table(text, path)}
 

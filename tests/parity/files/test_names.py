@@ -75,8 +75,10 @@ def openai_encoder():
     return encoder
 
 
-@pytest.mark.parametrize("prefix", ["", "encoder.", "model.encoder.", "module.audio_tower."])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize(
+    ("attention", "prefix"),
+    [("eager", ""), ("sdpa", "model.encoder."), ("sdpa", "module.audio_tower.")],
+)
 def test_hooks_on_every_module_of_transformers(attention, prefix):
     from tests.encoder.peers import theirs
 

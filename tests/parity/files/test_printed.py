@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -88,8 +89,8 @@ def test_print_of_what_is_not_there(run, clip):
 @pytest.mark.parametrize("order", ["", "transposed"])
 def test_a_right_port_passes_at_its_digits(tmp_path, form, order):
     for port in FRONT_ENDS.values():
-        x = port(SPEECH, 37 * 160, 80)
-        report = verdict(tmp_path, listed(x.T if order else x, form))
+        x = port(SPEECH, 6400, 80)
+        report = verdict(tmp_path, listed(x.T if order else x, form), pad_to=0.4)
         assert report.ok, report
         assert (order in report.stages[0].notes) == bool(order)
 
@@ -131,22 +132,22 @@ def test_a_wrong_port_is_wrong(tmp_path, form, name):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("number", "other"),
     [
-        lambda text: text.replace(text.split()[6], "0.9"),  # one of the first values
-        lambda text: text.replace("sum = -", "sum = -1"),
-        lambda text: text.replace("mean = -0.", "mean = 0."),
-        lambda text: text.replace("mean = -0.", "mean = nan #"),
-        lambda text: text.replace(text.split()[6], "inf"),
+        (r"(?<=values: )\S+", "0.9"),
+        (r"\S+(?=\])", "-0.3"),
+        (r"(?<=values: )\S+", "inf"),
+        (r"(?<=sum = )", "-"),
+        (r"(?<=mean = )", "-"),
+        (r"(?<=mean = )\S+", "nan"),
     ],
 )
-def test_one_wrong_number_is_wrong(tmp_path, change):
-    text = listed(melfront.log_mel(-SPEECH - 0.1, n_mels=80, pad_to=None), "%.4f")
-    right = parity.compare({"features": FEATURES}, audio=SPEECH, pad_to=None)
-    assert right.ok
+def test_one_wrong_number_is_wrong(tmp_path, number, other):
     text = listed(FEATURES, "%.4f")
-    assert change(text) != text
-    assert verdict(tmp_path, change(text)).first_wrong.verdict == "WRONG"
+    assert verdict(tmp_path, text).ok
+    changed, n = re.subn(number, other, text, count=1)
+    assert n == 1
+    assert verdict(tmp_path, changed).first_wrong.verdict == "WRONG"
 
 
 @pytest.mark.parametrize("zeros", ["0 0 0 0", "0.0000 0.0000 0.0000", "0 -0 0 1e-9"])
@@ -165,8 +166,8 @@ def test_of_another_shape(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "decimals", "digits"),
-    [("0.5800", 4, 4), ("-1.50e-3", 5, 3), ("1.2e2", -1, 2), ("120", 0, 3), (".5", 1, 1), ("0", 0, 0)],
-)  # fmt: skip
+    [("0.5800", 4, 4), ("-1.50e-3", 5, 3), ("1.2e2", -1, 2), ("120", 0, 3), (".5", 1, 1)],
+)
 def test_digits(text, decimals, digits):
     assert Decimal.of(text) == (float(text), decimals, digits)
 
