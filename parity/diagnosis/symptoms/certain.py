@@ -96,15 +96,23 @@ def unrelated(candidate: Candidate, bound: float) -> bool:
     stage, mine, truth = candidate.stage, widen(candidate.values), candidate.truth
     if mine.shape != truth.shape or not np.isfinite(mine).all():
         return False
-    if stage == "positions" and candidate.pipeline.model is not None:
-        positions = candidate.pipeline.model.state_dict()["positions"].double().numpy()
-        mine, truth = mine - positions[: mine.shape[-2]], truth - positions[: mine.shape[-2]]
     axis = truth.ndim - len(stage.axes) + (stage.time_axis or 0)
     channels = [x.mean(axis=axis, keepdims=True) for x in (mine, truth)]
     over_time = [x - mean for x, mean in zip((mine, truth), channels, strict=True)]
+    if stage in ("positions", LN_POST) and candidate.pipeline.model is not None:
+        positions = candidate.pipeline.model.state_dict()["positions"].double().numpy()
+        over_time = [without(x, positions[: x.shape[-2]]) for x in over_time]
+        mine, truth = (x + mean for x, mean in zip(over_time, channels, strict=True))
     by_chance = max(bound, CHANCE / np.sqrt(channels[0].size))
     alike = max(correlation(*over_time), correlation(mine, truth))
     return bool(alike <= bound and correlation(*channels) <= by_chance)
+
+
+def without(x: Array, positions: Array) -> Array:
+    """x (..., T, S) less as much of the positions as it holds: random weights come with them."""
+    positions = positions - positions.mean(axis=0)
+    share = (x * positions).sum(axis=(-2, -1), keepdims=True) / (positions**2).sum()
+    return np.asarray(x - share * positions)
 
 
 def as_if_unweighted(x: Array) -> bool:
