@@ -14,7 +14,7 @@ import numpy as np
 from ...noise import PASS_LIMIT, Array
 from ...stages import Stage
 from ..match import Candidate
-from .certain import certain, other_weights
+from .certain import certain, unrelated
 from .floors import other_floor
 from .function import function_of_the_truth
 from .late import quiet_places, samples_late
@@ -22,9 +22,15 @@ from .linear import linear
 from .moved import moved
 from .places import bad_indices, place_line, places
 from .values import bounded, narrow_types, not_finite, unwritten
-from .view import View, view
+from .view import UNRELATED, View, view
 
-__all__ = ["Symptoms", "certain", "narrow_types", "other_weights", "places_of", "symptoms"]
+__all__ = ["Symptoms", "certain", "narrow_types", "places_of", "symptoms"]
+
+
+NOTHING_IN_COMMON = (
+    "the values have nothing in common with the truth: they are made with other or random weights, "
+    "or a mistake before this stage spoils all of them"
+)
 
 
 class Symptoms(NamedTuple):
@@ -69,6 +75,8 @@ def symptoms(candidate: Candidate) -> Symptoms:
         late = samples_late(pipeline, stage, v)
         other = function_of_the_truth(v) or quiet_places(stage, v)
         seen += [text for text in (late, other) if text]
+    if not seen and not stage.of_front_end and unrelated(candidate, UNRELATED):
+        seen = [NOTHING_IN_COMMON]
     return Symptoms(tuple(seen))
 
 
