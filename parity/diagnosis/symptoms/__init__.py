@@ -21,7 +21,7 @@ from .late import quiet_places, samples_late
 from .linear import linear
 from .moved import moved
 from .places import bad_indices, place_line, places
-from .values import bounded, narrow_types, not_finite, unwritten
+from .values import bounded, left_out, narrow_types, not_finite, unwritten
 from .view import UNRELATED, View, view
 
 __all__ = ["Symptoms", "certain", "narrow_types", "places_of", "symptoms"]
@@ -49,6 +49,8 @@ def symptoms(candidate: Candidate) -> Symptoms:
     if not np.isfinite(v.mine).all() or not np.isfinite(v.truth).all():
         return Symptoms(tuple(not_finite(v)))
     stage, pipeline = candidate.stage, candidate.pipeline
+    if text := left_out(stage, v):
+        return Symptoms((text,))
     rule = linear(stage, v)
     if rule and rule.exact:
         return Symptoms(exact=rule.text)
