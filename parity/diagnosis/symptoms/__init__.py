@@ -27,6 +27,7 @@ from .view import UNRELATED, View, view
 __all__ = ["Symptoms", "certain", "narrow_types", "places_of", "symptoms"]
 
 
+MOST_VALUES = 2**24  # of a tensor for which every rule is tried: a large model's scores have more
 NOTHING_IN_COMMON = (
     "the values have nothing in common with the truth: they are made with other or random weights, "
     "or a mistake before this stage spoils all of them"
@@ -49,6 +50,8 @@ def symptoms(candidate: Candidate) -> Symptoms:
     if not np.isfinite(v.mine).all() or not np.isfinite(v.truth).all():
         return Symptoms(tuple(not_finite(v)))
     stage, pipeline = candidate.stage, candidate.pipeline
+    if v.mine.size > MOST_VALUES:
+        return Symptoms(tuple(place_line(v, *place) for place in places(v)))
     if text := left_out(stage, v):
         return Symptoms((text,))
     rule = linear(stage, v)
