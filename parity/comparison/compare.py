@@ -12,7 +12,7 @@ import numpy as np
 
 from ..diagnosis.diagnose import diagnose
 from ..diagnosis.match import Candidate, Diagnosis
-from ..diagnosis.symptoms import certain, narrow_types, other_weights, places_of, symptoms
+from ..diagnosis.symptoms import certain, narrow_types, places_of, symptoms
 from ..files.rounding import said, with_rounding
 from ..files.tensors import Dump, collect, read
 from ..noise import MISSING, PASS, SHAPE, unit_line
@@ -124,9 +124,6 @@ def compare_with(
         if not report.lacking:
             proven = Diagnosis(certain(candidate, last))
             report.diagnosis = proven if proven.named else diagnose(of_its_length(candidate))
-        found = report.diagnosis
-        if found and not (found.named or found.right or found.nearest):
-            report.diagnosis = Diagnosis(other_weights(candidate))
     look(report, candidates)
     whole = {s.name: (s.dtype, s.floor) for s in report.stages if s.distance is not None}
     report.find_blind = partial(blind, pipeline, whole)

@@ -14,17 +14,24 @@ import numpy as np
 from ...noise import PASS_LIMIT, Array
 from ...stages import Stage
 from ..match import Candidate
-from .certain import certain, other_weights
+from .certain import certain, unrelated
 from .floors import other_floor
 from .function import function_of_the_truth
 from .late import quiet_places, samples_late
 from .linear import linear
 from .moved import moved
 from .places import bad_indices, place_line, places
-from .values import bounded, narrow_types, not_finite, unwritten
-from .view import View, view
+from .values import bounded, left_out, narrow_types, not_finite, unwritten
+from .view import UNRELATED, View, view
 
-__all__ = ["Symptoms", "certain", "narrow_types", "other_weights", "places_of", "symptoms"]
+__all__ = ["Symptoms", "certain", "narrow_types", "places_of", "symptoms"]
+
+
+MOST_VALUES = 2**24  # of a tensor for which every rule is tried: a large model's scores have more
+NOTHING_IN_COMMON = (
+    "the values have nothing in common with the truth: they are made with other or random weights, "
+    "or a mistake before this stage spoils all of them"
+)
 
 
 class Symptoms(NamedTuple):
@@ -43,6 +50,10 @@ def symptoms(candidate: Candidate) -> Symptoms:
     if not np.isfinite(v.mine).all() or not np.isfinite(v.truth).all():
         return Symptoms(tuple(not_finite(v)))
     stage, pipeline = candidate.stage, candidate.pipeline
+    if v.mine.size > MOST_VALUES:
+        return Symptoms(tuple(place_line(v, *place) for place in places(v)))
+    if text := left_out(stage, v):
+        return Symptoms((text,))
     rule = linear(stage, v)
     if rule and rule.exact:
         return Symptoms(exact=rule.text)
@@ -69,6 +80,8 @@ def symptoms(candidate: Candidate) -> Symptoms:
         late = samples_late(pipeline, stage, v)
         other = function_of_the_truth(v) or quiet_places(stage, v)
         seen += [text for text in (late, other) if text]
+    if not seen and not stage.of_front_end and unrelated(candidate, UNRELATED):
+        seen = [NOTHING_IN_COMMON]
     return Symptoms(tuple(seen))
 
 

@@ -13,8 +13,6 @@ from ...stages import LN_POST
 from ..match import Candidate, Named, fits, residual
 from .view import UNRELATED, correlation
 
-# A single mistake leaves much of these; in the blocks, one residual left out may leave nothing.
-COMMON = ("conv1", "gelu1", "conv2", "gelu2", "positions", "ln_post")
 CHANCE = 4  # standard deviations of the correlation of numbers that have nothing in common
 NORMS = ("attn_ln", "mlp_ln", "ln_post")
 NORMED = 1e-2  # that the mean of a position may be off 0, and its deviation off 1: float16's too
@@ -30,21 +28,10 @@ def certain(candidate: Candidate, last: Candidate | None = None) -> list[Named]:
         found = cause(candidate)
         if found is not None and fits(candidate, found, noisier=False):
             return [found]
-    if last is not None and not candidate.stage.of_front_end and never_loaded(last):
+    right = candidate.passed is not None and not candidate.passed.of_front_end
+    if last and not candidate.stage.of_front_end and not right and never_loaded(last):
         return [Named((OTHER_WEIGHTS,), float("nan"), candidate.error)]
     return []
-
-
-@np.errstate(all="ignore")
-def other_weights(candidate: Candidate) -> list[Named]:
-    """OTHER_WEIGHTS, if the first wrong stage of an encoder has nothing in common with the truth.
-
-    One mistake in the stem can leave little, so this is for numbers that none of them explains.
-    """
-    passed = candidate.passed is not None and not candidate.passed.of_front_end
-    if candidate.stage.within not in COMMON or passed or not unrelated(candidate, UNRELATED):
-        return []
-    return [Named((OTHER_WEIGHTS,), float("nan"), candidate.error)]
 
 
 def swapped_clips(candidate: Candidate) -> Named | None:
@@ -61,11 +48,7 @@ def swapped_clips(candidate: Candidate) -> Named | None:
 def overflown_norm(candidate: Candidate) -> Named | None:
     """The truth, with the norm's bias alone at the bad positions, if the candidate has it there."""
     model, stage, values = candidate.pipeline.model, candidate.stage, widen(candidate.values)
-    if (
-        model is None
-        or stage.within not in NORMS
-        or values.shape[-1:] != candidate.truth.shape[-1:]
-    ):
+    if model is None or stage.within not in NORMS:
         return None
     name = stage if stage.block is None else f"blocks.{stage.block}.{stage.within}"
     bias = model.state_dict()[f"{name}.bias"].double().numpy()  # (S,)
@@ -96,15 +79,23 @@ def unrelated(candidate: Candidate, bound: float) -> bool:
     stage, mine, truth = candidate.stage, widen(candidate.values), candidate.truth
     if mine.shape != truth.shape or not np.isfinite(mine).all():
         return False
-    if stage == "positions" and candidate.pipeline.model is not None:
-        positions = candidate.pipeline.model.state_dict()["positions"].double().numpy()
-        mine, truth = mine - positions[: mine.shape[-2]], truth - positions[: mine.shape[-2]]
     axis = truth.ndim - len(stage.axes) + (stage.time_axis or 0)
     channels = [x.mean(axis=axis, keepdims=True) for x in (mine, truth)]
     over_time = [x - mean for x, mean in zip((mine, truth), channels, strict=True)]
+    if stage in ("positions", LN_POST) and candidate.pipeline.model is not None:
+        positions = candidate.pipeline.model.state_dict()["positions"].double().numpy()
+        over_time = [without(x, positions[: x.shape[-2]]) for x in over_time]
+        mine, truth = (x + mean for x, mean in zip(over_time, channels, strict=True))
     by_chance = max(bound, CHANCE / np.sqrt(channels[0].size))
     alike = max(correlation(*over_time), correlation(mine, truth))
     return bool(alike <= bound and correlation(*channels) <= by_chance)
+
+
+def without(x: Array, positions: Array) -> Array:
+    """x (..., T, S) less as much of the positions as it holds: random weights come with them."""
+    positions = positions - positions.mean(axis=0)
+    share = (x * positions).sum(axis=(-2, -1), keepdims=True) / (positions**2).sum()
+    return np.asarray(x - share * positions)
 
 
 def as_if_unweighted(x: Array) -> bool:

@@ -10,8 +10,9 @@ import numpy as np
 from ...noise import Array
 from ...pipeline import Pipeline
 from .linear import Rule
-from .view import View, short
+from .view import BAD, View, short
 
+MOST = 0.7  # of the frames that are right with another floor
 HELD = 2  # values of a frame at its smallest, so that it is a floor
 SHOWN = 3
 
@@ -43,7 +44,11 @@ def other_floor(pipeline: Pipeline, stage: str, v: View) -> tuple[Rule, Array] |
     floor = lowest[near]
     variant = np.maximum(free, floor)
     exact = v.explained(variant)
-    return None if exact is None else (Rule(in_words(floor, v, free), exact), variant)
+    right, mended = (np.mean(w.per(1) <= BAD * v.unit) for w in (v, v._replace(truth=variant)))
+    most = mended >= MOST and mended - right >= 1 - MOST
+    if exact is None and not most:
+        return None
+    return Rule(in_words(floor, v, free), bool(exact)), variant
 
 
 def in_words(floor: Array, v: View, free: Array) -> str:

@@ -80,6 +80,23 @@ def unwritten(v: View, axis: int, bad: Array) -> str:
     return ""
 
 
+def left_out(stage: Stage, v: View) -> str:
+    """Keys that no query sees, or of which each query sees one block, in attention's weights."""
+    if stage.within != "attn.weights":
+        return ""
+    sees = (v.mine != 0).any(axis=tuple(range(v.mine.ndim - 2)))  # (T, T)
+    unseen = np.flatnonzero(~sees.any(axis=0))
+    if 0 < len(unseen) < len(sees):
+        return f"no query sees {many('key', len(unseen))} {listed(unseen)}: their weights are 0"
+    first, last = sees.argmax(axis=1), len(sees) - 1 - sees[:, ::-1].argmax(axis=1)
+    blocks = np.unique(np.stack([first, last], 1), axis=0)
+    follow = len(blocks) > 1 and (blocks[1:, 0] == blocks[:-1, 1] + 1).all()
+    if not follow or not (sees.sum(axis=1) == last - first + 1).all():
+        return ""
+    words = ", ".join(f"{a}-{b}" for a, b in blocks[:3]) + ", ..." * (len(blocks) > 3)
+    return f"each query sees the keys of its own block alone, {words}: attention in windows"
+
+
 def bounded(v: View) -> str:
     """Bounds that many values have, where the truth goes beyond, if all else is right."""
     if np.iscomplexobj(v.truth):
