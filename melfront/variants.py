@@ -55,15 +55,16 @@ def pad(clip: Array, n_samples: int, convention: Convention) -> Array:
     """Zeros up to n_samples, then half a window beyond each edge: (n,) -> (L + N,)."""
     left = -convention.start
     right = convention.n_fft - left
-    if convention.pad_twice:
-        left, right = left + convention.n_fft // 2, right + convention.n_fft // 2
     clip = clip[:n_samples]
     zeros = (0, n_samples - len(clip))
     if convention.pad_side == "left":
         zeros = zeros[::-1]
     if convention.edges_first:
         return np.pad(np.pad(clip, (left, right), mode=convention.pad_mode), zeros)
-    return np.pad(np.pad(clip, zeros), (left, right), mode=convention.pad_mode)
+    padded = np.pad(np.pad(clip, zeros), (left, right), mode=convention.pad_mode)
+    if convention.pad_twice:
+        padded = np.pad(padded, convention.n_fft // 2, mode=convention.pad_mode)
+    return padded
 
 
 def frames(padded: Array, convention: Convention) -> Array:
