@@ -60,8 +60,9 @@ def pad(clip: Array, n_samples: int, convention: Convention) -> Array:
     if convention.pad_side == "left":
         zeros = zeros[::-1]
     if convention.edges_first:
-        return np.pad(np.pad(clip, (left, right), mode=convention.pad_mode), zeros)
-    padded = np.pad(np.pad(clip, zeros), (left, right), mode=convention.pad_mode)
+        padded = np.pad(np.pad(clip, (left, right), mode=convention.pad_mode), zeros)
+    else:
+        padded = np.pad(np.pad(clip, zeros), (left, right), mode=convention.pad_mode)
     if convention.pad_twice:
         padded = np.pad(padded, convention.n_fft // 2, mode=convention.pad_mode)
     return padded
