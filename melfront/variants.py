@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 
 from .audio import Clips, as_clips, fit_length, is_tensor
 from .conventions import CHUNK_LENGTH, Convention, get_convention
-from .other_steps import chunk_maximum, in_chunks, other_filters, read_wrongly, waves
+from .other_steps import (
+    chunk_maximum,
+    condition_frames,
+    in_chunks,
+    other_filters,
+    read_wrongly,
+    waves,
+)
 
 Array = NDArray[Any]
 Tap = Callable[[str, Array], Array]  # sees each stage's name and tensor, returns what to go on with
@@ -113,19 +120,6 @@ def windowed(frames: Array, convention: Convention) -> Array:
     if convention.frame_mean or convention.frame_preemphasis:
         frames = condition_frames(frames, convention)
     return frames * window(convention)
-
-
-def condition_frames(frames: Array, convention: Convention) -> Array:
-    """What Kaldi does to the part of each frame that the window sees: (..., F, N), a copy."""
-    frames = np.array(frames)
-    before = (convention.n_fft - convention.win_length) // 2
-    part = frames[..., before : before + convention.win_length]
-    if convention.frame_mean:
-        part -= part.mean(axis=-1, keepdims=True)
-    if convention.frame_preemphasis:
-        previous = np.concatenate([part[..., :1], part[..., :-1]], axis=-1)
-        part -= convention.frame_preemphasis * previous
-    return frames
 
 
 def spectrum(windowed: Array, convention: Convention) -> Array:
