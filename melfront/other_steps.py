@@ -75,6 +75,22 @@ def chunk_maximum(loudest: Array, chunk: int | None, running: bool) -> Array:
     return np.maximum.accumulate(loudest, axis=-1) if running else loudest
 
 
+# --- frames ---------------------------------------------------------------------------------------
+
+
+def condition_frames(frames: Array, convention: Convention) -> Array:
+    """What Kaldi does to the part of each frame that the window sees: (..., F, N), a copy."""
+    frames = np.array(frames)
+    before = (convention.n_fft - convention.win_length) // 2
+    part = frames[..., before : before + convention.win_length]
+    if convention.frame_mean:
+        part -= part.mean(axis=-1, keepdims=True)
+    if convention.frame_preemphasis:
+        previous = np.concatenate([part[..., :1], part[..., :-1]], axis=-1)
+        part -= convention.frame_preemphasis * previous
+    return frames
+
+
 # --- the transform --------------------------------------------------------------------------------
 
 

@@ -20,7 +20,14 @@ from numpy.typing import NDArray
 
 from .audio import Clips, as_clips, fit_length, is_tensor
 from .conventions import CHUNK_LENGTH, Convention, get_convention
-from .other_steps import chunk_maximum, in_chunks, other_filters, read_wrongly, waves
+from .other_steps import (
+    chunk_maximum,
+    condition_frames,
+    in_chunks,
+    other_filters,
+    read_wrongly,
+    waves,
+)
 
 Array = NDArray[Any]
 Tap = Callable[[str, Array], Array]  # sees each stage's name and tensor, returns what to go on with
@@ -55,15 +62,17 @@ def pad(clip: Array, n_samples: int, convention: Convention) -> Array:
     """Zeros up to n_samples, then half a window beyond each edge: (n,) -> (L + N,)."""
     left = -convention.start
     right = convention.n_fft - left
-    if convention.pad_twice:
-        left, right = left + convention.n_fft // 2, right + convention.n_fft // 2
     clip = clip[:n_samples]
     zeros = (0, n_samples - len(clip))
     if convention.pad_side == "left":
         zeros = zeros[::-1]
     if convention.edges_first:
-        return np.pad(np.pad(clip, (left, right), mode=convention.pad_mode), zeros)
-    return np.pad(np.pad(clip, zeros), (left, right), mode=convention.pad_mode)
+        padded = np.pad(np.pad(clip, (left, right), mode=convention.pad_mode), zeros)
+    else:
+        padded = np.pad(np.pad(clip, zeros), (left, right), mode=convention.pad_mode)
+    if convention.pad_twice:
+        padded = np.pad(padded, convention.n_fft // 2, mode=convention.pad_mode)
+    return padded
 
 
 def frames(padded: Array, convention: Convention) -> Array:
@@ -111,19 +120,6 @@ def windowed(frames: Array, convention: Convention) -> Array:
     if convention.frame_mean or convention.frame_preemphasis:
         frames = condition_frames(frames, convention)
     return frames * window(convention)
-
-
-def condition_frames(frames: Array, convention: Convention) -> Array:
-    """What Kaldi does to the part of each frame that the window sees: (..., F, N), a copy."""
-    frames = np.array(frames)
-    before = (convention.n_fft - convention.win_length) // 2
-    part = frames[..., before : before + convention.win_length]
-    if convention.frame_mean:
-        part -= part.mean(axis=-1, keepdims=True)
-    if convention.frame_preemphasis:
-        previous = np.concatenate([part[..., :1], part[..., :-1]], axis=-1)
-        part -= convention.frame_preemphasis * previous
-    return frames
 
 
 def spectrum(windowed: Array, convention: Convention) -> Array:

@@ -187,12 +187,13 @@ class FewFrames:
 def framed(clip: Array, total: int, index: Array, c: Convention) -> Array:
     """These frames of a clip padded to `total` samples: (n,) -> (n, N), no other being computed."""
     clip, left, n_fft = clip[:total], -c.start, c.n_fft
+    first = total - len(clip) if c.pad_side == "left" else 0  # the clip's first sample
     keeps = c.drop in (None, "last_after_max")
     step = c.chunk * c.hop_length if c.chunk else total
     number, frame = np.divmod(index, c.chunk + keeps) if c.chunk else (0 * index, index)
     low = (number * step)[:, None]  # of the frame's own chunk, or of the whole
     high = np.minimum(low + step, total)
-    if c.pad_twice or c.edges_first or c.pad_side == "left" or (high - low).min() <= n_fft:
+    if c.pad_twice or c.edges_first or (high - low).min() <= n_fft or not len(clip):
         return np.array(variants.frames(variants.pad(clip, total, c), c)[index])
     at = low + ((frame + (c.drop == "first")) * c.hop_length - left)[:, None] + np.arange(n_fft)
     before, after = at < low, at >= high
@@ -201,7 +202,9 @@ def framed(clip: Array, total: int, index: Array, c: Convention) -> Array:
     at = np.where(after, 2 * high - at - 1 - mirror, at)
     if c.pad_mode == "edge":
         at = np.where(before, low, np.where(after, high - 1, at))
-    values = np.where(at < len(clip), clip[np.clip(at, 0, len(clip) - 1)], 0.0)
+    at = at - first
+    inside = (at >= 0) & (at < len(clip))
+    values = np.where(inside, clip[np.clip(at, 0, len(clip) - 1)], 0.0)
     return np.where(before | after, 0.0, values) if c.pad_mode == "constant" else values
 
 

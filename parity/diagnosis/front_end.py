@@ -29,7 +29,10 @@ N_LENGTHS = 3  # entries for chunks that are tried together with others
 N_START = 8  # combinations that a further mistake is added to
 MOST_AT_ONCE = 4
 HOPEFUL = 0.8  # of the distance without any mistake, from where on further ones are added
+NEEDED_OF_ALL = 1.5
 NEEDED = 5.0  # a combination comes so many times nearer than without any one of its mistakes
+
+FACTORS = {"gain", "spectrum_scale"}
 
 Tried = tuple[tuple[FrontEndMistake, ...], Convention]
 
@@ -117,10 +120,10 @@ def needed(few: FewFrames, base: Convention, tried: Tried) -> bool:
     """Does leaving out any one of these mistakes lose most of what they explain together?"""
     made, convention = tried
     whole = few.distance_to(convention)
-    if few.least(convention, 1.0) == 0.0:  # a few frames say little of it
-        return True
+    # Where all frames count, the distance on a few is only close.
+    times = NEEDED if few.least(convention, 1.0) else NEEDED_OF_ALL
     return all(
-        few.distance_to(together(base, rest)) >= NEEDED * whole
+        few.distance_to(together(base, rest)) >= times * whole
         for rest in combinations(made, len(made) - 1)
     )
 
@@ -181,9 +184,11 @@ def cut(candidate: Candidate, variant: Array, convention: Convention) -> Array:
 
 
 def compatible(entries: Iterable[FrontEndMistake]) -> bool:
-    """Does each change other decisions?"""
+    """Does each change other decisions? Of factors one is enough: two make any other factor."""
+    entries = tuple(entries)
     changed = [name for entry in entries for name, _ in entry.change]
-    return len(changed) == len(set(changed))
+    factors = [entry for entry in entries if {name for name, _ in entry.change} <= FACTORS]
+    return len(changed) == len(set(changed)) and len(factors) <= 1
 
 
 def together(base: Convention, entries: Iterable[FrontEndMistake]) -> Convention:

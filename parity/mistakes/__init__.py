@@ -1,16 +1,19 @@
 """The catalogue: every known mistake of a port, each our own pipeline with one decision changed.
 
-To add one, write an entry in the file of its half: `front_end.py`, or one of `encoder_stem.py` and
-`encoder_blocks.py`.
+To add one, write an entry in the file of its place: `front_end.py` up to the spectrum, then
+`mel_and_log.py`, or one of `encoder_stem.py` and `encoder_blocks.py`.
 """
 
 from __future__ import annotations
 
+from .chunks import CHUNKS
 from .encoder_blocks import ADDED_BIAS, BLOCKS, KERNEL
 from .encoder_stem import STEM_AND_NORMS
 from .entry import EncoderMistake, FrontEndMistake
-from .front_end import FRONT_END, RESHAPED
+from .front_end import RESHAPED, WAVEFORM
+from .mel_and_log import MEL_AND_LOG
 from .misread import FILE
+from .presets import PRESETS
 from .proven import PROVEN
 from .steps import run
 
@@ -29,6 +32,7 @@ __all__ = [
     "run",
 ]
 
+FRONT_END = [*WAVEFORM, *MEL_AND_LOG, *PRESETS, *CHUNKS]
 ENCODER = [*STEM_AND_NORMS, *BLOCKS]
 
 

@@ -1,4 +1,4 @@
-"""The front-end half of the catalogue, in the order in which the signal meets each decision.
+"""The front-end entries up to the spectrum, in the order in which the signal meets each decision.
 
 Each entry changes fields of `melfront.Convention`. From the power on the decisions are in
 `mel_and_log.py`; `presets.py` has what whole libraries do, `chunks.py` what comes of working chunk
@@ -11,10 +11,7 @@ import math
 
 from melfront.conventions import HOP_LENGTH
 
-from .chunks import CHUNKS
 from .entry import mistake
-from .mel_and_log import MEL_AND_LOG
-from .presets import PRESETS
 
 # A mistake with a tensor and not with a decision: `diagnosis` looks for it at every stage.
 RESHAPED = mistake(
@@ -247,5 +244,3 @@ WAVEFORM = [
         angles="float32",
     ),
 ]
-
-FRONT_END = [*WAVEFORM, *MEL_AND_LOG, *PRESETS, *CHUNKS]

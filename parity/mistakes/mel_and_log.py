@@ -159,6 +159,13 @@ MEL_AND_LOG = [
         mel_mantissa=7,
     ),
     mistake("natural logarithm: log where log10 is meant: everything 2.3 times", log_base=math.e),
+    mistake(
+        "natural logarithm as it is: log where log10 is meant, no clamp, not scaled",
+        log_base=math.e,
+        max_scope=None,
+        offset=0.0,
+        divisor=1.0,
+    ),
     mistake("log2: log2 where log10 is meant: everything 3.3 times", log_base=2.0),
     mistake(
         "decibels: 10 log10, as librosa.power_to_db gives it; the clamp at 8 then cuts at 8 dB",
