@@ -226,7 +226,9 @@ def fine(acts: Stages, entry: EncoderMistake) -> Iterator[Place]:
     """One kind of stage: q of every block, one convolution, the attention's half of the blocks."""
     halves = ("attn", "the attention's half of a block"), ("mlp", "the MLP's half of a block")
     for prefix, words in halves:
-        yield Place(f"in {words} alone", frozenset(s for s in acts if s.within.startswith(prefix)))
+        half = frozenset(s for s in acts if s.within.startswith(prefix))
+        kinds = {s.within for s in half}
+        yield Place(f"in {min(kinds) if len(kinds) == 1 else words} alone", half)
     if set(entry.ops) & set(ATTENTION):  # what it does to the scores it does to the context
         return
     for kind in dict.fromkeys(stage.within for stage in sorted(acts, key=lambda s: s.order)):
