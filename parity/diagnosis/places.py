@@ -24,8 +24,18 @@ from ..mistakes.entry import EncoderMistake
 from ..mistakes.steps import stage_of
 from ..noise import Array
 from ..stages import LN_POST, STEM, Stage, of_encoder
-from .encoder import States, before, block_start, made, right_block, right_states, tried
-from .match import Candidate, Named, fits
+from .match import (
+    Candidate,
+    Named,
+    States,
+    before,
+    block_start,
+    fits,
+    made,
+    right_block,
+    right_states,
+    tried,
+)
 
 PASSES = 40.0  # that a search may take, in runs of the whole encoder
 SMALL = 100_000  # numbers in a hidden state: of a model with fewer, a run costs next to nothing

@@ -21,7 +21,6 @@ from melfront.encoder import WhisperEncoder, ops, parts
 from melfront.encoder.model import Tap, no_tap
 
 from ..stages import BLOCK, LN_POST, STEM, Stage, of_encoder
-from .entry import EncoderMistake
 from .wrong_ops import Weights
 
 OURS = vars(ops.OURS)
@@ -30,6 +29,7 @@ OURS = vars(ops.OURS)
 class Steps:
     """The stages of an encoder with a mistake made: `steps["block.0.attn.q"]`, (B, ...) each.
 
+    entry: an `EncoderMistake`.
     given: tensors by stage that are used as they are; "features" (B, M, F), or whatever else the
     stages asked for are computed from. What is inside a block is forgotten once its output is
     there.
@@ -38,7 +38,7 @@ class Steps:
 
     def __init__(
         self,
-        entry: EncoderMistake,
+        entry: Any,
         model: WhisperEncoder,
         given: Mapping[str, Tensor],
         n_audio: int = 0,
@@ -188,7 +188,7 @@ def input_of(block: int) -> Stage:
     return Stage(f"block.{block - 1}.mlp_residual" if block else "positions")
 
 
-def changed_weights(entry: EncoderMistake, model: WhisperEncoder) -> Weights:
+def changed_weights(entry: Any, model: WhisperEncoder) -> Weights:
     """The model's weights, those of the stages at which the mistake is made as it changes them."""
     weights: Weights = dict(model.state_dict())
     changed = entry.weights(weights) if entry.weights else weights
@@ -201,7 +201,7 @@ def stage_of(weight: str) -> Stage:
 
 
 def run(
-    entry: EncoderMistake, model: WhisperEncoder, mel: Tensor, tap: Tap = no_tap, n_audio: int = 0
+    entry: Any, model: WhisperEncoder, mel: Tensor, tap: Tap = no_tap, n_audio: int = 0
 ) -> Tensor:
     """The last hidden state (B, T, S) of features (B, M, F) with the mistake made.
 

@@ -8,8 +8,10 @@ import torch
 
 import melfront
 from melfront import parity
+from melfront.encoder import WhisperEncoder
 from melfront.parity.diagnosis.lengths import period
 from melfront.parity.diagnosis.match import Candidate
+from melfront.parity.mistakes import OVERFLOW
 from melfront.parity.mistakes.cut_up import cut_up, in_chunks, in_tiles
 from melfront.parity.mistakes.steps import Steps
 from melfront.parity.pipeline import Pipeline, load_model
@@ -77,3 +79,19 @@ def test_chunks_at_the_first_convolution():
         "convolutions in chunks of 6 frames",
         "convolution tiles of 6 without their neighbours",
     }
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_layer_norm_that_overflows(dtype):
+    """At the positions with a value far from the mean, nothing but the bias is left."""
+    weights = {name: w.clone() for name, w in MODEL.state_dict().items()}
+    weights["positions"][[2, 7], 3] = 300
+    model = WhisperEncoder.from_weights(MODEL.config, weights)
+    steps = Steps(OVERFLOW, model, {"features": MEL})
+    stages = ["positions", "block.0.attn_ln", "ln_post"]
+    mine = {stage: steps[stage][0].numpy().astype(dtype) for stage in stages}
+    bias = weights["blocks.0.attn_ln.bias"].numpy().astype(dtype)
+    assert (mine["block.0.attn_ln"][[2, 7]] == bias).all()
+    report = parity.compare(mine, audio=AUDIO, model=model)
+    assert report.first_wrong.name == "block.0.attn_ln", report
+    assert [named.name for named in report.diagnosis.named] == [OVERFLOW.name], report
