@@ -143,13 +143,14 @@ class Report:
         if not found.named:
             if self.first_wrong and self.first_wrong.exact:
                 return f"none of the known mistakes; {self.first_wrong.exact}"
+            more = f"; {found.untried}" if found.untried else ""
             if found.nearest is not None:
                 return (
                     "none of the known mistakes fits; the nearest, "
-                    f"{found.nearest.name!r}, leaves {number(found.nearest.residual)} x noise"
+                    f"{found.nearest.name!r}, leaves {number(found.nearest.residual)} x noise{more}"
                 )
             ask = "; were these tensors made from this clip, and with these options?"
-            return "none of the known mistakes comes near" + (ask if self.foreign() else "")
+            return "none of the known mistakes comes near" + more + (ask if self.foreign() else "")
         text = " - or ".join(
             "; and ".join(f"{e.name}: {e.sentence}" for e in n.entries) for n in found.named
         )

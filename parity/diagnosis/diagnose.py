@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..mistakes import ADDED_BIAS, ENCODER, FRONT_END, RESHAPED
+from ..mistakes import ADDED_BIAS, ENCODER, FRONT_END, OVERFLOW, RESHAPED
 from ..noise import NOISY_LIMIT, PASS_LIMIT, rms
 from .encoder import through_encoder, try_encoder
 from .forced import try_forced
@@ -34,7 +34,8 @@ def diagnose(candidate: Candidate) -> Diagnosis:
     if apart:
         return Diagnosis(apart)
     if candidate.given is not None:
-        tried = list(try_forced(candidate, [*FRONT_END, *ENCODER]))
+        catalogue = FRONT_END if front_end else [*ENCODER, OVERFLOW, *of_some_length(candidate)]
+        tried = list(try_forced(candidate, catalogue))
     elif front_end:
         candidate, as_it_is = with_its_own_noise(candidate)
         if as_it_is <= PASS_LIMIT[candidate.dtype]:
@@ -71,7 +72,7 @@ def of_the_encoder(candidate: Candidate) -> Iterator[list[Named]]:
         return [named for named in places if fits(candidate, named, noisier=True)]
 
     yield everywhere + fitting(soon=True)
-    tried = everywhere + list(try_encoder(candidate, of_some_length(candidate)))
+    tried = everywhere + list(try_encoder(candidate, [OVERFLOW, *of_some_length(candidate)]))
     yield tried
     if candidate.passed is None:
         tried += through_encoder(candidate, FRONT_END)

@@ -12,9 +12,7 @@ from melfront.conventions import Convention
 from ..mistakes.entry import EncoderMistake, FrontEndMistake
 from ..noise import Array, widen
 from ..pipeline import Stop
-from .encoder import batch_of, exists, made, tried
-from .lengths import of_some_length
-from .match import Candidate, Entry, Named, possible, residual
+from .match import Candidate, Entry, Named, batch_of, exists, made, possible, residual, tried
 
 
 def try_forced(candidate: Candidate, catalogue: Sequence[Entry]) -> Iterator[Named]:
@@ -29,7 +27,7 @@ def try_forced(candidate: Candidate, catalogue: Sequence[Entry]) -> Iterator[Nam
     features = given.get("features", pipeline.front_end_truth["features"])  # type: ignore[call-overload]  # a Stage is a str
     start = {"features": batch_of(pipeline, features)}
     start |= {s: batch_of(pipeline, x) for s, x in given.items() if not s.of_front_end}
-    for entry in [*catalogue, *of_some_length(candidate)]:
+    for entry in catalogue:
         if isinstance(entry, EncoderMistake) and exists(candidate, entry):
             yield tried(candidate, entry, made(candidate, entry, start))
 

@@ -6,16 +6,21 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..files.fit import fit
 from ..mistakes.entry import EncoderMistake, FrontEndMistake
+from ..mistakes.steps import Steps, input_of
 from ..noise import NOISY_LIMIT, PASS_LIMIT, Array, rms, widen
 from ..pipeline import Pipeline
-from ..stages import Stage
+from ..stages import LN_POST, Stage
 
 Entry = FrontEndMistake | EncoderMistake
 NEARER = 30.0  # times nearer than the truth, for a candidate noisier than ours
 TINY = 2.0**-126  # the smallest normal float32
+AS_IT_IS = EncoderMistake("none", Stage("positions"), "nothing is changed")
+States = dict[str, Tensor]  # stage to tensor, with the axis of a batch
 
 
 class Candidate(NamedTuple):
@@ -104,3 +109,67 @@ def possible(candidate: Candidate, entry: Entry) -> bool:
     if entry.stage.order > candidate.stage.order:
         return False
     return candidate.passed is None or entry.stage.order > candidate.passed.order
+
+
+# --- an encoder with a mistake made ---------------------------------------------------------------
+
+
+def tried(candidate: Candidate, entry: EncoderMistake, values: Array) -> Named:
+    alike = likeness(candidate, values)
+    return Named((entry,), residual(candidate, values), candidate.error, alike)
+
+
+def batch_of(pipeline: Pipeline, values: Array) -> Tensor:
+    """float32 with the axis of a batch."""
+    tensor = torch.from_numpy(values).float()
+    return tensor if pipeline.clips.batched else tensor[None]
+
+
+def exists(candidate: Candidate, entry: EncoderMistake) -> bool:
+    """Has the model the block in which the entry shows first?"""
+    return (entry.stage.block or 0) < candidate.pipeline.needed_model().config.n_audio_layer
+
+
+def made(candidate: Candidate, entry: EncoderMistake, given: Mapping[str, Tensor]) -> Array:
+    """The candidate's stage, float64, of the model with a mistake made, from stages given."""
+    pipeline = candidate.pipeline
+    steps = Steps(entry, pipeline.needed_model(), given, pipeline.n_audio)
+    values: Array = steps[candidate.stage].double().numpy()
+    return values if pipeline.clips.batched else values[0]
+
+
+def right_states(candidate: Candidate) -> States:
+    """The features, and what each block gets and gives as far as the candidate's stage: right ones.
+
+    So a mistake in the blocks is computed from where it is made.
+    """
+    pipeline, stage = candidate.pipeline, candidate.stage
+    states = {"features": batch_of(pipeline, pipeline.front_end_truth["features"])}  # (B, M, F)
+    steps = Steps(AS_IT_IS, pipeline.needed_model(), states)
+    n_layer = pipeline.needed_model().config.n_audio_layer
+    for name in (input_of(i) for i in range(n_layer + 1)):
+        if name.order < stage.order:
+            states[name] = steps[name]
+    return states
+
+
+def before(states: States, stage: Stage) -> States:
+    """Those of the states that a mistake first made at this stage leaves right."""
+    return {n: x for n, x in states.items() if n == "features" or Stage(n).order < stage.order}
+
+
+def right_block(candidate: Candidate) -> int | None:
+    """The block that the candidate's stage is in, if its input passed. The final norm is of the
+    last one."""
+    n_layer = candidate.pipeline.needed_model().config.n_audio_layer
+    block = n_layer - 1 if candidate.stage == LN_POST else candidate.stage.block
+    passed = candidate.passed
+    if block is None or passed is None or passed.order < input_of(block).order:
+        return None
+    return block
+
+
+def block_start(candidate: Candidate, block: int) -> States:
+    """The truth's input of a block."""
+    pipeline, stage = candidate.pipeline, input_of(block)
+    return {stage: batch_of(pipeline, pipeline.encoder_truth({stage}, upto=stage)[stage])}

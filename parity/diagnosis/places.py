@@ -24,8 +24,18 @@ from ..mistakes.entry import EncoderMistake
 from ..mistakes.steps import stage_of
 from ..noise import Array
 from ..stages import LN_POST, STEM, Stage, of_encoder
-from .encoder import States, before, block_start, made, right_block, right_states, tried
-from .match import Candidate, Named, fits
+from .match import (
+    Candidate,
+    Named,
+    States,
+    before,
+    block_start,
+    fits,
+    made,
+    right_block,
+    right_states,
+    tried,
+)
 
 PASSES = 40.0  # that a search may take, in runs of the whole encoder
 SMALL = 100_000  # numbers in a hidden state: of a model with fewer, a run costs next to nothing
@@ -226,7 +236,9 @@ def fine(acts: Stages, entry: EncoderMistake) -> Iterator[Place]:
     """One kind of stage: q of every block, one convolution, the attention's half of the blocks."""
     halves = ("attn", "the attention's half of a block"), ("mlp", "the MLP's half of a block")
     for prefix, words in halves:
-        yield Place(f"in {words} alone", frozenset(s for s in acts if s.within.startswith(prefix)))
+        half = frozenset(s for s in acts if s.within.startswith(prefix))
+        kinds = {s.within for s in half}
+        yield Place(f"in {min(kinds) if len(kinds) == 1 else words} alone", half)
     if set(entry.ops) & set(ATTENTION):  # what it does to the scores it does to the context
         return
     for kind in dict.fromkeys(stage.within for stage in sorted(acts, key=lambda s: s.order)):

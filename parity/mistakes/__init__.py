@@ -1,13 +1,15 @@
 """The catalogue: every known mistake of a port, each our own pipeline with one decision changed.
 
 To add one, write an entry in the file of its place: `front_end.py` up to the spectrum, then
-`mel_and_log.py`, or one of `encoder_stem.py` and `encoder_blocks.py`.
+`mel_and_log.py`, or one of `encoder_stem.py` and `encoder_blocks.py`; in `cut_up.py` if a length is
+part of it.
 """
 
 from __future__ import annotations
 
 from .chunks import CHUNKS
-from .encoder_blocks import ADDED_BIAS, BLOCKS, KERNEL
+from .cut_up import cut_up, in_chunks, in_tiles
+from .encoder_blocks import ADDED_BIAS, BLOCKS, KERNEL, OVERFLOW
 from .encoder_stem import STEM_AND_NORMS
 from .entry import EncoderMistake, FrontEndMistake
 from .front_end import RESHAPED, WAVEFORM
@@ -23,6 +25,7 @@ __all__ = [
     "FILE",
     "FRONT_END",
     "KERNEL",
+    "OVERFLOW",
     "PROVEN",
     "RESHAPED",
     "EncoderMistake",
@@ -37,7 +40,9 @@ ENCODER = [*STEM_AND_NORMS, *BLOCKS]
 
 
 def everything() -> list[FrontEndMistake | EncoderMistake]:
-    return [RESHAPED, *FILE, *FRONT_END, ADDED_BIAS, *ENCODER, *KERNEL, *PROVEN]
+    of_some_length = [in_chunks(100), in_tiles(64), *cut_up(1500, 384, 6)]  # of tiny, for example
+    encoder = [ADDED_BIAS, *ENCODER, *of_some_length, OVERFLOW, *KERNEL]
+    return [RESHAPED, *FILE, *FRONT_END, *encoder, *PROVEN]
 
 
 def find(name: str) -> FrontEndMistake | EncoderMistake:

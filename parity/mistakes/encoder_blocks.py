@@ -236,6 +236,18 @@ BLOCKS = catalogue(
 )
 
 
+# Tried where no other entry fits: trained weights have values as large as that, formulas do not.
+(OVERFLOW,) = catalogue(
+    "block.0.attn_ln",
+    mistake(
+        "layer norm overflows in float16: the square of a deviation above 256 is infinite in "
+        "float16, so that the variance is too and only the bias is left; compute the norm in "
+        "float32",
+        layer_norm=wrong.overflowing_norm,
+    ),
+)
+
+
 # Mistakes of a kernel that only show on inputs made to show them: large offsets, huge scores.
 KERNEL = catalogue(
     "block.0.attn_ln",

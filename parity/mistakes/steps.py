@@ -21,7 +21,6 @@ from melfront.encoder import WhisperEncoder, ops, parts
 from melfront.encoder.model import Tap, no_tap
 
 from ..stages import BLOCK, LN_POST, STEM, Stage, of_encoder
-from .entry import EncoderMistake
 from .wrong_ops import Weights
 
 OURS = vars(ops.OURS)
@@ -30,6 +29,7 @@ OURS = vars(ops.OURS)
 class Steps:
     """The stages of an encoder with a mistake made: `steps["block.0.attn.q"]`, (B, ...) each.
 
+    entry: an `EncoderMistake`.
     given: tensors by stage that are used as they are; "features" (B, M, F), or whatever else the
     stages asked for are computed from. What is inside a block is forgotten once its output is
     there.
@@ -38,7 +38,7 @@ class Steps:
 
     def __init__(
         self,
-        entry: EncoderMistake,
+        entry: Any,
         model: WhisperEncoder,
         given: Mapping[str, Tensor],
         n_audio: int = 0,
@@ -60,8 +60,6 @@ class Steps:
         return self.done[stage]
 
     def compute(self, stage: Stage) -> None:
-        if stage.within == "mlp_residual" and stage.block:
-            self.compute_blocks_before(stage.block)
         made = self.entry.is_made_at(stage)
         # All slots, because the stages that this one needs may be computed within.
         with torch.no_grad(), ops.using(**{**OURS, **(self.ops if made else {})}):
@@ -75,13 +73,16 @@ class Steps:
                 if name not in self.given:
                     self.done.pop(name, None)
 
-    def compute_blocks_before(self, block: int) -> None:
-        """In order, so that no stage waits for all blocks before it: Python's stack is short."""
+    def input_of(self, block: int) -> Tensor:
+        """What a block gets (B, T, S). The blocks before it are computed in order, so that no stage
+        waits for all of them: Python's stack is short.
+        """
         first = block
         while first and input_of(first) not in self.done:
             first -= 1
         for i in range(first, block):
-            self[input_of(i + 1)]
+            self[input_of(i)]
+        return self[input_of(block)]
 
     def step(self, stage: Stage) -> Tensor:
         op, model = ops.current(), self.model
@@ -99,8 +100,10 @@ class Steps:
                 return parts.conv1d(self["gelu1"], model.conv2)  # (B, S, T)
             case "gelu2":
                 return op.gelu(self["conv2"])
-        x = self["gelu2"].transpose(1, 2)  # (B, T, S)
-        return x + model.positions[: x.shape[1]]
+            case "positions":
+                x = self["gelu2"].transpose(1, 2)  # (B, T, S)
+                return x + model.positions[: x.shape[1]]
+        raise KeyError(stage)  # of the front end
 
     def step_of_block(self, stage: Stage, at: At) -> Tensor:
         op, block = ops.current(), at.block
@@ -172,7 +175,7 @@ class At:
     @property
     def block_input(self) -> Tensor:
         """(B, T, S)"""
-        return self.steps[input_of(self.block_number)]
+        return self.steps.input_of(self.block_number)
 
     @property
     def block(self) -> Any:
@@ -185,7 +188,7 @@ def input_of(block: int) -> Stage:
     return Stage(f"block.{block - 1}.mlp_residual" if block else "positions")
 
 
-def changed_weights(entry: EncoderMistake, model: WhisperEncoder) -> Weights:
+def changed_weights(entry: Any, model: WhisperEncoder) -> Weights:
     """The model's weights, those of the stages at which the mistake is made as it changes them."""
     weights: Weights = dict(model.state_dict())
     changed = entry.weights(weights) if entry.weights else weights
@@ -198,7 +201,7 @@ def stage_of(weight: str) -> Stage:
 
 
 def run(
-    entry: EncoderMistake, model: WhisperEncoder, mel: Tensor, tap: Tap = no_tap, n_audio: int = 0
+    entry: Any, model: WhisperEncoder, mel: Tensor, tap: Tap = no_tap, n_audio: int = 0
 ) -> Tensor:
     """The last hidden state (B, T, S) of features (B, M, F) with the mistake made.
 

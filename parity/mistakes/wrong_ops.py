@@ -85,6 +85,13 @@ def one_pass_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) ->
     return (x - mean) / (variance + eps).sqrt() * weight + bias
 
 
+def overflowing_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """1 / infinity is 0, and finite: nothing but the bias is left of the position."""
+    squares = (x - x.mean(-1, keepdim=True)).square()
+    overflows = squares.amax(-1, keepdim=True) > torch.finfo(torch.float16).max
+    return torch.where(overflows, bias, ops.layer_norm(x, weight, bias, eps))
+
+
 def causal_scores(q: Tensor, k: Tensor) -> Tensor:
     n = q.shape[2]
     future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu(1)
