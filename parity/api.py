@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .comparison.compare import compare
+from .comparison.lengths import shapes_of
+from .comparison.windows import windows_of
 from .files.fit import fit
 from .files.tensors import Dump, as_tensor
 from .noise import Array, widen
@@ -60,6 +62,7 @@ def resume(
     """
     dump = Dump({name: as_tensor(values, name) for name, values in tensors.items()}, {})
     pipeline, given, _ = resolve(dump, None, audio, model, n_mels, convention, pad_to, check_range)
+    given = next(windows_of(pipeline, given, None, shapes_of(pipeline, given, None))).given
     result: dict[str, Array] = {}
 
     def put(name: str, tensor: Array) -> Array:

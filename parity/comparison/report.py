@@ -34,11 +34,13 @@ class StageResult:
     # For the picture: the error of each frame or position, and |candidate - truth|.
     steps: Array | None = field(default=None, repr=False)
     distance: Array | None = field(default=None, repr=False)
+    given: str = ""  # what of the stage was given, in words; empty for all of it
 
     def line(self, width: int) -> str:
         if self.verdict in (SHAPE, MISSING):
             return f"{self.name:{width}}  {self.verdict:7}  {'; '.join(self.notes)}"
-        notes = f"   ({'; '.join(self.notes)})" if self.notes else ""
+        said = [words for words in (self.given, *self.notes) if words]
+        notes = f"   ({'; '.join(said)})" if said else ""
         where = f"   worst at {self.worst}{self.bad and ', ' + self.bad}" if self.worst else ""
         return (
             f"{self.name:{width}}  {self.verdict:7}  {number(self.noise):>8} x noise   "
@@ -81,7 +83,8 @@ class Report:
             what = f"all {len(given)} stages" if len(given) > 1 else given[0].name
             spots = [f"{s.name}: {s.bad}" for s in given if s.bad and not s.bad.startswith("0 of")]
             but = f", but look at {'; '.join(spots)}" if spots else ""
-            return f"{what} PASS, at most {number(worst)} x noise{but}"
+            of = "".join(f"; {words}" for words in dict.fromkeys(s.given for s in given if s.given))
+            return f"{what} PASS, at most {number(worst)} x noise{but}{of}"
         if wrong.verdict == SHAPE:
             size = ""
         elif np.isnan(wrong.noise):

@@ -47,13 +47,13 @@ def through_encoder(candidate: Candidate, catalogue: Sequence[FrontEndMistake]) 
     for entry in tqdm(catalogue, desc="mistakes", unit="", **PROGRESS):
         features = pipeline.front_end(entry.convention(pipeline.convention))["features"]
         if features.shape == truth.shape and not np.array_equal(features, truth):
-            values = made(candidate, AS_IT_IS, batch_of(pipeline, features))
+            values = made(candidate, AS_IT_IS, batch_of(pipeline, pipeline.heard(features)))
             yield Named((entry,), residual(candidate, values), candidate.error)
 
 
 def batch_of(pipeline: Pipeline, values: Array) -> Tensor:
     """float32 with the axis of a batch."""
-    tensor = torch.from_numpy(values).float()
+    tensor = torch.from_numpy(np.ascontiguousarray(values)).float()
     return tensor if pipeline.clips.batched else tensor[None]
 
 
@@ -65,7 +65,8 @@ def known(candidate: Candidate, entry: EncoderMistake) -> Array:
     pipeline, key = candidate.pipeline, (entry.name, candidate.stage)
     if pipeline.runs and key in pipeline.runs:
         return pipeline.runs[key]
-    mel = batch_of(pipeline, pipeline.front_end_truth["features"])  # (B, M, F)
+    features = pipeline.heard(pipeline.front_end_truth["features"])
+    mel = batch_of(pipeline, features)  # (B, M, F)
     values = made(candidate, entry, mel)
     if pipeline.runs is not None:
         pipeline.runs[key] = values

@@ -31,9 +31,13 @@ class FewFrames:
     them - and some of the rest.
     """
 
-    def __init__(self, pipeline: Pipeline, stage: str, values: Array) -> None:
+    def __init__(
+        self, pipeline: Pipeline, stage: str, values: Array, given: Array | None = None
+    ) -> None:
+        """given: which frames the values are of; by default all."""
         self.pipeline, self.asked, self.values = pipeline, stage, values
         self.n_frames = pipeline.length // HOP_LENGTH
+        self.given = given
         self.ends = np.array([len(clip) // HOP_LENGTH for clip in pipeline.clips.arrays])
         # The loudest frames of the truth, and those of the candidate, which the convention that it
         # was made with has too.
@@ -43,6 +47,9 @@ class FewFrames:
         chosen = [*range(3), self.n_frames - 1]
         chosen += [frame for end in self.ends for frame in range(end - 2, end + 3)]
         chosen += range(0, self.n_frames, max(1, self.n_frames // 32))
+        if given is not None:
+            every = every[:1]  # the candidate's frames have other numbers
+            chosen += given[:: max(1, len(given) // 32)].tolist()
         for loudness in every:
             chosen += np.argsort(loudness)[..., -LOUDEST:].flatten().tolist()
         self.frames = np.unique(np.clip(chosen, 0, self.n_frames - 1))
@@ -93,10 +100,17 @@ class FewFrames:
     def distance_to(self, c: Convention) -> float:
         """rms distance of the candidate from this convention on the chosen frames."""
         axis = -2 if self.asked == "power" else -1
-        if self.values.ndim < 2 or self.values.shape[axis] != self.count(c):
+        count = self.count(c) if self.given is None else len(self.given)
+        if self.values.ndim < 2 or self.values.shape[axis] != count:
             return float("inf")
-        chosen = self.values.take(self.frames, axis=axis)
-        variant = self.stage(self.asked, c).take(range(len(self.frames)), axis=axis)
+        variant = self.stage(self.asked, c)
+        if self.given is None:
+            chosen = self.values.take(self.frames, axis=axis)
+            variant = variant.take(range(len(self.frames)), axis=axis)
+        else:
+            _, mine, theirs = np.intersect1d(self.given, self.frames, return_indices=True)
+            chosen = self.values.take(mine, axis=axis)
+            variant = variant.take(theirs, axis=axis)
         if chosen.shape != variant.shape:
             return float("inf")
         if c.output_mean and self.asked == "features":
@@ -116,7 +130,9 @@ class FewFrames:
         """
         if c.max_scope == "bin" or c.output_mean:
             return 0.0
-        return distance * float(np.sqrt(len(self.frames) / self.n_frames))
+        given = np.arange(self.n_frames) if self.given is None else self.given
+        share = np.isin(given, self.frames).mean()
+        return distance * float(np.sqrt(share))
 
 
 def standard(x: Array, axes: int | tuple[int, ...]) -> Array:

@@ -8,11 +8,11 @@ from itertools import combinations
 
 import numpy as np
 
-from melfront.conventions import Convention
+from melfront.conventions import HOP_LENGTH, Convention
 
 from ..mistakes.entry import FrontEndMistake
 from ..mistakes.misread import misread
-from ..noise import NOISY_LIMIT, PASS_LIMIT, least_floor, rms
+from ..noise import NOISY_LIMIT, PASS_LIMIT, Array, least_floor, rms
 from ..stages import FRONT_END, Stage
 from .few_frames import SERVES, FewFrames
 from .match import Candidate, Entry, Named, fits, possible, residual
@@ -26,7 +26,10 @@ def try_front_end(candidate: Candidate, catalogue: Iterable[FrontEndMistake]) ->
     """Every entry of the catalogue, alone and in pairs, that may have spoilt the candidate."""
     pipeline, stage = candidate.pipeline, candidate.stage
     base = pipeline.convention
-    few = FewFrames(pipeline, stage, candidate.values) if stage in SERVES else None
+    few = None
+    if stage in SERVES:
+        given = frames_given(candidate)
+        few = FewFrames(pipeline, stage, candidate.values, given)
     entries = [entry for entry in catalogue if possible(candidate, entry)]
     alone: list[Tried] = [((entry,), entry.convention(base)) for entry in entries]
     tried = nearest(candidate, few, alone, candidate.error)
@@ -39,6 +42,15 @@ def try_front_end(candidate: Candidate, catalogue: Iterable[FrontEndMistake]) ->
         without = min(candidate.error, *(named.residual for named in tried))
         tried += nearest(candidate, few, [(pair, c) for pair, c in pairs if c], without)
     return tried
+
+
+def frames_given(candidate: Candidate) -> Array | None:
+    """The numbers of the frames that the candidate is of; None for all of them."""
+    n_frames = candidate.pipeline.length // HOP_LENGTH
+    axis = candidate.stage.time_axis or 0
+    every = np.arange(n_frames).reshape(-1, 1) if axis == 0 else np.arange(n_frames)[None]
+    given = candidate.view(every).ravel()
+    return None if len(given) == n_frames else given
 
 
 def nearest(

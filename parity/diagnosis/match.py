@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ class Candidate(NamedTuple):
     dtype: str
     error: float  # in units of noise, against the truth; infinite for another shape
     passed: Stage | None  # the last stage before it that passed
+    view: Callable[[Array], Array] = np.asarray  # cuts out of the stage what was given of it
 
 
 class Named(NamedTuple):
@@ -68,7 +70,7 @@ def residual(candidate: Candidate, variant: Array) -> float:
 
     A mistake that makes a tensor larger than the truth makes its noise larger by as much.
     """
-    values = candidate.values
+    values, variant = candidate.values, candidate.view(variant)
     if values.shape != variant.shape:
         fitted = fit(values, candidate.stage, variant.shape, np.iscomplexobj(variant))
         if not fitted.fits:
