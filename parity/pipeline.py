@@ -50,13 +50,22 @@ class Stop(Exception):
 
 
 class Seen(dict[str, Array]):
-    """A tap that keeps these stages, or every stage, and stops after the last one asked for."""
+    """A tap that keeps these stages, or every stage, and stops after the last one asked for.
 
-    def __init__(self, wanted: Iterable[str] | None = None, upto: str = "") -> None:
+    put: the tensors of some stages, which it puts in place of those computed.
+    """
+
+    def __init__(
+        self,
+        wanted: Iterable[str] | None = None,
+        upto: str = "",
+        put: Mapping[Any, Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.wanted, self.upto = wanted, upto
+        self.wanted, self.upto, self.put = wanted, upto, put or {}
 
     def __call__(self, stage: str, tensor: Array) -> Array:
+        tensor = self.put.get(stage, tensor)
         if self.wanted is None or stage in self.wanted:
             self[stage] = tensor
         if stage == self.upto:
@@ -80,9 +89,12 @@ class Pipeline:
     model_name: str = ""
     layers: int | None = None  # how many blocks the model has, if the model itself is missing
     check_range: bool = True  # as of `melfront.log_mel`
+    file: str | None = None  # that the clip was read from
+    start: int = 0  # of the clip in it, in samples at 16 kHz
     windows: int = 1  # of the clip that are compared, one by one; for `describe`
     whole_ctx: int | None = None  # the model's own n_audio_ctx, where its positions are cut
     bins_matter: bool = True  # False: no stage compared has mel bins, and n_mels is a guess
+    put: dict[Stage, Array] = field(default_factory=dict)  # stages in place of those computed
     runs: dict[tuple[str, str], Array] | None = None  # (mistake, stage): kept only if there is one
     _floors: dict[tuple[str, str], float] = field(init=False, default_factory=dict, repr=False)
 
@@ -121,7 +133,7 @@ class Pipeline:
         self, convention: Convention | None = None, upto: str = "features"
     ) -> dict[str, Array]:
         """Every front-end stage up to one, float64, under this or another convention."""
-        seen = Seen(upto=upto)
+        seen = Seen(upto=upto, put=self.put)
         with suppress(Stop):
             variants.run(self.clips, self.length, self.n_mels, convention or self.convention, seen)
         return seen
@@ -135,7 +147,7 @@ class Pipeline:
         model, wanted, results = self.needed_model(), set(wanted), []
         features = self.heard(self.front_end_truth["features"])
         for mel in features if self.clips.batched else [features]:
-            seen = Seen(wanted, upto)
+            seen = Seen(wanted, upto, self.put)
             with suppress(Stop), self.progress("float64", seen) as seeing:
                 encoder_oracle.encode(mel, model.state_dict(), model.config, seeing)
             results.append(seen)
@@ -191,6 +203,20 @@ class Pipeline:
                 clip = f"clip {self.clip_name}, its {self.windows} windows of {seconds}"
         bins = f", {self.n_mels} bins" if self.bins_matter else ""
         return f"{clip}{bins}, convention {self.convention.name}{model}"
+
+    def facts(self) -> dict[str, Any]:
+        """What is compared, for programs."""
+        return {
+            "clip": self.clip_name,
+            "clip_sha256": self.clip_digest if self.audio is not None else None,
+            "windows": self.windows,
+            "model": self.model_name if self.model else None,
+            "positions": self.model.config.n_audio_ctx if self.model else None,
+            "n_mels": self.n_mels if self.bins_matter else None,
+            "convention": self.convention.name,
+            "pad_to": self.pad_to,
+            "check_range": self.check_range,
+        }
 
     def needed_model(self) -> WhisperEncoder:
         if self.model is None:

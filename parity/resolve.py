@@ -69,6 +69,8 @@ def resolve(
     chosen = convention_of(convention or said.get("convention") or "transformers")
     pipeline = Pipeline(clip, encoder, bins, chosen, seconds, clip_name, model_name)
     pipeline.layers, pipeline.check_range = layers, check_range
+    if not is_built_in(clip_name) and os.path.isfile(clip_name):
+        pipeline.file = clip_name
     if encoder and clip is not None:
         fewer_positions(pipeline, encoder)
     if held is not None and encoder is None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+import melfront
+
 from ..diagnosis.match import Diagnosis
-from ..noise import MISSING, NOISY, PASS, SHAPE, UNITS, WRONG, Array
+from ..noise import MISSING, NOISY, PASS, SHAPE, UNITS, UNJUDGED, WRONG, Array
 from ..stages import Stage
 
 
@@ -16,8 +19,8 @@ from ..stages import Stage
 class StageResult:
     """One stage of the report. Errors are NaN where there was nothing to measure.
 
-    verdict: PASS, NOISY, WRONG, SHAPE or MISSING. noise: the rms error, in units of noise. max_abs:
-    the largest error, in the stage's own unit.
+    verdict: PASS, NOISY, WRONG, SHAPE, MISSING or UNJUDGED. noise: the rms error, in units of
+    noise. max_abs: the largest error, in the stage's own unit.
     """
 
     name: Stage
@@ -61,6 +64,10 @@ class Report:
     lacking: str = ""  # why there is no diagnosis
     forced: bool = False
     about: list[str] = field(default_factory=list)  # what was compared with what
+    others: dict[Stage, Diagnosis] = field(default_factory=dict)  # of the other stages, if forced
+    hints: list[str] = field(default_factory=list)  # what to do next
+    options: dict[str, Any] = field(default_factory=dict)  # `Pipeline.facts`
+    repeat: str = ""  # the command or the call that gives the same report
 
     @property
     def first_wrong(self) -> StageResult | None:
@@ -73,33 +80,40 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        return self.first_wrong is None
+        return all(stage.verdict in (PASS, MISSING) for stage in self.stages)
 
     def headline(self) -> str:
         wrong = self.first_wrong
         if wrong is None:
             given = [stage for stage in self.stages if stage.verdict != MISSING]
+            if unjudged := [stage for stage in given if stage.verdict == UNJUDGED]:
+                near = "no further off than another good resampler's"
+                return f"{unjudged[0].name}  UNJUDGED   {near}; {unjudged[0].notes[-1]}"
             worst = max((stage.noise for stage in given), default=0.0)
             what = f"all {len(given)} stages" if len(given) > 1 else given[0].name
             spots = [f"{s.name}: {s.bad}" for s in given if s.bad and not s.bad.startswith("0 of")]
             but = f", but look at {'; '.join(spots)}" if spots else ""
             of = "".join(f"; {words}" for words in dict.fromkeys(s.given for s in given if s.given))
             return f"{what} PASS, at most {number(worst)} x noise{but}{of}"
+        return self.verdict_on(wrong, self.diagnosis)
+
+    def verdict_on(self, wrong: StageResult, found: Diagnosis | None) -> str:
+        """The line on a stage that is not right."""
         if wrong.verdict == SHAPE:
             size = ""
         elif np.isnan(wrong.noise):
             size = f"   NaN or infinity at {wrong.worst or 'a sampled position'}"
-            if not (self.diagnosis and self.diagnosis.named):
+            if not (found and found.named):
                 return f"{wrong.name}  {wrong.verdict}{size}"
         else:
             size = f"   {number(wrong.noise)} x {wrong.dtype} noise"
-        return f"{wrong.name}  {wrong.verdict}{size}   {self.suspicion()}"
+        return f"{wrong.name}  {wrong.verdict}{size}   {self.suspicion(wrong, found)}"
 
-    def suspicion(self) -> str:
-        found = self.diagnosis
+    def suspicion(self, wrong: StageResult, found: Diagnosis | None) -> str:
+        """What the mistake may be."""
         if found is None:
             return f"not diagnosed: {self.lacking}"
-        if found.right and self.first_wrong and self.first_wrong.verdict == SHAPE:
+        if found.right and wrong.verdict == SHAPE:
             return "nothing but the shape is wrong"
         if found.right:
             return "this is what float64 gives for this clip; the reference differs"
@@ -110,7 +124,9 @@ class Report:
                     f"{found.nearest.name!r}, leaves {number(found.nearest.residual)} x noise"
                 )
             ask = "; were these tensors made from this clip, and with these options?"
-            return "none of the known mistakes comes near" + (ask if self.foreign() else "")
+            return "none of the known mistakes comes near" + (
+                ask if wrong is self.first_wrong and self.foreign() else ""
+            )
         text = " - or ".join(
             "; and ".join(f"{e.name}: {e.sentence}" for e in n.entries) for n in found.named
         )
@@ -144,11 +160,14 @@ class Report:
         ]
         seen = list(dict.fromkeys(where for where in seen if where))
         lines += ["", self.headline(), *(f"  seen in: {where}" for where in seen)]
+        wrong = {stage.name: stage for stage in self.stages}
+        lines += [self.verdict_on(wrong[stage], found) for stage, found in self.others.items()]
+        lines += [f"  {hint}" for hint in self.hints]
+        lines += [f"repeat with: {self.repeat}"] if self.repeat else []
         return "\n".join(lines)
 
     def to_json(self) -> str:
         """The report as one JSON object, in which NaN and infinity are null."""
-        named = self.diagnosis.named if self.diagnosis else []
         wrong = self.first_wrong
         nearest = self.diagnosis.nearest if self.diagnosis else None
         return json.dumps(
@@ -160,27 +179,49 @@ class Report:
                         "noise": finite(s.noise),
                         "max_abs": finite(s.max_abs),
                         "worst": s.worst,
+                        "bad": s.bad,
+                        "floor": finite(s.floor),
                         "unit": UNITS.get(s.unit),
+                        "scale": finite(s.scale),
+                        "dtype": s.dtype,
+                        "given": s.given,
                         "notes": list(s.notes),
+                        "mistakes": mistakes_of(
+                            self.diagnosis if s is wrong else self.others.get(s.name)
+                        ),
                     }
                     for s in self.stages
                 ],
                 "first_wrong": wrong.name if wrong else None,
-                "mistakes": [
-                    {
-                        "name": entry.name,
-                        "sentence": entry.sentence,
-                        "residual": finite(n.residual),
-                        "together_with": [e.name for e in n.entries if e is not entry],
-                    }
-                    for n in named
-                    for entry in n.entries
-                ],
+                "mistakes": mistakes_of(self.diagnosis),
                 "nearest": nearest and {"name": nearest.name, "residual": finite(nearest.residual)},
                 "telling_stage": self.diagnosis.telling if self.diagnosis else None,
+                "ok": self.ok,
+                "headline": self.headline(),
+                "missing": [s.name for s in self.stages if s.verdict == MISSING],
+                "lacking": self.lacking or None,
+                "about": self.about,
+                "hints": self.hints,
+                "options": {**self.options, "forced": self.forced},
+                "version": melfront.__version__,
+                "repeat": self.repeat or None,
             },
             allow_nan=False,
         )
+
+
+def mistakes_of(found: Diagnosis | None) -> list[dict[str, Any]]:
+    """The mistakes of a diagnosis as in JSON, best first."""
+    return [
+        {
+            "name": entry.name,
+            "sentence": entry.sentence,
+            "residual": finite(n.residual),
+            "together_with": [e.name for e in n.entries if e is not entry],
+        }
+        for n in (found.named if found else [])
+        for entry in n.entries
+    ]
 
 
 def number(x: float) -> str:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..files.tensors import Dump, Tensor
-from ..noise import NOISY, PASS, SHAPE, WRONG, Array
+from ..noise import NOISY, PASS, SHAPE, UNJUDGED, WRONG, Array
 from ..pipeline import Pipeline
 from ..stages import Stage
 from .parts import time_axis
@@ -60,7 +60,7 @@ def windows_of(
         window = pipeline
         if i:  # no longer what the file begins with
             name = f"window {i} of {pipeline.clip_name}"
-            window = replace(pipeline, audio=samples, clip_name=name)
+            window = replace(pipeline, audio=samples, clip_name=name, start=i * pipeline.length)
         yield Window(window, tensors, reference)
 
 
@@ -104,7 +104,7 @@ def apart(
 
 def worse(result: StageResult, other: StageResult) -> bool:
     """Is this window's verdict on a stage worse than another's? NaN is the worst error."""
-    order = (PASS, NOISY, WRONG, SHAPE)
+    order = (PASS, UNJUDGED, NOISY, WRONG, SHAPE)
     mine, theirs = (
         (order.index(r.verdict), r.noise if np.isfinite(r.noise) else np.inf)
         for r in (result, other)

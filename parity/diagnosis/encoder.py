@@ -85,9 +85,12 @@ def made(
     block: an encoder of one block that stands for the model; start: that block's input (B, T, S).
     """
     pipeline, stage, model = candidate.pipeline, candidate.stage, candidate.pipeline.needed_model()
+    put = {s: batch_of(pipeline, x) for s, x in pipeline.put.items()}
     if block is not None:
+        number = (pipeline.n_layer or 1) - 1 if stage.block is None else stage.block
+        put = {s.in_block(0): x for s, x in put.items() if s.block == number}
         model, stage = block, stage.in_block(0)
-    seen: Any = Seen({stage}, upto=stage)
+    seen: Any = Seen({stage}, upto=stage, put=put)
 
     def tap(name: str, tensor: Tensor) -> Any:
         return seen(name, start if start is not None and name == "positions" else tensor)
@@ -96,7 +99,9 @@ def made(
     idle: dict[str, Callable[..., object]] = {"scores": lambda q, k: q, "softmax": lambda x: x}
     if stage.within in ("attn.scores", "attn.weights") or entry.ops:
         idle = {}
-    if stage == LN_POST and start is None and not entry.rewrite:  # without a tap, less is computed
+    if (
+        stage == LN_POST and start is None and not entry.rewrite and not put
+    ):  # without a tap, less is computed
         seen[stage] = run(entry, model, mel, n_audio=pipeline.n_audio)
     else:
         with ops.using(**idle), suppress(Stop):
@@ -131,7 +136,11 @@ def in_one_block(
     whole = pipeline.needed_model()
     weights = dict(whole.state_dict())
     right = alone(whole.config, weights, block)
-    start = batch_of(pipeline, pipeline.encoder_truth({before}, upto=before)[before])  # (B, T, S)
+    if before in pipeline.put:
+        start = batch_of(pipeline, pipeline.put[before])  # (B, T, S)
+    else:
+        truth = pipeline.encoder_truth({before}, upto=before)
+        start = batch_of(pipeline, truth[before])  # (B, T, S)
     mel = torch.zeros(len(start), whole.config.n_mels, whole.config.n_frames)  # (B, M, F)
     for entry in catalogue:
         if possible_in_block(candidate, entry, block):

@@ -32,12 +32,18 @@ class FewFrames:
     """
 
     def __init__(
-        self, pipeline: Pipeline, stage: str, values: Array, given: Array | None = None
+        self,
+        pipeline: Pipeline,
+        stage: str,
+        values: Array,
+        given: Array | None = None,
+        weights: Array | None = None,
     ) -> None:
-        """given: which frames the values are of; by default all."""
+        """given: which frames the values are of; by default all. weights: of each bin's errors."""
         self.pipeline, self.asked, self.values = pipeline, stage, values
         self.n_frames = pipeline.length // HOP_LENGTH
         self.given = given
+        self.weights: Array | float = 1.0 if weights is None else weights
         self.ends = np.array([len(clip) // HOP_LENGTH for clip in pipeline.clips.arrays])
         # The loudest frames of the truth, and those of the candidate, which the convention that it
         # was made with has too.
@@ -120,7 +126,7 @@ class FewFrames:
             if np.abs(self.values.mean(axis=axes, dtype=np.float64)).max() > MEAN:
                 return float("inf")
             chosen, variant = standard(chosen, axes), standard(variant, axes)
-        distance = rms(chosen - variant)
+        distance = rms((chosen - variant) * self.weights)
         return distance if np.isfinite(distance) else float("inf")
 
     def least(self, c: Convention, distance: float) -> float:

@@ -27,9 +27,9 @@ def try_front_end(candidate: Candidate, catalogue: Iterable[FrontEndMistake]) ->
     pipeline, stage = candidate.pipeline, candidate.stage
     base = pipeline.convention
     few = None
-    if stage in SERVES:
+    if stage in SERVES and not pipeline.put:
         given = frames_given(candidate)
-        few = FewFrames(pipeline, stage, candidate.values, given)
+        few = FewFrames(pipeline, stage, candidate.values, given, candidate.weights)
     entries = [entry for entry in catalogue if possible(candidate, entry)]
     alone: list[Tried] = [((entry,), entry.convention(base)) for entry in entries]
     tried = nearest(candidate, few, alone, candidate.error)

@@ -30,6 +30,7 @@ class Candidate(NamedTuple):
     error: float  # in units of noise, against the truth; infinite for another shape
     passed: Stage | None  # the last stage before it that passed
     view: Callable[[Array], Array] = np.asarray  # cuts out of the stage what was given of it
+    weights: Array | None = None  # of the errors, where the clip had to be resampled
 
 
 class Named(NamedTuple):
@@ -79,6 +80,7 @@ def residual(candidate: Candidate, variant: Array) -> float:
     with np.errstate(invalid="ignore"):
         distance = widen(values) - variant
     distance[values == variant] = 0  # infinities too: a mask's
+    distance = distance if candidate.weights is None else distance * candidate.weights
     larger = rms(variant) / max(rms(candidate.truth), TINY)
     unit = candidate.floor * (max(1.0, larger) if np.isfinite(larger) else 1.0)
     noise = rms(distance) / unit
