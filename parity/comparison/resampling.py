@@ -27,6 +27,7 @@ from .report import StageResult
 
 LIMIT = 3.0  # times the spread of the resamplers below, which are not all there are
 
+EDGE = 1000  # samples, more than half of any filter at a usual rate
 # Half the width of the filter, in samples of the lower rate, where it cuts off, and its window:
 WINDOWED_SINC: dict[str, tuple[int, float, Any]] = {
     "ffmpeg": (16, 0.97, ("kaiser", 9.0)),
@@ -63,6 +64,9 @@ def resampled(pipeline: Pipeline) -> Iterator[Array]:
         n = max(up, down)
         taps = signal.firwin(2 * half * n + 1, cutoff / n, window=window)
         ways.append(partial(signal.resample_poly, up=up, down=down, window=taps))
+    mirrored = -(-EDGE // down)  # as ffmpeg does: the clip goes on mirrored beyond its ends
+    edges = np.pad(mono, mirrored * down, mode="reflect")
+    ways.append(lambda x: ways[2](edges)[mirrored * up :][: -(-len(x) * up // down)])
     for way in ways:
         yield way(mono)[pipeline.start :][: pipeline.length].astype(np.float32)
 

@@ -13,16 +13,16 @@ from melfront import parity, variants
 from melfront.encoder import EncoderConfig, WhisperEncoder
 from melfront.parity import mistakes
 
-SPEECH = melfront.load_audio("sample")[20_000:52_000]
-RATES = [48_000, 44_100, 22_050, 8_000]
+SPEECH = melfront.load_audio("sample")[20_000:36_000]
+RATES = [48_000, 22_050]
 
 
 def polyphase(x, rate):
-    return signal.resample_poly(x, 160, rate // 100)
+    return signal.resample_poly(x, 16_000, rate)
 
 
 def fourier(x, rate):
-    return signal.resample(x, len(x) * 160 // (rate // 100))
+    return signal.resample(x, -(-len(x) * 16_000 // rate))
 
 
 def quick(x, rate):
@@ -47,37 +47,33 @@ def clip(tmp_path, request):
 
 
 def compare(path, mine, **options):
-    return parity.compare({"log_mel": mine}, audio=path, n_mels=80, pad_to=3.0, **options)
+    return parity.compare({"log_mel": mine}, audio=path, n_mels=80, pad_to=1.2, **options)
 
 
 @pytest.mark.parametrize("resample", [polyphase, fourier, quick, ffmpeg])
 def test_another_resampler_is_not_wrong(clip, resample):
     path, samples, rate = clip
     other = resample(samples, rate).astype(np.float32)
-    for mine in (other, other[: len(other) // 2]):
-        features = melfront.log_mel(other, n_mels=80, pad_to=3.0)[:, : len(mine) // 160]
-        report = compare(path, features)
-        assert report.first_wrong is None, report
-        if not report.ok:
-            (stage,) = report.stages
-            assert stage.verdict == "UNJUDGED"
-            assert f"{rate} Hz, and resampling is not judged" in report.headline()
-            assert "check the front end on a 16 kHz file" in str(report)
+    report = compare(path, melfront.log_mel(other, n_mels=80, pad_to=1.2))
+    assert [stage.verdict for stage in report.stages] == ["UNJUDGED"], report
+    assert not report.ok
+    assert f"{rate} Hz, and resampling is not judged" in report.headline()
+    assert "check the front end on a 16 kHz file" in str(report)
 
 
 def test_the_same_resampler_passes(clip):
     path, samples, rate = clip
-    mine = melfront.log_mel(soxr.resample(samples, rate, 16_000), n_mels=80, pad_to=3.0)
+    mine = melfront.log_mel(soxr.resample(samples, rate, 16_000), n_mels=80, pad_to=1.2)
     assert compare(path, mine).ok
 
 
-@pytest.mark.parametrize("resample", [polyphase, quick])
+@pytest.mark.parametrize("resample", [polyphase])
 @pytest.mark.parametrize("name", ["HTK mel scale", "no window", "natural logarithm"])
 def test_a_mistake_is_still_named(clip, resample, name):
     path, samples, rate = clip
     other = resample(samples, rate).astype(np.float32)
     convention = mistakes.find(name).convention()
-    mine = variants.log_mel(other, n_mels=80, convention=convention, pad_to=3.0)
+    mine = variants.log_mel(other, n_mels=80, convention=convention, pad_to=1.2)
     report = compare(path, mine.astype(np.float32))
     assert name in [named.name for named in report.diagnosis.named], report
     assert report.stages[0].verdict == "WRONG"
@@ -87,7 +83,7 @@ def test_a_small_mistake_with_the_same_resampler_is_named(clip):
     path, samples, rate = clip
     convention = mistakes.find("symmetric window").convention()
     same = soxr.resample(samples, rate, 16_000)
-    mine = variants.log_mel(same, n_mels=80, convention=convention, pad_to=3.0)
+    mine = variants.log_mel(same, n_mels=80, convention=convention, pad_to=1.2)
     report = compare(path, mine.astype(np.float32))
     assert [named.name for named in report.diagnosis.named] == ["symmetric window"], report
 
@@ -95,7 +91,7 @@ def test_a_small_mistake_with_the_same_resampler_is_named(clip):
 def test_the_command_writes_the_clip_at_16_khz(clip, monkeypatch):
     path, samples, rate = clip
     monkeypatch.chdir(path.parent)
-    mine = melfront.log_mel(polyphase(samples, rate).astype(np.float32), n_mels=80, pad_to=3.0)
+    mine = melfront.log_mel(polyphase(samples, rate).astype(np.float32), n_mels=80, pad_to=1.2)
     (hint,) = compare(path, mine).hints
     exec(hint.split("python -c ")[1].strip("\"'"), {})
     written, at = soundfile.read("my clip-16k.wav", dtype="float32")
@@ -107,10 +103,10 @@ def test_hidden_states(tmp_path):
     rate = 48_000
     samples = soxr.resample(SPEECH, 16_000, rate)
     soundfile.write(tmp_path / "clip.wav", samples, rate, subtype="FLOAT")
-    config = EncoderConfig(80, 100, 24, 2, 1, 53)
+    config = EncoderConfig(80, 50, 24, 2, 1, 53)
     model = WhisperEncoder.from_formula(config)
     other = polyphase(samples, rate).astype(np.float32)
-    mine = model(melfront.log_mel(other, n_mels=80, pad_to=2.0)).last_hidden_state[0]
+    mine = model(melfront.log_mel(other, n_mels=80, pad_to=1.0)).last_hidden_state[0]
     report = parity.compare({"ln_post": mine}, audio=tmp_path / "clip.wav", model=model)
     assert report.stages[0].verdict == "UNJUDGED", report
     report = parity.compare({"ln_post": -mine}, audio=tmp_path / "clip.wav", model=model)
