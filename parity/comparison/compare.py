@@ -161,7 +161,7 @@ class Verdicts(NamedTuple):
     pipeline: Pipeline
     results: dict[Stage, StageResult]
     candidates: dict[Stage, Candidate]
-    weighed: dict[Stage, Candidate]  # those whose clip was resampled, with weights
+    weighed: dict[Stage, Candidate | None]  # those whose clip was resampled, with weights
 
 
 def judge_stages(

@@ -88,15 +88,15 @@ def spread(candidate: Candidate) -> Array:
     return np.sqrt(most)
 
 
-def without_resampling(result: StageResult, candidate: Candidate) -> Candidate:
+def without_resampling(result: StageResult, candidate: Candidate) -> Candidate | None:
     """Do not call wrong, on a clip that had to be resampled, what another good resampler gives.
 
-    Returns the candidate with its errors weighed by what is certain.
+    Returns the candidate with its errors weighed by what is certain; None if it was not resampled.
     """
     pipeline, values = candidate.pipeline, candidate.values
     rate = rate_of(pipeline)
     if rate == SAMPLE_RATE or not np.isfinite(values).all():
-        return candidate
+        return None
     off = np.maximum(spread(candidate), candidate.floor)
     error = rms((widen(values) - candidate.truth) / off)
     if error <= LIMIT:
