@@ -63,6 +63,13 @@ def command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
     return made
 
 
+def compare_parser() -> argparse.ArgumentParser:
+    """The parser of `compare` alone, to know its options by."""
+    alone = argparse.ArgumentParser(add_help=False)
+    compare_options(alone)
+    return alone
+
+
 def dump_options(dump: argparse.ArgumentParser) -> None:
     add = dump.add_argument
     add("audio", nargs="?", type=filled, metavar="AUDIO", help="a file; default: the sample clip")
@@ -263,6 +270,7 @@ def run_print(options: argparse.Namespace) -> int:
 
 def run_compare(options: argparse.Namespace) -> int:
     from .comparison.compare import compare
+    from .comparison.repeat import as_command
 
     audio = options.audio
     result = compare(
@@ -276,6 +284,7 @@ def run_compare(options: argparse.Namespace) -> int:
         check_range=options.check_range,
         forced=options.forced,
     )
+    result.repeat = as_command(f"{PROG} compare", compare_parser(), options)
     print(result.to_json() if options.json else result)
     if options.plot:
         from .comparison.plot import plot

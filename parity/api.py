@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .comparison.compare import compare
+from .comparison.lengths import shapes_of
+from .comparison.windows import windows_of
 from .files.fit import fit
 from .files.tensors import collect
 from .noise import Array, widen
@@ -60,6 +62,7 @@ def resume(
     """
     dump = collect(tensors.items(), "what was given")
     pipeline, given, _ = resolve(dump, None, audio, model, n_mels, convention, pad_to, check_range)
+    given = next(windows_of(pipeline, given, None, shapes_of(pipeline, given, None))).given
     result: dict[str, Array] = {}
 
     def put(name: str, tensor: Array) -> Array:

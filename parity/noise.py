@@ -42,6 +42,7 @@ UNITS = {
 }
 
 PASS, NOISY, WRONG, SHAPE, MISSING = "PASS", "NOISY", "WRONG", "SHAPE", "MISSING"
+UNJUDGED = "UNJUDGED"  # the clip was resampled, and other resamplers differ by as much
 
 # Two right implementations differ in the order of their sums, each one unit from the truth: 2
 # leaves room for one that orders worse, 3 for types whose few bits make noise less even.

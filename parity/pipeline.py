@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ from melfront.command import PROGRESS
 from melfront.conventions import (
     CHUNK_LENGTH,
     DYNAMIC_RANGE,
+    FRAMES_PER_SECOND,
     HOP_LENGTH,
     LOG_FLOOR,
     N_FFT,
@@ -79,6 +80,10 @@ class Pipeline:
     model_name: str = ""
     layers: int | None = None  # how many blocks the model has, if the model itself is missing
     check_range: bool = True  # as of `melfront.log_mel`
+    file: str | None = None  # that the clip was read from
+    start: int = 0  # of the clip in it, in samples at 16 kHz
+    windows: int = 1  # of the clip that are compared, one by one; for `describe`
+    whole_ctx: int | None = None  # the model's own n_audio_ctx, where its positions are cut
     bins_matter: bool = True  # False: no stage compared has mel bins, and n_mels is a guess
     runs: dict[tuple[str, str], Array] | None = None  # (mistake, stage): kept only if there is one
     _floors: dict[tuple[str, str], float] = field(init=False, default_factory=dict, repr=False)
@@ -130,7 +135,7 @@ class Pipeline:
     def encoder_truth(self, wanted: Iterable[str], upto: str = "ln_post") -> dict[str, Array]:
         """These encoder stages from the float64 oracle, one clip (T, S) or a batch (B, T, S)."""
         model, wanted, results = self.needed_model(), set(wanted), []
-        features = self.front_end_truth["features"]
+        features = self.heard(self.front_end_truth["features"])
         for mel in features if self.clips.batched else [features]:
             seen = Seen(wanted, upto)
             with suppress(Stop), self.progress("float64", seen) as seeing:
@@ -158,17 +163,50 @@ class Pipeline:
         if encoder:
             model = self.needed_model()
             with self.progress("float64", tap) as seeing:
-                encoder_oracle.encode(features, model.state_dict(), model.config, seeing)
+                mel = self.heard(features)
+                encoder_oracle.encode(mel, model.state_dict(), model.config, seeing)
+
+    def heard(self, features: Any) -> Any:
+        """The features (..., M, F) that the encoder takes: fewer where its positions are cut."""
+        config, given = self.needed_model().config, features.shape[-1]
+        most = 2 * (self.whole_ctx or config.n_audio_ctx)
+        if not config.n_frames <= given <= most:
+            seconds = min(most, given // 2 * 2) / FRAMES_PER_SECOND
+            raise ParityError(
+                f"{given} frames; this encoder takes an even number, up to {most}: pass "
+                f"--pad-to {seconds:g}"
+            )
+        return features[..., : config.n_frames]
 
     def describe(self) -> str:
         model = f", model {self.model_name}" if self.model else ""
+        if self.model and self.whole_ctx:
+            positions = self.model.config.n_audio_ctx
+            model += f", {positions} of its {self.whole_ctx} positions, which is not what "
+            model += "transformers computes"
         clip = f"clip {self.clip_name}"
         if self.audio is not None and max(map(len, self.given.arrays)) > self.length:
             seconds = f"{self.length / SAMPLE_RATE:g} s"
             batched = self.clips.batched
             clip += f", the first {seconds} of each" if batched else f", its first {seconds}"
+            if self.windows > 1:
+                clip = f"clip {self.clip_name}, its {self.windows} windows of {seconds}"
         bins = f", {self.n_mels} bins" if self.bins_matter else ""
         return f"{clip}{bins}, convention {self.convention.name}{model}"
+
+    def facts(self) -> dict[str, Any]:
+        """What is compared, for programs."""
+        return {
+            "clip": self.clip_name,
+            "clip_sha256": self.clip_digest if self.audio is not None else None,
+            "windows": self.windows,
+            "model": self.model_name if self.model else None,
+            "positions": self.model.config.n_audio_ctx if self.model else None,
+            "n_mels": self.n_mels if self.bins_matter else None,
+            "convention": self.convention.name,
+            "pad_to": self.pad_to,
+            "check_range": self.check_range,
+        }
 
     def needed_model(self) -> WhisperEncoder:
         if self.model is None:
@@ -223,7 +261,7 @@ class Pipeline:
             return tensor
 
         with torch.no_grad(), self.progress(dtype, look) as seeing:
-            model(out["features"].to(kind), tap=seeing)
+            model(self.heard(out["features"]).to(kind), tap=seeing)
 
 
 def needs_encoder(names: Iterable[str]) -> bool:
@@ -288,6 +326,13 @@ def load_model(name: str, local_only: bool = False) -> WhisperEncoder:
         return WhisperEncoder.from_pretrained(name, local_files_only=local_only)
     except (CheckpointError, OSError) as error:
         raise ParityError(str(error)) from error
+
+
+def shorter(model: WhisperEncoder, positions: int) -> WhisperEncoder:
+    """The encoder that has only the first positions: `strict_length=False` of as many."""
+    weights = dict(model.state_dict())
+    weights["positions"] = weights["positions"][:positions]
+    return WhisperEncoder.from_weights(replace(model.config, n_audio_ctx=positions), weights)
 
 
 def model_digest(model: WhisperEncoder) -> str:

@@ -69,11 +69,14 @@ class Reference:
         with the whole report: which stage, how wrong, where, and the mistake that it looks like.
         """
         __tracebackhide__ = True
-        from .comparison.compare import compare_with, load
+        from .comparison.compare import compare, compare_with, load
+        from .comparison.repeat import as_call
         from .files.by_stage import by_stage
 
         given = by_stage(load({stage: tensor}), self.pipeline.n_layer)
         report = compare_with(self.pipeline, given)
+        arguments = {"mine": {stage: tensor}, **self.options}
+        report.repeat = as_call("parity.compare", compare, arguments)
         if not report.ok:
             raise AssertionError(f"\n{report}")
 

@@ -7,20 +7,24 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import melfront
 from melfront.audio import SAMPLE
 from melfront.command import MAX_MELS, is_n_mels
-from melfront.conventions import CHUNK_LENGTH, FRAMES_PER_SECOND, Convention, named_convention
+from melfront.conventions import (
+    CHUNK_LENGTH,
+    FRAMES_PER_SECOND,
+    HOP_LENGTH,
+    Convention,
+    named_convention,
+)
 from melfront.encoder import WhisperEncoder
 
 from . import signals
 from .files.by_stage import by_stage, layers_named
 from .files.flat import bins_of_tensor, unflattened
 from .files.sampling import N_SAMPLES
-from .files.tensors import Dump, Tensor
-from .pipeline import MAX_SECONDS, Pipeline, load_model, model_digest
+from .files.tensors import Dump
+from .pipeline import MAX_SECONDS, Pipeline, load_model, model_digest, shorter
 from .stages import ParityError, Stage
 
 DEFAULT = "default"
@@ -66,6 +70,10 @@ def resolve(
     chosen = convention_of(convention or said.get("convention") or "transformers")
     pipeline = Pipeline(clip, encoder, bins, chosen, seconds, clip_name, model_name)
     pipeline.layers, pipeline.check_range = layers, check_range
+    if not is_built_in(clip_name) and os.path.isfile(clip_name):
+        pipeline.file = clip_name
+    if encoder and clip is not None:
+        fewer_positions(pipeline, encoder)
     if held is not None and encoder is None:
         told = n_mels is not None or "n_mels" in said
         pipeline.bins_matter = told or any(stage.of_front_end for stage in staged.tensors)
@@ -76,8 +84,7 @@ def resolve(
     if encoder:
         sha = model_digest(encoder)
         check_made_from("model", ours, theirs, model_name, sha, asked=model is not None)
-    windowed = staged_held and first_window(staged_held, pipeline)
-    return pipeline, unflattened(first_window(staged, pipeline), pipeline, windowed), windowed
+    return pipeline, unflattened(staged, pipeline, staged_held), staged_held
 
 
 def of_signal(
@@ -96,26 +103,6 @@ def of_signal(
 
 
 # --- tensors --------------------------------------------------------------------------------------
-
-
-def first_window(dump: Dump[Stage], pipeline: Pipeline) -> Dump[Stage]:
-    """Keep the first window of tensors that hold every window of a long clip, (W, M, F).
-
-    `melfront` and `melfront encoder` write a clip longer than a window like this.
-    """
-    clip = pipeline.audio
-    if not isinstance(clip, np.ndarray) or clip.ndim != 1 or len(clip) <= pipeline.length:
-        return dump
-    windows = -(-len(clip) // pipeline.length)
-
-    def first(stage: Stage, tensor: Tensor) -> Tensor:
-        several = tensor.values.ndim == len(stage.axes) + 1 and len(tensor.values) == windows
-        # One axis more in attention is that of the heads.
-        if not several or ".attn." in stage:
-            return tensor
-        return tensor._replace(values=tensor.values[0])
-
-    return dump._replace(tensors={stage: first(stage, x) for stage, x in dump.tensors.items()})
 
 
 def check_sampled(dump: Dump[str]) -> None:
@@ -286,6 +273,13 @@ def padding_of(pad_to: Any, said: dict[str, str], encoder: WhisperEncoder | None
     if encoder is not None and pad_to == CHUNK_LENGTH:
         return encoder.config.n_frames / FRAMES_PER_SECOND  # a toy encoder hears less than 30 s
     return pad_to
+
+
+def fewer_positions(pipeline: Pipeline, encoder: WhisperEncoder) -> None:
+    """Cut the encoder's positions to those of a clip that is padded to less than its window."""
+    whole, frames = encoder.config.n_audio_ctx, pipeline.length // HOP_LENGTH
+    if 0 < frames < 2 * whole and frames % 2 == 0:
+        pipeline.model, pipeline.whole_ctx = shorter(encoder, frames // 2), whole
 
 
 def read_pad_to(said: str | None) -> float | None:

@@ -18,17 +18,26 @@ from ..stages import ParityError, Stage
 View = Callable[[str, Array], Array]
 
 
+def whole(_stage: str, tensor: Array) -> Array:
+    return tensor
+
+
 class Expected(NamedTuple):
     truth: dict[Stage, Array]  # float64
     floors: dict[Stage, Floor]  # one unit of noise, in the type of the candidate's tensor
 
 
 def expected(
-    pipeline: Pipeline, given: Dump[Stage], held: Dump[Stage] | None, forced: bool
+    pipeline: Pipeline,
+    given: Dump[Stage],
+    held: Dump[Stage] | None,
+    forced: bool,
+    view: View = whole,
 ) -> Expected:
     """The truth and the noise of every stage given: the oracle's, or those of a reference.
 
-    forced: each stage's truth is computed from the stages given before it. Raises ParityError.
+    forced: each stage's truth is computed from the stages given before it. view: cuts what was
+    given out of a stage, by its name. Raises ParityError.
     """
     tensors = given.tensors
     if forced and held is not None:
@@ -36,8 +45,8 @@ def expected(
     if forced and given.sampled:
         raise ParityError("--forced computes a stage from the whole one before it: given a sample")
     if held is not None:
-        truth = truth_of(held)
-        floors = floors_of(held, truth) | floors_in_16_bits(pipeline, held, truth, tensors)
+        truth = {stage: view(stage, values) for stage, values in truth_of(held).items()}
+        floors = floors_of(held, truth) | floors_in_16_bits(pipeline, held, truth, tensors, view)
         for stage in tensors:
             if stage not in truth:
                 raise ParityError(f"{stage} was given, but the reference lacks it: leave it out")
@@ -46,8 +55,8 @@ def expected(
         far = [stage for stage in tensors if not inputs(stage, pipeline.stages) <= set(tensors)]
         floors = port_floors(pipeline, free_truth(pipeline, far), tensors)
     else:
-        truth = free_truth(pipeline, tensors)
-        floors = port_floors(pipeline, truth, tensors)
+        truth = {s: view(s, x) for s, x in free_truth(pipeline, tensors).items()}
+        floors = port_floors(pipeline, truth, tensors, view)
     for stage, tensor in tensors.items():
         floor = floors.get(stage, Floor(0.0, "step"))
         floors[stage] = floor._replace(rms=max(floor.rms, least_floor(truth[stage], tensor.dtype)))
@@ -97,7 +106,7 @@ def port_floors(
     pipeline: Pipeline,
     truth: Mapping[Stage, Array],
     tensors: Mapping[Stage, Tensor],
-    view: View = lambda _, tensor: tensor,
+    view: View = whole,
 ) -> dict[Stage, Floor]:
     """The noise of a right port, each stage in its tensor's type: one run for each type."""
     floors: dict[Stage, Floor] = {}
@@ -144,6 +153,7 @@ def floors_in_16_bits(
     held: Dump[Stage],
     truth: Mapping[Stage, Array],
     tensors: Mapping[Stage, Tensor],
+    part: View = whole,
 ) -> dict[Stage, Floor]:
     """The noise of a right port in 16 bits: a reference publishes that of float32 alone.
 
@@ -151,7 +161,9 @@ def floors_in_16_bits(
     """
 
     def view(stage: str, tensor: Array) -> Array:
-        return at_positions(stage, as_real(tensor)) if stage in held.sampled else tensor
+        if stage in held.sampled:
+            return at_positions(stage, as_real(tensor))
+        return part(stage, tensor)
 
     runs = set(pipeline.stages) if pipeline.audio is not None else set()
     narrow = {s for s, t in tensors.items() if t.dtype in ("float16", "bfloat16")}

@@ -7,11 +7,14 @@ from dataclasses import replace
 from melfront.conventions import HOP_LENGTH, SAMPLE_RATE
 
 from ..diagnosis.match import Candidate
+from ..files.tensors import Tensor
+from ..noise import SHAPE
 from ..pipeline import Pipeline
 from ..stages import Stage
+from .parts import FEW
+from .report import StageResult
 
 FIXED = "give what the reference expects, or leave it out"
-FEW = 3  # frames that are missing because they are not centred, or one too many
 
 
 def advice(
@@ -50,6 +53,12 @@ def lacking(pipeline: Pipeline, stage: Stage, sampled: bool) -> str:
     return ""
 
 
+def unlike(stage: Stage, tensor: Tensor, shape: tuple[int, ...]) -> StageResult:
+    """The result for a tensor that is no part of a stage of this shape."""
+    note = f"shape {tensor.values.shape}, expected {shape}, or a part of that along time"
+    return StageResult(stage, SHAPE, dtype=tensor.dtype, notes=(note,))
+
+
 def of_its_length(candidate: Candidate) -> Candidate:
     """The candidate; if a few frames are missing, against a window that is shorter by as many.
 
@@ -57,7 +66,7 @@ def of_its_length(candidate: Candidate) -> Candidate:
     """
     pipeline, frames = candidate.pipeline, candidate.values.shape[-1:]
     short = pipeline.length // HOP_LENGTH - (frames[0] if frames else 0)
-    if not 0 < short <= FEW or candidate.stage.axes[-1] != "F":
+    if not 0 < short <= FEW or not candidate.stage.of_front_end or candidate.stage.axes[-1] != "F":
         return candidate
     shorter = replace(pipeline, pad_to=frames[0] * HOP_LENGTH / SAMPLE_RATE)
     truth = shorter.front_end_truth[candidate.stage]

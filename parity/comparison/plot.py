@@ -34,7 +34,8 @@ LEAST = 1e-2  # units of noise: the lower end of the curve
 BRIGHTEST = 1e3  # at least, so that a PASS looks black and two pictures can be compared
 NOT_FINITE = "cyan"
 COLOURMAP = matplotlib.colormaps["inferno"].with_extremes(bad=NOT_FINITE)
-COLOURS = {"PASS": "tab:green", "NOISY": "tab:orange", "WRONG": "tab:red", "SHAPE": "tab:red"}
+COLOURS = {"PASS": "tab:green", "NOISY": "tab:orange", "UNJUDGED": "tab:gray"}
+COLOURS |= dict.fromkeys(("WRONG", "SHAPE"), "tab:red")
 
 
 def plot(report: Report, path: str | os.PathLike[str]) -> None:

@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+import melfront
+
 from ..diagnosis.match import Diagnosis
-from ..noise import MISSING, NOISY, PASS, SHAPE, UNITS, WRONG, Array
+from ..noise import MISSING, NOISY, PASS, SHAPE, UNITS, UNJUDGED, WRONG, Array
 from ..stages import Stage
 
 SHOWN = 3  # names of mistakes
@@ -20,8 +23,8 @@ SHOWN = 3  # names of mistakes
 class StageResult:
     """One stage of the report. Errors are NaN where there was nothing to measure.
 
-    verdict: PASS, NOISY, WRONG, SHAPE or MISSING. noise: the rms error, in units of noise. max_abs:
-    the largest error, in the stage's own unit.
+    verdict: PASS, NOISY, WRONG, SHAPE, MISSING or UNJUDGED. noise: the rms error, in units of
+    noise. max_abs: the largest error, in the stage's own unit.
     """
 
     name: Stage
@@ -40,11 +43,13 @@ class StageResult:
     distance: Array | None = field(default=None, repr=False)
     seen: tuple[str, ...] = ()  # what can be seen in it, a sentence each
     exact: str = ""  # the sentence that explains all of its error, where no mistake does
+    given: str = ""  # what of the stage was given, in words; empty for all of it
 
     def line(self, width: int) -> str:
         if self.verdict in (SHAPE, MISSING):
             return f"{self.name:{width}}  {self.verdict:7}  {'; '.join(self.notes)}"
-        notes = f"   ({'; '.join(self.notes)})" if self.notes else ""
+        said = [words for words in (self.given, *self.notes) if words]
+        notes = f"   ({'; '.join(said)})" if said else ""
         where = f"   worst at {self.worst}{self.bad and ', ' + self.bad}" if self.worst else ""
         return (
             f"{self.name:{width}}  {self.verdict:7}  {number(self.noise):>8} x noise   "
@@ -93,6 +98,10 @@ class Report:
     forced: bool = False
     about: list[str] = field(default_factory=list)  # what was compared with what
     find_blind: Callable[[], Blind | None] = field(default=lambda: None, repr=False)
+    others: dict[Stage, Diagnosis] = field(default_factory=dict)  # of the other stages, if forced
+    hints: list[str] = field(default_factory=list)  # what to do next
+    options: dict[str, Any] = field(default_factory=dict)  # `Pipeline.facts`
+    repeat: str = ""  # the command or the call that gives the same report
 
     @property
     def first_wrong(self) -> StageResult | None:
@@ -110,47 +119,56 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        return self.first_wrong is None
+        return all(stage.verdict in (PASS, MISSING) for stage in self.stages)
 
     def headline(self) -> str:
         wrong = self.first_wrong
         if wrong is None:
             given = [stage for stage in self.stages if stage.verdict != MISSING]
+            if unjudged := [stage for stage in given if stage.verdict == UNJUDGED]:
+                near = "no further off than another good resampler's"
+                return f"{unjudged[0].name}  UNJUDGED   {near}; {unjudged[0].notes[-1]}"
             worst = max((stage.noise for stage in given), default=0.0)
             what = f"all {len(given)} stages" if len(given) > 1 else given[0].name
             spots = [f"{s.name}: {s.bad}" for s in given if s.bad and not s.bad.startswith("0 of")]
             but = f", but look at {'; '.join(spots)}" if spots else ""
-            return f"{what} PASS, at most {number(worst)} x noise{but}"
+            of = "".join(f"; {words}" for words in dict.fromkeys(s.given for s in given if s.given))
+            return f"{what} PASS, at most {number(worst)} x noise{but}{of}"
+        return self.verdict_on(wrong, self.diagnosis)
+
+    def verdict_on(self, wrong: StageResult, found: Diagnosis | None) -> str:
+        """The line on a stage that is not right."""
         if wrong.verdict == SHAPE:
             size = ""
         elif np.isnan(wrong.noise):
             size = f"   NaN or infinity at {wrong.worst or 'a sampled position'}"
-            if not (self.diagnosis and self.diagnosis.named):
+            if not (found and found.named):
                 return f"{wrong.name}  {wrong.verdict}{size}"
         else:
             size = f"   {number(wrong.noise)} x {wrong.dtype} noise"
-        return f"{wrong.name}  {wrong.verdict}{size}   {self.suspicion()}"
+        return f"{wrong.name}  {wrong.verdict}{size}   {self.suspicion(wrong, found)}"
 
-    def suspicion(self) -> str:
-        found = self.diagnosis
+    def suspicion(self, wrong: StageResult, found: Diagnosis | None) -> str:
+        """What the mistake may be."""
         if found is None:
-            exact = self.first_wrong.exact if self.first_wrong else ""
-            return f"not diagnosed: {self.lacking}{exact and '; '}{exact}"
-        if found.right and self.first_wrong and self.first_wrong.verdict == SHAPE:
+            return f"not diagnosed: {self.lacking}{wrong.exact and '; '}{wrong.exact}"
+        if found.right and wrong.verdict == SHAPE:
             return "nothing but the shape is wrong"
         if found.right:
             return "this is what float64 gives for this clip; the reference differs"
         if not found.named:
-            if self.first_wrong and self.first_wrong.exact:
-                return f"none of the known mistakes; {self.first_wrong.exact}"
+            if wrong.exact:
+                return f"none of the known mistakes; {wrong.exact}"
             more = f"; {found.untried}" if found.untried else ""
             if found.nearest is not None:
                 return (
                     "none of the known mistakes fits; the nearest, "
                     f"{found.nearest.name!r}, leaves {number(found.nearest.residual)} x noise{more}"
                 )
-            ask = "; were these tensors made from this clip, and with these options?"
-            return "none of the known mistakes comes near" + more + (ask if self.foreign() else "")
+            foreign = wrong is self.first_wrong and self.foreign()
+            what = "these options" if wrong.name.of_front_end else "these weights and options"
+            ask = f"; were these tensors made from this clip, and with {what}?"
+            return "none of the known mistakes comes near" + more + (ask if foreign else "")
         text = " - or ".join(
             "; and ".join(f"{e.name}: {e.sentence}" for e in n.entries) for n in found.named
         )
@@ -187,11 +205,14 @@ class Report:
         lines += ["", self.headline(), *(f"  seen in: {where}" for where in seen)]
         lines += [f"  {s.name}: {text}" for s in self.stages for text in s.seen]
         lines += [f"  {line}" for line in (self.blind.lines() if self.blind else ())]
+        wrong = {stage.name: stage for stage in self.stages}
+        lines += [self.verdict_on(wrong[stage], found) for stage, found in self.others.items()]
+        lines += [f"  {hint}" for hint in self.hints]
+        lines += [f"repeat with: {self.repeat}"] if self.repeat else []
         return "\n".join(lines)
 
     def to_json(self) -> str:
         """The report as one JSON object, in which NaN and infinity are null."""
-        named = self.diagnosis.named if self.diagnosis else []
         wrong = self.first_wrong
         nearest = self.diagnosis.nearest if self.diagnosis else None
         return json.dumps(
@@ -203,29 +224,51 @@ class Report:
                         "noise": finite(s.noise),
                         "max_abs": finite(s.max_abs),
                         "worst": s.worst,
+                        "bad": s.bad,
+                        "floor": finite(s.floor),
                         "unit": UNITS.get(s.unit),
+                        "scale": finite(s.scale),
+                        "dtype": s.dtype,
+                        "given": s.given,
                         "notes": list(s.notes),
                         "seen": [*filter(None, [s.exact]), *s.seen],
+                        "mistakes": mistakes_of(
+                            self.diagnosis if s is wrong else self.others.get(s.name)
+                        ),
                     }
                     for s in self.stages
                 ],
                 "first_wrong": wrong.name if wrong else None,
-                "mistakes": [
-                    {
-                        "name": entry.name,
-                        "sentence": entry.sentence,
-                        "residual": finite(n.residual),
-                        "together_with": [e.name for e in n.entries if e is not entry],
-                    }
-                    for n in named
-                    for entry in n.entries
-                ],
+                "mistakes": mistakes_of(self.diagnosis),
                 "nearest": nearest and {"name": nearest.name, "residual": finite(nearest.residual)},
                 "telling_stage": self.diagnosis.telling if self.diagnosis else None,
                 "blind": asdict(self.blind) if self.blind else None,
+                "ok": self.ok,
+                "headline": self.headline(),
+                "missing": [s.name for s in self.stages if s.verdict == MISSING],
+                "lacking": self.lacking or None,
+                "about": self.about,
+                "hints": self.hints,
+                "options": {**self.options, "forced": self.forced},
+                "version": melfront.__version__,
+                "repeat": self.repeat or None,
             },
             allow_nan=False,
         )
+
+
+def mistakes_of(found: Diagnosis | None) -> list[dict[str, Any]]:
+    """The mistakes of a diagnosis as in JSON, best first."""
+    return [
+        {
+            "name": entry.name,
+            "sentence": entry.sentence,
+            "residual": finite(n.residual),
+            "together_with": [e.name for e in n.entries if e is not entry],
+        }
+        for n in (found.named if found else [])
+        for entry in n.entries
+    ]
 
 
 def number(x: float) -> str:

@@ -107,6 +107,7 @@ def with_its_own_noise(candidate: Candidate) -> tuple[Candidate, float]:
 def made_of_the_truth(candidate: Candidate) -> Iterator[Named]:
     """Mistakes that no run of the pipeline shows: they are made of the truth itself."""
     truth, error = candidate.truth, candidate.error
+    candidate = candidate._replace(view=np.asarray)  # the truth is cut to it already
     if truth.ndim >= 2 and truth.shape[-1] != truth.shape[-2]:
         rows, columns = truth.shape[-2:]
         for variant in (

@@ -65,7 +65,8 @@ def through_encoder(candidate: Candidate, catalogue: Sequence[FrontEndMistake]) 
     for entry in tqdm(catalogue, desc="mistakes", unit="", **PROGRESS):
         features = pipeline.front_end(entry.convention(pipeline.convention))["features"]
         if features.shape == truth.shape and not np.array_equal(features, truth):
-            values = made(candidate, AS_IT_IS, {"features": batch_of(pipeline, features)})
+            start = {"features": batch_of(pipeline, pipeline.heard(features))}
+            values = made(candidate, AS_IT_IS, start)
             yield Named((entry,), residual(candidate, values), candidate.error)
 
 

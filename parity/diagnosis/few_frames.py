@@ -35,13 +35,25 @@ class FewFrames:
     them - some of the rest, and, unless `few`, where chunks meet.
     """
 
-    def __init__(self, pipeline: Pipeline, stage: str, values: Array, few: bool = False) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        stage: str,
+        values: Array,
+        few: bool = False,
+        which: Array | None = None,
+        weights: Array | None = None,
+    ) -> None:
+        """which: the numbers of the frames that the values are of; by default all. weights: of each
+        bin's errors."""
         self.pipeline, self.asked, self.values = pipeline, stage, values
         self.axis = -2 if stage == "power" else -1
         given = values.shape[self.axis] if values.ndim >= 2 else 0
         self.n_frames = pipeline.length // HOP_LENGTH
-        if not self.n_frames <= given <= self.n_frames + FEW:
+        if which is None and not self.n_frames <= given <= self.n_frames + FEW:
             self.n_frames = max(given, 1)
+        self.which = which
+        self.weights: Array | float = 1.0 if weights is None else weights
         self.ends = np.array([len(clip) // HOP_LENGTH for clip in pipeline.clips.arrays])
         # The loudest frames of the truth, and those of the candidate, which the convention that it
         # was made with has too.
@@ -52,10 +64,18 @@ class FewFrames:
         chosen += [frame for end in self.ends for frame in range(end - 2, end + 3)]
         chosen += range(0, self.n_frames, max(1, self.n_frames // (4 if few else 32)))
         chosen += [] if few else MEETINGS
+        if which is not None:
+            every = every[:1]  # the candidate's frames have other numbers
+            chosen += which[:: max(1, len(which) // (4 if few else 32))].tolist()
         for loudness in every:
             chosen += np.argsort(loudness)[..., -(2 if few else 8) :].flatten().tolist()
         self.frames = np.unique(np.clip(chosen, 0, self.n_frames - 1))
-        self.chosen = values.take(self.frames, axis=self.axis) if given else values
+        # The frames that the candidate has, as it counts them and among those chosen.
+        mine: Array = self.frames
+        self.among: Array = np.arange(len(self.frames))
+        if which is not None:
+            _, mine, self.among = np.intersect1d(which, self.frames, return_indices=True)
+        self.chosen = values.take(mine, axis=self.axis) if given else values
         self.done: dict[tuple[object, ...], Array] = {}
 
     def stage(self, name: str, c: Convention) -> Array:
@@ -147,7 +167,7 @@ class FewFrames:
         if self.values.ndim < 2 or not self.has_as_many(c):
             return float("inf")
         chosen = self.chosen
-        variant = self.stage(self.asked, c).take(range(len(self.frames)), axis=self.axis)
+        variant = self.stage(self.asked, c).take(self.among, axis=self.axis)
         if chosen.shape != variant.shape:
             return float("inf")
         if self.asked == "features" and c.output_mean not in (None, "frame"):
@@ -157,14 +177,16 @@ class FewFrames:
                 return float("inf")
             own = slice(None)
             if c.fill is not None and not self.pipeline.clips.batched:
-                own = self.before_tail(c)
+                own = self.before_tail(c)[self.among]
             chosen, variant = (standard(x[..., own], c.output_mean) for x in (chosen, variant))
-        distance = rms(chosen - variant)
+        distance = rms((chosen - variant) * self.weights)
         return distance if np.isfinite(distance) else float("inf")
 
     def has_as_many(self, c: Convention) -> bool:
         """Has the candidate this convention's frames, or the first of them?"""
         given, count = self.values.shape[self.axis], self.count(c)
+        if self.which is not None:
+            return given == len(self.which)
         return given == count or (c.pad_twice and given == self.pipeline.length // c.hop_length)
 
     def normalised(self, c: Convention) -> bool:
@@ -181,7 +203,8 @@ class FewFrames:
         """
         if c.max_scope == "bin" or c.max_chunk or c.max_running or c.output_mean:
             return 0.0
-        return distance * float(np.sqrt(len(self.frames) / self.n_frames))
+        share = len(self.among) / (self.n_frames if self.which is None else len(self.which))
+        return distance * float(np.sqrt(share))
 
 
 def framed(clip: Array, total: int, index: Array, c: Convention) -> Array:

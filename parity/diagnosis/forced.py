@@ -25,7 +25,7 @@ def try_forced(candidate: Candidate, catalogue: Sequence[Entry]) -> Iterator[Nam
                 yield Named((entry,), residual(candidate, values), candidate.error)
         return
     features = given.get("features", pipeline.front_end_truth["features"])  # type: ignore[call-overload]  # a Stage is a str
-    start = {"features": batch_of(pipeline, features)}
+    start = {"features": batch_of(pipeline, pipeline.heard(features))}
     start |= {s: batch_of(pipeline, x) for s, x in given.items() if not s.of_front_end}
     for entry in catalogue:
         if isinstance(entry, EncoderMistake) and exists(candidate, entry):

@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 
-from melfront.conventions import Convention
+from melfront.conventions import HOP_LENGTH, Convention
 
 from ..mistakes.chunks import found
 from ..mistakes.entry import FrontEndMistake
@@ -41,7 +41,7 @@ def try_front_end(candidate: Candidate, catalogue: Iterable[FrontEndMistake]) ->
     """Every entry of the catalogue, alone and with others, that may have spoilt the candidate."""
     pipeline, stage, values = candidate.pipeline, candidate.stage, candidate.values
     base = pipeline.convention
-    few = FewFrames(pipeline, stage, values) if stage in SERVES else None
+    few = few_of(candidate, pipeline) if stage in SERVES else None
     entries = simplest([entry for entry in catalogue if possible(candidate, entry)], stage)
     if stage.axes[-1] == "F":
         more = found(values, candidate.truth, candidate.floor)
@@ -83,7 +83,7 @@ def at_once(
 ) -> list[Named]:
     """Two to four of these entries made at once, the nearest first found; every one is needed."""
     base = candidate.pipeline.convention
-    screen = FewFrames(candidate.pipeline, candidate.stage, candidate.values, few=True)
+    screen = few_of(candidate, candidate.pipeline, few=True)
     at_once_: list[tuple[FrontEndMistake, ...]] = list(combinations(entries, 2))
     results: list[Named] = []
     without = min(candidate.error, *(named.residual for named in tried))
@@ -132,7 +132,7 @@ def on_top(
     candidate: Candidate, entry: FrontEndMistake, pipeline: Pipeline, alone: Sequence[Tried]
 ) -> list[Named]:
     """Each entry alone made on a clip that was misread."""
-    few = FewFrames(pipeline, candidate.stage, candidate.values)
+    few = few_of(candidate, pipeline)
     by_itself = few.distance_to(pipeline.convention)
     found = []
     for entries, convention in nearest_few(few, alone, 2):
@@ -141,6 +141,20 @@ def on_top(
             left = residual(candidate, stage)
             found.append(Named((entry, *entries), left, candidate.error))
     return found
+
+
+def few_of(candidate: Candidate, pipeline: Pipeline, few: bool = False) -> FewFrames:
+    which, weights = frames_given(candidate), candidate.weights
+    return FewFrames(pipeline, candidate.stage, candidate.values, few, which, weights)
+
+
+def frames_given(candidate: Candidate) -> Array | None:
+    """The numbers of the frames that the candidate is of; None for all of them."""
+    n_frames = candidate.pipeline.length // HOP_LENGTH
+    axis = candidate.stage.time_axis or 0
+    every = np.arange(n_frames).reshape(-1, 1) if axis == 0 else np.arange(n_frames)[None]
+    given = candidate.view(every).ravel()
+    return None if len(given) == n_frames else given
 
 
 def nearest(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +36,8 @@ class Candidate(NamedTuple):
     passed: Stage | None  # the last stage before it that passed
     # Stages before it that its truth was computed from, in our layout: the port's own, if forced.
     given: Mapping[Stage, Array] | None = None
+    view: Callable[[Array], Array] = np.asarray  # cuts out of the stage what was given of it
+    weights: Array | None = None  # of the errors, where the clip had to be resampled
 
 
 class Named(NamedTuple):
@@ -78,7 +80,7 @@ def residual(candidate: Candidate, variant: Array) -> float:
 
     A mistake that makes a tensor larger than the truth makes its noise larger by as much.
     """
-    values = candidate.values
+    values, variant = candidate.values, cut(candidate, variant)
     if values.shape != variant.shape:
         fitted = fit(values, candidate.stage, variant.shape, np.iscomplexobj(variant))
         if not fitted.fits:
@@ -87,10 +89,16 @@ def residual(candidate: Candidate, variant: Array) -> float:
     with np.errstate(invalid="ignore"):
         distance = widen(values) - variant
     distance[values == variant] = 0  # infinities too: a mask's
+    distance = distance if candidate.weights is None else distance * candidate.weights
     larger = rms(variant) / max(rms(candidate.truth), TINY)
     unit = candidate.floor * (max(1.0, larger) if np.isfinite(larger) else 1.0)
     noise = rms(distance) / unit
     return noise if np.isfinite(noise) else float("inf")
+
+
+def cut(candidate: Candidate, variant: Array) -> Array:
+    """What was given of the stage, out of all of it."""
+    return variant if variant.shape == candidate.truth.shape else candidate.view(variant)
 
 
 def likeness(candidate: Candidate, variant: Array) -> float:
@@ -121,7 +129,7 @@ def tried(candidate: Candidate, entry: EncoderMistake, values: Array) -> Named:
 
 def batch_of(pipeline: Pipeline, values: Array) -> Tensor:
     """float32 with the axis of a batch."""
-    tensor = torch.from_numpy(values).float()
+    tensor = torch.from_numpy(np.ascontiguousarray(values)).float()
     return tensor if pipeline.clips.batched else tensor[None]
 
 
@@ -131,11 +139,14 @@ def exists(candidate: Candidate, entry: EncoderMistake) -> bool:
 
 
 def made(candidate: Candidate, entry: EncoderMistake, given: Mapping[str, Tensor]) -> Array:
-    """The candidate's stage, float64, of the model with a mistake made, from stages given."""
+    """The candidate's stage, float64, of the model with a mistake made, from stages given.
+
+    As much of it as the candidate has.
+    """
     pipeline = candidate.pipeline
     steps = Steps(entry, pipeline.needed_model(), given, pipeline.n_audio)
     values: Array = steps[candidate.stage].double().numpy()
-    return values if pipeline.clips.batched else values[0]
+    return cut(candidate, values if pipeline.clips.batched else values[0])
 
 
 def right_states(candidate: Candidate) -> States:
@@ -144,7 +155,8 @@ def right_states(candidate: Candidate) -> States:
     So a mistake in the blocks is computed from where it is made.
     """
     pipeline, stage = candidate.pipeline, candidate.stage
-    states = {"features": batch_of(pipeline, pipeline.front_end_truth["features"])}  # (B, M, F)
+    features = pipeline.heard(pipeline.front_end_truth["features"])
+    states = {"features": batch_of(pipeline, features)}  # (B, M, F)
     steps = Steps(AS_IT_IS, pipeline.needed_model(), states)
     n_layer = pipeline.needed_model().config.n_audio_layer
     for name in (input_of(i) for i in range(n_layer + 1)):

@@ -146,6 +146,8 @@ def stage_shapes(pipeline: Pipeline) -> Shapes:
         # Extra padding has frames of its own, until the features are cut to the clip's.
         cut = stage == "features" or not stage.of_front_end
         sizes["F"] = pipeline.length // c.hop_length if cut else frames
+        if pipeline.model and not stage.of_front_end:
+            sizes["F"] = pipeline.model.config.n_frames
         shapes[stage] = tuple(sizes[letter] for letter in stage.axes)
         if stage == "spectrum":
             shapes[stage] += (2,)

@@ -64,7 +64,7 @@ def test_pass(compare, right):
 def test_wrong(compare, wrong):
     status, out, err = compare(wrong)
     assert (status, err) == (1, "")
-    assert out.splitlines()[-1].startswith("features  WRONG")
+    assert out.splitlines()[-2].startswith("features  WRONG")
     assert "looks like: offset left out" in out
     status, out, _ = compare(wrong, "--json")
     report = assert_contract(out)

@@ -143,7 +143,7 @@ def test_written_features_can_be_compared(run, samples, ending):
         printed = run(parity, "compare", written, *options)
         assert printed.startswith(f"clip {clip}, "), printed
         assert f"convention {name}\n" in printed
-        assert ("its first 30 s" in printed) == (samples == LONG)
+        assert ("its 2 windows of 30 s" in printed) == (samples == LONG)
 
 
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
@@ -151,7 +151,7 @@ def test_hidden_states_of_a_long_clip_can_be_compared(run, ending):
     clip = write_clip("clip.wav", 8000)  # three windows of the toy
     out = run(encoder, clip, "--model", "formula:toy", "-o", f"mine.{ending}")
     (written,) = re.findall(r"written to (\S+):", out)
-    assert "its first 0.22 s" in run(parity, "compare", written)
+    assert "its 3 windows of 0.22 s" in run(parity, "compare", written)
 
 
 def test_windows_against_a_dump_of_the_first(run):
@@ -162,14 +162,17 @@ def test_windows_against_a_dump_of_the_first(run):
     run(parity, "compare", "truth.safetensors", "mine.safetensors")
 
 
-def test_a_wrong_first_window_is_still_wrong(run):
+@pytest.mark.parametrize("window", [0, 1])
+def test_a_wrong_window_is_wrong(run, capsys, window):
     clip = write_clip("clip.wav", LONG)
     run(melfront, clip, "-o", "mine.npz")
     with np.load("mine.npz") as file:
         wrong = dict(file)
-    wrong["log_mel"][0, 3, 7] += 1
+    wrong["log_mel"][window, 3, 7] += 1
     np.savez("mine.npz", **wrong)
     assert parity.__main__.main(["compare", "mine.npz"]) == 1
+    place = "worst at window 1, mel 3, frame 7" if window else "worst at mel 3, frame 7"
+    assert place in capsys.readouterr().out
 
 
 def test_npy_without_a_stage_name_is_refused(capsys):

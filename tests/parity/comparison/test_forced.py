@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 import melfront
 from melfront import parity
+from melfront.conventions import Convention
 from melfront.encoder import ops, oracle
 from melfront.parity import mistakes
 from melfront.parity.files.dump import dump
@@ -115,6 +118,35 @@ def test_one_wrong_op_of_one_block(name, stage):
     report = parity.compare(mine, audio=AUDIO, model=TOY, forced=True)
     assert wrong(report) == [where], report
     assert [n.name for n in report.diagnosis.named] == [name], report
+
+
+def test_every_wrong_op_of_the_front_end_is_named():
+    names = ("symmetric window", "magnitude", "natural logarithm", "offset left out")
+    change = dict(pair for name in names for pair in mistakes.find(name).change)
+    report = front_end(front_end_dump(SPEECH, Convention(**change)), forced=True)
+    assert wrong(report) == ["windowed", "power", "log", "features"]
+    found = [report.diagnosis, *report.others.values()]
+    assert [[n.name for n in diagnosis.named] for diagnosis in found] == [[n] for n in names], (
+        report
+    )
+    stages = {stage["name"]: stage for stage in json.loads(report.to_json())["stages"]}
+    for stage, name in zip(wrong(report), names, strict=True):
+        assert f"{stage}  WRONG" in str(report)
+        assert [entry["name"] for entry in stages[stage]["mistakes"]] == [name]
+    assert stages["mel"]["mistakes"] == []
+
+
+def test_every_wrong_op_of_the_blocks_is_named():
+    mine = port(**mistakes.find("tanh GELU").ops, **mistakes.find("unbiased variance").ops)
+    report = parity.compare(mine, audio=AUDIO, model=TOY, forced=True)
+    found = {report.first_wrong.name: report.diagnosis} | report.others
+    named = {
+        stage: " or ".join(n.name for n in diagnosis.named) for stage, diagnosis in found.items()
+    }
+    gelus = ["gelu1", "gelu2", "block.0.mlp.gelu", "block.1.mlp.gelu"]
+    norms = ["block.0.attn_ln", "block.0.mlp_ln", "block.1.attn_ln", "block.1.mlp_ln", "ln_post"]
+    right = dict.fromkeys(gelus, "tanh GELU") | dict.fromkeys(norms, "unbiased variance")
+    assert named == right, report
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

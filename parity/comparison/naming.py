@@ -1,0 +1,74 @@
+"""What explains the wrong stages: a mistake of the catalogue, or what can be seen in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from ..diagnosis.diagnose import diagnose
+from ..diagnosis.match import Candidate, Diagnosis
+from ..diagnosis.symptoms import certain, places_of, symptoms
+from ..files.tensors import Dump
+from ..noise import NOISY, UNJUDGED, WRONG
+from ..pipeline import Pipeline
+from ..stages import LN_POST, Stage
+from .blind import blind
+from .hints import lacking, of_its_length
+from .judging import Compared
+from .printed import ONLY_PRINTED
+from .report import Report
+
+
+def name_mistakes(pipeline: Pipeline, given: Dump[Stage], judged: Compared) -> None:
+    """Put the mistakes of the first wrong stage into the report; if forced, those of every one."""
+    report, candidates = judged.report, judged.candidates
+    for result in report.stages:
+        if result.verdict == UNJUDGED and result.name.of_front_end:
+            if diagnose(candidates[result.name]).named:  # exactly: no resampler
+                result.verdict = WRONG
+            break
+    wrong = report.first_wrong
+    if wrong is None:
+        return
+    report.lacking = lacking(pipeline, wrong.name, wrong.name in given.sampled)
+    if wrong.name in given.tensors and given.tensors[wrong.name].printed:
+        report.lacking = ONLY_PRINTED
+    if not report.lacking and judged.wrong is None:
+        report.lacking = "no known mistake gives this shape"
+    if report.lacking or judged.wrong is None:
+        return
+    report.diagnosis = named(judged.wrong, candidates)
+    if not report.diagnosis.named and wrong.name in judged.weighed:
+        report.diagnosis = diagnose(judged.weighed[wrong.name])
+    for result in report.stages if report.forced else []:
+        if result is not wrong and result.verdict in (NOISY, WRONG):
+            report.others[result.name] = diagnose(candidates[result.name])
+
+
+def named(candidate: Candidate, candidates: Mapping[Stage, Candidate]) -> Diagnosis:
+    """What the candidate's own numbers prove, or the catalogue's mistakes."""
+    proven = Diagnosis(certain(candidate, candidates.get(LN_POST)))
+    return proven if proven.named else diagnose(of_its_length(candidate))
+
+
+def look(pipeline: Pipeline, judged: Compared) -> None:
+    """Put down what can be seen where no mistake is named, and which places of a PASS are bad."""
+    report, candidates = judged.report, judged.candidates
+    found = report.diagnosis
+    for stage in report.stages:
+        if stage.distance is None:  # of another shape, or a sample
+            continue
+        if stage is report.first_wrong and not (found and (found.named or found.right)):
+            stage.seen, stage.exact = symptoms(candidates[stage.name])
+        elif stage is report.first_wrong or (report.ok and stage.bad):
+            stage.seen = places_of(candidates[stage.name])
+    report.find_blind = partial(blind, pipeline, whole_stages(report))
+
+
+def whole_stages(report: Report) -> dict[Stage, tuple[str, float]]:
+    """The type and the unit of noise of each stage that was given whole."""
+    return {
+        stage.name: (stage.dtype, stage.floor)
+        for stage in report.stages
+        if stage.distance is not None and not stage.given
+    }
