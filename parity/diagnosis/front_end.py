@@ -42,7 +42,8 @@ def try_front_end(candidate: Candidate, catalogue: Iterable[FrontEndMistake]) ->
     pipeline, stage, values = candidate.pipeline, candidate.stage, candidate.values
     base = pipeline.convention
     few = few_of(candidate, pipeline) if stage in SERVES else None
-    entries = simplest([entry for entry in catalogue if possible(candidate, entry)], stage)
+    entries = [entry for entry in catalogue if possible(candidate, entry)]
+    entries = simplest(entries, base, stage)
     if stage.axes[-1] == "F":
         more = found(values, candidate.truth, candidate.floor)
         entries += [entry for entry in more if possible(candidate, entry)]
@@ -62,14 +63,16 @@ def try_front_end(candidate: Candidate, catalogue: Iterable[FrontEndMistake]) ->
     return tried + at_once(candidate, few, rest, tried)
 
 
-def simplest(entries: Sequence[FrontEndMistake], stage: Stage) -> list[FrontEndMistake]:
+def simplest(
+    entries: Sequence[FrontEndMistake], base: Convention, stage: Stage
+) -> list[FrontEndMistake]:
     """Of entries that are the same up to this stage, those that change least.
 
     Of a front end that is not Whisper's at all, only the first wrong decision is seen there.
     """
     same: dict[tuple[object, ...], list[FrontEndMistake]] = {}
     for entry in entries:
-        same.setdefault(entry.convention().upto(stage), []).append(entry)
+        same.setdefault(entry.convention(base).upto(stage), []).append(entry)
     kept = {entry for alike in same.values() for entry in alike if fewest(entry, alike)}
     return [entry for entry in entries if entry in kept]
 
