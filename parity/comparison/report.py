@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..arithmetic.kinds import FACTORS
 from ..diagnosis.match import Diagnosis
-from ..noise import MISSING, NOISY, PASS, SHAPE, UNITS, WRONG, Array
+from ..noise import ACCEPTED, MISSING, NOISY, PASS, QUANTISED, SHAPE, UNITS, WRONG, Array, unit_text
 from ..stages import Stage
 
 
@@ -16,8 +17,8 @@ from ..stages import Stage
 class StageResult:
     """One stage of the report. Errors are NaN where there was nothing to measure.
 
-    verdict: PASS, NOISY, WRONG, SHAPE or MISSING. noise: the rms error, in units of noise. max_abs:
-    the largest error, in the stage's own unit.
+    verdict: PASS, ACCEPTED, NOISY, QUANTISED, WRONG, SHAPE or MISSING. noise: the rms error, in
+    units of noise. max_abs: the largest error, in the stage's own unit.
     """
 
     name: Stage
@@ -34,11 +35,13 @@ class StageResult:
     # For the picture: the error of each frame or position, and |candidate - truth|.
     steps: Array | None = field(default=None, repr=False)
     distance: Array | None = field(default=None, repr=False)
+    cost: float = float("nan")  # relative rms by which quantised weights move even a right port
 
     def line(self, width: int) -> str:
         if self.verdict in (SHAPE, MISSING):
             return f"{self.name:{width}}  {self.verdict:7}  {'; '.join(self.notes)}"
-        notes = f"   ({'; '.join(self.notes)})" if self.notes else ""
+        cost = () if np.isnan(self.cost) else (f"the quantisation costs {100 * self.cost:.2g} %",)
+        notes = f"   ({'; '.join(self.notes + cost)})" if self.notes + cost else ""
         where = f"   worst at {self.worst}{self.bad and ', ' + self.bad}" if self.worst else ""
         return (
             f"{self.name:{width}}  {self.verdict:7}  {number(self.noise):>8} x noise   "
@@ -58,12 +61,15 @@ class Report:
     diagnosis: Diagnosis | None = None
     lacking: str = ""  # why there is no diagnosis
     forced: bool = False
+    computed_in: str | None = None  # what products round to, and weights are stored in: as asked
+    quantised: str | None = None  # for, or as found; None: neither
+    found: str = ""  # both in words, where nobody asked for them
     about: list[str] = field(default_factory=list)  # what was compared with what
 
     @property
     def first_wrong(self) -> StageResult | None:
-        """The first stage that is WRONG or of another SHAPE; failing that, the first NOISY one."""
-        for verdicts in ((WRONG, SHAPE), (NOISY,)):
+        """The first stage that is WRONG or of another SHAPE; else the first NOISY or QUANTISED."""
+        for verdicts in ((WRONG, SHAPE), (NOISY,), (QUANTISED,)):
             for stage in self.stages:
                 if stage.verdict in verdicts:
                     return stage
@@ -81,7 +87,20 @@ class Report:
             what = f"all {len(given)} stages" if len(given) > 1 else given[0].name
             spots = [f"{s.name}: {s.bad}" for s in given if s.bad and not s.bad.startswith("0 of")]
             but = f", but look at {'; '.join(spots)}" if spots else ""
+            accepted = [stage.name for stage in given if stage.verdict == ACCEPTED]
+            if accepted:
+                but = f", {len(accepted)} of them ACCEPTED: {', '.join(accepted)}"
+            words = FACTORS.get(self.computed_in or "")
+            if words and not accepted:
+                noise = f"{number(worst)} x {self.unit_name(words)} noise"
+                return f"right, in {words}: {what} PASS, at most {noise}{but}"
             return f"{what} PASS, at most {number(worst)} x noise{but}"
+        if wrong.verdict == QUANTISED:
+            worst = max(s.noise for s in self.stages if s.verdict in (PASS, QUANTISED))
+            return (
+                f"QUANTISED   right but for {self.found}: at most {number(worst)} x the noise of a "
+                f"right port with those; pass --quantised {self.quantised} if that is meant"
+            )
         if wrong.verdict == SHAPE:
             size = ""
         elif np.isnan(wrong.noise):
@@ -89,8 +108,15 @@ class Report:
             if not (self.diagnosis and self.diagnosis.named):
                 return f"{wrong.name}  {wrong.verdict}{size}"
         else:
-            size = f"   {number(wrong.noise)} x {wrong.dtype} noise"
+            known = not wrong.unit or wrong.unit in UNITS
+            unit = wrong.dtype if known else self.unit_name(wrong.unit)
+            size = f"   {number(wrong.noise)} x {unit} noise"
         return f"{wrong.name}  {wrong.verdict}{size}   {self.suspicion()}"
+
+    @staticmethod
+    def unit_name(words: str) -> str:
+        """float16 of "float16 products"; "activations in 8 bits" without the rest."""
+        return words.removesuffix(" products").partition(",")[0]
 
     def suspicion(self) -> str:
         found = self.diagnosis
@@ -130,7 +156,10 @@ class Report:
     def __str__(self) -> str:
         given = [stage for stage in self.stages if stage.verdict != MISSING]
         width = max((len(stage.name) for stage in given), default=0)
-        lines = [*self.about, *(stage.line(width) for stage in given)]
+        found = [f"found: {self.found}"] if self.found else []
+        if found and self.computed_in == "float16":
+            found = [f"found: {self.found}; TF32 products have as many bits, and may be meant"]
+        lines = [*self.about, *found, *(stage.line(width) for stage in given)]
         missing = len(self.stages) - len(given)
         if missing:
             lines.append(f"{missing} stages of the reference are MISSING from what was given")
@@ -157,11 +186,15 @@ class Report:
                         "noise": finite(s.noise),
                         "max_abs": finite(s.max_abs),
                         "worst": s.worst,
-                        "unit": UNITS.get(s.unit),
+                        "unit": unit_text(s.unit) if s.unit else None,
+                        "cost": finite(s.cost),
                         "notes": list(s.notes),
                     }
                     for s in self.stages
                 ],
+                "computed_in": self.computed_in,
+                "quantised": self.quantised,
+                "found": self.found,
                 "first_wrong": wrong.name if wrong else None,
                 "mistakes": [
                     {

@@ -18,6 +18,7 @@ from .front_end import telling_stage, try_front_end
 from .match import TINY, Candidate, Diagnosis, Named, fits, possible, residual
 
 SMALL = 100.0  # what was given is at least this many times its noise
+FEW = 3  # of the entries tried, those that fewer bits may hide
 MOST = 10.0  # the nearest is worth a word if it leaves less than a part in so many
 
 
@@ -46,7 +47,7 @@ def diagnose(candidate: Candidate) -> Diagnosis:
     # A constant is near to anything.
     varied = values.size and (values != values.flat[0]).any()
     worth = not named and tried and varied and MOST * tried[0].residual < candidate.error
-    return Diagnosis(named, tried[0] if worth else None)
+    return Diagnosis(named, tried[0] if worth else None, tried=tuple(tried[:FEW]))
 
 
 def best(candidate: Candidate, tried: list[Named]) -> list[Named]:

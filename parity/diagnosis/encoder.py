@@ -18,6 +18,8 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.
 from melfront.command import PROGRESS
 from melfront.encoder import EncoderConfig, WhisperEncoder, ops
 
+from ..arithmetic.kinds import EXACT
+from ..arithmetic.products import products
 from ..mistakes.entry import EncoderMistake, FrontEndMistake, run
 from ..noise import Array
 from ..pipeline import Pipeline, Seen, Stop
@@ -29,10 +31,9 @@ AS_IT_IS = EncoderMistake("none", Stage("positions"), "nothing is changed")
 
 def try_encoder(candidate: Candidate, catalogue: Sequence[EncoderMistake]) -> Iterator[Named]:
     """Every entry of the catalogue alone: in one block if its input is right, else in all."""
-    pipeline, stage = candidate.pipeline, candidate.stage
-    n_layer = pipeline.needed_model().config.n_audio_layer
-    block = n_layer - 1 if stage == LN_POST else stage.block  # the final norm is of the last one
-    if block is not None and candidate.passed and candidate.passed.order >= input_of(block).order:
+    n_layer = candidate.pipeline.needed_model().config.n_audio_layer
+    block = block_of(candidate)
+    if block is not None:
         yield from in_one_block(candidate, block, catalogue)
         return
     for entry in tqdm(catalogue, desc="mistakes", unit="", **PROGRESS):
@@ -91,17 +92,35 @@ def made(
     def tap(name: str, tensor: Tensor) -> Any:
         return seen(name, start if start is not None and name == "positions" else tensor)
 
+    rounding = products(pipeline.computed_in or EXACT)
     # Given a tap, the model computes scores and weights apart from `attention`, for the tap alone.
     idle: dict[str, Callable[..., object]] = {"scores": lambda q, k: q, "softmax": lambda x: x}
     if stage.within in ("attn.scores", "attn.weights") or entry.ops:
         idle = {}
     if stage == LN_POST and start is None and not entry.rewrite:  # without a tap, less is computed
-        seen[stage] = run(entry, model, mel, n_audio=pipeline.n_audio)
+        with ops.using(**rounding):
+            seen[stage] = run(entry, model, mel, n_audio=pipeline.n_audio)
     else:
-        with ops.using(**idle), suppress(Stop):
+        with ops.using(**(rounding | idle)), suppress(Stop):
             run(entry, model, mel, tap, pipeline.n_audio)
     values: Array = seen[stage].double().numpy()
     return values if pipeline.clips.batched else values[0]
+
+
+def variant(candidate: Candidate, entry: EncoderMistake = AS_IT_IS) -> Array:
+    """The candidate's stage with a mistake made, float64.
+
+    In one block alone, where what goes into it is known to be right.
+    """
+    block = block_of(candidate)
+    if block is None:
+        return known(candidate, entry)
+    mel, start = inputs_of(candidate, block)
+    model = candidate.pipeline.needed_model()
+    weights = dict(model.state_dict())
+    changed = entry.weights(weights) if entry.weights else weights  # which may take another block's
+    one = alone(model.config, changed, block)
+    return made(candidate, replace(entry, weights=None), mel, one, start)
 
 
 # --- one block ------------------------------------------------------------------------------------
@@ -109,6 +128,23 @@ def made(
 
 def input_of(block: int) -> Stage:
     return Stage(f"block.{block - 1}.mlp_residual" if block else "positions")
+
+
+def block_of(candidate: Candidate) -> int | None:
+    """The block that the candidate's stage is of, where the input of that block passed."""
+    stage, passed = candidate.stage, candidate.passed
+    n_layer = candidate.pipeline.needed_model().config.n_audio_layer
+    block = n_layer - 1 if stage == LN_POST else stage.block  # the final norm is of the last one
+    given = block is not None and passed and passed.order >= input_of(block).order
+    return block if given else None
+
+
+def inputs_of(candidate: Candidate, block: int) -> tuple[Tensor, Tensor]:
+    """What a model of this block alone is run on: features, which go nowhere, and its input."""
+    pipeline = candidate.pipeline
+    start = batch_of(pipeline, pipeline.encoder_input(input_of(block)))  # (B, T, S)
+    config = pipeline.needed_model().config
+    return torch.zeros(len(start), config.n_mels, config.n_frames), start
 
 
 def alone(config: EncoderConfig, weights: dict[str, Tensor], block: int) -> WhisperEncoder:
@@ -126,19 +162,9 @@ def in_one_block(
     candidate: Candidate, block: int, catalogue: Sequence[EncoderMistake]
 ) -> Iterator[Named]:
     """The mistakes of a block, made in one block whose input is the truth's."""
-    pipeline, before = candidate.pipeline, input_of(block)
-    whole = pipeline.needed_model()
-    weights = dict(whole.state_dict())
-    right = alone(whole.config, weights, block)
-    start = batch_of(pipeline, pipeline.encoder_truth({before}, upto=before)[before])  # (B, T, S)
-    mel = torch.zeros(len(start), whole.config.n_mels, whole.config.n_frames)  # (B, M, F)
     for entry in catalogue:
         if possible_in_block(candidate, entry, block):
-            model, rest = right, entry
-            if entry.weights:  # which may take another block's
-                model = alone(whole.config, entry.weights(weights), block)
-                rest = replace(entry, weights=None)
-            values = made(candidate, rest, mel, model, start)
+            values = variant(candidate, entry)
             yield Named((entry,), residual(candidate, values), candidate.error)
 
 

@@ -48,6 +48,7 @@ class Diagnosis(NamedTuple):
     named: list[Named]  # best first; entries that cannot be told apart stand side by side
     nearest: Named | None = None  # if none fits
     telling: Stage | None = None  # the stage that would tell those entries apart
+    tried: tuple[Named, ...] = ()  # the nearest few, whether they fit or not
     right: bool = False  # float64 gives the same: the shape is wrong, or the reference
 
 
