@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from ..arithmetic.found import Arithmetic, arithmetics
+from ..arithmetic.hidden import hidden
 from ..arithmetic.kinds import AS_STORED, EXACT
 from ..diagnosis.diagnose import diagnose
 from ..diagnosis.encoder import variant
 from ..diagnosis.match import Candidate, Diagnosis, Named, fits, residual
 from ..files.tensors import Dump, as_tensor, read
 from ..mistakes.entry import EncoderMistake
-from ..noise import MISSING, PASS, QUANTISED, SHAPE, limits, unit_line
+from ..noise import MISSING, PASS, QUANTISED, SHAPE, UNITS, limits, unit_line
 from ..pipeline import Pipeline
 from ..resolve import DEFAULT, resolve
 from ..stages import ParityError, Stage
@@ -103,16 +104,30 @@ def compare_with(
         add_costs(judged.report, judged.candidates)
         return judged
 
-    judged = again(pipeline)
+    report = diagnosed(again(pipeline), again, given.sampled, held is None and not forced)
+    if report.ok and report.stages:
+        words = {stage.name: stage.floor for stage in report.stages if stage.unit not in UNITS}
+        whole = pipeline.in_fewer_bits(report.computed_in, report.quantised) if words else pipeline
+        report.hidden = hidden(whole, words)
+    return report
+
+
+def diagnosed(judged: Compared, again: Again, sampled: Mapping[str, Any], free: bool) -> Report:
+    """The report with what explains its first wrong stage, if anything was found out of place.
+
+    free: the truth is computed here from the clip, so that it can be computed in fewer bits too.
+    """
     report, wrong = judged.report, judged.report.first_wrong
     if wrong is None:
         return report
-    report.lacking = lacking(pipeline, wrong.name, wrong.name in given.sampled)
+    candidate = judged.candidates[wrong.name]
+    pipeline = candidate.pipeline
+    report.lacking = lacking(pipeline, wrong.name, wrong.name in sampled)
     if report.lacking:
         return report
-    if held is None and not forced:
+    if free:
         return explained(judged, again)
-    report.diagnosis = diagnose(of_its_length(judged.candidates[wrong.name]))
+    report.diagnosis = diagnose(of_its_length(candidate))
     return report
 
 

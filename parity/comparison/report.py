@@ -64,6 +64,7 @@ class Report:
     computed_in: str | None = None  # what products round to, and weights are stored in: as asked
     quantised: str | None = None  # for, or as found; None: neither
     found: str = ""  # both in words, where nobody asked for them
+    hidden: list[str] = field(default_factory=list)  # mistakes too small for fewer bits to show
     about: list[str] = field(default_factory=list)  # what was compared with what
 
     @property
@@ -169,8 +170,11 @@ class Report:
             for entry in n.entries
         ]
         seen = list(dict.fromkeys(where for where in seen if where))
-        lines += ["", self.headline(), *(f"  seen in: {where}" for where in seen)]
+        lines += ["", self.headline(), *self.untold(), *(f"  seen in: {where}" for where in seen)]
         return "\n".join(lines)
+
+    def untold(self) -> list[str]:
+        return [f"  cannot be told at this noise: {', '.join(self.hidden)}"] if self.hidden else []
 
     def to_json(self) -> str:
         """The report as one JSON object, in which NaN and infinity are null."""
@@ -195,6 +199,7 @@ class Report:
                 "computed_in": self.computed_in,
                 "quantised": self.quantised,
                 "found": self.found,
+                "hidden": self.hidden,
                 "first_wrong": wrong.name if wrong else None,
                 "mistakes": [
                     {

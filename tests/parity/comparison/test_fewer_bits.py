@@ -115,6 +115,17 @@ def test_mistake_in_a_later_block_of_float16_products():
     assert [n.name for n in report.diagnosis.named] == ["ReLU"], report
 
 
+def test_what_products_hide():
+    """tanh GELU passes in bfloat16 products, and the report of a PASS says that it would."""
+    tanh = {"gelu": find("tanh GELU").ops["gelu"]}
+    assert not parity.compare(port(**tanh), computed_in="float32", **GIVEN).ok
+    report = parity.compare(port(**tanh), computed_in="bfloat16", **GIVEN)
+    assert report.ok, report
+    assert "tanh GELU" in report.hidden
+    assert "cannot be told at this noise: tanh GELU" in str(report)
+    assert not parity.compare(port(), **GIVEN).hidden
+
+
 def test_products_with_a_reference(tmp_path):
     """A reference states the noise of float32; that of fewer bits is measured here."""
     dump(tmp_path / "truth.npz", "signal:toy", "formula:toy")
