@@ -13,7 +13,7 @@ import melfront  # noqa: F401  # first: in a checkout it makes this `melfront.pa
 if TYPE_CHECKING:
     from .api import assert_parity, resume, trace
     from .comparison.compare import compare
-    from .comparison.report import Report, StageResult
+    from .comparison.reports.report import Report, StageResult
     from .files.dump import dump
     from .stages import ParityError
 

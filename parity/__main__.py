@@ -11,6 +11,8 @@ from typing import Any
 
 from melfront.command import NO_CHECK_RANGE, Parser, check_output, exit_status, filled
 
+from .arithmetic.kinds import AS_STORED, EXACT, FACTORS, STORED
+
 PROG = "melfront parity"
 EXAMPLES = {
     "stages": "stages",
@@ -138,8 +140,37 @@ def compare_options(compare: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compute each stage's truth from MINE's own earlier stages",
     )
+    fewer_bits_options(compare)
     add("--json", action="store_true", help="one JSON object instead of text")
     add("--plot", type=filled, metavar="OUT.png", help="draw the error of the first wrong stage")
+
+
+def fewer_bits_options(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument(
+        "--computed-in",
+        choices=[EXACT, *FACTORS],
+        help="what the encoder's products round their factors to (default: what the errors show)",
+    )
+    compare.add_argument(
+        "--quantised",
+        choices=[AS_STORED, *STORED],
+        metavar="KIND",
+        help=f"what MINE's weights are stored in: {', '.join(STORED)}, or {AS_STORED} (default: "
+        "what the errors show)",
+    )
+    compare.add_argument(
+        "--accept",
+        type=filled,
+        metavar="UNITS",
+        help="let stages be off by so many units of noise, or by those of a JSON file of "
+        "stage: units",
+    )
+    compare.add_argument(
+        "--accept-out",
+        type=filled,
+        metavar="OUT.json",
+        help="write how far off each stage is, for --accept",
+    )
 
 
 def pipeline_options(command: argparse.ArgumentParser) -> None:
@@ -197,7 +228,12 @@ def check_paths(options: argparse.Namespace) -> None:
     for path in [getattr(options, "mine", None), getattr(options, "reference", None), *named]:
         if path is not None and not Path(path).exists():
             raise ValueError(f"{path}: no such file or folder")
-    for name, option in (("out", "-o"), ("plot", "--plot"), ("table", "--table")):
+    for name, option in (
+        ("out", "-o"),
+        ("plot", "--plot"),
+        ("table", "--table"),
+        ("accept_out", "--accept-out"),
+    ):
         path = getattr(options, name, None)
         if path is not None:
             check_output(Path(path), f"{option} {path}")
@@ -270,7 +306,7 @@ def run_print(options: argparse.Namespace) -> int:
 
 def run_compare(options: argparse.Namespace) -> int:
     from .comparison.compare import compare
-    from .comparison.repeat import as_command
+    from .comparison.reports.repeat import as_command
 
     audio = options.audio
     result = compare(
@@ -283,11 +319,18 @@ def run_compare(options: argparse.Namespace) -> int:
         pad_to=options.pad_to,
         check_range=options.check_range,
         forced=options.forced,
+        computed_in=options.computed_in,
+        quantised=options.quantised,
+        accept=options.accept,
     )
     result.repeat = as_command(f"{PROG} compare", compare_parser(), options)
     print(result.to_json() if options.json else result)
+    if options.accept_out:
+        from .comparison.accept import write_accepted
+
+        write_accepted(result, options.accept_out)
     if options.plot:
-        from .comparison.plot import plot
+        from .comparison.reports.plot import plot
 
         plot(result, options.plot)
     return DONE if result.ok else FAILED

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .comparison.compare import compare
-from .comparison.lengths import shapes_of
-from .comparison.windows import windows_of
+from .comparison.lengths.read import shapes_of
+from .comparison.lengths.windows import windows_of
 from .files.fit import fit
 from .files.tensors import collect
 from .noise import Array, widen
@@ -21,7 +21,8 @@ def assert_parity(mine: Any, stage: str, **options: Any) -> None:
     mine: float16, bfloat16, float32 or float64 array or tensor.
     stage: its name (`melfront parity stages`, or an alias such as `input_features` or
         `last_hidden_state`).
-    options: those of `parity.compare`: audio, model, n_mels, convention, pad_to, check_range.
+    options: those of `parity.compare`: audio, model, n_mels, convention, pad_to, check_range,
+        computed_in, quantised, accept.
 
     Raises AssertionError with the whole report, the name of the mistake included, and ParityError
     for what cannot be compared.

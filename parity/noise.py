@@ -43,6 +43,8 @@ UNITS = {
 
 PASS, NOISY, WRONG, SHAPE, MISSING = "PASS", "NOISY", "WRONG", "SHAPE", "MISSING"
 UNJUDGED = "UNJUDGED"  # the clip was resampled, and other resamplers differ by as much
+QUANTISED = "QUANTISED"  # right for quantised weights, which nobody said the port has
+ACCEPTED = "ACCEPTED"  # further off than right, and no further than the user accepts
 
 # Two right implementations differ in the order of their sums, each one unit from the truth: 2
 # leaves room for one that orders worse, 3 for types whose few bits make noise less even.
@@ -52,9 +54,19 @@ NOISY_LIMIT = 10.0
 BAD_STEP = 10.0
 
 
+def limits(dtype: str, unit: str) -> str:
+    """The type whose limits hold for a tensor: with factors of fewer bits those of 16 bits."""
+    return dtype if unit in UNITS else "float16"
+
+
+def unit_text(unit: str) -> str:
+    """Whose error a unit is: a key of UNITS, or words for factors of fewer bits."""
+    return UNITS.get(unit, f"a right port of this clip with {unit}")
+
+
 def unit_line(*units: str) -> str:
     """The line of a report that says what one unit of noise is. units: keys of UNITS."""
-    texts = [UNITS[unit] for unit in dict.fromkeys(units)]
+    texts = [unit_text(unit) for unit in dict.fromkeys(units)]
     return f"one unit of noise is the error of {' or of '.join(texts)}"
 
 

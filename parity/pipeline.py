@@ -36,9 +36,11 @@ from melfront.conventions import (
     TRANSFORMERS,
     Convention,
 )
-from melfront.encoder import CheckpointError, WhisperEncoder
+from melfront.encoder import CheckpointError, WhisperEncoder, ops
 from melfront.encoder import oracle as encoder_oracle
 
+from .arithmetic.kinds import AS_STORED, EXACT, FACTORS, STORED
+from .arithmetic.products import products, quantised
 from .noise import Array, noise_floor
 from .stages import FRONT_END, Name, ParityError, Stage, of_encoder
 
@@ -86,6 +88,10 @@ class Pipeline:
     whole_ctx: int | None = None  # the model's own n_audio_ctx, where its positions are cut
     bins_matter: bool = True  # False: no stage compared has mel bins, and n_mels is a guess
     runs: dict[tuple[str, str], Array] | None = None  # (mistake, stage): kept only if there is one
+    computed_in: str | None = None  # of FACTORS or EXACT; None: not said, so it may be found
+    stored_in: str | None = None  # of STORED or AS_STORED, which `model` has; None: not said
+    whole: Pipeline | None = None  # the same with the checkpoint's own weights, if those differ
+    inputs: dict[str, Array] = field(init=False, default_factory=dict, repr=False)  # of blocks
     _floors: dict[tuple[str, str], float] = field(init=False, default_factory=dict, repr=False)
 
     @cached_property
@@ -131,6 +137,12 @@ class Pipeline:
     @cached_property
     def front_end_truth(self) -> dict[str, Array]:
         return self.front_end()
+
+    def encoder_input(self, stage: str) -> Array:
+        """The float64 truth of a stage that a block starts from, computed once."""
+        if stage not in self.inputs:
+            self.inputs[stage] = self.encoder_truth({stage}, upto=stage)[stage]
+        return self.inputs[stage]
 
     def encoder_truth(self, wanted: Iterable[str], upto: str = "ln_post") -> dict[str, Array]:
         """These encoder stages from the float64 oracle, one clip (T, S) or a batch (B, T, S)."""
@@ -192,7 +204,29 @@ class Pipeline:
             if self.windows > 1:
                 clip = f"clip {self.clip_name}, its {self.windows} windows of {seconds}"
         bins = f", {self.n_mels} bins" if self.bins_matter else ""
-        return f"{clip}{bins}, convention {self.convention.name}{model}"
+        return f"{clip}{bins}, convention {self.convention.name}{model}{self.fewer_bits}"
+
+    @property
+    def fewer_bits(self) -> str:
+        stored = STORED[self.stored_in] if self.stored_in not in (None, AS_STORED) else ""
+        factors = FACTORS[self.computed_in] if self.computed_in not in (None, EXACT) else ""
+        return "".join(f", {words}" for words in (stored, factors) if words)
+
+    def in_fewer_bits(self, computed_in: str | None, stored_in: str | None) -> Pipeline:
+        """The same with products and weights of these kinds; None leaves open which.
+
+        Raises ParityError for an unknown kind, and for quantised weights without a model.
+        """
+        for kind, known in ((computed_in, (EXACT, *FACTORS)), (stored_in, (AS_STORED, *STORED))):
+            if kind is not None and kind not in known:
+                raise ParityError(f"unknown format {kind!r}; expected one of {', '.join(known)}")
+        base = self.whole or self
+        other = replace(base, computed_in=computed_in, stored_in=stored_in, runs=None)
+        if stored_in not in (None, AS_STORED):
+            other.model, other.whole = quantised(base.needed_model(), stored_in), base
+        same = ("given", "clips", "length", "front_end_truth")
+        vars(other).update({name: vars(self)[name] for name in same if name in vars(self)})
+        return other
 
     def facts(self) -> dict[str, Any]:
         """What is compared, for programs."""
@@ -260,7 +294,8 @@ class Pipeline:
             tap(stage, values.float().numpy())
             return tensor
 
-        with torch.no_grad(), self.progress(dtype, look) as seeing:
+        rounding = products(self.computed_in or EXACT, results=True)
+        with torch.no_grad(), ops.using(**rounding), self.progress(dtype, look) as seeing:
             model(self.heard(out["features"]).to(kind), tap=seeing)
 
 

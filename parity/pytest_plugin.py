@@ -30,10 +30,19 @@ if TYPE_CHECKING:
 class Reference:
     """The truth of one clip, computed when it is asked for and kept.
 
-    Takes the options of `parity.compare`: audio, model, n_mels, convention, pad_to, check_range.
+    Takes the options of `parity.compare`: audio, model, n_mels, convention, pad_to, check_range,
+    computed_in, quantised, accept. The truth of quantised weights is computed with them.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(
+        self,
+        computed_in: str | None = None,
+        quantised: str | None = None,
+        accept: Any = None,
+        **options: Any,
+    ) -> None:
+        self.bits = (computed_in, quantised)
+        self.accept = accept
         self.options = options
         self.kept: dict[Stage, NDArray[Any]] = {}
 
@@ -41,7 +50,7 @@ class Reference:
     def pipeline(self) -> Pipeline:
         from .resolve import NO_DUMP, resolve
 
-        return resolve(NO_DUMP, None, **self.options)[0]
+        return resolve(NO_DUMP, None, **self.options)[0].in_fewer_bits(*self.bits)
 
     @cached_property
     def audio(self) -> NDArray[np.float32] | list[NDArray[np.float32]]:
@@ -70,12 +79,13 @@ class Reference:
         """
         __tracebackhide__ = True
         from .comparison.compare import compare, compare_with, load
-        from .comparison.repeat import as_call
+        from .comparison.reports.repeat import as_call
         from .files.by_stage import by_stage
 
         given = by_stage(load({stage: tensor}), self.pipeline.n_layer)
-        report = compare_with(self.pipeline, given)
-        arguments = {"mine": {stage: tensor}, **self.options}
+        report = compare_with(self.pipeline, given, accept=self.accept)
+        bits = dict(zip(("computed_in", "quantised"), self.bits, strict=True))
+        arguments = {"mine": {stage: tensor}, **self.options, **bits, "accept": self.accept}
         report.repeat = as_call("parity.compare", compare, arguments)
         if not report.ok:
             raise AssertionError(f"\n{report}")

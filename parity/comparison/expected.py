@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..arithmetic.kinds import AS_STORED, EXACT, FACTORS
 from ..files.fit import fit
 from ..files.sampling import as_real, at_positions
 from ..files.tensors import Dump, Tensor
@@ -44,15 +45,24 @@ def expected(
         raise ParityError("--forced computes each stage's truth: leave the REFERENCE out")
     if forced and given.sampled:
         raise ParityError("--forced computes a stage from the whole one before it: given a sample")
+    if held is not None and pipeline.stored_in not in (None, AS_STORED):
+        raise ParityError("--quantised computes the truth anew: leave the REFERENCE out")
+    if held is not None and pipeline.computed_in not in (None, EXACT) and pipeline.model is None:
+        raise ParityError("--computed-in runs the model to measure the noise: pass --model")
     if held is not None:
         truth = {stage: view(stage, values) for stage, values in truth_of(held).items()}
-        floors = floors_of(held, truth) | floors_in_16_bits(pipeline, held, truth, tensors, view)
+        floors = floors_of(held, truth) | floors_in_fewer_bits(pipeline, held, truth, tensors, view)
         for stage in tensors:
             if stage not in truth:
                 raise ParityError(f"{stage} was given, but the reference lacks it: leave it out")
     elif forced:
         truth = forced_truth(pipeline, tensors)
-        far = [stage for stage in tensors if not inputs(stage, pipeline.stages) <= set(tensors)]
+        # A product of fewer bits is by far the noisiest part of one step.
+        far = [
+            stage
+            for stage in tensors
+            if few_bits(pipeline, stage) or not inputs(stage, pipeline.stages) <= set(tensors)
+        ]
         floors = port_floors(pipeline, free_truth(pipeline, far), tensors)
     else:
         truth = {s: view(s, x) for s, x in free_truth(pipeline, tensors).items()}
@@ -113,8 +123,16 @@ def port_floors(
     for dtype in {tensors[stage].dtype for stage in truth}:
         of_type = {stage: t for stage, t in truth.items() if tensors[stage].dtype == dtype}
         noise = pipeline.floors(of_type, dtype, view)
-        floors |= {s: Floor(noise[s], "transformers") for s in of_type if s in noise}
+        for stage in noise:
+            few = few_bits(pipeline, stage)
+            unit = FACTORS[pipeline.computed_in or EXACT] if few else "transformers"
+            floors[stage] = Floor(noise[stage], unit)
     return floors
+
+
+def few_bits(pipeline: Pipeline, stage: Stage) -> bool:
+    """Is this stage made by products of fewer bits? The front end is judged in float32."""
+    return not stage.of_front_end and pipeline.computed_in not in (None, EXACT)
 
 
 # --- of a reference -------------------------------------------------------------------------------
@@ -148,14 +166,14 @@ def floors_of(held: Dump[Stage], truth: Mapping[Stage, Array]) -> dict[Stage, Fl
     return floors
 
 
-def floors_in_16_bits(
+def floors_in_fewer_bits(
     pipeline: Pipeline,
     held: Dump[Stage],
     truth: Mapping[Stage, Array],
     tensors: Mapping[Stage, Tensor],
     part: View = whole,
 ) -> dict[Stage, Floor]:
-    """The noise of a right port in 16 bits: a reference publishes that of float32 alone.
+    """The noise of a right port in fewer bits: a reference publishes that of float32 alone.
 
     Empty where the clip or the model is not here to run one.
     """
@@ -166,6 +184,10 @@ def floors_in_16_bits(
         return part(stage, tensor)
 
     runs = set(pipeline.stages) if pipeline.audio is not None else set()
-    narrow = {s for s, t in tensors.items() if t.dtype in ("float16", "bfloat16")}
+    narrow = {
+        stage
+        for stage, tensor in tensors.items()
+        if tensor.dtype in ("float16", "bfloat16") or few_bits(pipeline, stage)
+    }
     wanted = {stage: truth[stage] for stage in narrow & runs if stage in truth}
     return port_floors(pipeline, wanted, tensors, view)

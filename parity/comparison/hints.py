@@ -11,8 +11,8 @@ from ..files.tensors import Tensor
 from ..noise import SHAPE
 from ..pipeline import Pipeline
 from ..stages import Stage
-from .parts import FEW
-from .report import StageResult
+from .lengths.parts import FEW
+from .reports.report import StageResult
 
 FIXED = "give what the reference expects, or leave it out"
 

@@ -12,17 +12,17 @@ from ..diagnosis.match import Candidate
 from ..diagnosis.symptoms import narrow_types
 from ..files.rounding import said, with_rounding
 from ..files.tensors import Dump, Tensor
-from ..noise import MISSING, NOISY, PASS, SHAPE, WRONG, Array, Floor, unit_line
+from ..noise import MISSING, NOISY, PASS, SHAPE, WRONG, Array, Floor, limits, unit_line
 from ..pipeline import Pipeline
 from ..stages import Stage
 from .expected import truth_of
 from .hints import FIXED, advice, unlike
-from .lengths import Lengths, expected_lengths, read_lengths, shapes_of
+from .lengths.read import Lengths, expected_lengths, read_lengths, shapes_of
+from .lengths.windows import windows_of, worse
 from .one_stage import judge, judge_sample
 from .printed import judge_printed
-from .report import Report, StageResult
+from .reports.report import Report, StageResult
 from .resampling import without_it, without_resampling
-from .windows import windows_of, worse
 
 
 class Compared(NamedTuple):
@@ -31,6 +31,7 @@ class Compared(NamedTuple):
     weighed: the same, with their errors weighed by what is certain of a clip that was resampled.
     """
 
+    pipeline: Pipeline
     report: Report
     candidates: dict[Stage, Candidate]
     weighed: dict[Stage, Candidate]
@@ -78,7 +79,8 @@ def judge_all(
     if units := [result.unit for result in results.values() if result.unit]:
         report.about.append(unit_line(*units))
     report.about += given.left_out
-    return Compared(report, candidates, weighed)
+    report.computed_in, report.quantised = pipeline.computed_in, pipeline.stored_in
+    return Compared(pipeline, report, candidates, weighed)
 
 
 def judge_stages(
@@ -154,6 +156,6 @@ def candidate_of(
     view = lengths.views.get(result.name)
     off = result.noise if np.isfinite(result.noise) else math.inf
     source = view.source if view else result.name
-    about = (values, truth, floor.rms, result.dtype, off, passed)
+    about = (values, truth, floor.rms, limits(result.dtype, floor.unit), off, passed)
     candidate = Candidate(lengths.pipeline, source, *about)
     return candidate._replace(view=view.cut) if view else candidate

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 
 from ..diagnosis.diagnose import diagnose
-from ..diagnosis.match import Candidate, Diagnosis
+from ..diagnosis.match import Diagnosis
 from ..diagnosis.symptoms import certain, places_of, symptoms
 from ..files.tensors import Dump
 from ..noise import NOISY, UNJUDGED, WRONG
-from ..pipeline import Pipeline
 from ..stages import LN_POST, Stage
-from .blind import blind
+from .fewer_bits import Again, explained
 from .hints import lacking, of_its_length
 from .judging import Compared
 from .printed import ONLY_PRINTED
-from .report import Report
+from .reports.blind import blind
+from .reports.report import Report
 
 
-def name_mistakes(pipeline: Pipeline, given: Dump[Stage], judged: Compared) -> None:
-    """Put the mistakes of the first wrong stage into the report; if forced, those of every one."""
-    report, candidates = judged.report, judged.candidates
+def named_mistakes(judged: Compared, given: Dump[Stage], again: Again | None) -> Compared:
+    """The comparison with the mistakes of its first wrong stage; if forced, of every wrong one.
+
+    again: judges the same tensors in fewer bits; None if the truth is not computed from the clip.
+    """
+    report, candidates, pipeline = judged.report, judged.candidates, judged.pipeline
     for result in report.stages:
         if result.verdict == UNJUDGED and result.name.of_front_end:
             if diagnose(candidates[result.name]).named:  # exactly: no resampler
@@ -29,29 +31,32 @@ def name_mistakes(pipeline: Pipeline, given: Dump[Stage], judged: Compared) -> N
             break
     wrong = report.first_wrong
     if wrong is None:
-        return
+        return judged
     report.lacking = lacking(pipeline, wrong.name, wrong.name in given.sampled)
     if wrong.name in given.tensors and given.tensors[wrong.name].printed:
         report.lacking = ONLY_PRINTED
-    if not report.lacking and judged.wrong is None:
+    candidate = judged.wrong
+    if not report.lacking and candidate is None:
         report.lacking = "no known mistake gives this shape"
-    if report.lacking or judged.wrong is None:
-        return
-    report.diagnosis = named(judged.wrong, candidates)
-    if not report.diagnosis.named and wrong.name in judged.weighed:
+    if report.lacking or candidate is None:
+        return judged
+    proven = certain(candidate, candidates.get(LN_POST))
+    if proven:
+        report.diagnosis = Diagnosis(proven)
+    elif again is not None:
+        judged = explained(judged, again)
+    else:
+        report.diagnosis = diagnose(of_its_length(candidate))
+    found = judged.report.diagnosis
+    if found is not None and not found.named and wrong.name in judged.weighed:
         report.diagnosis = diagnose(judged.weighed[wrong.name])
     for result in report.stages if report.forced else []:
         if result is not wrong and result.verdict in (NOISY, WRONG):
             report.others[result.name] = diagnose(candidates[result.name])
+    return judged
 
 
-def named(candidate: Candidate, candidates: Mapping[Stage, Candidate]) -> Diagnosis:
-    """What the candidate's own numbers prove, or the catalogue's mistakes."""
-    proven = Diagnosis(certain(candidate, candidates.get(LN_POST)))
-    return proven if proven.named else diagnose(of_its_length(candidate))
-
-
-def look(pipeline: Pipeline, judged: Compared) -> None:
+def look(judged: Compared) -> None:
     """Put down what can be seen where no mistake is named, and which places of a PASS are bad."""
     report, candidates = judged.report, judged.candidates
     found = report.diagnosis
@@ -62,7 +67,7 @@ def look(pipeline: Pipeline, judged: Compared) -> None:
             stage.seen, stage.exact = symptoms(candidates[stage.name])
         elif stage is report.first_wrong or (report.ok and stage.bad):
             stage.seen = places_of(candidates[stage.name])
-    report.find_blind = partial(blind, pipeline, whole_stages(report))
+    report.find_blind = partial(blind, judged.pipeline, whole_stages(report))
 
 
 def whole_stages(report: Report) -> dict[Stage, tuple[str, float]]:

@@ -12,9 +12,9 @@ from ..diagnosis.symptoms.view import WHAT, axis_names
 from ..files.fit import fit
 from ..files.sampling import as_real, at_positions, sample_positions
 from ..files.tensors import Tensor
-from ..noise import BAD_STEP, SHAPE, WRONG, Array, Floor, error, rms, step_errors, widen
+from ..noise import BAD_STEP, SHAPE, WRONG, Array, Floor, error, limits, rms, step_errors, widen
 from ..stages import Stage
-from .report import StageResult
+from .reports.report import StageResult
 
 
 def judge(stage: Stage, tensor: Tensor, truth: Array, floor: Floor) -> tuple[StageResult, Array]:
@@ -25,7 +25,7 @@ def judge(stage: Stage, tensor: Tensor, truth: Array, floor: Floor) -> tuple[Sta
         note = f"shape {tensor.values.shape}, expected {truth.shape}"
         result = StageResult(stage, SHAPE, dtype=tensor.dtype, notes=(note, *notes))
         return result, values
-    found = error(values, truth, floor.rms, tensor.dtype)
+    found = error(values, truth, floor.rms, limits(tensor.dtype, floor.unit))
     if found.verdict == WRONG and (values == values.flat[0]).all():
         notes += (f"every value is {values.flat[0]:g}",)
     steps, bad = None, ""
@@ -76,7 +76,7 @@ def judge_sample(
         return StageResult(stage, SHAPE, dtype=tensor.dtype, notes=(note,))
     mine = values if sampled else at_positions(stage, values)
     theirs = truth if truth_sampled else at_positions(stage, truth)
-    found = error(mine, theirs, floor.rms, tensor.dtype)
+    found = error(mine, theirs, floor.rms, limits(tensor.dtype, floor.unit))
     note = f"{len(sample_positions(stage, math.prod(shape)))} sampled positions"
     return StageResult(
         stage,

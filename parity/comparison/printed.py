@@ -13,7 +13,7 @@ from ..files.texts import Printed, last_digits
 from ..noise import EPS, SHAPE, Array, Floor, rms, verdict
 from ..pipeline import Pipeline
 from ..stages import ParityError, Stage
-from .report import StageResult
+from .reports.report import StageResult
 
 ONLY_PRINTED = "only printed values of it were given; save the whole tensor to have it named"
 

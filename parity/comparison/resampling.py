@@ -23,7 +23,7 @@ from melfront.conventions import SAMPLE_RATE
 from ..diagnosis.match import Candidate
 from ..noise import UNJUDGED, Array, rms, widen
 from ..pipeline import Pipeline
-from .report import StageResult
+from .reports.report import StageResult
 
 LIMIT = 3.0  # times the spread of the resamplers below, which are not all there are
 

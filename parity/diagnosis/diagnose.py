@@ -21,6 +21,7 @@ from .match import TINY, Candidate, Diagnosis, Named, fits, possible, residual
 from .places import try_places, untried
 
 SMALL = 100.0  # what was given is at least this many times its noise
+FEW = 3  # of the entries tried, those that fewer bits may hide
 MOST = 10.0  # the nearest is worth a word if it leaves less than a part in so many
 
 
@@ -57,7 +58,8 @@ def diagnose(candidate: Candidate) -> Diagnosis:
     # Two at once, only where each does its part: `without` is what the better one alone leaves.
     worth = [n for n in tried if MOST * n.residual < min(candidate.error, n.without)]
     nearest = worth[0] if worth and not named and varied else None
-    return Diagnosis(named, nearest, untried="" if named else not_tried)
+    not_tried = "" if named else not_tried
+    return Diagnosis(named, nearest, untried=not_tried, tried=tuple(tried[:FEW]))
 
 
 def of_the_encoder(candidate: Candidate) -> Iterator[list[Named]]:

@@ -81,6 +81,18 @@ def known(candidate: Candidate, entry: EncoderMistake, states: States) -> Array:
     return values
 
 
+def variant(candidate: Candidate, entry: EncoderMistake = AS_IT_IS) -> Array:
+    """The candidate's stage with a mistake made, float64.
+
+    In one block alone, where what goes into it is known to be right.
+    """
+    block, pipeline = right_block(candidate), candidate.pipeline
+    if block is not None:
+        return made(candidate, entry, block_start(candidate, block))
+    features = pipeline.heard(pipeline.front_end_truth["features"])
+    return known(candidate, entry, {"features": batch_of(pipeline, features)})
+
+
 def possible_in_block(candidate: Candidate, entry: EncoderMistake, block: int) -> bool:
     """Could this entry, made in this block alone, have spoilt the candidate's stage?"""
     spoils, passed = entry.stage.in_block(block), candidate.passed

@@ -9,6 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from melfront.encoder import ops
+
+from ..arithmetic.kinds import EXACT
+from ..arithmetic.products import products
 from ..files.fit import fit
 from ..mistakes.entry import EncoderMistake, FrontEndMistake
 from ..mistakes.steps import Steps, input_of
@@ -59,6 +63,7 @@ class Diagnosis(NamedTuple):
     named: list[Named]  # best first; entries that cannot be told apart stand side by side
     nearest: Named | None = None  # if none fits
     telling: Stage | None = None  # the stage that would tell those entries apart
+    tried: tuple[Named, ...] = ()  # the nearest few, whether they fit or not
     right: bool = False  # float64 gives the same: the shape is wrong, or the reference
     untried: str = ""  # what was not tried, because it would take too long
 
@@ -138,13 +143,19 @@ def exists(candidate: Candidate, entry: EncoderMistake) -> bool:
     return (entry.stage.block or 0) < candidate.pipeline.needed_model().config.n_audio_layer
 
 
+def steps_of(pipeline: Pipeline, entry: EncoderMistake, given: Mapping[str, Tensor]) -> Steps:
+    """The pipeline's model, in its arithmetic, with a mistake made."""
+    with ops.using(**products(pipeline.computed_in or EXACT)):
+        return Steps(entry, pipeline.needed_model(), given, pipeline.n_audio)
+
+
 def made(candidate: Candidate, entry: EncoderMistake, given: Mapping[str, Tensor]) -> Array:
     """The candidate's stage, float64, of the model with a mistake made, from stages given.
 
     As much of it as the candidate has.
     """
     pipeline = candidate.pipeline
-    steps = Steps(entry, pipeline.needed_model(), given, pipeline.n_audio)
+    steps = steps_of(pipeline, entry, given)
     values: Array = steps[candidate.stage].double().numpy()
     return cut(candidate, values if pipeline.clips.batched else values[0])
 
@@ -157,7 +168,7 @@ def right_states(candidate: Candidate) -> States:
     pipeline, stage = candidate.pipeline, candidate.stage
     features = pipeline.heard(pipeline.front_end_truth["features"])
     states = {"features": batch_of(pipeline, features)}  # (B, M, F)
-    steps = Steps(AS_IT_IS, pipeline.needed_model(), states)
+    steps = steps_of(pipeline, AS_IT_IS, states)
     n_layer = pipeline.needed_model().config.n_audio_layer
     for name in (input_of(i) for i in range(n_layer + 1)):
         if name.order < stage.order:
@@ -184,4 +195,4 @@ def right_block(candidate: Candidate) -> int | None:
 def block_start(candidate: Candidate, block: int) -> States:
     """The truth's input of a block."""
     pipeline, stage = candidate.pipeline, input_of(block)
-    return {stage: batch_of(pipeline, pipeline.encoder_truth({stage}, upto=stage)[stage])}
+    return {stage: batch_of(pipeline, pipeline.encoder_input(stage))}

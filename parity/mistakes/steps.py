@@ -23,8 +23,6 @@ from melfront.encoder.model import Tap, no_tap
 from ..stages import BLOCK, LN_POST, STEM, Stage, of_encoder
 from .wrong_ops import Weights
 
-OURS = vars(ops.OURS)
-
 
 class Steps:
     """The stages of an encoder with a mistake made: `steps["block.0.attn.q"]`, (B, ...) each.
@@ -34,6 +32,7 @@ class Steps:
     stages asked for are computed from. What is inside a block is forgotten once its output is
     there.
     n_audio: how many positions hold audio, for the mistakes that treat the others differently.
+    What the mistake leaves alone is computed by the ops in use where this is made.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class Steps:
         n_audio: int = 0,
     ) -> None:
         self.entry, self.given, self.done = entry, given, dict(given)
-        self.model = model
+        self.model, self.right = model, vars(ops.current())
         if entry.weights:
             weights = changed_weights(entry, model)
             self.model = WhisperEncoder.from_weights(model.config, weights)
@@ -62,7 +61,7 @@ class Steps:
     def compute(self, stage: Stage) -> None:
         made = self.entry.is_made_at(stage)
         # All slots, because the stages that this one needs may be computed within.
-        with torch.no_grad(), ops.using(**{**OURS, **(self.ops if made else {})}):
+        with torch.no_grad(), ops.using(**{**self.right, **(self.ops if made else {})}):
             x = self.step(stage)
             if made and stage.within in self.entry.rewrite:
                 x = self.entry.rewrite[stage.within](At(self, stage.block), x)

@@ -20,7 +20,7 @@ from melfront.conventions import HOP_LENGTH, N_SAMPLES, SAMPLE_RATE
 
 from .. import signals
 from ..comparison.compare import compare
-from ..comparison.report import number
+from ..comparison.reports.report import number
 from ..noise import MISSING, NOISY, PASS, SHAPE, WRONG, Array, unit_line
 from ..pipeline import Pipeline
 from ..resolve import of_signal

@@ -19,7 +19,7 @@ from melfront.command import PROGRESS, replacing
 
 from .. import signals
 from ..comparison.compare import compare_with
-from ..comparison.report import Report, number
+from ..comparison.reports.report import Report, number
 from ..files.tensors import FLOOR, Dump, Tensor
 from ..mistakes import ENCODER, FRONT_END, EncoderMistake, FrontEndMistake, run
 from ..noise import NOISY, PASS, SHAPE, Array, unit_line

@@ -11,8 +11,8 @@ import melfront
 from melfront import parity
 from melfront.parity import mistakes
 from melfront.parity.__main__ import main
-from melfront.parity.comparison import plot
 from melfront.parity.comparison.one_stage import judge
+from melfront.parity.comparison.reports import plot
 from melfront.parity.files.tensors import Tensor
 from melfront.parity.noise import Floor
 from melfront.parity.pipeline import load_model

@@ -138,6 +138,9 @@ AUDIO = SIGNALS["toy"].make()
 MODELS = {name: load_model(f"formula:{name}") for name in TOYS}
 MEL = torch.from_numpy(melfront.log_mel(AUDIO, n_mels=7, pad_to=0.22))[None]
 HIDDEN = ("positions", "block.0.mlp_residual", "ln_post")  # what transformers returns
+# A comparison takes fewer bits for right unless it is told otherwise.
+FEWER_BITS = ("weights in bfloat16", "weights in float16", "weights in int8", "TF32 products")
+EXACT = {"computed_in": "float32", "quantised": "none"}
 BLOCKS = (*HIDDEN[:2], "block.1.mlp_residual", "ln_post")
 
 
@@ -154,12 +157,13 @@ def encoder_dump(entry, model) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("entry", mistakes.ENCODER, ids=lambda entry: entry.name)
 def test_encoder_mistake_is_named(entry):
+    bits = EXACT if entry.name in FEWER_BITS else {}
     for name, model in MODELS.items():
         dump = encoder_dump(entry, model)
-        whole = parity.compare(dump, audio=AUDIO, model=model)
+        whole = parity.compare(dump, audio=AUDIO, model=model, **bits)
         if whole.ok or whole.first_wrong.verdict == "NOISY":
             continue
-        last = parity.compare({"ln_post": dump["ln_post"]}, audio=AUDIO, model=model)
+        last = parity.compare({"ln_post": dump["ln_post"]}, audio=AUDIO, model=model, **bits)
         assert names(last)[:1] == [entry.name], f"{name}\n{last}"
         assert whole.first_wrong.name == entry.stage, f"{name}\n{whole}"
         assert whole.first_wrong.verdict in ("WRONG", "SHAPE"), whole
@@ -179,9 +183,10 @@ def thirds(entries):
 @pytest.mark.parametrize("entry", thirds(mistakes.ENCODER))
 def test_encoder_mistake_is_named_from_the_hidden_states(entry):
     """From the states that transformers returns, which lack the last block's own output."""
+    bits = EXACT if entry.name in FEWER_BITS else {}
     for model in MODELS.values():
         dump = encoder_dump(entry, model)
-        report = parity.compare({k: dump[k] for k in HIDDEN}, audio=AUDIO, model=model)
+        report = parity.compare({k: dump[k] for k in HIDDEN}, audio=AUDIO, model=model, **bits)
         if not report.ok and report.first_wrong.verdict != "NOISY":
             assert entry.name in names(report)[:2], report  # two may begin alike
             return

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..files.tensors import Dump, Tensor
-from ..noise import NOISY, PASS, SHAPE, UNJUDGED, WRONG, Array
-from ..pipeline import Pipeline
-from ..stages import Stage
+from ...files.tensors import Dump, Tensor
+from ...noise import NOISY, PASS, SHAPE, UNJUDGED, WRONG, Array
+from ...pipeline import Pipeline
+from ...stages import Stage
+from ..reports.report import StageResult
 from .parts import time_axis
-from .report import StageResult
 
 Shapes = Mapping[Stage, tuple[int, ...]]
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from ..diagnosis.few_frames import SERVES, FewFrames
-from ..mistakes import FRONT_END, FrontEndMistake
-from ..noise import PASS_LIMIT, rms
-from ..pipeline import Pipeline
-from ..resolve import of_signal
-from ..signals import SHORT
-from ..stages import Stage
+from ...diagnosis.few_frames import SERVES, FewFrames
+from ...mistakes import FRONT_END, FrontEndMistake
+from ...noise import PASS_LIMIT, rms
+from ...pipeline import Pipeline
+from ...resolve import of_signal
+from ...signals import SHORT
+from ...stages import Stage
 from .report import Blind
 
 

@@ -12,9 +12,22 @@ import numpy as np
 
 import melfront
 
-from ..diagnosis.match import Diagnosis
-from ..noise import MISSING, NOISY, PASS, SHAPE, UNITS, UNJUDGED, WRONG, Array
-from ..stages import Stage
+from ...arithmetic.kinds import FACTORS
+from ...diagnosis.match import Diagnosis
+from ...noise import (
+    ACCEPTED,
+    MISSING,
+    NOISY,
+    PASS,
+    QUANTISED,
+    SHAPE,
+    UNITS,
+    UNJUDGED,
+    WRONG,
+    Array,
+    unit_text,
+)
+from ...stages import Stage
 
 SHOWN = 3  # names of mistakes
 
@@ -23,8 +36,8 @@ SHOWN = 3  # names of mistakes
 class StageResult:
     """One stage of the report. Errors are NaN where there was nothing to measure.
 
-    verdict: PASS, NOISY, WRONG, SHAPE, MISSING or UNJUDGED. noise: the rms error, in units of
-    noise. max_abs: the largest error, in the stage's own unit.
+    verdict: PASS, ACCEPTED, NOISY, QUANTISED, WRONG, SHAPE, MISSING or UNJUDGED. noise: the rms
+    error, in units of noise. max_abs: the largest error, in the stage's own unit.
     """
 
     name: Stage
@@ -44,11 +57,13 @@ class StageResult:
     seen: tuple[str, ...] = ()  # what can be seen in it, a sentence each
     exact: str = ""  # the sentence that explains all of its error, where no mistake does
     given: str = ""  # what of the stage was given, in words; empty for all of it
+    cost: float = float("nan")  # relative rms by which quantised weights move even a right port
 
     def line(self, width: int) -> str:
         if self.verdict in (SHAPE, MISSING):
             return f"{self.name:{width}}  {self.verdict:7}  {'; '.join(self.notes)}"
-        said = [words for words in (self.given, *self.notes) if words]
+        cost = "" if np.isnan(self.cost) else f"the quantisation costs {100 * self.cost:.2g} %"
+        said = [words for words in (self.given, *self.notes, cost) if words]
         notes = f"   ({'; '.join(said)})" if said else ""
         where = f"   worst at {self.worst}{self.bad and ', ' + self.bad}" if self.worst else ""
         return (
@@ -96,6 +111,10 @@ class Report:
     diagnosis: Diagnosis | None = None
     lacking: str = ""  # why there is no diagnosis
     forced: bool = False
+    computed_in: str | None = None  # what products round to, and weights are stored in: as asked
+    quantised: str | None = None  # for, or as found; None: neither
+    found: str = ""  # both in words, where nobody asked for them
+    hidden: list[str] = field(default_factory=list)  # mistakes too small for fewer bits to show
     about: list[str] = field(default_factory=list)  # what was compared with what
     find_blind: Callable[[], Blind | None] = field(default=lambda: None, repr=False)
     others: dict[Stage, Diagnosis] = field(default_factory=dict)  # of the other stages, if forced
@@ -105,8 +124,8 @@ class Report:
 
     @property
     def first_wrong(self) -> StageResult | None:
-        """The first stage that is WRONG or of another SHAPE; failing that, the first NOISY one."""
-        for verdicts in ((WRONG, SHAPE), (NOISY,)):
+        """The first stage that is WRONG or of another SHAPE; else the first NOISY or QUANTISED."""
+        for verdicts in ((WRONG, SHAPE), (NOISY,), (QUANTISED,)):
             for stage in self.stages:
                 if stage.verdict in verdicts:
                     return stage
@@ -119,7 +138,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        return all(stage.verdict in (PASS, MISSING) for stage in self.stages)
+        return all(stage.verdict in (PASS, ACCEPTED, MISSING) for stage in self.stages)
 
     def headline(self) -> str:
         wrong = self.first_wrong
@@ -132,8 +151,21 @@ class Report:
             what = f"all {len(given)} stages" if len(given) > 1 else given[0].name
             spots = [f"{s.name}: {s.bad}" for s in given if s.bad and not s.bad.startswith("0 of")]
             but = f", but look at {'; '.join(spots)}" if spots else ""
+            accepted = [stage.name for stage in given if stage.verdict == ACCEPTED]
+            if accepted:
+                but = f", {len(accepted)} of them ACCEPTED: {', '.join(accepted)}"
             of = "".join(f"; {words}" for words in dict.fromkeys(s.given for s in given if s.given))
+            words = FACTORS.get(self.computed_in or "")
+            if words and not accepted:
+                noise = f"{number(worst)} x {unit_name(words)} noise"
+                return f"right, in {words}: {what} PASS, at most {noise}{but}{of}"
             return f"{what} PASS, at most {number(worst)} x noise{but}{of}"
+        if wrong.verdict == QUANTISED:
+            worst = max(s.noise for s in self.stages if s.verdict in (PASS, QUANTISED))
+            return (
+                f"QUANTISED   right but for {self.found}: at most {number(worst)} x the noise of a "
+                f"right port with those; pass --quantised {self.quantised} if that is meant"
+            )
         return self.verdict_on(wrong, self.diagnosis)
 
     def verdict_on(self, wrong: StageResult, found: Diagnosis | None) -> str:
@@ -145,7 +177,9 @@ class Report:
             if not (found and found.named):
                 return f"{wrong.name}  {wrong.verdict}{size}"
         else:
-            size = f"   {number(wrong.noise)} x {wrong.dtype} noise"
+            known = not wrong.unit or wrong.unit in UNITS
+            unit = wrong.dtype if known else unit_name(wrong.unit)
+            size = f"   {number(wrong.noise)} x {unit} noise"
         return f"{wrong.name}  {wrong.verdict}{size}   {self.suspicion(wrong, found)}"
 
     def suspicion(self, wrong: StageResult, found: Diagnosis | None) -> str:
@@ -192,7 +226,10 @@ class Report:
     def __str__(self) -> str:
         given = [stage for stage in self.stages if stage.verdict != MISSING]
         width = max((len(stage.name) for stage in given), default=0)
-        lines = [*self.about, *(stage.line(width) for stage in given)]
+        found = [f"found: {self.found}"] if self.found else []
+        if found and self.computed_in == "float16":
+            found = [f"found: {self.found}; TF32 products have as many bits, and may be meant"]
+        lines = [*self.about, *found, *(stage.line(width) for stage in given)]
         missing = len(self.stages) - len(given)
         if missing:
             lines.append(f"{missing} stages of the reference are MISSING from what was given")
@@ -202,7 +239,7 @@ class Report:
             for entry in n.entries
         ]
         seen = list(dict.fromkeys(where for where in seen if where))
-        lines += ["", self.headline(), *(f"  seen in: {where}" for where in seen)]
+        lines += ["", self.headline(), *self.untold(), *(f"  seen in: {where}" for where in seen)]
         lines += [f"  {s.name}: {text}" for s in self.stages for text in s.seen]
         lines += [f"  {line}" for line in (self.blind.lines() if self.blind else ())]
         wrong = {stage.name: stage for stage in self.stages}
@@ -210,6 +247,9 @@ class Report:
         lines += [f"  {hint}" for hint in self.hints]
         lines += [f"repeat with: {self.repeat}"] if self.repeat else []
         return "\n".join(lines)
+
+    def untold(self) -> list[str]:
+        return [f"  cannot be told at this noise: {', '.join(self.hidden)}"] if self.hidden else []
 
     def to_json(self) -> str:
         """The report as one JSON object, in which NaN and infinity are null."""
@@ -226,10 +266,11 @@ class Report:
                         "worst": s.worst,
                         "bad": s.bad,
                         "floor": finite(s.floor),
-                        "unit": UNITS.get(s.unit),
                         "scale": finite(s.scale),
                         "dtype": s.dtype,
                         "given": s.given,
+                        "unit": unit_text(s.unit) if s.unit else None,
+                        "cost": finite(s.cost),
                         "notes": list(s.notes),
                         "seen": [*filter(None, [s.exact]), *s.seen],
                         "mistakes": mistakes_of(
@@ -238,6 +279,10 @@ class Report:
                     }
                     for s in self.stages
                 ],
+                "computed_in": self.computed_in,
+                "quantised": self.quantised,
+                "found": self.found,
+                "hidden": self.hidden,
                 "first_wrong": wrong.name if wrong else None,
                 "mistakes": mistakes_of(self.diagnosis),
                 "nearest": nearest and {"name": nearest.name, "residual": finite(nearest.residual)},
@@ -269,6 +314,11 @@ def mistakes_of(found: Diagnosis | None) -> list[dict[str, Any]]:
         for n in (found.named if found else [])
         for entry in n.entries
     ]
+
+
+def unit_name(words: str) -> str:
+    """float16 of "float16 products"; "activations in 8 bits" without the rest."""
+    return words.removesuffix(" products").partition(",")[0]
 
 
 def number(x: float) -> str:

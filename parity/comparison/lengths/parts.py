@@ -13,9 +13,9 @@ import numpy as np
 
 from melfront.encoder import oracle as encoder_oracle
 
-from ..noise import Array, rms, widen
-from ..pipeline import Pipeline
-from ..stages import LN_POST, Stage
+from ...noise import Array, rms, widen
+from ...pipeline import Pipeline
+from ...stages import LN_POST, Stage
 
 Cut = Callable[[Array], Array]
 

@@ -17,13 +17,13 @@ import numpy as np
 
 from melfront.conventions import HOP_LENGTH, SAMPLE_RATE
 
-from ..files.dump import stage_shapes
-from ..files.fit import fit
-from ..files.tensors import Dump
-from ..noise import Array
-from ..pipeline import Pipeline, shorter
-from ..stages import LN_POST, ParityError, Stage
-from .expected import Expected, expected, truth_of
+from ...files.dump import stage_shapes
+from ...files.fit import fit
+from ...files.tensors import Dump
+from ...noise import Array
+from ...pipeline import Pipeline, shorter
+from ...stages import LN_POST, ParityError, Stage
+from ..expected import Expected, expected, truth_of
 from .parts import (
     EXACT,
     FEW,

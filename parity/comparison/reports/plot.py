@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from melfront.command import replacing
 from melfront.conventions import HOP_LENGTH, N_FFT, SAMPLE_RATE
 
-from ..noise import BAD_STEP, PASS_LIMIT, Array
+from ...noise import BAD_STEP, PASS_LIMIT, Array
 from .report import Report, StageResult
 
 COLUMNS = 400  # of a picture, 2 dots each; more are merged, keeping the worst of each group

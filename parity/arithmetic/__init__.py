@@ -1,0 +1,1 @@
+"""Fewer bits: products of rounded factors, quantised weights, and how a comparison finds them."""
