@@ -40,7 +40,7 @@ from melfront.encoder import CheckpointError, WhisperEncoder, ops
 from melfront.encoder import oracle as encoder_oracle
 
 from .arithmetic.kinds import AS_STORED, EXACT, FACTORS, STORED
-from .arithmetic.products import products, quantised
+from .arithmetic.products import products, quantised, rounded
 from .noise import Array, noise_floor
 from .stages import FRONT_END, Name, ParityError, Stage, of_encoder
 
@@ -228,20 +228,6 @@ class Pipeline:
         vars(other).update({name: vars(self)[name] for name in same if name in vars(self)})
         return other
 
-    def facts(self) -> dict[str, Any]:
-        """What is compared, for programs."""
-        return {
-            "clip": self.clip_name,
-            "clip_sha256": self.clip_digest if self.audio is not None else None,
-            "windows": self.windows,
-            "model": self.model_name if self.model else None,
-            "positions": self.model.config.n_audio_ctx if self.model else None,
-            "n_mels": self.n_mels if self.bins_matter else None,
-            "convention": self.convention.name,
-            "pad_to": self.pad_to,
-            "check_range": self.check_range,
-        }
-
     def needed_model(self) -> WhisperEncoder:
         if self.model is None:
             raise ParityError("encoder stages need the model that made them: pass --model")
@@ -303,14 +289,6 @@ def needs_encoder(names: Iterable[str]) -> bool:
     return any(name not in FRONT_END for name in names)
 
 
-def rounded(tensor: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
-    """A real or complex tensor with its values rounded to a type, as float32 or complex64."""
-    if tensor.is_complex():
-        parts = torch.view_as_real(tensor).to(kind).float()
-        return torch.view_as_complex(parts.contiguous())
-    return tensor.to(kind).float()
-
-
 def transformers_stages(pipeline: Pipeline) -> dict[str, torch.Tensor]:
     """transformers' torch path, step by step in float32, with every stage kept.
 
@@ -368,11 +346,3 @@ def shorter(model: WhisperEncoder, positions: int) -> WhisperEncoder:
     weights = dict(model.state_dict())
     weights["positions"] = weights["positions"][:positions]
     return WhisperEncoder.from_weights(replace(model.config, n_audio_ctx=positions), weights)
-
-
-def model_digest(model: WhisperEncoder) -> str:
-    """SHA-256 of a few small tensors: enough to tell two checkpoints apart."""
-    weights = model.state_dict()
-    return digest(
-        *(weights[n].float().numpy() for n in ("conv1.bias", "ln_post.weight", "ln_post.bias"))
-    )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import melfront
-from melfront.audio import SAMPLE
+from melfront.audio import SAMPLE, digest
 from melfront.command import MAX_MELS, is_n_mels
 from melfront.conventions import (
     CHUNK_LENGTH,
@@ -24,7 +24,7 @@ from .files.by_stage import by_stage, layers_named
 from .files.flat import bins_of_tensor, unflattened
 from .files.sampling import N_SAMPLES
 from .files.tensors import Dump
-from .pipeline import MAX_SECONDS, Pipeline, load_model, model_digest, shorter
+from .pipeline import MAX_SECONDS, Pipeline, load_model, shorter
 from .stages import ParityError, Stage
 
 DEFAULT = "default"
@@ -230,6 +230,14 @@ def find_model(
     if name == GIVEN_MODEL and not model:
         raise ParityError("the dump is of a model that was not a file: pass it as the model")
     return (load_model(name, local_only), name) if name else (None, "")
+
+
+def model_digest(model: WhisperEncoder) -> str:
+    """SHA-256 of a few small tensors: enough to tell two checkpoints apart."""
+    weights = model.state_dict()
+    return digest(
+        *(weights[n].float().numpy() for n in ("conv1.bias", "ln_post.weight", "ln_post.bias"))
+    )
 
 
 def bins_of(

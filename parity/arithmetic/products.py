@@ -33,6 +33,14 @@ TINY = 2.0**-126  # the smallest normal float32: divides a block of zeros
 Format = Callable[[Tensor], Tensor]  # float32, any shape, to float32 of the same shape
 
 
+def rounded(tensor: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
+    """A real or complex tensor with its values rounded to a type, as float32 or complex64."""
+    if tensor.is_complex():
+        parts = torch.view_as_real(tensor).to(kind).float()
+        return torch.view_as_complex(parts.contiguous())
+    return tensor.to(kind).float()
+
+
 def float16(x: Tensor) -> Tensor:
     return x.half().to(x)
 

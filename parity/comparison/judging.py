@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def judge_all(
     stages = [*results.values(), *(StageResult(s, MISSING, notes=("not given",)) for s in missing)]
     about = replace(judged.pipeline, audio=pipeline.audio, clip_name=pipeline.clip_name)
     about = replace(about, windows=count + 1)
-    report = Report(stages, forced=forced, about=[about.describe()], options=about.facts())
+    report = Report(stages, forced=forced, about=[about.describe()], options=facts(about))
     if weighed:
         report.hints.append(without_it(pipeline))
     if units := [result.unit for result in results.values() if result.unit]:
@@ -159,3 +159,19 @@ def candidate_of(
     about = (values, truth, floor.rms, limits(result.dtype, floor.unit), off, passed)
     candidate = Candidate(lengths.pipeline, source, *about)
     return candidate._replace(view=view.cut) if view else candidate
+
+
+def facts(pipeline: Pipeline) -> dict[str, Any]:
+    """What is compared, for programs."""
+    model = pipeline.model
+    return {
+        "clip": pipeline.clip_name,
+        "clip_sha256": pipeline.clip_digest if pipeline.audio is not None else None,
+        "windows": pipeline.windows,
+        "model": pipeline.model_name if model else None,
+        "positions": model.config.n_audio_ctx if model else None,
+        "n_mels": pipeline.n_mels if pipeline.bins_matter else None,
+        "convention": pipeline.convention.name,
+        "pad_to": pipeline.pad_to,
+        "check_range": pipeline.check_range,
+    }

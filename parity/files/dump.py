@@ -15,16 +15,15 @@ import melfront
 from melfront.command import replacing
 
 from ..noise import Array, noise_floor
-from ..pipeline import Pipeline, model_digest
-from ..resolve import DEFAULT, NO_DUMP, resolve
+from ..pipeline import Pipeline
+from ..resolve import DEFAULT, NO_DUMP, model_digest, resolve
 from ..stages import ParityError, Stage, unknown
 from .names import stages_of
 from .sampling import N_SAMPLES, as_real, at_positions, sample_positions
+from .shapes import Shapes, stage_shapes
 from .tensors import FLOOR, FORMAT, NORM, SAMPLED, Writer
 
 N_FLOOR = 1 << 14  # positions from which a stage's noise is estimated, to within a percent or so
-
-Shapes = dict[Stage, tuple[int, ...]]
 
 
 def dump(
@@ -129,29 +128,6 @@ def noise_of(stage: str, shape: tuple[int, ...], truth: Array, port: Array, samp
     size = math.prod(shape)
     kept = slice(N_SAMPLES) if size > N_FLOOR else sample_positions(stage, size)
     return max(whole, noise_floor(truth[kept], port[kept]))
-
-
-def stage_shapes(pipeline: Pipeline) -> Shapes:
-    """Every stage's shape for this clip and model, in order."""
-    c = pipeline.convention
-    sizes = {"N": c.n_fft, "K": c.n_fft // 2 + 1, "M": pipeline.n_mels}
-    sizes["L + N"] = pipeline.length + c.extra_padding + c.n_fft
-    frames = (pipeline.length + c.extra_padding) // c.hop_length
-    if pipeline.model:
-        config = pipeline.model.config
-        sizes |= {"T": config.n_audio_ctx, "S": config.n_audio_state, "A": config.n_audio_mlp}
-        sizes["H"] = config.n_audio_head
-    shapes: Shapes = {}
-    for stage in pipeline.stages:
-        # Extra padding has frames of its own, until the features are cut to the clip's.
-        cut = stage == "features" or not stage.of_front_end
-        sizes["F"] = pipeline.length // c.hop_length if cut else frames
-        if pipeline.model and not stage.of_front_end:
-            sizes["F"] = pipeline.model.config.n_frames
-        shapes[stage] = tuple(sizes[letter] for letter in stage.axes)
-        if stage == "spectrum":
-            shapes[stage] += (2,)
-    return shapes
 
 
 def chosen(shapes: Shapes, wanted: Iterable[str] | None) -> Shapes:

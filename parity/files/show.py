@@ -12,8 +12,9 @@ from ..noise import Array, rms
 from ..pipeline import needs_encoder
 from ..resolve import DEFAULT, NO_DUMP, is_built_in, resolve
 from ..stages import ParityError
-from .dump import chosen, stage_shapes
+from .dump import chosen
 from .sampling import as_real
+from .shapes import stage_shapes
 
 SHOWN = 10  # values at each end
 

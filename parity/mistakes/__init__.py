@@ -10,13 +10,12 @@ from __future__ import annotations
 from .chunks import CHUNKS
 from .cut_up import cut_up, in_chunks, in_tiles
 from .encoder_blocks import ADDED_BIAS, BLOCKS, KERNEL, OVERFLOW
-from .encoder_stem import STEM_AND_NORMS
+from .encoder_stem import OTHER_WEIGHTS, STEM_AND_NORMS
 from .entry import EncoderMistake, FrontEndMistake
-from .front_end import RESHAPED, WAVEFORM
+from .front_end import RESHAPED, ROWS_SWAPPED, WAVEFORM
 from .mel_and_log import MEL_AND_LOG
 from .misread import FILE
 from .presets import PRESETS
-from .proven import PROVEN
 from .steps import run
 
 __all__ = [
@@ -25,9 +24,10 @@ __all__ = [
     "FILE",
     "FRONT_END",
     "KERNEL",
+    "OTHER_WEIGHTS",
     "OVERFLOW",
-    "PROVEN",
     "RESHAPED",
+    "ROWS_SWAPPED",
     "EncoderMistake",
     "FrontEndMistake",
     "everything",
@@ -42,7 +42,7 @@ ENCODER = [*STEM_AND_NORMS, *BLOCKS]
 def everything() -> list[FrontEndMistake | EncoderMistake]:
     of_some_length = [in_chunks(100), in_tiles(64), *cut_up(1500, 384, 6)]  # of tiny, for example
     encoder = [ADDED_BIAS, *ENCODER, *of_some_length, OVERFLOW, *KERNEL]
-    return [RESHAPED, *FILE, *FRONT_END, *encoder, *PROVEN]
+    return [RESHAPED, *FILE, *FRONT_END, *encoder, ROWS_SWAPPED, OTHER_WEIGHTS]
 
 
 def find(name: str) -> FrontEndMistake | EncoderMistake:

@@ -226,3 +226,13 @@ STEM_AND_NORMS = catalogue(
         weights=wrong.reversed_blocks,
     ),
 )
+
+# Not a decision, and so not in the list: `diagnosis` sees it in the values themselves.
+(OTHER_WEIGHTS,) = catalogue(
+    "conv1",
+    mistake(
+        "other or random weights: the values have nothing in common with the truth: these are not "
+        "the weights of this model; from a whole Whisper checkpoint transformers' "
+        "`WhisperEncoder.from_pretrained` loads nothing and leaves random ones",
+    ),
+)

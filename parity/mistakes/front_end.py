@@ -13,11 +13,16 @@ from melfront.conventions import HOP_LENGTH
 
 from .entry import mistake
 
-# A mistake with a tensor and not with a decision: `diagnosis` looks for it at every stage.
+# Mistakes with a tensor and not with a decision: `diagnosis` looks for them at every stage.
 RESHAPED = mistake(
     "reshaped, not transposed: the numbers are right and their places wrong: memory of (rows, "
     "columns) is read as (columns, rows), as after a reshape where a transposition is meant, or a "
     "column-major array saved as a row-major one"
+)
+
+ROWS_SWAPPED = mistake(
+    "clips of the batch swapped: each clip's numbers are right, and stand where another clip's "
+    "should"
 )
 
 WAVEFORM = [

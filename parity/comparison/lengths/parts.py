@@ -33,7 +33,7 @@ def same(tensor: Array) -> Array:
     return tensor
 
 
-class View(NamedTuple):
+class Part(NamedTuple):
     """What was given of a stage, and how to cut it out of the whole one."""
 
     words: str
@@ -62,7 +62,7 @@ def upright(tensor: Array, stage: Stage) -> Array:
 
 def best_view(
     stage: Stage, values: Array, whole: Mapping[Stage, Array], pipeline: Pipeline
-) -> View | None:
+) -> Part | None:
     """The part of the stage that the values are, or None if they are like none."""
     scored = scores_of(stage, values, whole, pipeline)
     best = min(found for found, _ in scored)
@@ -73,7 +73,7 @@ def best_view(
 
 def scores_of(
     stage: Stage, values: Array, whole: Mapping[Stage, Array], pipeline: Pipeline
-) -> list[tuple[float, View]]:
+) -> list[tuple[float, Part]]:
     """Every part of the stage that the values may be, and how unlike it they are."""
     return [
         (score(values, view.cut(whole[view.source]), whole[stage], stage), view)
@@ -103,7 +103,7 @@ def score(values: Array, part: Array, whole: Array, stage: Stage) -> float:
 
 def parts(
     stage: Stage, values: Array, whole: Mapping[Stage, Array], pipeline: Pipeline
-) -> Iterator[View]:
+) -> Iterator[Part]:
     """Every part of a stage that has as many frames or positions as the values."""
     axis = time_axis(stage)
     n, every = values.shape[axis], whole[stage].shape[axis]
@@ -117,24 +117,24 @@ def parts(
         return along(lambda x: x[..., :n, :n] if square else x[..., :n, :])
 
     words = f"the first {n} of {every} {unit} are given"
-    yield View(words, values, stage, first(max(n, FEWEST)), first(n))
+    yield Part(words, values, stage, first(max(n, FEWEST)), first(n))
     start = start_of(upright(values, stage), upright(whole[stage], stage))
     if start > FEW:  # below, it is a mistake: a first frame too many or too few
         words = f"{unit} {start} to {start + n - 1} of {every} are given"
-        yield View(words, values, stage, along(lambda x: x[start : start + n]))
+        yield Part(words, values, stage, along(lambda x: x[start : start + n]))
     for k in GROUPS if n > 1 and not square else ():
         for begin in range(k):
             if n in (every // k, len(range(begin, every, k))):
                 words = f"one in {k} of {every} {unit} is given, from {unit[:-1]} {begin}"
-                yield View(words, values, stage, along(partial(one_in, k, begin, n)))
+                yield Part(words, values, stage, along(partial(one_in, k, begin, n)))
     if stage.of_front_end or "T" not in stage.axes or square:
         return
     for words, pool in pools(n, every, pipeline.n_audio if pipeline.audio is not None else 0):
-        yield View(words, values, stage, along(pool))
+        yield Part(words, values, stage, along(pool))
         if stage == LN_POST and pipeline.model is not None:
             words += " before the final norm" + (", as Qwen2-Audio does" if 2 * n == every else "")
             norm = partial(final_norm, pipeline.model.state_dict(), pool)
-            yield View(words, values, before_norm(pipeline), norm)
+            yield Part(words, values, before_norm(pipeline), norm)
 
 
 def one_in(k: int, begin: int, n: int, x: Array) -> Array:

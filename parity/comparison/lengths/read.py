@@ -17,8 +17,8 @@ import numpy as np
 
 from melfront.conventions import HOP_LENGTH, SAMPLE_RATE
 
-from ...files.dump import stage_shapes
 from ...files.fit import fit
+from ...files.shapes import stage_shapes
 from ...files.tensors import Dump
 from ...noise import Array
 from ...pipeline import Pipeline, shorter
@@ -29,7 +29,7 @@ from .parts import (
     FEW,
     NEAR,
     Cut,
-    View,
+    Part,
     before_norm,
     best_view,
     same,
@@ -45,7 +45,7 @@ class Lengths(NamedTuple):
     """How the tensors that do not have the shape of their stage are read."""
 
     pipeline: Pipeline  # another one where the encoder was run with fewer positions
-    views: dict[Stage, View]
+    views: dict[Stage, Part]
     shapes: Shapes  # that were expected, of every stage with an axis of time
     hopeless: set[Stage]  # the encoder's stages that cannot be read
 
@@ -61,12 +61,12 @@ def read_lengths(pipeline: Pipeline, given: Dump[Stage], held: Dump[Stage] | Non
         pipeline = with_fewer_positions(pipeline, odd, whole)
         shapes = shapes_of(pipeline, given, held)
         odd = of_another_length(given, shapes)
-    views: dict[Stage, View] = {}
+    views: dict[Stage, Part] = {}
     hopeless = set()
     for stage, (n, values, shape) in odd.items():
         view = None
         if n == shape[time_axis(stage)]:
-            view = View("positions are stacked, unstacked here", values, stage, same)
+            view = Part("positions are stacked, unstacked here", values, stage, same)
         elif n:
             view = best_view(stage, values, whole, pipeline)
         if view:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...mistakes.encoder_blocks import OVERFLOW
-from ...mistakes.proven import OTHER_WEIGHTS, ROWS_SWAPPED
+from ...mistakes import OTHER_WEIGHTS, OVERFLOW, ROWS_SWAPPED
 from ...noise import BAD_STEP, EPS, Array, rms, widen
 from ...stages import LN_POST
 from ..match import Candidate, Named, fits, residual
