@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...mistakes import OTHER_WEIGHTS, OVERFLOW, ROWS_SWAPPED
+from ...mistakes.encoder_blocks import OVERFLOW
+from ...mistakes.encoder_stem import OTHER_WEIGHTS
+from ...mistakes.front_end import ROWS_SWAPPED
 from ...noise import BAD_STEP, EPS, Array, rms, widen
 from ...stages import LN_POST
 from ..match import Candidate, Named, fits, residual
