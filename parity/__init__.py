@@ -31,7 +31,7 @@ __all__ = [
 HOMES = {
     "api": ("assert_parity", "resume", "trace"),
     "comparison.compare": ("compare",),
-    "comparison.report": ("Report", "StageResult"),
+    "comparison.reports.report": ("Report", "StageResult"),
     "files.dump": ("dump",),
     "stages": ("ParityError",),
 }

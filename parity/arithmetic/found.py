@@ -201,6 +201,8 @@ def factors_of(candidate: Candidate, entry: EncoderMistake, stored: str) -> str 
     known = FEW_BITS if stored in WIDE else tuple(FACTORS)
     for kind in known if said is None else (said,):
         made = as_computed(candidate, entry, Arithmetic(kind, stored)) - exact
-        if rms(left) <= LIMIT * rms(made) and alike(left, made) >= FAINT:
+        # 8 bits are noisy enough to hide most mistakes.
+        enough = CLEAR if kind in ACTIVATIONS else FAINT
+        if rms(left) <= LIMIT * rms(made) and alike(left, made) >= enough:
             return kind
     return None

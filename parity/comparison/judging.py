@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..diagnosis.match import Candidate
-from ..diagnosis.symptoms import narrow_types
+from ..diagnosis.symptoms.values import narrow_types
 from ..files.rounding import said, with_rounding
 from ..files.tensors import Dump, Tensor
 from ..noise import MISSING, NOISY, PASS, SHAPE, WRONG, Array, Floor, limits, unit_line

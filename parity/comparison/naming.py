@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
 from ..diagnosis.diagnose import diagnose
-from ..diagnosis.match import Diagnosis
-from ..diagnosis.symptoms import certain, places_of, symptoms
+from ..diagnosis.match import Candidate, Diagnosis, Named
+from ..diagnosis.symptoms.certain import certain
+from ..diagnosis.symptoms.describe import places_of, symptoms
 from ..files.tensors import Dump
 from ..noise import NOISY, UNJUDGED, WRONG
 from ..stages import LN_POST, Stage
@@ -15,7 +18,7 @@ from .hints import lacking, of_its_length
 from .judging import Compared
 from .printed import ONLY_PRINTED
 from .reports.blind import blind
-from .reports.report import Report
+from .reports.report import Report, StageResult
 
 
 def named_mistakes(judged: Compared, given: Dump[Stage], again: Again | None) -> Compared:
@@ -40,7 +43,7 @@ def named_mistakes(judged: Compared, given: Dump[Stage], again: Again | None) ->
         report.lacking = "no known mistake gives this shape"
     if report.lacking or candidate is None:
         return judged
-    proven = certain(candidate, candidates.get(LN_POST))
+    proven = certain(candidate, candidates.get(LN_POST)) or of_another_front_end(wrong, candidate)
     if proven:
         report.diagnosis = Diagnosis(proven)
     elif again is not None:
@@ -54,6 +57,15 @@ def named_mistakes(judged: Compared, given: Dump[Stage], again: Again | None) ->
         if result is not wrong and result.verdict in (NOISY, WRONG):
             report.others[result.name] = diagnose(candidates[result.name])
     return judged
+
+
+def of_another_front_end(wrong: StageResult, candidate: Candidate) -> list[Named]:
+    """Mistakes that give as many frames as there are, where these may be a part of Whisper's."""
+    if not wrong.given or not candidate.stage.of_front_end:
+        return []
+    found = diagnose(candidate._replace(view=np.asarray)).named
+    wrong.given = "" if found else wrong.given
+    return found
 
 
 def look(judged: Compared) -> None:

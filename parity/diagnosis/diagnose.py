@@ -7,7 +7,7 @@ and two mistakes at once are named only where they come so much nearer than any 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -15,9 +15,9 @@ from ..mistakes import ADDED_BIAS, ENCODER, FRONT_END, OVERFLOW, RESHAPED
 from ..noise import NOISY_LIMIT, PASS_LIMIT, rms
 from .encoder import through_encoder, try_encoder
 from .forced import try_forced
-from .front_end import telling_stage, try_front_end
+from .front_end import simplest, telling_stage, try_front_end
 from .lengths import of_some_length
-from .match import TINY, Candidate, Diagnosis, Named, fits, possible, residual
+from .match import TINY, Candidate, Diagnosis, Entry, Named, fits, possible, residual
 from .places import try_places, untried
 
 SMALL = 100.0  # what was given is at least this many times its noise
@@ -35,8 +35,7 @@ def diagnose(candidate: Candidate) -> Diagnosis:
     if apart:
         return Diagnosis(apart)
     if candidate.given is not None:
-        catalogue = FRONT_END if front_end else [*ENCODER, OVERFLOW, *of_some_length(candidate)]
-        tried = list(try_forced(candidate, catalogue))
+        tried = list(try_forced(candidate, forced_catalogue(candidate)))
     elif front_end:
         candidate, as_it_is = with_its_own_noise(candidate)
         if as_it_is <= PASS_LIMIT[candidate.dtype]:
@@ -60,6 +59,13 @@ def diagnose(candidate: Candidate) -> Diagnosis:
     nearest = worth[0] if worth and not named and varied else None
     not_tried = "" if named else not_tried
     return Diagnosis(named, nearest, untried=not_tried, tried=tuple(tried[:FEW]))
+
+
+def forced_catalogue(candidate: Candidate) -> Sequence[Entry]:
+    """The entries of the candidate's half that can be told apart in it."""
+    if candidate.stage.of_front_end:
+        return simplest(FRONT_END, candidate.pipeline.convention, candidate.stage)
+    return [*ENCODER, OVERFLOW, *of_some_length(candidate)]
 
 
 def of_the_encoder(candidate: Candidate) -> Iterator[list[Named]]:

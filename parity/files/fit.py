@@ -51,7 +51,7 @@ def rearrange(values: Array, stage: Stage, shape: tuple[int, ...]) -> tuple[Arra
         near = abs(swapped.shape[-1] - shape[-1]) + abs(swapped.shape[-2] - shape[-2])
         if near < abs(values.shape[-1] - shape[-1]) + abs(values.shape[-2] - shape[-2]):
             return swapped, ("transposed",)
-    if values.ndim == len(shape) + 1 and ".attn." in stage:
+    if values.ndim == len(shape) + 1 > 2 and ".attn." in stage:
         for heads, order in ((values, "(H, T, D)"), (values.swapaxes(-2, -3), "(T, H, D)")):
             merged = heads.swapaxes(-2, -3).reshape(*values.shape[:-3], heads.shape[-2], -1)
             if merged.shape == shape:

@@ -22,6 +22,7 @@ Cut = Callable[[Array], Array]
 # Of 1 - correlation over time, of a front-end stage and of an encoder's. Mistakes are below it, but
 # for the encoder's worst: of the encoder the catalogue takes minutes, of the front end seconds.
 NEAR = {True: 0.9, False: 0.5}
+NEARER = 0.1  # for a part that is not the first: of so many, one is always nearest
 FEWEST = 10  # frames or positions that noise is measured on: one has too few numbers
 FEW = 3  # frames that are missing because they are not centred, or one too many
 EXACT = 1e-4  # of scores: where float32 is right
@@ -68,7 +69,8 @@ def best_view(
     best = min(found for found, _ in scored)
     if not best < NEAR[stage.of_front_end]:
         return None
-    return next(view for found, view in scored if found <= 2 * best + EQUAL)
+    part = next(view for found, view in scored if found <= 2 * best + EQUAL)
+    return part if best < NEARER or part is scored[0][1] else None
 
 
 def scores_of(
@@ -122,7 +124,8 @@ def parts(
     if start > FEW:  # below, it is a mistake: a first frame too many or too few
         words = f"{unit} {start} to {start + n - 1} of {every} are given"
         yield Part(words, values, stage, along(lambda x: x[start : start + n]))
-    for k in GROUPS if n > 1 and not square else ():
+    # Every other frame of conv1 is what a stride of 2 gives there, a known mistake.
+    for k in GROUPS if n > 1 and not square and stage not in ("conv1", "gelu1") else ():
         for begin in range(k):
             if n in (every // k, len(range(begin, every, k))):
                 words = f"one in {k} of {every} {unit} is given, from {unit[:-1]} {begin}"

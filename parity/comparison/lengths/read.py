@@ -71,8 +71,8 @@ def read_lengths(pipeline: Pipeline, given: Dump[Stage], held: Dump[Stage] | Non
             view = best_view(stage, values, whole, pipeline)
         if view:
             views[stage] = view
-        elif held is None and not stage.of_front_end:
-            hopeless.add(stage)
+        elif held is None and not stage.of_front_end and stage not in ("conv1", "gelu1"):
+            hopeless.add(stage)  # of the first convolution, its stride may be wrong
     return Lengths(pipeline, views, shapes, hopeless)
 
 

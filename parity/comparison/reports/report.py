@@ -62,7 +62,7 @@ class StageResult:
     def line(self, width: int) -> str:
         if self.verdict in (SHAPE, MISSING):
             return f"{self.name:{width}}  {self.verdict:7}  {'; '.join(self.notes)}"
-        cost = "" if np.isnan(self.cost) else f"the quantisation costs {100 * self.cost:.2g} %"
+        cost = f"the quantisation costs {100 * self.cost:.2g} %" if self.cost > 0 else ""
         said = [words for words in (self.given, *self.notes, cost) if words]
         notes = f"   ({'; '.join(said)})" if said else ""
         where = f"   worst at {self.worst}{self.bad and ', ' + self.bad}" if self.worst else ""

@@ -92,7 +92,7 @@ def correlation(a: Array, b: Array) -> float:
     return float(np.abs(np.mean(a * b.conj())) / size) if size > 0 else 1.0
 
 
-def view(
+def view_of(
     stage: Stage, mine: Array, truth: Array, unit: float, limit: float, n_head: int = 0
 ) -> View:
     """Of a stage's tensors; with n_head, heads that lie side by side have an axis of their own."""

@@ -12,9 +12,10 @@ from melfront import parity, variants
 from melfront.conventions import TRANSFORMERS
 from melfront.encoder import EncoderConfig, WhisperEncoder
 from melfront.parity.api import assert_parity
-from melfront.parity.comparison import compare as comparison
+from melfront.parity.comparison import naming
 from melfront.parity.diagnosis.match import Candidate
-from melfront.parity.diagnosis.symptoms import certain, symptoms
+from melfront.parity.diagnosis.symptoms.certain import certain
+from melfront.parity.diagnosis.symptoms.describe import symptoms
 from melfront.parity.pipeline import Pipeline
 from melfront.parity.resolve import of_signal
 from melfront.parity.signals import SIGNALS, sample
@@ -256,7 +257,7 @@ def test_it_is_not_looked_for_until_it_is_asked_for(monkeypatch):
     def never(*_):
         raise AssertionError
 
-    monkeypatch.setattr(comparison, "blind", never)
+    monkeypatch.setattr(naming, "blind", never)
     features = melfront.log_mel(CLIP, n_mels=80)
     assert_parity(features, "features", audio=CLIP, n_mels=80)
     report = parity.compare({"features": features - 1}, audio=CLIP)

@@ -6,7 +6,7 @@ import pytest
 from melfront import oracle
 from melfront.parity import mistakes
 from melfront.parity.diagnosis.match import Candidate
-from melfront.parity.diagnosis.symptoms import symptoms
+from melfront.parity.diagnosis.symptoms.describe import symptoms
 from melfront.parity.noise import rms
 from melfront.parity.pipeline import Pipeline
 from melfront.parity.signals import sample
