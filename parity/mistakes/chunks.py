@@ -81,7 +81,7 @@ def found(values: Array, truth: Array, floor: float) -> list[FrontEndMistake]:
 
 def period(values: Array, truth: Array, floor: float) -> list[int]:
     """The number of frames at whose multiples the errors are larger than elsewhere, if any is."""
-    if values.shape != truth.shape or truth.shape[-1] < 3 * SHORTEST:
+    if values.shape != truth.shape or truth.shape[-1] < 3 * (SHORTEST + 1):
         return []
     size = np.log(np.maximum(step_errors(values, truth, -1), floor))  # (F,)
     tried = np.arange(SHORTEST, len(size) // 3)
