@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..mistakes.cut_up import cut_up, of_period
 from ..mistakes.entry import EncoderMistake
+from ..mistakes.pieces import cut_up, of_period
 from ..noise import step_errors
 from .match import Candidate
 

@@ -1,20 +1,20 @@
 """The catalogue: every known mistake of a port, each our own pipeline with one decision changed.
 
 To add one, write an entry in the file of its place: `front_end.py` up to the spectrum, then
-`mel_and_log.py`, or one of `encoder_stem.py` and `encoder_blocks.py`; in `cut_up.py` if a length is
+`mel_and_log.py`, or one of `encoder_stem.py` and `encoder_blocks.py`; in `pieces.py` if a length is
 part of it.
 """
 
 from __future__ import annotations
 
 from .chunks import CHUNKS
-from .cut_up import cut_up, in_chunks, in_tiles
 from .encoder_blocks import ADDED_BIAS, BLOCKS, KERNEL, OVERFLOW
 from .encoder_stem import OTHER_WEIGHTS, STEM_AND_NORMS
 from .entry import EncoderMistake, FrontEndMistake
 from .front_end import RESHAPED, ROWS_SWAPPED, WAVEFORM
 from .mel_and_log import MEL_AND_LOG
 from .misread import FILE
+from .pieces import cut_up, in_chunks, in_tiles
 from .presets import PRESETS
 from .steps import run
 

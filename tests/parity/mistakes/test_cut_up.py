@@ -12,7 +12,7 @@ from melfront.encoder import WhisperEncoder
 from melfront.parity.diagnosis.lengths import period
 from melfront.parity.diagnosis.match import Candidate
 from melfront.parity.mistakes import OVERFLOW
-from melfront.parity.mistakes.cut_up import cut_up, in_chunks, in_tiles
+from melfront.parity.mistakes.pieces import cut_up, in_chunks, in_tiles
 from melfront.parity.mistakes.steps import Steps
 from melfront.parity.pipeline import Pipeline, load_model
 from melfront.parity.signals import SIGNALS

@@ -49,6 +49,10 @@ def test_correct_libraries_pass_on_the_sample_clip(name):
         assert found.verdict == PASS, found
 
 
+# The same where the clip ends in silence: they differ in how its last two frames are made.
+ALIKE = {"tail of zeros": ("features filled up with zeros",)}
+
+
 @pytest.mark.parametrize(
     ("name", "signal", "mistake"),
     [
@@ -70,7 +74,8 @@ def test_others_are_named(name, signal, mistake):
     found = judge_at(library(name), signal, 128)
     longer = any(part in mistake for part in ("a hop of zeros added", "no frame dropped"))
     assert found.verdict == (SHAPE if longer else WRONG)
-    assert found.names == (mistake,)
+    assert mistake in found.names
+    assert {*found.names} <= {mistake, *ALIKE.get(mistake, ())}
 
 
 @pytest.mark.slow
