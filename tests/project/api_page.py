@@ -76,7 +76,7 @@ def methods(kind: type) -> list[str]:
         for name in vars(kind)
         if name[0] != "_"
         and inspect.isroutine(getattr(kind, name))
-        and getattr(kind, name).__qualname__ == f"{kind.__name__}.{name}"
+        and getattr(getattr(kind, name), "__qualname__", "") == f"{kind.__name__}.{name}"
         and getattr(kind, name).__doc__
     ]
 

@@ -95,11 +95,11 @@ def score(values: Array, part: Array, whole: Array, stage: Stage) -> float:
     v, p, w = (upright(widen(x), stage) for x in (values, part, whole))
     v = np.where(np.isfinite(v), v, p)  # NaN is a mistake, and no other length
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        distance = rms(v - p) / rms(w - w.mean(axis=-2, keepdims=True))
-        scores = [distance]
+        varies = rms(w - w.mean(axis=-2, keepdims=True))  # not at all in silence
+        scores = [rms(v - p) / varies if varies else float(rms(v - p) > 0)]
         if v.shape[-2] >= FEWEST:
             v, p = (x - x.mean(axis=-2, keepdims=True) for x in (v, p))
-            scores.append(1 - abs(np.vdot(v, p)) / (rms(v) * rms(p) * v.size))
+            scores.append(1 - abs(np.vdot(v, p)) / np.float64(rms(v) * rms(p) * v.size))
     return min((float(s) for s in scores if np.isfinite(s)), default=float("inf"))
 
 
