@@ -50,7 +50,10 @@ def compare(path, mine, **options):
     return parity.compare({"log_mel": mine}, audio=path, n_mels=80, pad_to=1.2, **options)
 
 
-@pytest.mark.parametrize("resample", [polyphase, fourier, quick, ffmpeg])
+@pytest.mark.parametrize(
+    "resample",
+    [polyphase, *(pytest.param(x, marks=pytest.mark.slow) for x in (fourier, quick, ffmpeg))],
+)
 def test_another_resampler_is_not_wrong(clip, resample):
     path, samples, rate = clip
     other = resample(samples, rate).astype(np.float32)
@@ -68,7 +71,7 @@ def test_the_same_resampler_passes(clip):
 
 
 @pytest.mark.parametrize("resample", [polyphase])
-@pytest.mark.parametrize("name", ["HTK mel scale", "no window", "natural logarithm"])
+@pytest.mark.parametrize("name", ["HTK mel scale"])
 def test_a_mistake_is_still_named(clip, resample, name):
     path, samples, rate = clip
     other = resample(samples, rate).astype(np.float32)
