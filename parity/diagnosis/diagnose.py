@@ -17,11 +17,14 @@ from .encoder import through_encoder, try_encoder
 from .forced import try_forced
 from .front_end import simplest, telling_stage, try_front_end
 from .lengths import of_some_length
-from .match import TINY, Candidate, Diagnosis, Entry, Named, fits, possible, residual
+from .match import TINY, Candidate, Diagnosis, Entry, Named, fits, possible, residual, takes_long
 from .places import try_places, untried
 
 SMALL = 100.0  # what was given is at least this many times its noise
 FEW = 3  # of the entries tried, those that fewer bits may hide
+FRONT_END_UNTRIED = (
+    "of the front end's mistakes only the likeliest were tried: give the features too"
+)
 MOST = 10.0  # the nearest is worth a word if it leaves less than a part in so many
 
 
@@ -47,6 +50,8 @@ def diagnose(candidate: Candidate) -> Diagnosis:
                 break
         if candidate.error > NOISY_LIMIT:
             not_tried = untried(candidate)
+        if candidate.passed is None and takes_long(candidate):
+            not_tried += "; " * bool(not_tried) + FRONT_END_UNTRIED
     tried.sort(key=lambda named: named.residual)
     named = best(candidate, tried)
     if len(named) > 1:

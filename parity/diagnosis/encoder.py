@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -14,10 +15,11 @@ from tqdm import tqdm  # type: ignore[import-untyped]  # as in encoder/__main__.
 from melfront.command import PROGRESS
 
 from ..mistakes.entry import EncoderMistake, FrontEndMistake
-from ..noise import Array
+from ..noise import Array, rms
 from ..stages import LN_POST
 from .match import (
     AS_IT_IS,
+    TINY,
     Candidate,
     Named,
     States,
@@ -31,8 +33,11 @@ from .match import (
     residual,
     right_block,
     right_states,
+    takes_long,
     tried,
 )
+
+LIKELIEST = 24  # front-end entries: each is a run of the whole encoder
 
 
 def try_encoder(candidate: Candidate, catalogue: Sequence[EncoderMistake]) -> Iterator[Named]:
@@ -59,15 +64,27 @@ def try_encoder(candidate: Candidate, catalogue: Sequence[EncoderMistake]) -> It
 
 
 def through_encoder(candidate: Candidate, catalogue: Sequence[FrontEndMistake]) -> Iterator[Named]:
-    """Every front-end entry that this clip shows, seen through the right encoder."""
+    """The front-end entries that this clip shows, seen through the right encoder.
+
+    Of a model that takes long, the LIKELIEST: those that change the features by as much as the
+    candidate is off.
+    """
     pipeline = candidate.pipeline
     truth = pipeline.front_end_truth["features"]
-    for entry in tqdm(catalogue, desc="mistakes", unit="", **PROGRESS):
+    off = candidate.error * candidate.floor / max(rms(candidate.truth), TINY)
+    shown: list[tuple[float, FrontEndMistake]] = []
+    for entry in catalogue:
         features = pipeline.front_end(entry.convention(pipeline.convention))["features"]
         if features.shape == truth.shape and not np.array_equal(features, truth):
-            start = {"features": batch_of(pipeline, pipeline.heard(features))}
-            values = made(candidate, AS_IT_IS, start)
-            yield Named((entry,), residual(candidate, values), candidate.error)
+            ratio = rms(features - truth) / rms(truth) / off
+            shown.append((abs(math.log(max(ratio, TINY))), entry))
+    if takes_long(candidate):
+        shown = sorted(shown, key=lambda pair: pair[0])[:LIKELIEST]
+    for _, entry in tqdm(shown, desc="mistakes", unit="", **PROGRESS):
+        features = pipeline.front_end(entry.convention(pipeline.convention))["features"]
+        start = {"features": batch_of(pipeline, pipeline.heard(features))}
+        values = made(candidate, AS_IT_IS, start)
+        yield Named((entry,), residual(candidate, values), candidate.error)
 
 
 def known(candidate: Candidate, entry: EncoderMistake, states: States) -> Array:

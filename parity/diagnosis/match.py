@@ -23,6 +23,7 @@ from ..stages import LN_POST, Stage
 Entry = FrontEndMistake | EncoderMistake
 NEARER = 30.0  # times nearer than the truth, for a candidate noisier than ours
 TINY = 2.0**-126  # the smallest normal float32
+SMALL = 100_000  # numbers in a hidden state: of a model with fewer, a run costs next to nothing
 AS_IT_IS = EncoderMistake("none", Stage("positions"), "nothing is changed")
 States = dict[str, Tensor]  # stage to tensor, with the axis of a batch
 
@@ -141,6 +142,11 @@ def batch_of(pipeline: Pipeline, values: Array) -> Tensor:
 def exists(candidate: Candidate, entry: EncoderMistake) -> bool:
     """Has the model the block in which the entry shows first?"""
     return (entry.stage.block or 0) < candidate.pipeline.needed_model().config.n_audio_layer
+
+
+def takes_long(candidate: Candidate) -> bool:
+    config = candidate.pipeline.needed_model().config
+    return config.n_audio_ctx * config.n_audio_state > SMALL
 
 
 def steps_of(pipeline: Pipeline, entry: EncoderMistake, given: Mapping[str, Tensor]) -> Steps:

@@ -34,11 +34,11 @@ from .match import (
     made,
     right_block,
     right_states,
+    takes_long,
     tried,
 )
 
-PASSES = 40.0  # that a search may take, in runs of the whole encoder
-SMALL = 100_000  # numbers in a hidden state: of a model with fewer, a run costs next to nothing
+PASSES = 20.0  # that a search may take, in runs of the whole encoder
 SOON = 5  # entries that are most like the candidate
 MANY = 6  # blocks: in a model of more, single ones are not tried
 UNTRIED = (
@@ -92,8 +92,7 @@ def try_places(candidate: Candidate, whole: list[Named], soon: bool) -> list[Nam
     if not soon:
         searches = [quick(candidate, entry, acts, states) for entry, acts in alike] + searches
     found: list[Named] = []
-    config = candidate.pipeline.needed_model().config
-    left = PASSES if config.n_audio_ctx * config.n_audio_state > SMALL else 10 * PASSES
+    left = PASSES if takes_long(candidate) else 20 * PASSES
     for one in tqdm(chain.from_iterable(searches), desc="places", unit="", **PROGRESS):
         found.append(one.named._replace(without=without))
         left -= one.passes

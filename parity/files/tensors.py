@@ -99,7 +99,9 @@ def read(path: str | os.PathLike[str]) -> Dump[str]:
     if not path.exists():
         raise ParityError(f"{path}: no such file or folder")
     if path.is_dir():
-        dump = collect(((p.stem, np_load(p)) for p in sorted(path.glob("*.npy"))), str(path))
+        files = [p for p in sorted(path.iterdir()) if p.suffix in (".npy", *RAW)]
+        arrays = ((p.stem, np_load(p) if p.suffix == ".npy" else read_raw(p)) for p in files)
+        dump = collect(arrays, str(path))
     elif path.suffix == ".npz":
         dump = read_npz(path)
     elif path.suffix == ".safetensors":
