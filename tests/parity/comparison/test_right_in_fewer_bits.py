@@ -17,6 +17,7 @@ import melfront
 from melfront import parity
 from melfront.encoder import EncoderConfig, WhisperEncoder, ops
 from melfront.parity.arithmetic.products import FORMATS, products, quantised
+from melfront.parity.comparison.fewer_bits import FEWER_BITS
 from melfront.parity.pipeline import load_model
 from tests.signals import Signal, signals
 
@@ -76,8 +77,9 @@ class FewerBitsCase:
         report = parity.compare(
             {"last_hidden_state": out}, audio=audio, model=model, pad_to=pad_to, **options
         )
-        assert not (report.diagnosis and report.diagnosis.named), report
-        assert report.ok or report.first_wrong.verdict == "QUANTISED", report
+        # Not every combination is recognised. None is called a mistake, but for what it is.
+        named = report.diagnosis.named if report.diagnosis else []
+        assert {entry.name for n in named for entry in n.entries} <= {*FEWER_BITS}, report
 
 
 def cases() -> st.SearchStrategy[FewerBitsCase]:
