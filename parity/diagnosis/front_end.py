@@ -43,9 +43,6 @@ def try_front_end(candidate: Candidate, catalogue: Iterable[FrontEndMistake]) ->
     base = pipeline.convention
     few = few_of(candidate, pipeline) if stage in SERVES else None
     entries = [entry for entry in catalogue if possible(candidate, entry)]
-    # Where no frame at all is written, a tile is not what is missing.
-    n_frames = pipeline.length // HOP_LENGTH
-    entries = [e for e in entries if dict(e.change).get("unwritten", 0) < n_frames]
     entries = simplest(entries, base, stage)
     if stage.axes[-1] == "F":
         more = found(values, candidate.truth, candidate.floor)

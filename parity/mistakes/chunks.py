@@ -73,7 +73,7 @@ def found(values: Array, truth: Array, floor: float) -> list[FrontEndMistake]:
     lengths = {*LIKELY, *period(values, truth, floor)} - {LISTED}
     entries = [entry for n in sorted(lengths) if n < n_frames for entry in of_length(n)]
     zero = ~np.any(values, axis=tuple(range(values.ndim - 1)))  # (F,)
-    n = n_frames if zero.all() else int(np.argmin(zero[::-1]))
+    n = 0 if zero.all() else int(np.argmin(zero[::-1]))  # no tile, where no frame is written
     if n not in (0, UNWRITTEN) and n < LARGEST_TILE and (n_frames - n) % SMALLEST_TILE == 0:
         entries.append(unwritten(n))
     return entries
