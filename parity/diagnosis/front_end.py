@@ -53,7 +53,8 @@ def try_front_end(candidate: Candidate, catalogue: Iterable[FrontEndMistake]) ->
     for entry, clip in misreadings:
         features = replace(pipeline, audio=clip).front_end(upto=stage)
         tried.append(Named((entry,), residual(candidate, features[stage]), candidate.error))
-    if not few or any(fits(candidate, named, noisier=False) for named in tried):
+    constant = not values.size or bool((values == values.flat[0]).all())  # near to anything
+    if not few or constant or any(fits(candidate, named, noisier=False) for named in tried):
         return tried
     for entry, clip in misreadings:
         tried += on_top(candidate, entry, replace(pipeline, audio=clip), alone)
