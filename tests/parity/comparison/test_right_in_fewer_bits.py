@@ -77,6 +77,8 @@ class FewerBitsCase:
         report = parity.compare(
             {"last_hidden_state": out}, audio=audio, model=model, pad_to=pad_to, **options
         )
+        if self.asked:
+            assert report.ok, report
         # Not every combination is recognised. None is called a mistake, but for what it is.
         named = report.diagnosis.named if report.diagnosis else []
         assert {entry.name for n in named for entry in n.entries} <= {*FEWER_BITS}, report
