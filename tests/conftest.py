@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, is_hypothesis_test, settings
 
 CHECKOUT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("MELFRONT_SHARED") or CHECKOUT.parent / "shared")
@@ -34,6 +34,13 @@ def pytest_addoption(parser):
         metavar="LIST",
         help="devices for every test that touches a tensor, separated by commas, such as cpu,cuda "
         "or mps; default: cpu, and cuda where there is one",
+    )
+    parser.addoption(
+        "--examples",
+        metavar="N",
+        type=int,
+        default=1,
+        help="N times as many examples in every property test, each time others",
     )
 
 
@@ -107,10 +114,22 @@ def is_numeric(path: Path) -> bool:
     return names != ["all"] and path.stem.removeprefix("test_") not in names
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     for item in items:
         if is_numeric(item.path):
             item.add_marker(pytest.mark.numeric)
+    more = config.getoption("--examples")
+    if more > 1:
+        # Parametrized items share a function: each function once.
+        for test in {item.function for item in items if is_hypothesis_test(item.function)}:
+            with_more_examples(test, more)
+
+
+def with_more_examples(test, times: int):
+    """Raise max_examples where hypothesis keeps a test's settings: it has no public way."""
+    usual = test._hypothesis_internal_use_settings
+    more = settings(usual, max_examples=times * usual.max_examples, derandomize=False)
+    test._hypothesis_internal_use_settings = more
 
 
 def pytest_generate_tests(metafunc):
