@@ -58,7 +58,7 @@ def test_clip_that_fills_its_length(front_end):
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_samples_to_hidden_states(runtime, toy):
-    """All stages, in the unit of their type; three clips at once, and each alone."""
+    """All stages, in the unit of their type; three clips at once, and one alone."""
     model, file = toy
     clips = [signals.load(name)[:3001] for name in NAMES]
     given, run = padded(clips, TOY_SAMPLES), load(runtime, file)
@@ -69,11 +69,11 @@ def test_samples_to_hidden_states(runtime, toy):
         **{f"hidden_states.{i}": dtype for i in range(3)},
         "log_mel": "float32",
     }
-    for i, clip in enumerate(clips):
-        for result in ({name: x[i] for name, x in together.items()}, run(given[i : i + 1])):
-            report = parity.compare(result, audio=clip, model=model)
-            assert len(report.stages) == 4  # ln_post is there twice
-            assert report.ok, report
+    results = [{name: x[i] for name, x in together.items()} for i in range(len(clips))]
+    for clip, result in [*zip(clips, results, strict=True), (clips[0], run(given[:1]))]:
+        report = parity.compare(result, audio=clip, model=model)
+        assert len(report.stages) == 4  # ln_post is there twice
+        assert report.ok, report
 
 
 @pytest.mark.slow

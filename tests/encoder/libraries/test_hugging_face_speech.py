@@ -54,6 +54,7 @@ def pipelines(folder, **options):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_the_same_text(tiny_en, jfk):
     theirs, ours = pipelines(tiny_en, dtype=torch.float32)
