@@ -79,7 +79,7 @@ def by_library(source: Any, name: str, formats: str) -> Iterator[tuple[int, NDAr
     options = {"format_whitelist": formats, "protocol_whitelist": "none"}
     try:
         # An open file, because FFmpeg takes a name for an address: "http:...", "concat:...".
-        with opened(source) as file, av.open(file, options=options) as container:
+        with opened(source) as file, av.open(file, container_options=options) as container:
             if not container.streams.audio:
                 raise AudioError(f"{name}: no audio stream in it")
             stream = container.streams.audio[0]
@@ -90,7 +90,7 @@ def by_library(source: Any, name: str, formats: str) -> Iterator[tuple[int, NDAr
                     yield frame.sample_rate, mono_of(frame, name)
     except AudioError:
         raise
-    except (OSError, ValueError, LookupError, EOFError, RuntimeError, TypeError) as error:
+    except (av.FFmpegError, OSError, ValueError, LookupError, RuntimeError) as error:
         raise not_audio(name, seconds, getattr(error, "strerror", None) or str(error)) from error
     if seconds < promised - TOLERANCE:
         raise AudioError(

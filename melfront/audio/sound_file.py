@@ -49,8 +49,10 @@ def blocks(source: Any, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
         for rate, block in mono(source, name):
             n += len(block)
             yield rate, block
-        if not n and (piped := without_length(source)):
-            yield from mono(piped, name)
+        if not n:
+            with other_formats.opened(source) as file:
+                if piped := without_length(file):
+                    yield from mono(piped, name)
     except soundfile.LibsndfileError as error:
         if n:
             raise AudioError(
@@ -109,14 +111,11 @@ class Patched(io.RawIOBase):
         return self.file.tell()
 
 
-def without_length(source: Any) -> Patched | None:
+def without_length(file: BinaryIO) -> Patched | None:
     """A wav whose header says 0 bytes though samples follow, with "unknown" instead; else None.
 
     A program that was stopped before it went back to the header leaves such a file.
     """
-    file: BinaryIO
-    file = open(source, "rb") if isinstance(source, (str, os.PathLike)) else source  # noqa: SIM115
-    file.seek(0)
     header = file.read(1 << 16)
     at = header.find(b"data" + bytes(4))
     end = file.seek(0, os.SEEK_END)
