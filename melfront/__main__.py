@@ -8,7 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +22,7 @@ from numpy.typing import NDArray
 
 import melfront
 
-from .audio import SAMPLE, clip_path, origin
+from .audio import SAMPLE, clip_path, origin, printable
 from .command import (
     MAX_MELS,
     NO_CHECK_RANGE,
@@ -164,8 +167,8 @@ def made_by(options: argparse.Namespace) -> dict[str, str]:
 def run(options: argparse.Namespace) -> None:
     clips = [clip_path(name) for name in options.audio] or [SAMPLE]
     for clip in clips:
-        if not clip.exists():
-            raise FileNotFoundError(f"{clip}: no such file; name an audio file")
+        if not os.path.exists(clip):
+            raise FileNotFoundError(f"{printable(str(clip))}: no such file; name an audio file")
     out, plot_out = options.out, options.plot
     outs = output_files(clips, Path(out), f"-o {out}", OUTPUTS) if out else [None] * len(clips)
     plots = (
@@ -179,6 +182,26 @@ def run(options: argparse.Namespace) -> None:
         print(f"{line}, written to {written}" if written else line, flush=True)
 
 
+@contextmanager
+def silent_libraries() -> Iterator[None]:
+    """Drop what C libraries write to standard error: mpg123 does, of each damaged frame of an mp3.
+
+    It is for a program of one thread: the file descriptor belongs to all of them.
+    """
+    try:
+        kept = os.dup(2)
+    except OSError:  # `2>&-`
+        yield
+        return
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def process(
     clip: Path, out: Path | None, plot_out: Path | None, options: argparse.Namespace
 ) -> str:
@@ -187,14 +210,15 @@ def process(
         from . import plot
     with rows(out) as file:
         features = Features(file, plot.Overview() if plot_out else None)
-        for window in melfront.stream(
-            clip,
-            n_mels=options.n_mels,
-            convention=options.convention,
-            check_range=options.check_range,
-            compiled=False,
-        ):
-            features.add(window)
+        with silent_libraries():
+            for window in melfront.stream(
+                clip,
+                n_mels=options.n_mels,
+                convention=options.convention,
+                check_range=options.check_range,
+                compiled=False,
+            ):
+                features.add(window)
         features.finish()
         if out and file:
             about = origin(

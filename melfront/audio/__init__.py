@@ -18,4 +18,4 @@ from .clips import (
     unchecked_clips,
 )
 from .file import SAMPLE, clip_path, load_audio, resample, windows_of
-from .waveform import AudioError, check_rate, is_tensor, is_traced, to_float
+from .waveform import AudioError, check_rate, is_tensor, is_traced, printable, to_float

@@ -18,7 +18,9 @@ from .waveform import NAMELESS, AudioError, bad_sample, first_bad, is_tensor, pr
 # The clip that every command takes when none is given. Wherever a command or a function takes an
 # audio file, and in what they print and write, its name is `sample`; ./sample is a file.
 SAMPLE = ROOT / "reference_data" / "sample.flac"
-MIN_RATE = 1000  # Hz; a header that says less is wrong, and would make a few samples a long clip
+# Hz. A header that says less or more is wrong: the one would make a few samples a long clip, the
+# other keeps soxr busy for minutes.
+MIN_RATE, MAX_RATE = 1_000, 10_000_000
 
 
 def load_audio(file: Any, check_range: bool = True) -> NDArray[np.float32]:
@@ -93,10 +95,12 @@ def resampled(
 
 def file_of(row: Mapping[str, Any]) -> Any:
     """The bytes or the path of a row that was not decoded."""
-    if file := row.get("bytes") or row.get("path"):
+    file = row.get("bytes") or row.get("path")
+    if isinstance(file, (bytes, bytearray, memoryview, str, os.PathLike)):
         return file
     raise AudioError(
-        f"a dict without 'array', and without bytes or a path to read; its keys are {sorted(row)}"
+        "a dict without 'array', and without bytes or a path to read; its keys are "
+        + printable(str(list(row)))
     )
 
 
@@ -108,11 +112,18 @@ def samples_of_row(row: Any, name: str) -> Iterator[tuple[int, NDArray[np.float3
             raise AudioError(f"{name}: a dict with 'array' and without 'sampling_rate'; add it")
     else:
         samples, rate = decode(row)
+    try:
+        rate = int(rate)
+    except (TypeError, ValueError, OverflowError) as error:
+        given = printable(repr(rate), 100)
+        raise AudioError(f"{name}: sampling_rate {given}; expected a number of Hz") from error
     array = samples.numpy(force=True) if is_tensor(samples) else np.asarray(samples)
     if array.ndim != 1:
         raise AudioError(f"{name}: shape {array.shape}; expected (N,): mix its channels down first")
     for start in range(0, len(array), SAMPLE_RATE):
-        yield int(rate), to_float(array[start : start + SAMPLE_RATE], name).astype(np.float32)
+        with np.errstate(over="ignore"):  # infinity is refused later
+            block = to_float(array[start : start + SAMPLE_RATE], name).astype(np.float32)
+        yield rate, block
 
 
 def decode(decoder: Any) -> tuple[Any, int]:
@@ -172,10 +183,10 @@ class Resampled:
         """What another block (n,) gives."""
         if rate != self.rate:  # between blocks only in a file that was joined from several
             yield from self.flush()
-            if rate < MIN_RATE:
+            if not MIN_RATE <= rate <= MAX_RATE:
                 raise AudioError(
-                    f"{self.name}: a sampling rate of {rate} Hz; expected {MIN_RATE} at least. If "
-                    "the header is wrong, convert it: ffmpeg -i IN OUT.wav"
+                    f"{self.name}: a sampling rate of {rate:,} Hz; expected {MIN_RATE:,} to "
+                    f"{MAX_RATE:,}. Is its header damaged? Copy it again"
                 )
             self.rate = rate
             if rate != SAMPLE_RATE:

@@ -22,7 +22,7 @@ CUT_SHORT = re.compile(
     r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
 )
 UNKNOWN_SIZE = 0x7FFFF000
-UNKNOWN_FRAMES = 1 << 40  # two years at 16 kHz: libsndfile's way to say that there is no number
+UNKNOWN_FRAMES = 2**63 - 1  # SF_COUNT_MAX, for a flac or ogg that was written into a pipe
 UNKNOWN_FORMAT, UNKNOWN_ENCODING = 1, 4  # SF_ERR_UNRECOGNISED_FORMAT, _UNSUPPORTED_ENCODING
 BLOCK = 1 << 18  # values in a block, of all channels
 
@@ -78,7 +78,7 @@ def mono(source: Any, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
         while len(block := sound.read(out=buffer)):
             n += len(block)
             yield rate, mixed(block)  # (n, channels) -> (n,)
-    missing = max(0, promised - n) if promised < UNKNOWN_FRAMES else 0
+    missing = max(0, promised - n) if promised != UNKNOWN_FRAMES else 0
     if n and (cut := CUT_SHORT.search(notes)) and int(cut[1]) < UNKNOWN_SIZE:
         size, there = int(cut[1]), int(cut[2])
         missing = math.ceil((size - there) / (round(there / n) or there / n))
