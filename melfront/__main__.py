@@ -33,7 +33,7 @@ from .command import (
     output_files,
     replacing,
 )
-from .features_file import rows, save_features
+from .output.features_file import rows, save_features
 
 if TYPE_CHECKING:
     from . import Window
@@ -50,8 +50,8 @@ OUTPUTS = (".npy", ".npz", ".safetensors")
 PLOTS = (".png",)
 EPILOG = f"""\
 A clip of up to 30 s is padded to 30 s and gives features (N, 3000). A longer
-clip is cut into windows of 30 s, computed one by one and stacked: (windows, N,
-3000).
+clip is cut into windows of 30 s, read, computed and written one by one, and
+stacked: (windows, N, 3000).
 
 OUT holds log_mel, float32, and attention_mask, int32, 1 where a frame holds
 audio. Its metadata say what made them (in .npz a string of JSON, `metadata`);
@@ -93,7 +93,7 @@ def parser() -> Parser:
         nargs="*",
         metavar="AUDIO",
         type=filled,
-        help="wav, flac, mp3, ogg ... of any sampling rate; default: sample, which is built in",
+        help="wav, flac, mp3, ogg, m4a ... of any length and rate; default: sample, built in",
     )
     add("-o", dest="out", type=filled, help=f"file to write: {', '.join(OUTPUTS)}; or a folder")
     add(

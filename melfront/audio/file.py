@@ -26,20 +26,23 @@ MIN_RATE, MAX_RATE = 1_000, 10_000_000
 def load_audio(file: Any, check_range: bool = True) -> NDArray[np.float32]:
     """Read an audio file, or a row of a data set, as 16 kHz mono.
 
-    file: a path, the file's bytes, or an open binary file; wav, flac, mp3, ogg and whatever else
-        libsndfile reads. "sample" is the clip of speech that comes with this project, "signal:NAME"
-        a clip of `reference_data/signals`. A wav written into a pipe, whose header does not know
-        its length, is read to its end.
+    file: a path, the file's bytes, or an open binary file. libsndfile reads wav, flac, mp3, ogg and
+        more. m4a, mp4, webm, mov, amr and others are read by FFmpeg: by PyAV (`pip install
+        melfront[formats]`), or else by the program `ffmpeg`; of several audio streams the first.
+        "sample" is the clip of speech that comes with this project, "signal:NAME" a clip of
+        `reference_data/signals`. A file written into a pipe, whose header does not know its length,
+        is read to its end.
         Or a row of a `datasets` audio column: a dict with `bytes` or a `path`, a dict with `array`
         (N,) and `sampling_rate`, or a torchcodec decoder.
     check_range: False takes floats of another scale, such as unit variance, as they are.
 
-    Channels are averaged, other sampling rates resampled with soxr (HQ), and samples that overshoot
-    full scale by that are clipped, as they would be in a 16-bit file.
+    Whatever decodes a file does nothing else: channels are averaged, other sampling rates resampled
+    with soxr (HQ), and samples that overshoot full scale by that are clipped, as they would be in a
+    16-bit file.
 
     Returns (N,) float32, in [-1, 1] unless check_range=False. Raises AudioError for a file that is
-    not audio, is empty, ends before its header says, or holds NaN or infinity; FileNotFoundError,
-    PermissionError.
+    not audio, has no audio stream, is empty, is damaged, ends before its header says, or holds NaN
+    or infinity; FileNotFoundError, PermissionError.
     """
     clip = bytearray()  # it grows in place
     for block in at_16_khz(file, check_range):
@@ -134,7 +137,7 @@ def decode(decoder: Any) -> tuple[Any, int]:
 
 def read_file(file: Any, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """The sampling rate and the mean of a file's channels, in blocks (n,)."""
-    from . import sound_file
+    from . import other_formats, sound_file
 
     if isinstance(file, (str, os.PathLike)):
         check_path(file, name)
@@ -145,7 +148,10 @@ def read_file(file: Any, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]
             f"{type(file).__name__}: expected a path, the bytes of a file, or a file opened with "
             "'rb' that can seek"
         )
-    return sound_file.blocks(file, name)
+    try:
+        yield from sound_file.blocks(file, name)
+    except sound_file.UnknownFormat as unknown:
+        yield from other_formats.blocks(file, name, unknown.own)
 
 
 def check_path(file: str | os.PathLike[str], name: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .waveform import NAMELESS, AudioError, mixed, printable, to_float
+from .waveform import NAMELESS, AudioError, mixed, opened, printable, to_float
 
 # What a file may be. FFmpeg knows formats that name other files or addresses to be read, such as a
 # playlist, and others that anything at all could be.
@@ -97,16 +97,6 @@ def by_library(source: Any, name: str, formats: str) -> Iterator[tuple[int, NDAr
             f"{name} is cut short: it has {seconds:.2f} s, its header says {promised:.2f}. Copy it "
             f"again, or keep what is there: {conversion(name)}"
         )
-
-
-@contextmanager
-def opened(source: Any) -> Iterator[Any]:
-    if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file:
-            yield file
-    else:
-        source.seek(0)
-        yield source
 
 
 def promised_seconds(container: Any, stream: Any) -> float:

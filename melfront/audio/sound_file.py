@@ -13,8 +13,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from . import other_formats
-from .waveform import AudioError, mixed, printable
+from .waveform import AudioError, mixed, opened, printable
 
 # What libsndfile notes about a file that ends before its header says. A program that writes into a
 # pipe cannot go back to the header, and writes a size from UNKNOWN_SIZE on: 0xFFFFFFFF, 0x7FFFF000.
@@ -25,6 +24,13 @@ UNKNOWN_SIZE = 0x7FFFF000
 UNKNOWN_FRAMES = 2**63 - 1  # SF_COUNT_MAX, for a flac or ogg that was written into a pipe
 UNKNOWN_FORMAT, UNKNOWN_ENCODING = 1, 4  # SF_ERR_UNRECOGNISED_FORMAT, _UNSUPPORTED_ENCODING
 BLOCK = 1 << 18  # values in a block, of all channels
+
+
+class UnknownFormat(Exception):
+    """libsndfile does not know it; `own`: it knows the container, not what is in it."""
+
+    def __init__(self, own: bool) -> None:
+        self.own = own
 
 
 class Sequential(soundfile.SoundFile):
@@ -42,7 +48,7 @@ def blocks(source: Any, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """The sampling rate and the mean of the channels (n,), at most one second at a time.
 
     source: a path, or an open binary file. Raises AudioError, where the samples are cut short after
-    those that are there.
+    those that are there, and UnknownFormat.
     """
     n = 0
     try:
@@ -50,7 +56,7 @@ def blocks(source: Any, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
             n += len(block)
             yield rate, block
         if not n:
-            with other_formats.opened(source) as file:
+            with opened(source) as file:
                 if piped := without_length(file):
                     yield from mono(piped, name)
     except soundfile.LibsndfileError as error:
@@ -64,8 +70,7 @@ def blocks(source: Any, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
                 f"{name}: not an audio file that libsndfile can read "
                 f"({printable(error.error_string)}); convert it to wav or flac"
             ) from error
-        own = error.code == UNKNOWN_ENCODING
-        yield from other_formats.blocks(source, name, own)
+        raise UnknownFormat(error.code == UNKNOWN_ENCODING) from error
 
 
 def mono(source: Any, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,6 +38,17 @@ def printable(text: str, most: int = 400) -> str:
     """A name, or what another library says, for an error: short, and without control characters."""
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: 4 * most])
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
+@contextmanager
+def opened(source: Any) -> Iterator[Any]:
+    """A path, or an open file, as a file that is open at its beginning."""
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            yield file
+    else:
+        source.seek(0)
+        yield source
 
 
 def is_tensor(x: object) -> bool:

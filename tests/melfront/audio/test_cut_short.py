@@ -56,7 +56,7 @@ def test_cut_short_mp3_and_flac():
     mp3, flac = file_of("MP3"), file_of("FLAC")
     with pytest.raises(AudioError, match="is cut short: it has"):
         melfront.load_audio(mp3[: len(mp3) // 2])
-    with pytest.raises(AudioError, match="not an audio file"):
+    with pytest.raises(AudioError, match="is damaged after 16000 samples"):
         melfront.load_audio(flac[: len(flac) // 2])
 
 
