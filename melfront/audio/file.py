@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import math
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,70 +13,120 @@ from numpy.typing import NDArray
 
 from ..checkout import ROOT
 from ..conventions import SAMPLE_RATE
-from .waveform import AudioError, check_samples, is_tensor, to_float
+from .waveform import NAMELESS, AudioError, bad_sample, first_bad, is_tensor, printable, to_float
 
 # The clip that every command takes when none is given. Wherever a command or a function takes an
 # audio file, and in what they print and write, its name is `sample`; ./sample is a file.
 SAMPLE = ROOT / "reference_data" / "sample.flac"
-# What libsndfile notes about a file that ends before its header says. A program that writes into a
-# pipe cannot go back to the header, and writes a size from UNKNOWN_SIZE on: 0xFFFFFFFF, 0x7FFFF000.
-CUT_SHORT = re.compile(
-    r"^ *(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", re.MULTILINE
-)
-UNKNOWN_SIZE = 0x7FFFF000
+# Hz. A header that says less or more is wrong: the one would make a few samples a long clip, the
+# other keeps soxr busy for minutes.
+MIN_RATE, MAX_RATE = 1_000, 10_000_000
 
 
 def load_audio(file: Any, check_range: bool = True) -> NDArray[np.float32]:
     """Read an audio file, or a row of a data set, as 16 kHz mono.
 
-    file: a path, the file's bytes, or an open binary file; wav, flac, mp3, ogg and whatever else
-        libsndfile reads. "sample" is the clip of speech that comes with this project, "signal:NAME"
-        a clip of `reference_data/signals`. A wav written into a pipe, whose header does not know
-        its length, is read to its end.
+    file: a path, the file's bytes, or an open binary file. libsndfile reads wav, flac, mp3, ogg and
+        more. m4a, mp4, webm, mov, amr and others are read by FFmpeg: by PyAV (`pip install
+        melfront[formats]`), or else by the program `ffmpeg`; of several audio streams the first.
+        "sample" is the clip of speech that comes with this project, "signal:NAME" a clip of
+        `reference_data/signals`. A file written into a pipe, whose header does not know its length,
+        is read to its end.
         Or a row of a `datasets` audio column: a dict with `bytes` or a `path`, a dict with `array`
         (N,) and `sampling_rate`, or a torchcodec decoder.
     check_range: False takes floats of another scale, such as unit variance, as they are.
 
-    Channels are averaged, other sampling rates resampled with soxr (HQ), and samples that overshoot
-    full scale by that are clipped, as they would be in a 16-bit file.
+    Whatever decodes a file does nothing else: channels are averaged, other sampling rates resampled
+    with soxr (HQ), and samples that overshoot full scale by that are clipped, as they would be in a
+    16-bit file.
 
     Returns (N,) float32, in [-1, 1] unless check_range=False. Raises AudioError for a file that is
-    not audio, is empty, ends before its header says, or holds NaN or infinity; FileNotFoundError,
-    PermissionError.
+    not audio, has no audio stream, is empty, is damaged, ends before its header says, or holds NaN
+    or infinity; FileNotFoundError, PermissionError.
     """
+    clip = bytearray()  # it grows in place
+    for block in at_16_khz(file, check_range):
+        clip += block.data
+    return np.frombuffer(clip, np.float32)
+
+
+def windows_of(file: Any, n_samples: int, check_range: bool) -> Iterator[NDArray[np.float32]]:
+    """`load_audio(file)` in pieces of n_samples, the last one shorter, each read when it is due."""
+    size = n_samples * np.dtype(np.float32).itemsize
+    pending = bytearray()
+    for block in at_16_khz(file, check_range):
+        pending += block.data
+        while len(pending) >= size:
+            yield np.frombuffer(pending[:size], np.float32)
+            del pending[:size]
+    if pending:
+        yield np.frombuffer(pending, np.float32)
+
+
+def at_16_khz(file: Any, check_range: bool) -> Iterator[NDArray[np.float32]]:
+    """The clip in blocks (n,). What is wrong with it is raised after the samples before it."""
     if isinstance(file, Mapping) and "array" not in file:
         file = file_of(file)
-    if isinstance(file, str) and file:
-        file = clip_path(file)
-    name = str(file) if isinstance(file, (str, os.PathLike)) else "the data given"
     is_row = isinstance(file, Mapping) or hasattr(file, "get_all_samples")
-    mono, rate = (samples_of_row if is_row else read_file)(file, name)
-    check_samples(mono, name, check_range)
-    audio = resample(mono, rate)
-    return np.clip(audio, -1.0, 1.0) if check_range else audio
+    name = NAMELESS
+    if isinstance(file, (str, os.PathLike)):
+        file = clip_path(file) if isinstance(file, str) and file else file
+        name = printable(str(file)) or "''"
+    source = (samples_of_row if is_row else read_file)(file, name)
+    for block in resampled(source, name, check_range):
+        if check_range:
+            yield np.clip(block, -1.0, 1.0)
+        elif not np.isfinite(block).all():
+            raise AudioError(f"{name}: values so large that they overflow when it is resampled")
+        else:
+            yield block
+
+
+def resampled(
+    source: Iterator[tuple[int, NDArray[np.float32]]], name: str, check_range: bool
+) -> Iterator[NDArray[np.float32]]:
+    """Blocks (n,) at 16 kHz from blocks at any rate. Raises AudioError for a bad sample, and for a
+    clip without samples."""
+    clip = Resampled(name)
+    for rate, block in source:
+        n_good = first_bad(block, check_range)
+        yield from clip.add(rate, block[:n_good])
+        if n_good < len(block):
+            raise bad_sample(block[n_good], f"{name}: sample {clip.n}")
+    yield from clip.end()
 
 
 def file_of(row: Mapping[str, Any]) -> Any:
     """The bytes or the path of a row that was not decoded."""
-    if file := row.get("bytes") or row.get("path"):
+    file = row.get("bytes") or row.get("path")
+    if isinstance(file, (bytes, bytearray, memoryview, str, os.PathLike)):
         return file
     raise AudioError(
-        f"a dict without 'array', and without bytes or a path to read; its keys are {sorted(row)}"
+        "a dict without 'array', and without bytes or a path to read; its keys are "
+        + printable(str(list(row)))
     )
 
 
-def samples_of_row(row: Any, name: str) -> tuple[NDArray[np.float32], int]:
-    """The mono samples (N,) of a decoded row, and their sampling rate."""
+def samples_of_row(row: Any, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The sampling rate and the mono samples (N,) of a decoded row."""
     if isinstance(row, Mapping):
         samples, rate = row["array"], row.get("sampling_rate")
         if rate is None:
             raise AudioError(f"{name}: a dict with 'array' and without 'sampling_rate'; add it")
     else:
         samples, rate = decode(row)
-    array = to_float(samples.numpy(force=True) if is_tensor(samples) else np.asarray(samples), name)
+    try:
+        rate = int(rate)
+    except (TypeError, ValueError, OverflowError) as error:
+        given = printable(repr(rate), 100)
+        raise AudioError(f"{name}: sampling_rate {given}; expected a number of Hz") from error
+    array = samples.numpy(force=True) if is_tensor(samples) else np.asarray(samples)
     if array.ndim != 1:
         raise AudioError(f"{name}: shape {array.shape}; expected (N,): mix its channels down first")
-    return array.astype(np.float32), int(rate)
+    for start in range(0, len(array), SAMPLE_RATE):
+        with np.errstate(over="ignore"):  # infinity is refused later
+            block = to_float(array[start : start + SAMPLE_RATE], name).astype(np.float32)
+        yield rate, block
 
 
 def decode(decoder: Any) -> tuple[Any, int]:
@@ -87,31 +135,34 @@ def decode(decoder: Any) -> tuple[Any, int]:
     return samples.data.mean(dim=0), samples.sample_rate  # (channels, N) -> (N,)
 
 
-def read_file(file: Any, name: str) -> tuple[NDArray[np.float32], int]:
-    """The mean of a file's channels (N,), and its sampling rate."""
-    import soundfile
+def read_file(file: Any, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The sampling rate and the mean of a file's channels, in blocks (n,)."""
+    from . import other_formats, sound_file
 
     if isinstance(file, (str, os.PathLike)):
-        if not os.path.exists(file):
-            raise FileNotFoundError(f"{name}: no such file")
-        if not os.access(file, os.R_OK):
-            raise PermissionError(f"{name}: no permission to read it")
-    source = io.BytesIO(file) if isinstance(file, bytes) else file
-    try:
-        mono, rate, missing = read_mono(source)
-        if not len(mono) and (piped := without_length(source)):
-            mono, rate, missing = read_mono(piped)
-    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
+        check_path(file, name)
+    elif isinstance(file, (bytes, bytearray, memoryview)):
+        file = io.BytesIO(file)
+    elif not (hasattr(file, "seekable") and file.seekable() and isinstance(file.read(0), bytes)):
         raise AudioError(
-            f"{name}: not an audio file that libsndfile can read ({error}); convert it to wav or "
-            "flac"
-        ) from error
-    if missing:
-        raise AudioError(
-            f"{name} is cut short: it has {len(mono)} samples, {missing} fewer than its header "
-            "says. Copy it again, or keep what is there: ffmpeg -i IN OUT.wav"
+            f"{type(file).__name__}: expected a path, the bytes of a file, or a file opened with "
+            "'rb' that can seek"
         )
-    return mono, rate
+    try:
+        yield from sound_file.blocks(file, name)
+    except sound_file.UnknownFormat as unknown:
+        yield from other_formats.blocks(file, name, unknown.own)
+
+
+def check_path(file: str | os.PathLike[str], name: str) -> None:
+    """Raise an error for what is no file. A pipe is not opened: that would wait for its writer."""
+    if not os.path.exists(file):
+        raise FileNotFoundError(f"{name}: no such file")
+    if not os.path.isfile(file):
+        kind = "folder" if os.path.isdir(file) else "pipe, a socket or a device"
+        raise AudioError(f"{name}: a {kind}, not an audio file; name a file")
+    if not os.access(file, os.R_OK):
+        raise PermissionError(f"{name}: no permission to read it")
 
 
 def clip_path(name: str) -> Path:
@@ -121,54 +172,51 @@ def clip_path(name: str) -> Path:
     return SAMPLE if name == "sample" else Path(name)
 
 
-def read_mono(source: Any) -> tuple[NDArray[np.float32], int, int]:
-    """The mean of the channels (N,), the sampling rate, and how many samples are missing."""
-    import soundfile
-
-    with soundfile.SoundFile(source) as sound:
-        if sound.frames > 1 << 40:
-            raise ValueError("its header does not say how many samples it has")
-        promised, rate, notes = sound.frames, sound.samplerate, sound.extra_info
-        mono = sound.read(dtype="float32", always_2d=True).mean(axis=1)  # (N,)
-    missing = max(0, promised - len(mono))
-    if len(mono) and (cut := CUT_SHORT.search(notes)) and int(cut[1]) < UNKNOWN_SIZE:
-        size, there = int(cut[1]), int(cut[2])
-        missing = math.ceil((size - there) / (round(there / len(mono)) or there / len(mono)))
-    return mono, rate, missing
-
-
-def without_length(source: Any) -> io.BytesIO | None:
-    """A wav whose header says 0 bytes though samples follow, with "unknown" instead; else None.
-
-    A program that was stopped before it went back to the header leaves such a file.
-    """
-    if isinstance(source, (str, os.PathLike)):
-        data = Path(source).read_bytes()
-    else:
-        source.seek(0)
-        data = source.read()
-    header, _, samples = data.partition(b"data" + bytes(4))
-    if not header.startswith(b"RIFF") or not samples or is_chunks(samples):
-        return None
-    return io.BytesIO(header + b"data\xff\xff\xff\xff" + samples)
-
-
-def is_chunks(data: bytes) -> bool:
-    """Are these the chunks of a RIFF file: a printable name, a size, as many bytes, padded to 2?"""
-    at = 0
-    while at + 8 <= len(data) and all(32 <= c < 127 for c in data[at : at + 4]):  # such as "LIST"
-        size = int.from_bytes(data[at + 4 : at + 8], "little")
-        at += 8 + size + size % 2
-    return at in (len(data), len(data) + 1)
-
-
 def resample(mono: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     """(N,) float32 at `rate` Hz -> (N * 16000 / rate,) float32 at 16 kHz, by soxr's HQ."""
-    if rate == SAMPLE_RATE:
-        return mono
-    import soxr
+    clip = Resampled("audio")
+    return np.concatenate([*clip.add(rate, mono), *clip.end()])
 
-    resampled: NDArray[np.float32] = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
-    if not len(resampled):
-        raise AudioError(f"{len(mono)} samples at {rate} Hz are less than one sample at 16 kHz")
-    return resampled
+
+class Resampled:
+    """Blocks of a clip at any rate to blocks at 16 kHz, by soxr's HQ."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.rate = name, 0
+        self.n = self.n_out = 0  # samples given and returned
+
+    def add(self, rate: int, mono: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """What another block (n,) gives."""
+        if rate != self.rate:  # between blocks only in a file that was joined from several
+            yield from self.flush()
+            if not MIN_RATE <= rate <= MAX_RATE:
+                raise AudioError(
+                    f"{self.name}: a sampling rate of {rate:,} Hz; expected {MIN_RATE:,} to "
+                    f"{MAX_RATE:,}. Is its header damaged? Copy it again"
+                )
+            self.rate = rate
+            if rate != SAMPLE_RATE:
+                import soxr
+
+                self.soxr = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
+        self.n += len(mono)
+        yield from self.counted(mono if rate == SAMPLE_RATE else self.soxr.resample_chunk(mono))
+
+    def flush(self) -> Iterator[NDArray[np.float32]]:
+        if self.rate not in (0, SAMPLE_RATE):
+            yield from self.counted(self.soxr.resample_chunk(np.empty(0, np.float32), last=True))
+
+    def counted(self, out: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        self.n_out += len(out)
+        if len(out):
+            yield out
+
+    def end(self) -> Iterator[NDArray[np.float32]]:
+        """What was held back. Raises AudioError if nothing came, of a clip without samples."""
+        yield from self.flush()
+        if not self.n:
+            raise AudioError(f"{self.name}: no samples")
+        if not self.n_out:
+            raise AudioError(
+                f"{self.name}: {self.n} samples at {self.rate} Hz are less than one at 16 kHz"
+            )

@@ -1,5 +1,6 @@
 """The figure of `melfront --plot`."""
 
+import numpy as np
 import pytest
 
 import melfront
@@ -20,7 +21,9 @@ def test_plot(tmp_path, kind, n, n_mels):
 
 
 def test_axes_of_the_plot(sample):
-    figure = plot.figure(sample, melfront.log_mel(sample, n_mels=80), "sample.flac")
+    clip = plot.Overview()
+    clip.add(sample, melfront.log_mel(sample, n_mels=80))
+    figure = plot.figure(clip, "sample.flac")
     above, below, bar = figure.axes
     assert below.get_xlabel() == "time in s"
     assert below.get_ylabel() == "centre of mel bin in Hz"
@@ -39,3 +42,27 @@ def test_axes_of_the_plot(sample):
     assert (left, right) == pytest.approx((-0.005, 8.095))
     assert (bottom, top) == (-0.5, 79.5)
     assert image.get_array().shape == (80, 810)
+
+
+def test_overview_of_a_long_clip():
+    """At most MAX_COLUMNS columns, each the mean of its frames; every peak shows."""
+    n, last = 9, 100_003  # windows, samples of the last
+    clip = np.zeros(8 * 480_000 + last, np.float32)
+    clip[[0, 2_000_000, len(clip) - 1]] = 0.5, -0.75, 0.25
+    mel = np.random.default_rng(3).standard_normal((n, 5, 3_000)).astype(np.float32)
+    overview = plot.Overview()
+    for chunk, features in zip(melfront.chunks(clip), mel, strict=True):
+        overview.add(chunk, features)
+    frames = overview.frames
+    assert n * 3_000 / frames <= plot.MAX_COLUMNS < 2 * n * 3_000 / frames
+    shown = overview.features()
+    means = np.concatenate(list(mel), axis=1).reshape(5, -1, frames).mean(axis=-1)
+    assert shown.shape[1] == -(-len(clip) // (160 * frames))
+    assert np.abs(shown - means[:, : shown.shape[1]]).max() < 1e-6
+    time, lowest, highest = overview.waveform()
+    assert len(time) == len(lowest) == len(highest) == shown.shape[1]
+    assert time[np.argmin(lowest)] == pytest.approx(125, abs=frames / 100)
+    assert lowest.min() == -0.75
+    assert (highest[0], highest[-1]) == (0.5, 0.25)
+    picture = plot.figure(overview, "long.wav")
+    assert picture.axes[1].get_xlim() == (0, len(clip) / 16_000)

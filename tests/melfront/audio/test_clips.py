@@ -1,5 +1,6 @@
 """One clip or a batch: rows of `datasets`, integers, lengths, and ambiguous input."""
 
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -235,13 +236,29 @@ def test_chunks():
     assert parts[1].base is not None  # a view
     assert [len(part) for part in melfront.chunks(clip[:480_000])] == [480_000]
     assert [len(part) for part in melfront.chunks(clip[:16_001], 0.5)] == [8_000, 8_000, 1]
+    pcm = (clip * 32_767).astype(np.int16)
+    scaled = melfront.audio.as_clips(pcm).arrays[0]
+    assert np.array_equal(np.concatenate(list(melfront.chunks(pcm))), scaled)
     tensors = list(melfront.chunks(torch.tensor(clip)))
     assert torch.equal(torch.cat(tensors), torch.tensor(clip))
     with pytest.raises(AudioError, match="one clip"):
         list(melfront.chunks([clip, clip]))
-    for length in (0, -1.0):
+    for length in (0, -1.0, np.nan, np.inf):
         with pytest.raises(AudioError, match="positive length"):
             list(melfront.chunks(clip, length))
+
+
+def test_chunks_do_not_copy_the_clip():
+    clip = np.zeros(20_000_000, np.int16)  # 40 MB
+    for kind in (np.int16, np.float32, np.float16):
+        clip = clip.astype(kind)
+        for held in (clip, torch.from_numpy(clip)):
+            tracemalloc.start()
+            for chunk in melfront.chunks(held):
+                assert len(chunk) <= 480_000
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert peak < 8_000_000
 
 
 @pytest.mark.parametrize("n", [1, 2, 199, 200])
