@@ -13,14 +13,17 @@ import difflib
 import re
 from typing import Any, TypeVar
 
-from melfront.command import one_line
+from melfront.command import one_line, shorten
+
+
+MOST = 900  # characters of an error, so that a line with the command's name has 1000 at most
 
 
 class ParityError(ValueError):
     """What was given cannot be compared; the message says what to do. One line."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        super().__init__(one_line(message, MOST))
 
 
 MAX_LAYERS = 1000  # the largest Whisper has 32
@@ -164,6 +167,7 @@ def unknown(name: str, n_layer: int | None = None) -> str:
             f"{name!r} is NumPy's name for an array saved without one: save it as "
             "np.savez(path, log_mel=...); `melfront parity stages` lists the names"
         )
+    name = shorten(name, 200)
     near = nearest(name, 0.4, n_layer)
     hint = f"did you mean {near}? " if near else ""
     return f"unknown stage {name!r}; {hint}`melfront parity stages` lists them"
