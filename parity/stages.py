@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from melfront.command import one_line, shorten
 
-
 MOST = 900  # characters of an error, so that a line with the command's name has 1000 at most
 
 

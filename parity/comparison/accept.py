@@ -31,7 +31,11 @@ def accepted_units(
     if accept is None:
         return {}
     if isinstance(accept, str | os.PathLike) and not is_number(accept):
-        accept = of_file(Path(accept))
+        held = of_file(Path(accept))
+        try:
+            return accepted_units(held, stages, n_layer)
+        except ParityError as error:
+            raise ParityError(f"--accept {accept}: {error}") from error
     if not isinstance(accept, Mapping):
         return dict.fromkeys(stages, units(accept, "accept"))
     found = stages_of(accept, n_layer)

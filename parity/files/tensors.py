@@ -18,26 +18,15 @@ from melfront.conventions import N_FRAMES
 
 from ..noise import Array
 from ..stages import Name, ParityError, unknown
-from .bounds import (
-    MOST_HEADER,
-    NPY,
-    bounded,
-    check_count,
-    check_file,
-    check_npy,
-    check_once,
-    check_safetensors,
-    check_zip,
-    from_json,
-    parsed,
-    shown,
-)
+from . import bounds
+from .bounds import MOST_HEADER, NPY, bounded, from_json, parsed, shown
 from .names import sorted_out, stages_of
 from .texts import RAW, TEXTS, Printed, read_raw, read_text, unread
 
 FORMAT = "2"
 FLOOR, NORM, SAMPLED = "floor.", "norm.", "sampled."  # before a stage's name, in the metadata
 METADATA = "__metadata__"  # name of the JSON text in an npz; safetensors has a place for it
+NAMES_OF_METADATA = (METADATA, "metadata")
 METADATA_ROOM = 8192  # bytes, and for each stage's shape, norm and noise:
 STAGE_ROOM = 256
 STATES = ("hidden_states", "encoder_hidden_states")  # of all blocks, in one
@@ -111,8 +100,8 @@ def read(path: str | os.PathLike[str]) -> Dump[str]:
         raise ParityError(f"{path}: no such file or folder")
     if path.is_dir():
         files = [p for p in sorted(path.iterdir()) if p.suffix in (".npy", *RAW)]
-        check_count(path, len(files))
-        check_once((p.stem for p in files), str(path))
+        bounds.check_count(path, len(files))
+        bounds.check_once((p.stem for p in files), str(path))
         dump = collect(((p.stem, array_of(p)) for p in files), str(path))
     elif path.suffix == ".npz":
         dump = read_npz(path)
@@ -138,9 +127,9 @@ def read_single(path: Path) -> Dump[str]:
     """A file of one tensor, of which the file's name tells the stage, or a text with names."""
     held: dict[str, Any] = {}
     with parsed(path, str(path)):
-        check_file(path)
+        bounds.check_file(path)
         held = read_text(path) if path.suffix in TEXTS else {"": array_of(path)}
-        check_count(path, len(held))
+        bounds.check_count(path, len(held))
     if "" in held:
         values = held.pop("")
         held[stage_of(path, as_tensor(values, path.name))] = values
@@ -169,44 +158,50 @@ def stage_of(path: Path, tensor: Tensor) -> str:
 def array_of(path: Path) -> Array:
     """The one array of an .npy or of raw numbers. Raises ParityError."""
     with parsed(path, str(path)):
-        check_file(path)
+        bounds.check_file(path)
         if path.suffix in RAW:
             return read_raw(path)
         with path.open("rb") as file:
             if file.read(len(NPY)) == NPY:
                 file.seek(0)
-                check_npy(file, path.stat().st_size, str(path))
-        values = np.load(path, allow_pickle=False)
-        if isinstance(values, np.lib.npyio.NpzFile):
-            values.close()
-            raise ParityError(f"{path}: an .npz under the name of an .npy; rename it")
+                bounds.check_npy(file, path.stat().st_size, str(path))
+            file.seek(0)
+            values = np.load(file, allow_pickle=False)
+            if isinstance(values, np.lib.npyio.NpzFile):
+                raise ParityError(f"{path}: an .npz under the name of an .npy; rename it")
     return np.asarray(values)
 
 
 def read_npz(path: Path) -> Dump[str]:
     with parsed(path, str(path)):
-        check_file(path)
+        bounds.check_file(path)
         with path.open("rb") as file:
             if file.read(len(NPY)) == NPY:
                 raise ParityError(
                     f"{path}: a single .npy array under the name of an .npz; rename it"
                 )
-        archive = np.load(path, allow_pickle=False)
-    raw, metadata = {}, {}
-    with archive:
-        check_zip(path, archive.zip)
-        for entry in archive.zip.infolist():
-            name = entry.filename.removesuffix(".npy")
-            if name in (METADATA, "metadata") and entry.file_size > 4 * MOST_HEADER:
-                raise ParityError(f"{path}: {name} of {entry.file_size:,} bytes; leave it out")
-            values = in_archive(path, archive, entry)
-            if name in (METADATA, "metadata") and values.dtype.kind == "U":
-                said = table(str(values), f"{path}: {name}")
-                # safetensors holds texts only; people put numbers into the metadata of an npz
-                metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in said.items()}
-            elif name not in NO_STAGES:
-                raw[name] = values
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                bounds.check_zip(path, archive.zip)
+                raw, metadata = entries(path, archive)
     return collect(raw.items(), str(path))._replace(metadata=metadata)
+
+
+def entries(path: Path, archive: Any) -> tuple[dict[str, Array], dict[str, str]]:
+    """The arrays of an .npz, and its metadata."""
+    raw, metadata = {}, {}
+    for entry in archive.zip.infolist():
+        name = entry.filename.removesuffix(".npy")
+        if name in NAMES_OF_METADATA and entry.file_size > 4 * MOST_HEADER:
+            raise ParityError(f"{path}: {name} of {entry.file_size:,} bytes; leave it out")
+        values = in_archive(path, archive, entry)
+        if name in NAMES_OF_METADATA and values.dtype.kind == "U":
+            said = table(str(values), f"{path}: {name}")
+            # safetensors holds texts only; people put numbers into the metadata of an npz
+            metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in said.items()}
+        elif name not in NO_STAGES:
+            raw[name] = values
+    return raw, metadata
 
 
 def in_archive(path: Path, archive: Any, entry: zipfile.ZipInfo) -> Array:
@@ -216,7 +211,7 @@ def in_archive(path: Path, archive: Any, entry: zipfile.ZipInfo) -> Array:
             whole = file.read(len(NPY)) == NPY
         if whole:
             with archive.zip.open(entry) as file:
-                check_npy(file, entry.file_size, f"{path}: {shown(entry.filename)}")
+                bounds.check_npy(file, entry.file_size, f"{path}: {shown(entry.filename)}")
         return np.asarray(archive[entry.filename])
 
 
@@ -224,8 +219,10 @@ def read_safetensors(path: Path) -> Dump[str]:
     from safetensors import safe_open
 
     with parsed(path, str(path)):
-        check_file(path)
-        check_safetensors(path)  # and safe_open reports a file without read permission as missing
+        bounds.check_file(path)
+        bounds.check_safetensors(
+            path
+        )  # and safe_open reports a file without read permission as missing
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             raw = {name: file.get_tensor(name) for name in set(file.keys()) - NO_STAGES}

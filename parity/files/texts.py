@@ -32,6 +32,7 @@ RAW = {".bin": "<f4", ".raw": "<f4", ".f32": "<f4", ".f16": "<f2", ".f64": "<f8"
 TEXTS = (".txt", ".csv", ".tsv", ".json")
 MOST_TEXT, MOST_RAW = 1 << 25, 1 << 30  # bytes: 32 MiB of text are most of a GB once parsed
 WITH_DIGITS = 1 << 20  # bytes: in a longer file no number's digits are kept, which is slow
+PIECE = 1 << 20  # values that are looked at together
 ABSURD = 1e20  # in size: hardly any value of a stage, but many if the bytes are no float32
 
 FROM_TORCH = "safetensors.torch.save_file(torch.load(PATH), 'mine.safetensors')"
@@ -160,7 +161,8 @@ def read_raw(path: Path) -> Array:
         raise ParityError(f"{path}: {size} bytes are no whole number of {kind.name}s")
     values = np.fromfile(path, kind)
     with np.errstate(invalid="ignore"):
-        absurd = int(np.sum(np.abs(values) > ABSURD)) if kind.itemsize > 2 else 0
+        pieces = range(0, values.size if kind.itemsize > 2 else 0, PIECE)
+        absurd = sum(int(np.sum(np.abs(values[i : i + PIECE]) > ABSURD)) for i in pieces)
     if absurd > values.size / 100:
         raise ParityError(
             f"{path}: {absurd} of {values.size} values are beyond 1e20; expected {kind.name}s in "

@@ -17,7 +17,6 @@ from tests.parity.commands import FEATURES
 
 BYTES = FEATURES.tobytes()
 TENSOR = {"dtype": "F32", "shape": [80, 37], "data_offsets": [0, len(BYTES)]}
-GIB = 1 << 30
 
 
 def npy(header: str, body: bytes = BYTES, version: bytes = b"\1\0") -> bytes:
@@ -48,11 +47,13 @@ def zipped(*entries: tuple[str, bytes], packed: int = zipfile.ZIP_DEFLATED) -> b
 def bomb(name: str, start: bytes, size: int) -> bytes:
     """A zip of one entry that unpacks to so many zeros: a MB of it to a GiB."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with archive.open(name, "w", force_zip64=True) as entry:
-            entry.write(start)
-            for _ in range(size >> 24):
-                entry.write(bytes(1 << 24))
+    with (
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open(name, "w", force_zip64=True) as entry,
+    ):
+        entry.write(start)
+        for _ in range(size >> 24):
+            entry.write(bytes(1 << 24))
     return file.getvalue()
 
 
@@ -66,6 +67,7 @@ def twice(one: str) -> bytes:
     return f"{{{one},{one}}}".encode()
 
 
+NPY = "features.npy", saved(FEATURES)
 ONE = f'"features":{json.dumps(TENSOR)}'
 # What is wrong: the file's name, its bytes, and words of the error.
 Hostile = tuple[str, bytes | Callable[[], bytes], str]
@@ -99,11 +101,11 @@ FILES: dict[str, Hostile] = {
         ".npy of version (3, 0)",
     ),
     "npy: an unknown version": ("features.npy", npy(header(), version=b"\x09\0"), "(9, 0)"),
-    "npy: an archive": ("features.npy", zipped(("features.npy", saved(FEATURES))), "rename it"),
+    "npy: an archive": ("features.npy", zipped(NPY), "rename it"),
     "npz: an array": ("a.npz", saved(FEATURES), "rename it"),
     "npz: a name twice": (
         "a.npz",
-        lambda: zipped(("features.npy", saved(FEATURES)), ("features", saved(FEATURES - 1))),
+        lambda: zipped(NPY, ("features", saved(FEATURES - 1))),
         "'features' is in it twice; keep one",
     ),
     "npz: 20,001 entries": (
@@ -113,17 +115,17 @@ FILES: dict[str, Hostile] = {
     ),
     "npz: LZMA": (
         "a.npz",
-        zipped(("features.npy", saved(FEATURES)), packed=zipfile.ZIP_LZMA),
+        zipped(NPY, packed=zipfile.ZIP_LZMA),
         "packed in another way",
     ),
     "npz: metadata of 20 MB": (
         "a.npz",
-        lambda: zipped(("features.npy", saved(FEATURES)), ("metadata.npy", bytes(20 << 20))),
+        lambda: zipped(NPY, ("metadata.npy", bytes(20 << 20))),
         "metadata of 20,971,520 bytes",
     ),
     "npz: metadata with a key twice": (
         "a.npz",
-        zipped(("features.npy", saved(FEATURES)), ("metadata.npy", saved(twice('"clip":1').decode()))),
+        zipped(NPY, ("metadata.npy", saved(twice('"clip":1').decode()))),
         "'clip' is in it twice",
     ),
     "npz: a name of 5,000 characters": (
@@ -141,7 +143,11 @@ FILES: dict[str, Hostile] = {
     "columns": ("features.npy", saved(np.zeros(9, [("a", "f4"), ("b", "f4")])), "dtype void64"),
     "dates": ("features.npy", saved(np.zeros((80, 37), "M8[s]")), "dtype datetime64[s]"),
     "texts": ("features.npy", saved(np.full((80, 37), "abc")), "dtype str96"),
-    "long doubles": ("features.npy", saved(FEATURES.astype(np.longdouble)), "dtype float128"),
+    "long doubles": (
+        "features.npy",
+        saved(FEATURES.astype(np.longdouble)),
+        "expected float16, bfloat16",
+    ),
     # --- .safetensors
     "safetensors: a name twice": ("a.safetensors", headed(twice(ONE)), "'features' is in it twice"),
     "safetensors: metadata with a key twice": (
@@ -177,7 +183,7 @@ FILES: dict[str, Hostile] = {
     "safetensors: nested too deep": (
         "a.safetensors",
         headed(b"[" * 100_000),
-        "not whole JSON (maximum recursion depth",
+        "not whole JSON",
     ),
     "safetensors: 100 axes": (
         "a.safetensors",
@@ -207,7 +213,7 @@ FILES: dict[str, Hostile] = {
     "raw: an .npy": ("features.bin", saved(FEATURES), "a checkpoint or archive"),
     "raw: a clip": ("features.bin", b"RIFF" + bytes(400), "a checkpoint or archive"),
     "pt: a pickle": ("a.pt", b"\x80\2}q\0.", "torch.load(PATH)"),
-}  # fmt: skip
+}
 
 
 def device(path: Path) -> None:
@@ -225,25 +231,27 @@ KINDS: dict[str, tuple[Callable[[Path], object], str]] = {
 
 UNITS = {
     "not JSON": (b"{", "not whole JSON"),
-    "nested too deep": (b"[" * 100_000, "not whole JSON (maximum recursion depth"),
+    "nested too deep": (b"[" * 100_000, "not whole JSON"),
     "a list": (b"[]", "list; expected units"),
     "a name twice": (twice('"features":9'), "'features' is in it twice"),
     "a stage twice": (b'{"features": 9, "log_mel": 99}', "'features' is in it twice"),
     "NaN": (b'{"features": NaN}', "features: nan; expected units"),
     "400 digits": (b'{"features": ' + b"9" * 400 + b"}", "expected units"),
-    "5,000 digits": (b'{"features": ' + b"9" * 5000 + b"}", "not whole JSON (Exceeds the limit"),
+    "5,000 digits": (b'{"features": ' + b"9" * 5000 + b"}", "not whole JSON"),
     "control characters": (b'{"features": "\\u001b[31m"}', "expected units"),
     "an unknown stage": (b'{"\\u001b[31m": 1}', "unknown stage '\\x1b[31m'"),
     "no text": (b"\xff\xfe\0", "not a text"),
     "2 MB": (b" " * (2 << 20), "2,097,152 bytes"),
 }
+NUMBERS = {"features": FEATURES[:2].tolist(), "mel": {"sum": 3.5, "shape": [80, 37]}}
+SAID = {"floor.features": "1e-6", "n_mels": "80"}
 WHOLE = {
     "features.npy": saved(FEATURES),
-    "stored.npz": zipped(("features.npy", saved(FEATURES)), packed=0),
-    "deflated.npz": zipped(("features.npy", saved(FEATURES)), ("metadata.npy", saved('{"n_mels": 80}'))),
-    "a.safetensors": safetensors({"features": FEATURES}, {"floor.features": "1e-6", "n_mels": "80"}),
-    "a.json": json.dumps({"features": FEATURES[:2].tolist(), "mel": {"sum": 3.5, "shape": [80, 37]}}).encode(),
-    "a.txt": b"features (80, 37)\n first -0.58 -0.5 3e-2\n last 1 ... 2\n sum -73.1\n\nmel:\n mean 0.5\n",
+    "stored.npz": zipped(NPY, packed=0),
+    "deflated.npz": zipped(NPY, ("metadata.npy", saved('{"n_mels": 80}'))),
+    "a.safetensors": safetensors({"features": FEATURES}, SAID),
+    "a.json": json.dumps(NUMBERS).encode(),
+    "a.txt": b"features (80, 37)\n first -0.5 3e-2\n last 1 ... 2\n sum -73.1\n\nmel:\n mean 0.5",
     "features.csv": "\n".join(",".join(map(str, row)) for row in FEATURES[:3]).encode(),
     "features.f32": BYTES[:200],
-}  # fmt: skip
+}
