@@ -125,6 +125,8 @@ def from_json(text: str, where: str, **options: Any) -> Any:
 def bounded(values: Array, kind: str) -> tuple[Array, str, tuple[str, ...]]:
     """A tensor's values, type and notes: what is beyond ABSURD is counted as infinite."""
     with np.errstate(all="ignore"):
+        if np.isnan(values).any():  # some signal, at each step of the way
+            values = np.where(np.isnan(values), values.dtype.type(np.nan), values)
         parts = (values.real, values.imag) if np.iscomplexobj(values) else (values,)
         ends = [f.reduce(p, axis=None, initial=0) for p in parts for f in (np.fmax, np.fmin)]
         if not max(map(abs, ends)) > ABSURD:
