@@ -13,7 +13,8 @@ import numpy as np
 
 from melfront.command import UsageError, one_line
 from melfront.parity import noise as measure
-from melfront.parity.files.bounds import check_file, from_json
+from melfront.parity.files.bounds import check_file
+from melfront.parity.stages import from_json
 
 from ..machine import machine, pools, versions
 from .proof.verdict import Finding

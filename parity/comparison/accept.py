@@ -8,10 +8,10 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..files.bounds import check_file, check_once, from_json
+from ..files.bounds import check_file
 from ..files.names import stages_of
 from ..noise import ACCEPTED, NOISY, WRONG
-from ..stages import ParityError, Stage
+from ..stages import ParityError, Stage, check_once, from_json
 from .reports.report import Report, number
 
 Accept = float | Mapping[str, float] | str | os.PathLike[str] | None

@@ -6,13 +6,12 @@ meant to do harm. No size in a header is believed: the bytes have to be there.
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
@@ -20,7 +19,7 @@ import numpy as np
 from melfront.command import lacks_memory
 
 from ..noise import Array
-from ..stages import ParityError
+from ..stages import ParityError, check_once, from_json
 
 # Of numbers that are not all alike deflate leaves a third; of zeros a thousandth. Stages of a quiet
 # clip are mostly zeros, and small: what is large has attention's scores in it, which are noise.
@@ -98,30 +97,6 @@ def check_count(path: Path, count: int) -> None:
         raise ParityError(f"{path}: {count:,} tensors; expected at most {MOST_TENSORS:,}")
 
 
-def check_once(names: Iterable[str], where: str) -> None:
-    """Raises ParityError for a name that is there twice: one of the two would be lost."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ParityError(f"{where}: {shown(name)} is in it twice; keep one")
-        seen.add(name)
-
-
-def from_json(text: str, where: str, **options: Any) -> Any:
-    """The value of a JSON text. Raises ParityError, also where an object has a key twice."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        check_once((key for key, _ in pairs), where)
-        return dict(pairs)
-
-    try:
-        return json.loads(text, object_pairs_hook=once, **options)
-    except ParityError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise ParityError(f"{where}: not whole JSON ({error}); write it again") from error
-
-
 def bounded(values: Array, kind: str) -> tuple[Array, str, tuple[str, ...]]:
     """A tensor's values, type and notes: what is beyond ABSURD is counted as infinite."""
     with np.errstate(all="ignore"):
@@ -170,8 +145,3 @@ def explain(error: Exception, path: Path) -> str:
                 return f"not a {path.suffix} file, whatever its name; write it with NumPy"
         return "holds Python objects, which are not read; save plain arrays of numbers"
     return f"not a whole file of its kind ({type(error).__name__}); write it again"
-
-
-def shown(name: str, most: int = 60) -> str:
-    """A name of the file's own, quoted, and cut so that a line stays one."""
-    return repr(name if len(name) <= most else f"{name[: most - 3]}...")

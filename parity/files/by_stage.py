@@ -7,8 +7,7 @@ from itertools import islice
 import numpy as np
 
 from ..noise import Array
-from ..stages import ALIASES, FRONT_END, ParityError, Stage, nearest
-from .bounds import shown
+from ..stages import ALIASES, FRONT_END, ParityError, Stage, nearest, shown
 from .names import HIDDEN, NoStage, joined, sorted_out
 from .tensors import STATES, Dump, Tensor
 

@@ -16,8 +16,7 @@ from collections.abc import Iterable
 
 from melfront.command import one_line
 
-from ..stages import ALIASES, BLOCK, FRONT_END, LN_POST, STEM, ParityError, Stage, unknown
-from .bounds import shown
+from ..stages import ALIASES, BLOCK, FRONT_END, LN_POST, STEM, ParityError, Stage, shown, unknown
 
 HIDDEN = "hidden_states."
 

@@ -17,9 +17,9 @@ from melfront.command import shorten
 from melfront.conventions import N_FRAMES
 
 from ..noise import Array
-from ..stages import Name, ParityError, unknown
+from ..stages import Name, ParityError, check_once, from_json, shown, unknown
 from . import bounds
-from .bounds import MOST_HEADER, NPY, bounded, from_json, parsed, shown
+from .bounds import MOST_HEADER, NPY, bounded, parsed
 from .names import sorted_out, stages_of
 from .texts import RAW, TEXTS, Printed, read_raw, read_text, unread
 
@@ -101,7 +101,7 @@ def read(path: str | os.PathLike[str]) -> Dump[str]:
     if path.is_dir():
         files = [p for p in sorted(path.iterdir()) if p.suffix in (".npy", *RAW)]
         bounds.check_count(path, len(files))
-        bounds.check_once((p.stem for p in files), str(path))
+        check_once((p.stem for p in files), str(path))
         dump = collect(((p.stem, array_of(p)) for p in files), str(path))
     elif path.suffix == ".npz":
         dump = read_npz(path)

@@ -26,7 +26,7 @@ import numpy as np
 
 from ..noise import Array
 from ..stages import ParityError
-from . import bounds
+from ..stages import from_json as from_json_text
 
 RAW = {".bin": "<f4", ".raw": "<f4", ".f32": "<f4", ".f16": "<f2", ".f64": "<f8"}
 TEXTS = (".txt", ".csv", ".tsv", ".json")
@@ -193,7 +193,7 @@ def read_text(path: Path) -> dict[str, Any]:
 
 def in_json(text: str, path: Path) -> dict[str, Any]:
     parse: Any = Decimal.of if len(text) <= WITH_DIGITS else float
-    held = bounds.from_json(text, str(path), parse_float=parse, parse_int=parse)
+    held = from_json_text(text, str(path), parse_float=parse, parse_int=parse)
     if isinstance(held, list):
         return {"": as_array(held, str(path))}
     if not isinstance(held, dict):
