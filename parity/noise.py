@@ -113,7 +113,8 @@ def noise_floor(truth: Array, sane: Array, dtype: str = "float32") -> float:
 
 def widen(x: Array) -> Array:
     """float64, or complex128 for what is complex."""
-    return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64, copy=False)
+    with np.errstate(invalid="ignore"):  # of a NaN that signals
+        return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64, copy=False)
 
 
 def verdict(noise: float, dtype: str = "float32") -> str:

@@ -65,6 +65,8 @@ def resolve(
     layers = layers_named(given, held) if held and encoder is None else None
     n_layer = encoder.config.n_audio_layer if encoder else layers
     staged, staged_held = by_stage(given, n_layer), by_stage(held, n_layer) if held else None
+    if staged_held:
+        check_axes(staged_held)
     bins = bins_of(n_mels, encoder, model_name, said, staged, clip)
     seconds = padding_of(pad_to, said, encoder)
     chosen = convention_of(convention or said.get("convention") or "transformers")
@@ -113,6 +115,17 @@ def check_sampled(dump: Dump[str]) -> None:
             raise ParityError(
                 f"{name}: shape {values.shape}, but the metadata 'sampled' says {N_SAMPLES} values "
                 f"of {shape}; take what `dump` wrote"
+            )
+
+
+def check_axes(held: Dump[Stage]) -> None:
+    """Raises ParityError where a reference has a stage flat, or cut down to fewer axes."""
+    for stage, tensor in held.tensors.items():
+        whole = stage not in held.sampled and tensor.printed is None
+        if whole and tensor.values.ndim < len(stage.axes):
+            raise ParityError(
+                f"the reference has {stage} in shape {tensor.values.shape}; expected its axes, "
+                f"({', '.join(stage.axes)})"
             )
 
 

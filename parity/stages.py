@@ -10,17 +10,21 @@ doors where a name is looked up; behind them every stage knows its part, block, 
 from __future__ import annotations
 
 import difflib
+import json
 import re
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from melfront.command import one_line
+from melfront.command import one_line, shorten
+
+MOST = 900  # characters of an error, so that a line with the command's name has 1000 at most
 
 
 class ParityError(ValueError):
     """What was given cannot be compared; the message says what to do. One line."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        super().__init__(one_line(message, MOST))
 
 
 MAX_LAYERS = 1000  # the largest Whisper has 32
@@ -164,6 +168,7 @@ def unknown(name: str, n_layer: int | None = None) -> str:
             f"{name!r} is NumPy's name for an array saved without one: save it as "
             "np.savez(path, log_mel=...); `melfront parity stages` lists the names"
         )
+    name = shorten(name, 200)
     near = nearest(name, 0.4, n_layer)
     hint = f"did you mean {near}? " if near else ""
     return f"unknown stage {name!r}; {hint}`melfront parity stages` lists them"
@@ -173,6 +178,41 @@ def nearest(name: str, cutoff: float, n_layer: int | None = None) -> str:
     """The known name that is most like this one, if any is by more than `cutoff` (0 to 1)."""
     every = [*FRONT_END, *of_encoder(1 if n_layer is None else n_layer), *ALIASES]
     return "".join(difflib.get_close_matches(name, sorted(every), n=1, cutoff=cutoff))
+
+
+# --- names in files, each of which is there once --------------------------------------------------
+
+
+def check_once(names: Iterable[str], where: str) -> None:
+    """Raises ParityError for a name that is there twice: one of the two would be lost."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ParityError(f"{where}: {shown(name)} is in it twice; keep one")
+        seen.add(name)
+
+
+def from_json(text: str, where: str, **options: Any) -> Any:
+    """The value of a JSON text. Raises ParityError, also where an object has a key twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        check_once((key for key, _ in pairs), where)
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=once, **options)
+    except ParityError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ParityError(f"{where}: not whole JSON ({error}); write it again") from error
+
+
+def shown(name: str, most: int = 60) -> str:
+    """A name of the file's own, quoted, and cut so that a line stays one."""
+    return repr(name if len(name) <= most else f"{name[: most - 3]}...")
+
+
+# --- the list -------------------------------------------------------------------------------------
 
 
 def listing() -> str:

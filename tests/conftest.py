@@ -101,7 +101,7 @@ NOT_NUMERIC = {
     "melfront/libraries": "all",  # that a library gives the same
     "melfront/backends": "cache off_the_cpu traced",  # float64 on a CPU; traced: compilers
     "parity": "bad_input command pytest_plugin timing",
-    "parity/comparison": "hints plot",
+    "parity/comparison": "hints plot rounding",
     "parity/files": "all",
     "project": "all",
     "reference_data": "check floors follow make",  # they select kernels themselves, or use none

@@ -137,6 +137,8 @@ def check_slot(name: str) -> None:
 def check_record(path: str) -> None:
     """Raises UsageError if no record can be added: now, not after minutes of work."""
     new = not os.path.exists(path)
+    if not new and not os.path.isfile(path):  # a pipe would wait for a reader
+        raise UsageError(f"--json {path}: no regular file; give the name of a file")
     try:
         open(path, "a").close()
         if new:

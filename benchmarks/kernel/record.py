@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -10,16 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from melfront.command import UsageError
+from melfront.command import UsageError, one_line
 from melfront.parity import noise as measure
+from melfront.parity.files.bounds import check_file
+from melfront.parity.stages import from_json
 
 from ..machine import machine, pools, versions
 from .proof.verdict import Finding
 from .report import aligned, duration
+from .roofline_plot import points
 from .run import Outcome
 from .timing.times import Race
 
 VERSION = 1  # of the format
+MOST = 1 << 26  # bytes of a file: a record has some 20 KB
+WIDEST = 200  # characters of a cell
 
 
 def record(outcome: Outcome) -> dict[str, Any]:
@@ -103,21 +109,27 @@ def append(path: str, outcome: Outcome) -> None:
 
 
 def read(path: str) -> list[dict[str, Any]]:
-    """The records of a file. Raises UsageError."""
+    """The records of a file. Raises UsageError, also where no table can be made of one."""
+    advice = "give what --json wrote"
     try:
+        check_file(Path(path))
+        if (size := os.path.getsize(path)) > MOST:
+            raise UsageError(f"{path}: {size >> 20} MiB; expected at most {MOST >> 20}; {advice}")
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
-        raise UsageError(f"{path} cannot be read: {reason}; give what --json wrote") from None
+        raise UsageError(f"{path} cannot be read: {reason}; {advice}") from None
     records = []
     for n, line in enumerate(lines, 1):
         try:
-            entry = json.loads(line)
-            assert entry["version"] == VERSION
-            entry["slot"], entry["file"], entry["cases"]
-        except (ValueError, KeyError, TypeError, AssertionError):
+            entry = from_json(line, path)
+            if entry["version"] != VERSION:
+                raise ValueError
+            table([entry])
+            points(entry)
+        except Exception:  # whatever is missing, of another type or no number
             raise UsageError(
-                f"{path}, line {n} is not a record of this program; give what --json wrote"
+                f"{path}, line {n} is not a record of this program; {advice}"
             ) from None
         records.append(entry)
     if not records:
@@ -141,4 +153,4 @@ def table(records: list[dict[str, Any]]) -> str:
         if not timed:
             said = r["mistake"] or r["code"] or "-"
             rows.append([*head, said, "", dtype, "", r["verdict"], "", ""])
-    return "\n".join(aligned(rows))
+    return "\n".join(aligned([[one_line(cell, WIDEST) for cell in row] for row in rows]))

@@ -21,14 +21,24 @@ def speed(case: Case, who: str) -> float:
     return float(case["flops"] / max(np.median(case["times"][who]), 1e-9) / 1e9)
 
 
+def points(record: dict[str, Any]) -> list[Case]:
+    """The cases of a record that have a time and a roof. Raises ValueError for no such numbers."""
+    cases = [c for c in record["cases"] if "times" in c and c["flops"] and c["bandwidth"]]
+    for case in cases:
+        numbers = [intensity(case), case["bandwidth"], case["rate"]]
+        numbers += [speed(case, who) for who in ("candidate", "reference")]
+        if not all(0 < x < float("inf") for x in numbers):
+            raise ValueError(f"{numbers}, expected numbers above 0")
+    return cases
+
+
 def plot(records: list[dict[str, Any]], path: str) -> None:
     """Draw the roofline of these records. Raises UsageError if none has a time."""
     from matplotlib.figure import Figure
 
     kernels: dict[str, list[Case]] = {}  # the cases that have a time and a roof
     for r in records:
-        timed = [c for c in r["cases"] if "times" in c and c["flops"] and c["bandwidth"]]
-        if timed:
+        if timed := points(r):
             kernels.setdefault(f"{r['slot']}: {r['file']}", []).extend(timed)
     if not kernels:
         raise UsageError("no record has a time to plot: a kernel that is wrong has none")

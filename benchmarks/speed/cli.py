@@ -82,7 +82,7 @@ def parse(command: str, arguments: list[str]) -> Any:
     for option, ending in OUTPUTS.items():
         if file := vars(args)[option]:
             given = f"--{option} {file}"
-            if file.suffix != ending or file.is_dir():
+            if file.suffix != ending or (file.exists() and not file.is_file()):
                 parser.error(f"{given}: expected the name of a file that ends in {ending}")
             check_output(file, given)  # now, not after half an hour
     return args

@@ -8,13 +8,15 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from ..files.bounds import check_file
 from ..files.names import stages_of
 from ..noise import ACCEPTED, NOISY, WRONG
-from ..stages import ParityError, Stage
+from ..stages import ParityError, Stage, check_once, from_json
 from .reports.report import Report, number
 
 Accept = float | Mapping[str, float] | str | os.PathLike[str] | None
 EXPECTED = "expected units of noise, above 0, or a JSON file of stage: units"
+MOST_TEXT = 1 << 20  # bytes; an encoder of 1000 blocks has 14,000 stages
 SPARE = 1.25  # what another machine's noise may add to a difference that was written down
 
 
@@ -29,10 +31,16 @@ def accepted_units(
     if accept is None:
         return {}
     if isinstance(accept, str | os.PathLike) and not is_number(accept):
-        accept = of_file(Path(accept))
+        held = of_file(Path(accept))
+        try:
+            return accepted_units(held, stages, n_layer)
+        except ParityError as error:
+            raise ParityError(f"--accept {accept}: {error}") from error
     if not isinstance(accept, Mapping):
         return dict.fromkeys(stages, units(accept, "accept"))
-    return {stage: units(accept[name], name) for name, stage in stages_of(accept, n_layer).items()}
+    found = stages_of(accept, n_layer)
+    check_once(found.values(), "accept")
+    return {stage: units(accept[name], name) for name, stage in found.items()}
 
 
 def is_number(text: object) -> bool:
@@ -44,12 +52,15 @@ def is_number(text: object) -> bool:
 
 
 def of_file(path: Path) -> Mapping[str, float]:
+    check_file(path, "--accept ")
     try:
-        held = json.loads(path.read_text("utf-8"))
+        if path.stat().st_size > MOST_TEXT:
+            raise ParityError(f"--accept {path}: {path.stat().st_size:,} bytes; {EXPECTED}")
+        held = from_json(path.read_text("utf-8-sig"), f"--accept {path}")
     except OSError as error:
         raise ParityError(f"--accept {path}: {error.strerror}; {EXPECTED}") from error
-    except ValueError as error:
-        raise ParityError(f"--accept {path}: not JSON ({error}); {EXPECTED}") from error
+    except UnicodeDecodeError as error:
+        raise ParityError(f"--accept {path}: not a text; {EXPECTED}") from error
     if not isinstance(held, dict):
         raise ParityError(f"--accept {path}: {type(held).__name__}; {EXPECTED}")
     return held

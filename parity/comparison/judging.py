@@ -10,7 +10,6 @@ import numpy as np
 
 from ..diagnosis.match import Candidate
 from ..diagnosis.symptoms.values import narrow_types
-from ..files.rounding import said, with_rounding
 from ..files.tensors import Dump, Tensor
 from ..noise import MISSING, NOISY, PASS, SHAPE, WRONG, Array, Floor, limits, unit_line
 from ..pipeline import Pipeline
@@ -23,6 +22,7 @@ from .one_stage import judge, judge_sample
 from .printed import judge_printed
 from .reports.report import Report, StageResult
 from .resampling import without_it, without_resampling
+from .rounding import said, with_rounding
 
 
 class Compared(NamedTuple):

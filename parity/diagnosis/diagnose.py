@@ -32,7 +32,7 @@ def diagnose(candidate: Candidate) -> Diagnosis:
     """Which known mistakes explain the candidate."""
     values, front_end = candidate.values, candidate.stage.of_front_end
     not_tried = ""
-    if np.isnan(values).any() or (front_end and not np.isfinite(values).all()):
+    if not values.size or np.isnan(values).any() or (front_end and not np.isfinite(values).all()):
         return Diagnosis([])  # only an attention mask gives infinities
     apart = [n for n in made_of_the_truth(candidate) if fits(candidate, n, noisier=False)]
     if apart:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import numpy as np
 
 from ..noise import Array
-from ..stages import ALIASES, FRONT_END, ParityError, Stage, nearest
+from ..stages import ALIASES, FRONT_END, ParityError, Stage, nearest, shown
 from .names import HIDDEN, NoStage, joined, sorted_out
 from .tensors import STATES, Dump, Tensor
 
@@ -30,9 +32,13 @@ def by_stage(dump: Dump[str], n_layer: int | None) -> Dump[Stage]:
         if stage in tensors and not same(name, dump.tensors[name], tensors[stage]):
             raise ParityError(f"two tensors for the stage {stage}: {name!r} and another; keep one")
         tensors.setdefault(stage, dump.tensors[name])
+    for stage, tensor in tensors.items():
+        if np.iscomplexobj(tensor.values) and stage != "spectrum":
+            raise ParityError(f"{stage}: complex numbers; only the spectrum has them")
     ordered = sorted(tensors, key=lambda stage: stage.order)
-    left_out = [*dump.left_out, *(f"left out: {why(*pair)}" for pair in unknown.items())]
-    if (more := len(left_out) - NAMED_AT_MOST) > 1:
+    first = islice(unknown.items(), NAMED_AT_MOST + 1)  # a search for each
+    left_out = [*dump.left_out, *(f"left out: {why(*pair)}" for pair in first)]
+    if (more := len(dump.left_out) + len(unknown) - NAMED_AT_MOST) > 1:
         left_out[NAMED_AT_MOST:] = [f"left out: {more} more that are no stages"]
     staged = {stage: tensors[stage] for stage in ordered}
     return Dump(staged, dump.metadata, tuple(left_out))
@@ -43,7 +49,7 @@ def why(name: str, error: ParityError) -> str:
     if isinstance(error, NoStage):
         return str(error)
     near = nearest(name, 0.75)
-    return f"{name!r} is no stage's name" + (f"; did you mean {near}?" if near else "")
+    return f"{shown(name)} is no stage's name" + (f"; did you mean {near}?" if near else "")
 
 
 def same(name: str, tensor: Tensor, other: Tensor) -> bool:

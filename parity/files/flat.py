@@ -87,7 +87,8 @@ def shaped(tensor: Tensor, stage: Stage, truth: Array) -> Tensor:
     overlap: Any = [slice(None)] * 2
     overlap[axis] = slice(min(steps, expected))
     orders = (values.reshape(turned), values.reshape(turned[::-1]).T)
-    far = [rms(widen(x[tuple(overlap)]) - truth[tuple(overlap)]) for x in orders]
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        far = [rms(widen(x[tuple(overlap)]) - truth[tuple(overlap)]) for x in orders]
     chosen = int(far[1] < far[0])
     slow = WORDS.get(stage.axes[chosen], "row")
     note = f"flat, {slow} by {slow}"

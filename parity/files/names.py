@@ -14,7 +14,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ..stages import ALIASES, BLOCK, FRONT_END, LN_POST, STEM, ParityError, Stage, unknown
+from melfront.command import one_line
+
+from ..stages import ALIASES, BLOCK, FRONT_END, LN_POST, STEM, ParityError, Stage, shown, unknown
 
 HIDDEN = "hidden_states."
 
@@ -94,6 +96,16 @@ OPS_OF_STEM = {"mul_1": "gelu1", "gelu": "gelu1", "mul_3": "gelu2", "gelu_1": "g
                "add_2": "positions"}  # fmt: skip
 
 
+class Unknown(ParityError):
+    """A name that no stage has. The words, which take a search, are found when they are shown."""
+
+    def __init__(self, name: str, n_layer: int | None) -> None:
+        ValueError.__init__(self, name, n_layer)
+
+    def __str__(self) -> str:
+        return one_line(unknown(*self.args))
+
+
 class NoStage(ParityError):
     """A name that is known, of something that is no stage; the message says what it is."""
 
@@ -156,11 +168,11 @@ def stage_named(name: str, n_layer: int | None) -> Stage:
 def of_module(name: str, key: str, n_layer: int | None) -> Stage:
     """The stage that a module of an encoder returns. key: `joined(name)`. Raises ParityError."""
     if key.endswith(("_weight", "_bias")):
-        raise NoStage(f"{name!r} is a weight by its name")
+        raise NoStage(f"{shown(name)} is a weight by its name")
     if foreign := NOT_OURS & {*key.split("_")}:
-        raise NoStage(f"{name!r} is not of the encoder: {min(foreign)}")
+        raise NoStage(f"{shown(name)} is not of the encoder: {min(foreign)}")
     if "embed_positions" in key or "positional_embedding" in key:
-        raise NoStage(f"{name!r} is a constant table, and no stage")
+        raise NoStage(f"{shown(name)} is a constant table, and no stage")
     block = re.fullmatch(r"(?:.+?_)??(?:layers?|blocks?|h)_(\d+)(?:_(.+))?", key)
     stage = None
     if block:
@@ -172,7 +184,7 @@ def of_module(name: str, key: str, n_layer: int | None) -> Stage:
         last = joined(re.split(r"[./]", name)[-1])  # behind any wrapper whose name has no meaning
         stage = TOP.get(WRAPPED.sub("", key, count=1)) or TOP.get(key) or MODULES.get(last)
     if stage is None:
-        raise ParityError(unknown(name, n_layer))
+        raise Unknown(name, n_layer)
     return stage
 
 
@@ -199,7 +211,7 @@ def of_op(name: str, path: str, op: str, n_layer: int | None) -> Stage:
 
     Raises ParityError.
     """
-    inside = NoStage(f"{name!r} is a value inside a stage")
+    inside = NoStage(f"{shown(name)} is a value inside a stage")
     if not path or WRAPPED.fullmatch(f"{path}_"):
         if op not in OPS_OF_STEM:
             raise inside

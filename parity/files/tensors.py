@@ -5,30 +5,33 @@ from __future__ import annotations
 import json
 import math
 import os
-import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Generic, NamedTuple
 
 import numpy as np
 
-from melfront.command import lacks_memory
+from melfront.command import shorten
 from melfront.conventions import N_FRAMES
 
 from ..noise import Array
-from ..stages import Name, ParityError, unknown
+from ..stages import Name, ParityError, check_once, from_json, shown, unknown
+from . import bounds
+from .bounds import MOST_HEADER, NPY, bounded, parsed
 from .names import sorted_out, stages_of
 from .texts import RAW, TEXTS, Printed, read_raw, read_text, unread
 
 FORMAT = "2"
 FLOOR, NORM, SAMPLED = "floor.", "norm.", "sampled."  # before a stage's name, in the metadata
 METADATA = "__metadata__"  # name of the JSON text in an npz; safetensors has a place for it
+NAMES_OF_METADATA = (METADATA, "metadata")
 METADATA_ROOM = 8192  # bytes, and for each stage's shape, norm and noise:
 STAGE_ROOM = 256
 STATES = ("hidden_states", "encoder_hidden_states")  # of all blocks, in one
 NO_STAGES = {"attention_mask"}  # our other commands write it next to the stages
+MOST_AXES = 16  # NumPy computes with up to 64, and not everything with more than 32
 
 
 class Tensor(NamedTuple):
@@ -84,10 +87,7 @@ def positive(text: str) -> float:
 
 
 def table(text: str, name: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
+    value = from_json(text, name)
     if not isinstance(value, dict):
         raise ParityError(f"{name} is not a JSON object; leave it out, or take what `dump` wrote")
     return value
@@ -100,8 +100,9 @@ def read(path: str | os.PathLike[str]) -> Dump[str]:
         raise ParityError(f"{path}: no such file or folder")
     if path.is_dir():
         files = [p for p in sorted(path.iterdir()) if p.suffix in (".npy", *RAW)]
-        arrays = ((p.stem, np_load(p) if p.suffix == ".npy" else read_raw(p)) for p in files)
-        dump = collect(arrays, str(path))
+        bounds.check_count(path, len(files))
+        check_once((p.stem for p in files), str(path))
+        dump = collect(((p.stem, array_of(p)) for p in files), str(path))
     elif path.suffix == ".npz":
         dump = read_npz(path)
     elif path.suffix == ".safetensors":
@@ -126,10 +127,9 @@ def read_single(path: Path) -> Dump[str]:
     """A file of one tensor, of which the file's name tells the stage, or a text with names."""
     held: dict[str, Any] = {}
     with parsed(path, str(path)):
-        if path.suffix in TEXTS:
-            held = read_text(path)
-        else:
-            held[""] = np_load(path) if path.suffix == ".npy" else read_raw(path)
+        bounds.check_file(path)
+        held = read_text(path) if path.suffix in TEXTS else {"": array_of(path)}
+        bounds.check_count(path, len(held))
     if "" in held:
         values = held.pop("")
         held[stage_of(path, as_tensor(values, path.name))] = values
@@ -155,63 +155,74 @@ def stage_of(path: Path, tensor: Tensor) -> str:
     return path.stem
 
 
-def np_load(path: Path) -> Any:
+def array_of(path: Path) -> Array:
+    """The one array of an .npy or of raw numbers. Raises ParityError."""
     with parsed(path, str(path)):
-        return np.load(path, allow_pickle=False)
-
-
-@contextmanager
-def parsed(path: Path, name: str) -> Iterator[None]:
-    """Turn any exception of a parser into a ParityError: a damaged file may raise anything."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about headers that are odd but readable
-            yield
-    except ParityError:
-        raise
-    except Exception as error:
-        raise ParityError(f"{name}: {explain(error, path)}") from error
-
-
-def explain(error: Exception, path: Path) -> str:
-    if path.stat().st_size == 0:
-        return "the file is empty"
-    if lacks_memory(error):
-        return f"too large for the memory, or damaged ({error})"
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read: {error.strerror}"
-    if "pickle" in str(error).lower():
-        # NumPy takes any file that it does not recognise for a pickle.
+        bounds.check_file(path)
+        if path.suffix in RAW:
+            return read_raw(path)
         with path.open("rb") as file:
-            if not file.read(6).startswith((b"\x93NUMPY", b"PK\3\4", b"PK\5\6")):
-                return f"not a {path.suffix} file, whatever its name; write it with NumPy"
-        return "holds Python objects, which are not read; save plain arrays of numbers"
-    return f"not a whole file of its kind ({type(error).__name__}); write it again"
+            if file.read(len(NPY)) == NPY:
+                file.seek(0)
+                bounds.check_npy(file, path.stat().st_size, str(path))
+            file.seek(0)
+            values = np.load(file, allow_pickle=False)
+            if isinstance(values, np.lib.npyio.NpzFile):
+                raise ParityError(f"{path}: an .npz under the name of an .npy; rename it")
+    return np.asarray(values)
 
 
 def read_npz(path: Path) -> Dump[str]:
-    archive = np_load(path)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise ParityError(f"{path}: a single .npy array under the name of an .npz; rename it")
-    raw, metadata = {}, {}
-    with archive:
-        for name in archive.files:
-            with parsed(path, f"{path}: {name}"):
-                values = np.asarray(archive[name])  # bytes, if the entry is not a .npy
-            if name in (METADATA, "metadata") and values.dtype.kind == "U":
-                said = table(str(values), f"{path}: {name}")
-                # safetensors holds texts only; people put numbers into the metadata of an npz
-                metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in said.items()}
-            elif name not in NO_STAGES:
-                raw[name] = values
+    with parsed(path, str(path)):
+        bounds.check_file(path)
+        with path.open("rb") as file:
+            if file.read(len(NPY)) == NPY:
+                raise ParityError(
+                    f"{path}: a single .npy array under the name of an .npz; rename it"
+                )
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                bounds.check_zip(path, archive.zip)
+                raw, metadata = entries(path, archive)
     return collect(raw.items(), str(path))._replace(metadata=metadata)
+
+
+def entries(path: Path, archive: Any) -> tuple[dict[str, Array], dict[str, str]]:
+    """The arrays of an .npz, and its metadata."""
+    raw, metadata = {}, {}
+    for entry in archive.zip.infolist():
+        name = entry.filename.removesuffix(".npy")
+        if name in NAMES_OF_METADATA and entry.file_size > 4 * MOST_HEADER:
+            raise ParityError(f"{path}: {name} of {entry.file_size:,} bytes; leave it out")
+        values = in_archive(path, archive, entry)
+        if name in NAMES_OF_METADATA and values.dtype.kind == "U":
+            said = table(str(values), f"{path}: {name}")
+            # safetensors holds texts only; people put numbers into the metadata of an npz
+            metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in said.items()}
+        elif name not in NO_STAGES:
+            raw[name] = values
+    return raw, metadata
+
+
+def in_archive(path: Path, archive: Any, entry: zipfile.ZipInfo) -> Array:
+    """An array of an .npz; of an entry that is not an .npy its bytes. Raises ParityError."""
+    with parsed(path, f"{path}: {shown(entry.filename)}"):
+        with archive.zip.open(entry) as file:
+            whole = file.read(len(NPY)) == NPY
+        if whole:
+            with archive.zip.open(entry) as file:
+                bounds.check_npy(file, entry.file_size, f"{path}: {shown(entry.filename)}")
+        return np.asarray(archive[entry.filename])
 
 
 def read_safetensors(path: Path) -> Dump[str]:
     from safetensors import safe_open
 
     with parsed(path, str(path)):
-        path.open("rb").close()  # safe_open reports a file without read permission as missing
+        bounds.check_file(path)
+        bounds.check_safetensors(
+            path
+        )  # and safe_open reports a file without read permission as missing
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             raw = {name: file.get_tensor(name) for name in set(file.keys()) - NO_STAGES}
@@ -238,7 +249,7 @@ def collect(raw: Iterable[tuple[str, Any]], where: str) -> Dump[str]:
         except ParityError:
             if sorted_out([name], None)[0]:
                 raise
-            left_out.append(f"left out: {name!r} is no stage's name, and no tensor of floats")
+            left_out.append(f"left out: {shown(name)} is no stage's name, and no tensor of floats")
             foreign.append(name)
     if foreign and not tensors:
         raise ParityError(f"{where}: {unknown(foreign[0])}")
@@ -251,14 +262,27 @@ def as_tensor(values: Any, name: str) -> Tensor:
         known = [number.value for number in (*values.first, *values.last)]
         return Tensor(np.array(known, np.float32), "float32", printed=values)
     of_torch = hasattr(values, "detach")
-    values = values.detach().cpu() if of_torch else np.asarray(values)
-    stored = str(values.dtype).removeprefix("torch.") if of_torch else values.dtype.name
-    kind = {"complex64": "float32", "complex128": "float64"}.get(stored, stored)
-    if kind not in ("float16", "float32", "float64") and (stored != "bfloat16" or not of_torch):
-        raise ParityError(f"{name}: dtype {stored}; expected float16, bfloat16, float32, float64")
-    if stored == "bfloat16":
-        values = values.float()
-    return Tensor(values.numpy() if of_torch else values, kind)
+    try:
+        values = values.detach().cpu() if of_torch else np.asarray(values)
+        stored = str(values.dtype).removeprefix("torch.") if of_torch else values.dtype.name
+        kind = {"complex64": "float32", "complex128": "float64"}.get(stored, stored)
+        if kind not in ("float16", "float32", "float64") and (stored != "bfloat16" or not of_torch):
+            raise ParityError(
+                f"{name}: dtype {stored}; expected float16, bfloat16, float32, float64"
+            )
+        if values.ndim > MOST_AXES:
+            raise ParityError(f"{name}: {values.ndim} axes; expected at most {MOST_AXES}")
+        if of_torch:
+            values = values.float() if stored == "bfloat16" else values
+            values = values.resolve_conj().resolve_neg().numpy()
+    except (ParityError, MemoryError):
+        raise
+    except Exception as error:  # of a tensor that is sparse, nested, or on the meta device
+        why = str(error).partition("\n")[0]
+        raise ParityError(
+            f"{name}: no array of numbers can be made of it ({shorten(why, 200)}); give a dense one"
+        ) from error
+    return Tensor(*bounded(values, kind))
 
 
 class Writer:

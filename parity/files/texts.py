@@ -15,7 +15,6 @@ How many digits a number was printed with is kept: it is right to within half of
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import warnings
@@ -27,11 +26,13 @@ import numpy as np
 
 from ..noise import Array
 from ..stages import ParityError
+from ..stages import from_json as from_json_text
 
 RAW = {".bin": "<f4", ".raw": "<f4", ".f32": "<f4", ".f16": "<f2", ".f64": "<f8"}
 TEXTS = (".txt", ".csv", ".tsv", ".json")
-MOST_TEXT, MOST_RAW = 1 << 26, 1 << 30  # bytes: 64 MiB of text is a GB once it is parsed
+MOST_TEXT, MOST_RAW = 1 << 25, 1 << 30  # bytes: 32 MiB of text are most of a GB once parsed
 WITH_DIGITS = 1 << 20  # bytes: in a longer file no number's digits are kept, which is slow
+PIECE = 1 << 20  # values that are looked at together
 ABSURD = 1e20  # in size: hardly any value of a stage, but many if the bytes are no float32
 
 FROM_TORCH = "safetensors.torch.save_file(torch.load(PATH), 'mine.safetensors')"
@@ -154,13 +155,14 @@ def read_raw(path: Path) -> Array:
     if not size:
         raise ParityError(f"{path}: the file is empty")
     with path.open("rb") as file:
-        if file.read(4) in (b"lmgg", b"GGUF", b"PK\3\4", b"\x89HDF"):
+        if file.read(4) in (b"lmgg", b"GGUF", b"PK\3\4", b"\x89HDF", b"\x93NUM", b"RIFF"):
             raise ParityError(f"{path}: a checkpoint or archive; expected {kind.name}s alone")
     if size % kind.itemsize:
         raise ParityError(f"{path}: {size} bytes are no whole number of {kind.name}s")
     values = np.fromfile(path, kind)
     with np.errstate(invalid="ignore"):
-        absurd = int(np.sum(np.abs(values) > ABSURD)) if kind.itemsize > 2 else 0
+        pieces = range(0, values.size if kind.itemsize > 2 else 0, PIECE)
+        absurd = sum(int(np.sum(np.abs(values[i : i + PIECE]) > ABSURD)) for i in pieces)
     if absurd > values.size / 100:
         raise ParityError(
             f"{path}: {absurd} of {values.size} values are beyond 1e20; expected {kind.name}s in "
@@ -190,11 +192,8 @@ def read_text(path: Path) -> dict[str, Any]:
 
 
 def in_json(text: str, path: Path) -> dict[str, Any]:
-    try:
-        parse: Any = Decimal.of if len(text) <= WITH_DIGITS else float
-        held = json.loads(text, parse_float=parse, parse_int=parse)
-    except (ValueError, RecursionError) as error:
-        raise ParityError(f"{path}: not whole JSON; write it again") from error
+    parse: Any = Decimal.of if len(text) <= WITH_DIGITS else float
+    held = from_json_text(text, str(path), parse_float=parse, parse_int=parse)
     if isinstance(held, list):
         return {"": as_array(held, str(path))}
     if not isinstance(held, dict):

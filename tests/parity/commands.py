@@ -1,5 +1,7 @@
 """Helpers for tests of the command line. The fixtures are in conftest.py."""
 
+import pytest
+
 import melfront
 from melfront.parity.signals import SIGNALS
 
@@ -17,3 +19,8 @@ def assert_one_line(result, *words):
     assert "Traceback" not in err
     for word in words:
         assert str(word).lower() in err.lower(), err
+
+
+def soon(values, *kept):
+    """Parameters of a test: these values are tried always, the others with the slow tests."""
+    return [pytest.param(v, marks=[] if v in kept else [pytest.mark.slow]) for v in values]

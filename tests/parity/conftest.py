@@ -51,6 +51,17 @@ def wrong(tmp_path):
 
 
 @pytest.fixture
+def no_search(monkeypatch):
+    """No mistake is searched for, which takes seconds: for tests of what else a report says."""
+    from melfront.parity.diagnosis.match import Diagnosis
+
+    for module in ("naming", "fewer_bits"):
+        name = f"melfront.parity.comparison.{module}.diagnose"
+        monkeypatch.setattr(name, lambda _: Diagnosis([]))
+    monkeypatch.setattr("melfront.parity.comparison.fewer_bits.arithmetics", lambda _: [])
+
+
+@pytest.fixture
 def run(capsys):
     """Run the command line in this process: exit status, stdout, stderr."""
 

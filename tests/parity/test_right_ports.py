@@ -61,7 +61,7 @@ def front_end_cases(max_seconds: float) -> st.SearchStrategy[FrontEndCase]:
 
 
 @given(case=front_end_cases(2.0))
-@settings(max_examples=100)
+@settings(max_examples=40)
 def test_front_end(case):
     case.check()
 
@@ -85,7 +85,7 @@ def test_front_end_of_half_a_minute(case):
     n_mels=st.sampled_from([80, 128]),
     convention=st.sampled_from(["transformers", "openai"]),
 )
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_batch(clips, n_mels, convention):
     audio = [clip.array() for clip in clips]
     options = {"pad_to": 0.61, "convention": convention}
@@ -103,7 +103,7 @@ def test_named_conventions(sample, convention):
 
 
 @given(signal=signals(0.5, min_samples=SHORTEST), n_mels=st.sampled_from([80, 128]))
-@settings(max_examples=15)
+@settings(max_examples=8)
 def test_matrix_dft_is_not_a_mistake(signal, n_mels):
     """A float32 DFT as a matrix product is up to three times noisier than an FFT, but not wrong."""
     x = signal.array()
@@ -162,7 +162,7 @@ def encoder_cases() -> st.SearchStrategy[EncoderCase]:
 
 
 @given(case=encoder_cases())
-@settings(max_examples=60)
+@settings(max_examples=20)
 def test_encoder(case):
     case.check()
 
@@ -197,7 +197,7 @@ def test_against_a_reference(tmp_path, name, dtype, sampled):
 
 
 @given(data=st.data(), name=st.sampled_from(sorted(MODELS)), dtype=st.sampled_from(DTYPES))
-@settings(max_examples=25)
+@settings(max_examples=10)
 def test_forced(data, name, dtype):
     """With any subset of the stages; with few of them, each is many steps from the previous one."""
     stages = right_stages(name, dtype)

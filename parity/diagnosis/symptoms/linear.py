@@ -11,6 +11,7 @@ from ...noise import Array, rms
 from ...stages import Stage
 from .view import View, many, short
 
+MOST_DECADES = 30.0  # more are no scale of a waveform
 LOGARITHMS = {"log": 1.0, "clamped": 1.0, "features": 4.0}  # stage: decades that 1 stands for
 ENOUGH = 0.05  # of the values, on which a rule of the logarithm's is seen
 FREE = 8  # values for each number that is fitted, at the least
@@ -115,8 +116,8 @@ def signed(x: complex) -> str:
 
 def offset_line(stage: Stage, what: str, offset: complex) -> str:
     line = f"{what} is the truth {signed(offset)}"
-    if stage in LOGARITHMS:
-        decades = LOGARITHMS[stage] * offset.real
+    decades = LOGARITHMS.get(stage, 0.0) * offset.real
+    if 0 < abs(decades) < MOST_DECADES:
         line += f": a power times {10**decades:.4g}, an amplitude times {10 ** (decades / 2):.4g}"
     return line
 

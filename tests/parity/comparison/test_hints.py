@@ -146,7 +146,7 @@ def test_hint_for_another_hop_or_length():
     assert "hop" not in str(compare(features=mine[:, :37]))
 
 
-def test_hint_for_another_number_of_bins():
+def test_hint_for_another_number_of_bins(no_search):
     mine = ours_numpy(AUDIO, 8_000, 128)
     text = str(compare(features=mine))
     assert "expected (80, 50); for 128 bins pass --n-mels 128" in text
@@ -173,7 +173,7 @@ def test_indistinguishable_pairs_are_named_together():
 ASK = "were these tensors made from this clip, and with these options?"
 
 
-def test_asks_about_the_clip_only_if_it_may_differ():
+def test_asks_about_the_clip_only_if_it_may_differ(no_search):
     other = ours_numpy(SIGNALS["noise"].make(), 8_000, 80)
     assert ASK in compare(features=other).headline()
     rng = np.random.default_rng(3)

@@ -61,7 +61,7 @@ def names(report):
 
 
 @pytest.mark.parametrize("n", [1, 40])
-def test_the_first_frames(n):
+def test_the_first_frames(no_search, n):
     for mine in (MEL[:, :n], MEL[:, :n].T, MEL[None, :, :n]):
         report = features(mine)
         assert report.ok, report

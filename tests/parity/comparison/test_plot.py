@@ -73,14 +73,14 @@ REPORTS = {
 
 
 @pytest.mark.parametrize("kind", sorted(REPORTS))
-def test_every_report_can_be_drawn(tmp_path, kind):
+def test_every_report_can_be_drawn(no_search, tmp_path, kind):
     path = tmp_path / "error.png"
     plot.plot(REPORTS[kind](), path)
     assert picture(path).shape[1] > 1000
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_errors_are_visible(tmp_path):
+def test_errors_are_visible(no_search, tmp_path):
     counts = {}
     for kind in ("pass", "edge", "shift"):
         plot.plot(REPORTS[kind](), tmp_path / f"{kind}.png")
@@ -98,7 +98,7 @@ def test_one_wrong_frame_of_thousands_is_visible():
     assert np.isnan(plot.gathered(error, 10, 10)).sum() == 1
 
 
-def test_which_stage_is_shown():
+def test_which_stage_is_shown(no_search):
     assert plot.pictured(REPORTS["front end"]()).name == "windowed"
     assert plot.pictured(REPORTS["encoder"]()).name == "ln_post"  # all pass: shows the last
     assert plot.pictured(REPORTS["shape"]()) is None

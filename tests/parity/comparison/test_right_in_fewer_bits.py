@@ -97,7 +97,7 @@ def cases() -> st.SearchStrategy[FewerBitsCase]:
 
 
 @given(case=cases())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_right_in_fewer_bits(case):
     case.check()
 

@@ -13,6 +13,7 @@ from melfront.parity.diagnosis.front_end import both
 from melfront.parity.pipeline import Pipeline
 from melfront.parity.resolve import of_signal
 from melfront.parity.signals import SIGNALS
+from tests.parity.commands import soon
 
 # These need all frames: on a few, their values are only close.
 NEED_ALL = [
@@ -25,7 +26,7 @@ NEED_ALL = [
 
 
 @pytest.mark.parametrize("stage", SERVES)
-@pytest.mark.parametrize("signal", ["padded", "batch", "late", "tone"])
+@pytest.mark.parametrize("signal", soon(["padded", "batch", "late", "tone"], "padded", "batch"))
 def test_distance_to_the_right_mistake_is_zero(signal, stage):
     pipeline = of_signal(signal, 80)
     for entry in mistakes.FRONT_END:
@@ -77,7 +78,7 @@ def test_least_is_a_lower_bound_of_the_error():
     assert 0 < least <= np.sqrt(np.mean((mine - truth) ** 2))
 
 
-@pytest.mark.parametrize("signal", ["padded", "batch"])
+@pytest.mark.parametrize("signal", soon(["padded", "batch"], "padded"))
 def test_two_mistakes_at_once(signal):
     pair = (mistakes.find("HTK mel scale"), mistakes.find("Hamming window"))
     clip = SIGNALS[signal]

@@ -42,7 +42,10 @@ def named_of_each(pipeline, dump):
 
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("tanh GELU", "scores not scaled"), ("unbiased variance", "out bias missing")],
+    [
+        ("tanh GELU", "scores not scaled"),
+        pytest.param("unbiased variance", "out bias missing", marks=pytest.mark.slow),
+    ],
 )
 def test_encoder(first, second):
     model = load_model("formula:toy")

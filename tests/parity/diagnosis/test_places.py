@@ -14,6 +14,7 @@ from melfront import parity
 from melfront.encoder import WhisperEncoder
 from melfront.encoder.built_in import TOY
 from melfront.parity import mistakes
+from melfront.parity.diagnosis import diagnose
 from melfront.parity.diagnosis.places import parts_of, some
 from melfront.parity.mistakes.steps import Steps
 from melfront.parity.pipeline import load_model
@@ -33,15 +34,15 @@ def made(name, pattern, given):
 
 
 SOON = [
-    ("tanh GELU", r"block", "in the blocks and not in the stem"),
     ("tanh GELU", r"gelu", "in the stem alone"),
-    ("tanh GELU", r"block\.0", "in block 0 alone"),
     ("ReLU", r"(?!block\.1)", "in the stem and block 0 and not in block 1"),
     ("weights in int8", r".*fc2", "in mlp.fc2 alone"),
 ]
 LATER = [
     pytest.param(*case, marks=pytest.mark.slow)
     for case in (
+        ("tanh GELU", r"block", "in the blocks and not in the stem"),
+        ("tanh GELU", r"block\.0", "in block 0 alone"),
         ("RMS norm", r"block", "in the blocks and not in ln_post"),
         ("unbiased variance", r"ln_post", "in ln_post alone"),
         ("fc1 bias missing", r"block\.1", "in block 1 and not in block 0"),
@@ -93,7 +94,8 @@ def test_places_in_words():
 
 
 @pytest.mark.parametrize(("layers", "said"), [(2, False), (7, True)])
-def test_what_was_not_tried_is_said(layers, said):
+def test_what_was_not_tried_is_said(monkeypatch, layers, said):
+    monkeypatch.setattr(diagnose, "of_the_encoder", lambda _: iter([[]]))  # nothing fits
     model = WhisperEncoder.from_formula(replace(TOY, n_audio_layer=layers))
     with torch.no_grad():
         right = model(MEL).last_hidden_state[0].numpy()

@@ -17,6 +17,7 @@ from melfront.parity.mistakes.steps import Steps
 from melfront.parity.pipeline import Pipeline, load_model
 from melfront.parity.signals import SIGNALS
 from melfront.parity.stages import Stage, of_encoder
+from tests.parity.commands import soon
 
 AUDIO = SIGNALS["toy"].make()
 MEL = torch.from_numpy(melfront.log_mel(AUDIO, n_mels=7, pad_to=0.22))[None]
@@ -24,7 +25,7 @@ MODEL = load_model("formula:toy")
 OF_THE_TOY = [*cut_up(11, 26, 2), in_chunks(6), in_tiles(4)]
 
 
-@pytest.mark.parametrize("entry", OF_THE_TOY, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", soon(OF_THE_TOY, *OF_THE_TOY[::2]), ids=lambda entry: entry.name)
 @pytest.mark.parametrize(
     "given", ["hidden states", pytest.param("ln_post", marks=pytest.mark.slow)]
 )

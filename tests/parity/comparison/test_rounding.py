@@ -8,7 +8,7 @@ import torch
 
 from melfront import parity
 from melfront.parity import mistakes
-from melfront.parity.files.rounding import rounding_of
+from melfront.parity.comparison.rounding import rounding_of
 from melfront.parity.files.tensors import Tensor
 from melfront.parity.pipeline import load_model
 from melfront.parity.signals import SIGNALS

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..files.tensors import Dump, Tensor
 from ..noise import EPS, PASS, Array, Floor, rms, widen
 from ..stages import Stage
-from .tensors import Dump, Tensor
 
 PLACES = range(1, 8)  # behind the point, of "%.1f" to "%.7f"
 DIGITS = range(2, 7)  # significant, of "%.2g" to "%g"; with 7 nothing of a float32 is lost
