@@ -8,12 +8,22 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from typing import Any
 
 import numpy
 
 from tests.conftest import CHECKOUT
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest needs it there
+
 FOLDERS = ("melfront", "encoder", "parity", "benchmarks", "reference_data")
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))
 
 
 def python_without(folder: Path, *packages: str) -> Path:

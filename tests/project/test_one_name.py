@@ -8,7 +8,6 @@ import pickle
 import re
 import subprocess
 import sys
-import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 
 import melfront.__main__
 from tests.conftest import CHECKOUT
-from tests.environments import FOLDERS, environment, python_without
+from tests.environments import FOLDERS, environment, pyproject, python_without
 
 ROOMS = [name for name in FOLDERS if name != "melfront"]
 # Importing these starts work or needs packages that are not installed.
@@ -198,7 +197,7 @@ assert "encoder.ops" not in sys.modules
 
 
 def test_every_folder_is_in_the_wheel():
-    settings = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]
+    settings = pyproject()["tool"]
     mapped = settings["setuptools"]["package-dir"]
     assert mapped == {f"melfront.{room}": room for room in ROOMS}
     folders = [path.parent for name in FOLDERS for path in (CHECKOUT / name).rglob("__init__.py")]
@@ -209,7 +208,7 @@ def test_every_folder_is_in_the_wheel():
 
 @pytest.mark.skipif(os.name == "nt", reason="git on Windows checks symlinks out as files")
 def test_mypy_finds_every_package():
-    settings = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["mypy"]
+    settings = pyproject()["tool"]["mypy"]
     links = {path.name: path.resolve() for path in (CHECKOUT / "typings" / "melfront").iterdir()}
     assert links == {name: (CHECKOUT / name).resolve() for name in links}
     assert set(settings["packages"]) == {"melfront"} | {f"melfront.{name}" for name in links}

@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import stat
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import yaml
 
 import melfront.__main__
 from tests.conftest import CHECKOUT
+from tests.environments import pyproject
 
 GITHUB = CHECKOUT / ".github"
 FORMS = sorted(path.name for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml"))
@@ -52,7 +52,7 @@ def test_workflow_runs_ci():
         program = shlex.split(command)[0]
         assert program == "git" or os.access(CHECKOUT / program, os.X_OK), command
     assert (CHECKOUT / ".ci" / "run").stat().st_mode & stat.S_IXOTH
-    bounds = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["requires-python"]
+    bounds = pyproject()["project"]["requires-python"]
     assert bounds.removeprefix(">=") in job["container"]
     for step in job["steps"]:
         assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step.get("uses", "a/b@v1"))
@@ -60,7 +60,7 @@ def test_workflow_runs_ci():
 
 def test_citation_matches_pyproject():
     citation = read(CHECKOUT / "CITATION.cff")
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    project = pyproject()["project"]
     assert set(citation) >= {"cff-version", "message", "title", "authors"}  # required by the format
     assert citation["cff-version"] == "1.2.0"
     assert citation["version"] == project["version"] == melfront.__version__

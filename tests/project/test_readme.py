@@ -17,7 +17,6 @@ import shlex
 import subprocess
 import sys
 import textwrap
-import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ import pytest
 
 import melfront
 from tests.conftest import CHECKOUT
+from tests.environments import pyproject
 from tests.printed import NOISE, like
 from tests.project.readme_files import PORT, prepare, right_features_of_speech
 
@@ -329,7 +329,7 @@ def pins(file: str) -> dict[str, str]:
 
 def test_lower_bounds_are_those_that_ci_runs():
     """Every requirement has a lower bound, and constraints-lowest.txt pins exactly that version."""
-    project = tomllib.loads(read("pyproject.toml"))["project"]
+    project = pyproject()["project"]
     extras = project["optional-dependencies"]
     wanted = [project["dependencies"], *extras.values()]
     wanted = [line for lines in wanted for line in lines if not line.startswith("melfront[")]
