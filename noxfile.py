@@ -1,7 +1,7 @@
 """The tests that other versions could break, with others than those of constraints.txt.
 
     nox -l                         # what there is
-    nox -s "versions(oldest)"      # one of them; each brings its own torch, gigabytes where it is for CUDA
+    nox -s "versions(oldest)"      # one of them; each brings its own torch, gigabytes for CUDA
     nox -s "versions(newest)" -- -m ""   # what follows -- is pytest's
 
 nox looks for the Python of each session, and skips the session where there is none. What installs
@@ -15,7 +15,7 @@ import nox
 # The fewest that the tests below need: a test without its library is skipped, and says so.
 PEERS = ["openai-whisper", "faster-whisper", "kaldi-native-fbank", "python-speech-features"]
 TOOLS = ["pytest", "hypothesis", "numba"]
-# What compares us with other libraries, reads their files, or depends on how NumPy and torch compute.
+# What compares us with other libraries, reads their files, or rests on NumPy's and torch's arithmetic.
 TESTS = [
     "tests/melfront/audio",
     "tests/melfront/backends/test_kernel.py",
@@ -45,7 +45,7 @@ def stack(name: str, python: str, *versions: str) -> nox.param:
         stack(
             "oldest",
             "3.10",
-            *("torch==2.6.*", "transformers==4.57.*", "huggingface_hub<1", "numpy==2.0.*"),
+            *("torch==2.6.*", "transformers==4.57.*", "huggingface_hub==0.36.*", "numpy==2.0.*"),
             *("scipy==1.13.*", "librosa==0.11.*"),
         ),
         stack("torch-2.9", "3.12", "torch==2.9.*", "transformers==5.0.*", "librosa==1.*"),

@@ -40,8 +40,8 @@ from .conventions import (
     named_convention,
 )
 
-# NumPy takes a tenth of a second, torch and transformers seconds. All of them wait until a name that
-# needs them is used: pytest, in any project, imports this package for `parity`'s plugin.
+# NumPy takes a tenth of a second, torch and transformers seconds. They wait until a name that needs
+# them is used: pytest, in any project, imports this package for the plugin in `parity`.
 if TYPE_CHECKING:
     import numpy as np
 
