@@ -15,7 +15,7 @@ import nox
 # The fewest that the tests below need: a test without its library is skipped, and says so.
 PEERS = ["openai-whisper", "faster-whisper", "kaldi-native-fbank", "python-speech-features"]
 TOOLS = ["pytest", "hypothesis", "numba"]
-# What compares us with other libraries, reads their files, or rests on NumPy's and torch's arithmetic.
+# What compares us with other libraries, reads files, or rests on the arithmetic of NumPy and torch.
 TESTS = [
     "tests/melfront/audio",
     "tests/melfront/backends/test_kernel.py",

@@ -53,7 +53,8 @@ def copy_of_the_checkout(folder: Path) -> Path:
 def build_wheel(folder: Path) -> Path:
     source = folder / "source"
     copy_of_the_checkout(source)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    shutil.copytree(CHECKOUT / "docs", source / "docs")
+    for name in ("pyproject.toml", "LICENSE"):
         shutil.copy(CHECKOUT / name, source)
     options = ["-q", "--no-deps", "--no-index", "--no-build-isolation", "-w", folder]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, source], check=True)

@@ -10,9 +10,10 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Generic, NamedTuple
+from typing import IO, Any, Generic
 
 import numpy as np
+from typing_extensions import NamedTuple  # comes with torch; before 3.11 typing's is not generic
 
 from melfront.command import lacks_memory
 from melfront.conventions import N_FRAMES
