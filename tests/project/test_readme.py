@@ -26,7 +26,6 @@ import pytest
 
 import melfront
 from tests.conftest import CHECKOUT
-from tests.environments import pyproject
 from tests.printed import NOISE, like
 from tests.project.readme_files import PORT, prepare, right_features_of_speech
 
@@ -324,17 +323,6 @@ def test_links(name):
         assert (CHECKOUT / path).exists(), path
 
 
-def test_the_description_shows_its_links_anywhere():
-    """A package index shows this page alone, at another address: relative links lead nowhere."""
-    project = pyproject()["project"]
-    page = read(project["readme"])
-    targets = re.findall(r"\]\(([^)]*)\)|(?:src|href)=\"([^\"]*)", page)
-    targets += [(url, "") for url in project["urls"].values()]
-    assert targets
-    for target in targets:
-        assert "".join(target).startswith(("https://", "#")), target
-
-
 def test_the_picture_is_drawn_by_the_command_below_it():
     shown, command = claim(
         r"!\[[^]]*\]\(([\w/.]+)\) .*?`(python -m melfront.reference_data\.make_picture[^`]*)`"
@@ -347,32 +335,3 @@ def test_the_picture_is_drawn_by_the_command_below_it():
 
     with Image.open("way.png") as drawn, Image.open(CHECKOUT / shown) as committed:
         assert drawn.size == committed.size
-
-
-def test_versions_agree():
-    (version,) = re.findall(r'^version = "(.*)"$', read("pyproject.toml"), flags=re.MULTILINE)
-    assert version == melfront.__version__
-    assert f"## [{version}]" in read("CHANGELOG.md")
-
-
-def pins(file: str) -> dict[str, str]:
-    return dict(re.findall(r"^([\w-]+)==(\S+)$", read(file), flags=re.MULTILINE))
-
-
-def test_lower_bounds_are_those_that_ci_runs():
-    """Every requirement has a lower bound, and constraints-lowest.txt pins exactly that version."""
-    project = pyproject()["project"]
-    extras = project["optional-dependencies"]
-    wanted = [project["dependencies"], *extras.values()]
-    wanted = [line for lines in wanted for line in lines if not line.startswith("melfront[")]
-    bounds = dict(requirement.split(">=") for requirement in wanted)
-    # noxfile.py's session `oldest` has the oldest of these three, which go together.
-    oldest, lowest = read("noxfile.py"), pins("constraints-lowest.txt")
-    for name in ("torch", "transformers", "huggingface_hub"):
-        assert f'"{name}=={bounds[name]}.*"' in oldest, name
-        assert lowest[name] != bounds[name], "the exception is not needed"
-        lowest[name] = bounds[name]
-    assert lowest == bounds
-    others = pins("constraints-newest.txt")
-    assert set(bounds) - set(others) == {"mypy", "ruff"}, "both only check the source"
-    assert set(others) <= set(bounds)
