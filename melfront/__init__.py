@@ -27,22 +27,7 @@ from functools import lru_cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from . import checkout, oracle, variants  # noqa: F401  # checkout: finds the other packages
-from .audio import (
-    AudioError,
-    Clips,
-    check_rate,
-    chunks,
-    fit_length,
-    is_tensor,
-    load_audio,
-    samples_of_chunk,
-    unchecked_clips,
-    windows_of,
-)
+from . import checkout  # noqa: F401  # first: it finds the other packages, and minds Ctrl-C
 from .conventions import (
     CHUNK_LENGTH,
     CONVENTIONS,
@@ -54,12 +39,19 @@ from .conventions import (
     Convention,
     named_convention,
 )
-from .filterbank import mel_filters
 
+# NumPy takes a tenth of a second, torch and transformers seconds. They wait until a name that needs
+# them is used: pytest, in any project, imports this package for the plugin in `parity`.
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from . import oracle, variants
+    from .audio import AudioError, Clips, chunks, load_audio
     from .backends.cuda_graph import Graphed
     from .backends.torch_backend import LogMel
     from .feature_extractor import WhisperFeatureExtractor as WhisperFeatureExtractor
+    from .filterbank import mel_filters
 
 __version__ = "0.1.0"
 __all__ = [
@@ -86,11 +78,16 @@ __all__ = [
 ]
 
 HOME = {
+    "AudioError": "audio",
     "Graphed": "backends.cuda_graph",
     "LogMel": "backends.torch_backend",
+    "chunks": "audio",
+    "load_audio": "audio",
+    "mel_filters": "filterbank",
     # Not in __all__: `import *` must not need transformers.
     "WhisperFeatureExtractor": "feature_extractor",
 }
+MODULES = ("audio", "filterbank", "oracle", "variants")
 
 
 def log_mel(
@@ -128,6 +125,8 @@ def log_mel(
     Raises AudioError (a ValueError) for audio that cannot be meant, TypeError for anything but
     audio, ValueError for an unknown convention. Reproduces transformers' WhisperFeatureExtractor.
     """
+    from .audio import check_rate, fit_length, is_tensor, unchecked_clips
+
     convention = named_convention(convention)
     if is_tensor(audio):
         from .backends.torch_backend import log_mel_of_tensor, taken_whole
@@ -174,6 +173,8 @@ def stream(
     attention_mask (F,) int32, F = chunk_length * 100. Raises what `load_audio` raises, after the
     windows that are complete before the fault: of a file that is cut short, all but the last.
     """
+    from .audio import samples_of_chunk, windows_of
+
     convention = named_convention(convention)
     for audio in windows_of(file, samples_of_chunk(chunk_length), check_range):
         features = log_mel(
@@ -213,6 +214,10 @@ def for_arrays(compiled: bool) -> Callable[..., Any]:
 
 def mask_of(clips: Clips, length: int) -> Any:
     """`frame_mask` of each clip: (F,) or (B, F), of the same kind and on the same device."""
+    import numpy as np
+
+    from .audio import is_tensor
+
     mask = np.stack([frame_mask(len(clip), length) for clip in clips.arrays])  # (B, F)
     mask = mask if clips.batched else mask[0]
     if not is_tensor(clips.arrays[0]):
@@ -229,12 +234,15 @@ def frame_mask(n_samples: int, length: int = N_SAMPLES) -> np.ndarray[Any, np.dt
     ignores it. Two more frames hear the clip, because frame f reaches back to sample 160 f - 200.
     Reproduces the attention_mask of transformers' WhisperFeatureExtractor.
     """
+    import numpy as np
+
     n_frames = length // HOP_LENGTH
     return (np.arange(n_frames) * HOP_LENGTH < n_samples).astype(np.int32)
 
 
 def __getattr__(name: str) -> Any:
-    # Importing these takes seconds, for torch and transformers, so it waits until one is used.
+    if name in MODULES:
+        return import_module(f".{name}", __name__)
     if name not in HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{HOME[name]}", __name__), name)

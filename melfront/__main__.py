@@ -88,6 +88,7 @@ def parser() -> Parser:
         epilog=EPILOG,
     )
     add = result.add_argument
+    add("--version", action="version", version=f"melfront {melfront.__version__}")
     add(
         "audio",
         nargs="*",

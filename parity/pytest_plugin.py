@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-# pytest imports this file in every run of every project's tests: nothing but melfront, so no torch.
+# pytest imports this file in every run of every project's tests: nothing but melfront, so no NumPy.
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray

@@ -8,12 +8,22 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from typing import Any
 
 import numpy
 
 from tests.conftest import CHECKOUT
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest needs it there
+
 FOLDERS = ("melfront", "encoder", "parity", "benchmarks", "reference_data")
+
+
+def pyproject() -> dict[str, Any]:
+    return tomllib.loads((CHECKOUT / "pyproject.toml").read_text("utf-8"))
 
 
 def python_without(folder: Path, *packages: str) -> Path:
@@ -43,7 +53,8 @@ def copy_of_the_checkout(folder: Path) -> Path:
 def build_wheel(folder: Path) -> Path:
     source = folder / "source"
     copy_of_the_checkout(source)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    shutil.copytree(CHECKOUT / "docs", source / "docs")
+    for name in ("pyproject.toml", "LICENSE"):
         shutil.copy(CHECKOUT / name, source)
     options = ["-q", "--no-deps", "--no-index", "--no-build-isolation", "-w", folder]
     subprocess.run([sys.executable, "-m", "pip", "wheel", *options, source], check=True)

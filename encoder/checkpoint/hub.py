@@ -109,11 +109,18 @@ def _hub(repository: str, revision: str | None, local_only: bool, wanted: Wanted
     There are two caches of one layout: that of the Hub, for whole files, and "melfront" among the
     assets (HF_ASSETS_CACHE), for files without decoder, which other programs must not find.
     """
-    from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import (
+        _CACHED_NO_EXIST,
+        constants,
+        hf_hub_download,
+        try_to_load_from_cache,
+        utils,
+    )
 
     encoders = Path(constants.HF_ASSETS_CACHE, "melfront")
-    offline = local_only or constants.HF_HUB_OFFLINE
-    commit = functools.cache(lambda: None if offline else connect(repository, revision))
+    # Before 1.0 huggingface_hub has nothing that reads a range of bytes: it sends the whole file.
+    whole = local_only or constants.HF_HUB_OFFLINE or not hasattr(utils, "http_stream_backoff")
+    commit = functools.cache(lambda: None if whole else connect(repository, revision))
 
     def look_up(cache: Path | None, filename: str) -> Any:
         try:

@@ -9,9 +9,10 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Generic, NamedTuple
+from typing import IO, Any, Generic
 
 import numpy as np
+from typing_extensions import NamedTuple  # comes with torch; before 3.11 typing's is not generic
 
 from melfront.command import shorten
 from melfront.conventions import N_FRAMES

@@ -1,4 +1,4 @@
-"""The files that GitHub reads: the workflow, the citation and the issue forms."""
+"""The files that GitHub and pip read: workflow, citation, issue forms, metadata, versions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import stat
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import yaml
 
 import melfront.__main__
 from tests.conftest import CHECKOUT
+from tests.environments import pyproject
 
 GITHUB = CHECKOUT / ".github"
 FORMS = sorted(path.name for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml"))
@@ -52,15 +52,15 @@ def test_workflow_runs_ci():
         program = shlex.split(command)[0]
         assert program == "git" or os.access(CHECKOUT / program, os.X_OK), command
     assert (CHECKOUT / ".ci" / "run").stat().st_mode & stat.S_IXOTH
-    bounds = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["requires-python"]
-    assert bounds.removeprefix(">=") in job["container"]
+    (version,) = re.findall(r"python:(\d+\.\d+)", job["container"])
+    assert f"(CPython {version}, Linux)" in (CHECKOUT / "constraints.txt").read_text("utf-8")
     for step in job["steps"]:
         assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step.get("uses", "a/b@v1"))
 
 
 def test_citation_matches_pyproject():
     citation = read(CHECKOUT / "CITATION.cff")
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    project = pyproject()["project"]
     assert set(citation) >= {"cff-version", "message", "title", "authors"}  # required by the format
     assert citation["cff-version"] == "1.2.0"
     assert citation["version"] == project["version"] == melfront.__version__
@@ -114,3 +114,47 @@ def test_commands_in_a_form_exist(name, capsys):
             assert re.search(rf"(?<![\w-]){option}\b", shown), command
     for option in re.findall(r"`(--[\w-]+)", text):
         assert re.search(rf"(?<![\w-]){option}\b", known), option
+
+
+def test_the_description_shows_its_links_anywhere():
+    """A package index shows this page alone, at another address: relative links lead nowhere."""
+    project = pyproject()["project"]
+    page = (CHECKOUT / project["readme"]).read_text("utf-8")
+    targets = re.findall(r"\]\(([^)]*)\)|(?:src|href)=\"([^\"]*)", page)
+    targets += [(url, "") for url in project["urls"].values()]
+    assert targets
+    for target in targets:
+        assert "".join(target).startswith(("https://", "#")), target
+
+
+def test_versions_agree():
+    (version,) = re.findall(
+        r'^version = "(.*)"$', (CHECKOUT / "pyproject.toml").read_text("utf-8"), flags=re.MULTILINE
+    )
+    assert version == melfront.__version__
+    assert f"## [{version}]" in (CHECKOUT / "CHANGELOG.md").read_text("utf-8")
+
+
+def pins(file: str) -> dict[str, str]:
+    return dict(
+        re.findall(r"^([\w-]+)==(\S+)$", (CHECKOUT / file).read_text("utf-8"), flags=re.MULTILINE)
+    )
+
+
+def test_lower_bounds_are_those_that_ci_runs():
+    """Every requirement has a lower bound, and constraints-lowest.txt pins exactly that version."""
+    project = pyproject()["project"]
+    extras = project["optional-dependencies"]
+    wanted = [project["dependencies"], *extras.values()]
+    wanted = [line for lines in wanted for line in lines if not line.startswith("melfront[")]
+    bounds = dict(requirement.split(">=") for requirement in wanted)
+    # noxfile.py's session `oldest` has the oldest of these three, which go together.
+    oldest, lowest = (CHECKOUT / "noxfile.py").read_text("utf-8"), pins("constraints-lowest.txt")
+    for name in ("torch", "transformers", "huggingface_hub"):
+        assert f'"{name}=={bounds[name]}.*"' in oldest, name
+        assert lowest[name] != bounds[name], "the exception is not needed"
+        lowest[name] = bounds[name]
+    assert lowest == bounds
+    others = pins("constraints-newest.txt")
+    assert set(bounds) - set(others) == {"mypy", "ruff"}, "both only check the source"
+    assert set(others) <= set(bounds)

@@ -202,6 +202,10 @@ def test_wheel_contains_only_melfront(wheel, installed, tmp_path):
     for name in (
         "reference_data/sample.flac",
         "reference_data/c/check.c",
+        "reference_data/README.md",
+        "parity/MISTAKES.md",
+        "benchmarks/RESULTS.md",
+        "docs/api.md",
         "encoder/report/page.html.jinja",
         "parity/compare.py",
     ):
