@@ -79,7 +79,7 @@ def unwound_by(came: list[signal.Signals]) -> Iterator[None]:
     def again(dropped: sys.UnraisableHookArgs) -> None:
         """Python drops what is raised in a callback of a weakref, or in a __del__."""
         if came and issubclass(dropped.exc_type, KeyboardInterrupt):
-            threading.Timer(0.01, signal.raise_signal, [came[-1]]).start()
+            threading.Timer(0.01, os.kill, [os.getpid(), came[-1]]).start()
         else:
             hook(dropped)
 
