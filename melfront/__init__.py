@@ -27,9 +27,12 @@ from functools import lru_cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import checkout  # noqa: F401  # first: finds the other packages, and minds Ctrl-C
+
+# isort: split
 import numpy as np
 
-from . import checkout, oracle, variants  # noqa: F401  # checkout: finds the other packages
+from . import oracle, variants
 from .audio import (
     AudioError,
     Clips,
