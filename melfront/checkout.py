@@ -9,7 +9,9 @@ checkout's only if its folder comes first on the path: a project's own `encoder.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import suppress
 from importlib import import_module
 from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
@@ -72,6 +74,18 @@ def rename(module: ModuleType, long: str) -> None:
     setattr(sys.modules["melfront"], long.rpartition(".")[2], module)
 
 
+def is_command() -> bool:
+    """Whether this process is one of our commands, of which Python is loading the packages."""
+    if sys.argv[:1] != ["-m"]:  # what stands there while `python -m NAME` imports NAME
+        return bool(sys.argv) and Path(sys.argv[0]).name == "melfront"
+    names = ("melfront", *(() if INSTALLED else PACKAGES))
+    return sys.orig_argv[sys.orig_argv.index("-m") + 1].partition(".")[0] in names
+
+
+if is_command():
+    # Ctrl-C ends it at once, without a traceback, until `command.exit_status` takes over.
+    with suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 if not INSTALLED:
     sys.meta_path.insert(0, Finder())
     for short in PACKAGES:

@@ -19,7 +19,7 @@ clip, long_clip, out = test_cli.clip, test_cli.long_clip, test_cli.out  # fixtur
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.safetensors"])
 @pytest.mark.parametrize("in_memory", [0, 1 << 26])  # bytes; beyond, features wait on the disk
 def test_files_of_a_long_clip(long_clip, out, monkeypatch, name, in_memory):
-    monkeypatch.setattr("melfront.output.features_file.IN_MEMORY", in_memory)
+    monkeypatch.setattr("melfront.features_file.IN_MEMORY", in_memory)
     assert main([str(long_clip), "--n-mels", "37", "-o", str(out / name)]) == 0
     windows = melfront.stream(long_clip, n_mels=37, compiled=False)
     _, features, masks = map(np.array, zip(*((0, *w[1:]) for w in windows), strict=True))

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..command import replacing
+from .command import replacing
 
 IN_MEMORY = 1 << 26  # bytes: 42 windows of 128 bins
 
