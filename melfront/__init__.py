@@ -22,12 +22,13 @@ transformers' to 3e-7; their FFT errs by 1e-5 on speech, by 1e-4 next to a loud 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import checkout, oracle, variants  # noqa: F401  # checkout: finds the other packages
 from .audio import (
@@ -38,7 +39,9 @@ from .audio import (
     fit_length,
     is_tensor,
     load_audio,
+    samples_of_chunk,
     unchecked_clips,
+    windows_of,
 )
 from .conventions import (
     CHUNK_LENGTH,
@@ -71,12 +74,14 @@ __all__ = [
     "Convention",
     "Graphed",
     "LogMel",
+    "Window",
     "chunks",
     "frame_mask",
     "load_audio",
     "log_mel",
     "mel_filters",
     "oracle",
+    "stream",
     "variants",
 ]
 
@@ -135,6 +140,52 @@ def log_mel(
     run = (for_tensors if is_tensor(clips.arrays[0]) else for_arrays)(compiled)
     features = run(clips, length, n_mels, convention, check_range)
     return (features, mask_of(clips.cut(length), length)) if return_mask else features
+
+
+class Window(NamedTuple):
+    """A window of `stream`: its samples, their features, and which of the frames hold audio."""
+
+    audio: NDArray[np.float32]  # (N,), 16 kHz; the last window of a clip is shorter
+    log_mel: NDArray[np.float32]  # (M, F)
+    attention_mask: NDArray[np.int32]  # (F,)
+
+
+def stream(
+    file: Any,
+    chunk_length: float = CHUNK_LENGTH,
+    *,
+    n_mels: int = 128,
+    convention: str | Convention = "transformers",
+    check_range: bool = True,
+    compiled: bool = True,
+) -> Iterator[Window]:
+    """The features of a file of any length, window by window, in constant memory.
+
+    Reads, mixes down, resamples and computes as windows are taken. They are bit for bit those of
+    the whole clip: `chunks(load_audio(file), chunk_length)`, and `log_mel` of each.
+
+        for audio, log_mel, attention_mask in melfront.stream("lecture.mp3"):
+            ...
+
+    file, check_range: as for `load_audio`; the others as for `log_mel`.
+    chunk_length: seconds in a window; the last one is padded to them with silence.
+
+    Yields Window: audio (N,) float32, N <= chunk_length * 16000; log_mel (M, F) float32 and
+    attention_mask (F,) int32, F = chunk_length * 100. Raises what `load_audio` raises, after the
+    windows that are complete before the fault: of a file that is cut short, all but the last.
+    """
+    convention = named_convention(convention)
+    for audio in windows_of(file, samples_of_chunk(chunk_length), check_range):
+        features = log_mel(
+            audio,
+            n_mels=n_mels,
+            convention=convention,
+            pad_to=chunk_length,
+            return_mask=True,
+            check_range=check_range,
+            compiled=compiled,
+        )
+        yield Window(audio, *features)
 
 
 @lru_cache

@@ -14,7 +14,8 @@ from .clips import (
     origin,
     padded_length,
     samples_of,
+    samples_of_chunk,
     unchecked_clips,
 )
-from .file import SAMPLE, clip_path, load_audio, resample
+from .file import SAMPLE, clip_path, load_audio, resample, windows_of
 from .waveform import AudioError, check_rate, is_tensor, is_traced, to_float

@@ -65,15 +65,22 @@ def unchecked_clips(audio: Any, sampling_rate: int | None = None) -> Clips:
     """`as_clips` without a look at the values, which a backend can take in its own pass."""
     check_rate(sampling_rate)
     audio = as_list(audio)
-    listed = isinstance(audio, (list, tuple)) and not all(isinstance(x, Real) for x in audio)
-    if not listed and getattr(audio, "ndim", 1) != 2:
+    if not is_batch(audio):
         return Clips([as_clip(audio, "audio")], batched=False)
-    if not listed:
-        check_shape(audio)
     clips = [as_clip(item, f"clip {i}") for i, item in enumerate(audio)]
     if len({is_tensor(clip) for clip in clips}) > 1:
         raise AudioError("a batch with both NumPy arrays and torch tensors; give one kind")
     return Clips(clips, batched=True)
+
+
+def is_batch(audio: Any) -> bool:
+    """Is this, from `as_list`, a list of clips or a 2-D array?"""
+    if isinstance(audio, (list, tuple)):
+        return not all(isinstance(x, Real) for x in audio)
+    if getattr(audio, "ndim", 1) != 2:
+        return False
+    check_shape(audio)
+    return True
 
 
 def as_list(audio: Any) -> Any:
@@ -100,12 +107,17 @@ def as_list(audio: Any) -> Any:
 
 def as_clip(audio: Any, name: str) -> Any:
     """One clip as a 1-D floating-point array or tensor."""
+    return to_float(samples_of_clip(audio, name), name)
+
+
+def samples_of_clip(audio: Any, name: str) -> Any:
+    """One clip as a 1-D array or tensor of any type."""
     audio = as_list(audio)
     if not (isinstance(audio, np.ndarray) or is_tensor(audio)):
         audio = decoded(audio, name)
     if audio.ndim != 1:
         raise no_clip(audio, name)
-    return to_float(audio, name)
+    return audio
 
 
 def decoded(audio: Any, name: str) -> Any:
@@ -167,20 +179,30 @@ def no_clip(audio: Any, name: str) -> AudioError:
 def chunks(
     audio: Any, chunk_length: float = CHUNK_LENGTH, check_range: bool = True
 ) -> Iterator[Any]:
-    """Cut a clip (N,) into windows of chunk_length seconds, the last one shorter: views, in order.
+    """Cut a clip (N,) into windows of chunk_length seconds, the last one shorter, in order.
+
+    Floats give views; integers are scaled window by window. `stream` cuts a file, without reading
+    all of it first.
 
     check_range: as for `log_mel`, which needs it again. Raises AudioError for a batch, and for a
     chunk_length that is not positive.
     """
-    clips = as_clips(audio, check_range=check_range)
-    if clips.batched:
+    step = samples_of_chunk(chunk_length)
+    audio = as_list(audio)
+    if is_batch(audio):
         raise AudioError("chunks takes one clip, a 1-D array; given a batch")
-    (clip,) = clips.arrays
-    step = round(chunk_length * SAMPLE_RATE)
-    if step < 1:
-        raise AudioError(f"chunk_length={chunk_length} seconds; expected a positive length")
+    clip = samples_of_clip(audio, "audio")
+    to_float(clip[:0], "audio")  # its type
+    check_samples(clip, "audio", check_range)
     for start in range(0, len(clip), step):
-        yield clip[start : start + step]
+        yield to_float(clip[start : start + step], "audio")
+
+
+def samples_of_chunk(chunk_length: float) -> int:
+    """Seconds to samples. Raises AudioError for a length that is not positive."""
+    if not (math.isfinite(chunk_length) and round(chunk_length * SAMPLE_RATE) >= 1):
+        raise AudioError(f"chunk_length={chunk_length} seconds; expected a positive length")
+    return round(chunk_length * SAMPLE_RATE)
 
 
 def fit_length(clips: Clips, pad_to: float | None, truncate: bool) -> int:
@@ -213,16 +235,21 @@ def samples_of(pad_to: float) -> int:
 
 
 def origin(
-    clip: Path, audio: NDArray[np.float32], n_samples: int, check_range: bool
+    clip: Path,
+    audio: NDArray[np.float32],
+    n_samples: int,
+    check_range: bool,
+    samples: int | None = None,
 ) -> dict[str, str]:
     """Metadata of a file made from the first n_samples of a clip (N,).
 
-    parity finds the clip by the first and recognises it by the second.
+    samples: N, where `audio` is only its beginning. parity finds the clip by `clip` and recognises
+    it by its digest.
     """
     about = {
         "clip": "sample" if clip == SAMPLE else str(clip),
         "clip_sha256": digest(audio[:n_samples]),
-        "samples": str(len(audio)),
+        "samples": str(len(audio) if samples is None else samples),
     }
     return about if check_range else about | {"check_range": "False"}
 

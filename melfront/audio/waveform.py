@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..conventions import SAMPLE_RATE
 
@@ -14,6 +15,13 @@ from ..conventions import SAMPLE_RATE
 # divided by 32768 overshoots by thousands. Ten (20 dB too loud) tells the two apart.
 MAX_AMPLITUDE = 10.0
 FULL_SCALE = {"int8": 2.0**7, "uint8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31}
+
+
+FAR_OUTSIDE = (
+    "far outside [-1, 1]; this looks like integer PCM that was cast to float. Divide by its full "
+    "scale (32768 for int16), or leave it in integers, which are scaled by their type; "
+    "check_range=False takes audio of unit variance as it is"
+)
 
 
 class AudioError(ValueError):
@@ -83,22 +91,35 @@ def check_samples(clip: Any, name: str, check_range: bool = True) -> None:
     if len(clip) == 0:
         raise AudioError(f"{name}: no samples")
     if is_tensor(clip):
-        if clip.device.type != "cpu" or is_traced(clip):
+        if clip.device.type != "cpu" or is_traced(clip) or not clip.dtype.is_floating_point:
             return
         least, most = (float(value) for value in clip.detach().aminmax())
-        clip = clip.detach().numpy()
     else:
+        if clip.dtype.kind != "f":  # integers are scaled by their type
+            return
         least, most = clip.min(), clip.max()
     peak = max(most, -least)  # NaN and infinity both come through max and min
     if peak <= MAX_AMPLITUDE if check_range else math.isfinite(peak):
         return
-    bad = np.flatnonzero(~np.isfinite(clip))
-    if len(bad):
-        raise AudioError(
-            f"{name}: sample {bad[0]} is {clip[bad[0]]} ({len(bad)} of {len(clip)} are not finite)"
-        )
-    raise AudioError(
-        f"{name}: values up to {peak:.6g}, far outside [-1, 1]; this looks like integer PCM that "
-        "was cast to float. Divide by its full scale (32768 for int16), or leave it in integers, "
-        "which are scaled by their type; check_range=False takes audio of unit variance as it is"
+    finite = np.isfinite(clip.detach().double().numpy() if is_tensor(clip) else clip)
+    if n_bad := len(clip) - np.count_nonzero(finite):
+        first = int(np.argmin(finite))
+        of_all = f"{n_bad} of {len(clip)} are not finite"
+        raise AudioError(f"{name}: sample {first} is {float(clip[first])} ({of_all})")
+    raise AudioError(f"{name}: values up to {peak:.6g}, {FAR_OUTSIDE}")
+
+
+def first_bad(block: NDArray[np.float32], check_range: bool) -> int:
+    """The first sample of a block (n,) that is not finite or, if checked, far outside [-1, 1]; n
+    if there is none."""
+    bound = MAX_AMPLITUDE if check_range else np.finfo(np.float32).max
+    if max(block.max(), -block.min()) <= bound:
+        return len(block)
+    return int(np.argmin(np.abs(block) <= bound))
+
+
+def bad_sample(value: np.float32, where: str) -> AudioError:
+    """The error for a sample that `first_bad` found."""
+    return AudioError(
+        f"{where} is {value:.6g}" + (f", {FAR_OUTSIDE}" if np.isfinite(value) else "")
     )

@@ -40,10 +40,10 @@ def test_cut_short(tmp_path, kind, subtype, width, missing):
     path.write_bytes(whole[: end - missing * width])
     there = len(CLIP) - missing
     message = rf"clip\.wav is cut short: it has {there} samples, {missing} fewer than its header"
-    with pytest.raises(AudioError, match=message):
-        melfront.load_audio(path)
+    with pytest.raises(AudioError, match=message):  # the floats are not in [-1, 1]
+        melfront.load_audio(path, check_range=False)
     with pytest.raises(AudioError, match=r"^the data given is cut short"):
-        melfront.load_audio(path.read_bytes())
+        melfront.load_audio(path.read_bytes(), check_range=False)
 
 
 def test_stereo_cut_inside_a_sample():
@@ -60,12 +60,13 @@ def test_cut_short_mp3_and_flac():
         melfront.load_audio(flac[: len(flac) // 2])
 
 
-def test_flac_from_a_pipe_is_refused():
+def test_flac_from_a_pipe_is_read():
     flac = bytearray(file_of("FLAC"))
     flac[21] &= 0xF0  # the 36 bits with the number of samples
     flac[22:26] = bytes(4)
-    with pytest.raises(AudioError, match="header does not say how many samples"):
-        melfront.load_audio(bytes(flac))
+    assert np.array_equal(melfront.load_audio(bytes(flac)), WHOLE)
+    with pytest.raises(AudioError, match="decoder lost sync"):
+        melfront.load_audio(bytes(flac[:-10]))
 
 
 @pytest.mark.parametrize("riff", [0, 36, 0xFFFFFFFF, None])
