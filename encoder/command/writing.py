@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
@@ -94,12 +94,21 @@ def head(found: dict[str, Place], about: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+def check_room(folder: Path, n_bytes: int) -> None:
+    """Raises OSError where the disk has not that many bytes free: now, and not hours later."""
+    free = shutil.disk_usage(folder).free
+    if n_bytes > free:
+        raise OSError(f"it takes {n_bytes / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB left")
+
+
 class WindowFile:
     """A binary file that takes a clip's tensors window by window, each tensor in one piece."""
 
-    def __init__(self, target: IO[bytes], n_windows: int, about: dict[str, str] | None) -> None:
-        """about: metadata of a .safetensors; None for the tensors alone."""
-        self.target, self.n_windows, self.about = target, n_windows, about
+    def __init__(
+        self, target: IO[bytes], n_windows: int, folder: Path, about: dict[str, str] | None
+    ) -> None:
+        """folder: where the file is; about: metadata of a .safetensors, None for bare tensors."""
+        self.target, self.n_windows, self.folder, self.about = target, n_windows, folder, about
         self.places: dict[str, Place] = {}
         self.start = self.done = 0
 
@@ -109,6 +118,7 @@ class WindowFile:
 
         if not self.places:
             self.places = places(tensors, self.n_windows)
+            check_room(self.folder, sum(place.end - place.begin for place in self.places.values()))
             if self.about is not None:
                 self.target.write(head(self.places, self.about))
             self.start = self.target.tell()
@@ -135,13 +145,6 @@ def zip_arrays(
                     entry.write(source.read(min(PIECE, end - at)))
 
 
-def check_room(folder: Path, n_bytes: int) -> None:
-    """Raises OSError where the disk has not as many bytes free."""
-    free = shutil.disk_usage(folder).free
-    if n_bytes > free:
-        raise OSError(f"{n_bytes / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB left")
-
-
 @contextmanager
 def written(
     file: Path, n_windows: int, about: dict[str, str]
@@ -151,17 +154,17 @@ def written(
     At the end of the block they are in the file; if the block raises, the file is as it was.
     Raises UsageError where it cannot be written, such as on a full disk, if possible at once.
     """
-    zipped = file.suffix == ".npz"
+    folder = file.parent
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as temporary, temporary.open("wb") as target, ExitStack() as stack:
-            if not zipped:
-                yield WindowFile(target, n_windows, about).write
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as temporary, temporary.open("wb") as target:
+            if file.suffix != ".npz":
+                yield WindowFile(target, n_windows, folder, about).write
                 return
-            # It has no name, so that it vanishes with the process.
-            raw = stack.enter_context(tempfile.TemporaryFile(dir=file.parent))
-            windows = WindowFile(raw, n_windows, None)
-            yield windows.write
-            zip_arrays(target, raw, windows.places, about)
+            # A zip takes one array after the other. A file without a name goes with the process.
+            with tempfile.TemporaryFile(dir=folder) as raw:
+                windows = WindowFile(raw, n_windows, folder, None)
+                yield windows.write
+                zip_arrays(target, raw, windows.places, about)
     except OSError as error:
         raise UsageError(f"{file} could not be written: {error.strerror or error}") from error
