@@ -29,7 +29,8 @@ SAME = (
     *("file_sha256", "weights_sha256", "dtype", "device", "check_range", "hidden_states"),
     *("melfront", "torch", "numpy"),
 )
-CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int32": "I32"}
+# Names of the types in a .safetensors, in the order in which its tensors lie.
+CODES = {"float32": "F32", "int32": "I32", "bfloat16": "BF16", "float16": "F16"}
 PIECE = 1 << 20  # bytes copied at a time
 
 
@@ -72,14 +73,15 @@ def is_made(file: Path, about: dict[str, str]) -> bool:
 def places(tensors: dict[str, Tensor], n_windows: int) -> dict[str, Place]:
     """Where the tensors of a clip lie, given those of a window: as safetensors orders them.
 
-    The widest dtypes come first, so that each begins at a multiple of its width.
+    Wide types come first, so that each begins at a multiple of its width.
     """
     found, begin = {}, 0
-    for name, x in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
+    dtypes = {name: str(x.dtype).removeprefix("torch.") for name, x in tensors.items()}
+    for name in sorted(tensors, key=lambda name: ([*CODES].index(dtypes[name]), name)):
+        x = tensors[name]
         shape = (n_windows, *x.shape) if n_windows > 1 else tuple(x.shape)
         end = begin + n_windows * x.nbytes
-        dtype = str(x.dtype).removeprefix("torch.")
-        found[name] = Place(dtype, shape, begin, end, x.nbytes)
+        found[name] = Place(dtypes[name], shape, begin, end, x.nbytes)
         begin = end
     return found
 
