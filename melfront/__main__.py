@@ -191,7 +191,8 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] in COMMANDS:
         module, *first = COMMANDS[words[0]]
-        return import_module(module).main([*first, *words[1:]])
+        # The import takes a moment, in which the user may press Ctrl-C.
+        return exit_status("melfront", lambda: import_module(module).main([*first, *words[1:]]))
     return exit_status("melfront", lambda: run(parser().parse_args(words)))
 
 

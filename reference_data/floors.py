@@ -15,7 +15,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 import scipy
 import torch
 
+from melfront.command import scratch_folder
 from melfront.parity.files.sampling import as_real, at_positions
 from melfront.parity.files.tensors import read
 from melfront.parity.noise import Array
@@ -58,9 +58,11 @@ def can_be_measured() -> bool:
 def largest(paths: Iterable[Path]) -> dict[str, dict[str, float]]:
     """Each file's stages with the largest noise that any setting gives, one process for each."""
     found: dict[str, dict[str, float]] = {str(path): {} for path in paths}
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         for setting in SETTINGS:
-            said = run(setting, ["-m", "melfront.reference_data.floors", setting, *found], folder)
+            said = run(
+                setting, ["-m", "melfront.reference_data.floors", setting, *found], str(folder)
+            )
             for path, floors in json.loads(said).items():
                 raise_to(found[path], floors)
     return found

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 from scipy.io import wavfile
 
 import melfront
-from melfront.command import Parser, exit_status, replacing
+from melfront.command import Parser, exit_status, replacing, scratch_folder
 from melfront.encoder.built_in import TOY, TOYS
 from melfront.parity import signals, stages
 from melfront.parity.files import dump, tensors
@@ -201,8 +200,8 @@ def make_toy() -> None:
 def make_size(file: str, model: str, public: str) -> None:
     """256 positions of each stage of a whole model on the sample clip, under a public name."""
     target = HERE / "encoder" / f"{file}.safetensors"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "dump.safetensors"
+    with scratch_folder() as folder:
+        path = folder / "dump.safetensors"
         dump.dump(path, model=model, sample=True)
         arrays, about, _ = parts_of(path)
     about |= {"model": public}
@@ -251,7 +250,9 @@ def run(arguments: list[str] | None) -> None:
     for part in parts or PARTS:
         print(part, flush=True)
         make(part)
-    (HERE / "MANIFEST.json").write_text(text_of(manifest()) + "\n", encoding="utf-8")
+    text = text_of(manifest()) + "\n"
+    with replacing(HERE / "MANIFEST.json") as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,16 +13,15 @@ Needs the program espeak-ng (the committed clip: 1.51). Another version may spea
 differently; the reference tensors belong to the committed clip, so make them anew after this.
 """
 
+import io
 import shutil
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import numpy as np
 
 from melfront.audio import SAMPLE
-from melfront.command import Parser, UsageError, exit_status, replacing
+from melfront.command import Parser, UsageError, exit_status, replacing, scratch_folder
 from melfront.conventions import SAMPLE_RATE
 
 COMMAND = "python -m melfront.reference_data.make_sample"
@@ -49,8 +48,8 @@ def run(arguments: list[str] | None) -> None:
     import soundfile
     import soxr
 
-    with tempfile.TemporaryDirectory() as folder:
-        spoken = Path(folder) / "spoken.wav"
+    with scratch_folder() as folder:
+        spoken = folder / "spoken.wav"
         subprocess.run([*ESPEAK, "-w", str(spoken), TEXT], check=True)
         speech, rate = soundfile.read(spoken, dtype="float64")  # mono, 22,050 Hz
 
@@ -61,8 +60,11 @@ def run(arguments: list[str] | None) -> None:
     for edge in (clip[:400], clip[-400:]):
         assert np.sqrt(np.mean(edge**2)) > 0.05, "an edge is quiet: choose another START"
 
+    # To memory first: of a full disk libsndfile says no more than "system error".
+    flac = io.BytesIO()
+    soundfile.write(flac, clip, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
     with replacing(SAMPLE) as target:
-        soundfile.write(target, clip, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
+        target.write_bytes(flac.getbuffer())
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ row of another. `--device cpu --size tiny` runs the same code without a GPU.
 from __future__ import annotations
 
 import argparse
+import atexit
 import itertools
 import os
 import subprocess
@@ -48,7 +49,9 @@ def start_tests(r: Rows) -> subprocess.Popen[bytes] | None:
     if installed("pytest-xdist"):
         command += ["-n", "8"]
     log = r.file.with_name("pytest.log").open("wb")
-    return subprocess.Popen(command, cwd=CHECKOUT, stdout=log, stderr=subprocess.STDOUT)
+    tests = subprocess.Popen(command, cwd=CHECKOUT, stdout=log, stderr=subprocess.STDOUT)
+    atexit.register(tests.kill)  # they do not outlive a run that is interrupted
+    return tests
 
 
 def finish_tests(r: Rows, tests: subprocess.Popen[bytes] | None) -> None:

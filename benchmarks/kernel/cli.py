@@ -6,8 +6,9 @@ import argparse
 import os
 import sys
 from dataclasses import fields
+from pathlib import Path
 
-from melfront.command import Parser, UsageError
+from melfront.command import Parser, UsageError, check_output
 from melfront.encoder import SIZES
 
 from . import slots
@@ -120,7 +121,7 @@ def check(args: argparse.Namespace) -> None:
     if args.size not in SIZES:
         raise UsageError(f"unknown --size {args.size}; expected one of {', '.join(SIZES)}")
     if args.json:
-        check_record(args.json)
+        check_output(Path(args.json), f"--json {args.json}")  # now, not after minutes of work
 
 
 def check_slot(name: str) -> None:
@@ -132,17 +133,6 @@ def check_slot(name: str) -> None:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}? Expected" if near else "expected"
         raise UsageError(f"unknown slot {name}; {hint} one of {', '.join(known)}")
-
-
-def check_record(path: str) -> None:
-    """Raises UsageError if no record can be added: now, not after minutes of work."""
-    new = not os.path.exists(path)
-    try:
-        open(path, "a").close()
-        if new:
-            os.unlink(path)
-    except OSError as error:
-        raise UsageError(f"--json {path} cannot be written: {error.strerror}") from None
 
 
 def judge_files(args: argparse.Namespace) -> int:

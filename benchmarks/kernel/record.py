@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from melfront.command import UsageError
+from melfront.command import UsageError, replacing
 from melfront.parity import noise as measure
 
 from ..machine import machine, pools, versions
@@ -97,9 +97,12 @@ def number(x: float) -> float | None:
 
 
 def append(path: str, outcome: Outcome) -> None:
-    """Add a record as a line of the file."""
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record(outcome)) + "\n")
+    """Add a record as a line of the file, which is written anew: whole or not at all."""
+    file = Path(path)
+    old = file.read_bytes() if file.is_file() else b""
+    end = b"\n" * bool(old and not old.endswith(b"\n"))
+    with replacing(file) as temporary:
+        temporary.write_bytes(old + end + json.dumps(record(outcome)).encode() + b"\n")
 
 
 def read(path: str) -> list[dict[str, Any]]:

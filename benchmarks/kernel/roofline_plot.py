@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from melfront.command import UsageError
+from melfront.command import UsageError, replacing
 
 Case = dict[str, Any]  # as `record.py` writes it
 
@@ -47,11 +49,14 @@ def plot(records: list[dict[str, Any]], path: str) -> None:
     axes.legend(loc="lower right", frameon=False, fontsize=9)
     axes.grid(True, which="major", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
+    picture = io.BytesIO()
     try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
+        figure.savefig(picture, format=Path(path).suffix[1:] or None, dpi=120)
+    except ValueError as error:
         text = f"{path} cannot be written: {error}; give a name that ends in .png"
         raise UsageError(text) from None
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(picture.getbuffer())
 
 
 def draw_roof(axes: Any, cases: list[Case]) -> None:

@@ -110,17 +110,14 @@ def run(command: str, arguments: list[str]) -> int:
             for table in from_json(got):
                 print("", *show(table), sep="\n", flush=True)
                 tables.append(table)
-    try:
-        if args.json:
-            content = json.dumps({"about": about, "tables": tables}, indent=1, default=asdict)
-            with replacing(args.json) as temporary:
-                temporary.write_text(f"{content}\n", encoding="utf-8")
-        if args.plot:
-            plot(tables, args.plot)
-        if args.markdown:
-            put(args.markdown, command, about, tables)
-    except (OSError, UnicodeDecodeError) as error:  # a full disk, an old file that is not text
-        raise UsageError(f"{command}: not all was written: {error}") from error
+    if args.json:
+        content = json.dumps({"about": about, "tables": tables}, indent=1, default=asdict)
+        with replacing(args.json) as temporary:
+            temporary.write_text(f"{content}\n", encoding="utf-8")
+    if args.plot:
+        plot(tables, args.plot)
+    if args.markdown:
+        put(args.markdown, command, about, tables)
     return 0
 
 
@@ -140,7 +137,10 @@ def header(command: str, arguments: list[str]) -> list[str]:
 
 def put(file: Path, command: str, about: list[str], tables: list[Table]) -> None:
     """Write the tables as the file's section of this command, leaving the other sections alone."""
-    old = file.read_text(encoding="utf-8") if file.exists() else f"# Results\n\n{NOTES}\n"
+    try:
+        old = file.read_text(encoding="utf-8") if file.exists() else f"# Results\n\n{NOTES}\n"
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: an old file that is not text: {error}") from error
     heading = f"## melfront benchmarks {command}\n"
     body = "\n".join(["```", *about, "```", ""] + [x for t in tables for x in (*show(t), "")])
     section = f"{heading}\n{body.rstrip()}\n"

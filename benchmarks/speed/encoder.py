@@ -8,12 +8,10 @@ Weights come from the formula: times do not depend on them. Sizes above base run
 from __future__ import annotations
 
 import copy
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +21,7 @@ from torch.nn import functional
 
 import melfront
 from melfront import encoder
+from melfront.command import scratch_folder
 from melfront.encoder import EncoderConfig, WhisperEncoder, checkpoint
 from melfront.encoder.export.graph import FromFeatures, capture
 from melfront.encoder.export.write import write_onnx
@@ -121,10 +120,10 @@ def ctranslate2(model: WhisperEncoder, compute_type: str) -> Callable[[Tensor], 
     spec.config.alignment_heads = [(0, 0)]
     spec.validate()
     spec.optimize(quantization=compute_type if compute_type != "float32" else None)
-    with tempfile.TemporaryDirectory() as folder:
-        spec.save(folder)
+    with scratch_folder() as folder:
+        spec.save(str(folder))
         theirs = ct.models.Whisper(
-            folder, compute_type=compute_type, intra_threads=torch.get_num_threads()
+            str(folder), compute_type=compute_type, intra_threads=torch.get_num_threads()
         )
 
     def run(mel: Tensor) -> Tensor:
@@ -138,8 +137,8 @@ def onnxruntime(model: WhisperEncoder) -> Callable[[Tensor], Tensor]:
     """What `melfront encoder export --part encoder` writes."""
     import onnxruntime as ort
 
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "encoder.onnx")
+    with scratch_folder() as folder:
+        file = folder / "encoder.onnx"
         write_onnx(capture(FromFeatures(model)), file, {})
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 import melfront
 from melfront.audio import SAMPLE
+from melfront.command import scratch_folder
 from melfront.conventions import HOP_LENGTH, N_FFT, N_FRAMES, N_SAMPLES, SAMPLE_RATE
 from melfront.parity.pages import libraries
 
@@ -207,7 +207,7 @@ numpy.save(sys.argv[2], out["input_features"][0])
 def process(seconds: float, threads: int) -> Table:
     """The whole process, imports included, from a file to a file."""
     truth = melfront.oracle.log_mel(melfront.load_audio("sample"), n_mels=N_MELS)
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         clip, out = str(SAMPLE), f"{folder}/out.npy"
         commands = {"python -m melfront": ["-m", "melfront", clip, "-o", out]}
         if installed("transformers"):

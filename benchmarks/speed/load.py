@@ -7,12 +7,12 @@ just been written, so the system has it cached for every load.
 from __future__ import annotations
 
 import pkgutil
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
+
+from melfront.command import scratch_folder
 
 from ..machine import installed
 from ..race import least, rounds
@@ -69,12 +69,12 @@ def measure(work: str, seconds: float, threads: int) -> list[Table]:
     """Run a work."""
     names = [OURS, *((THEIRS, THEIRS + AGAIN) if installed("transformers") else ())]
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory() as folder:
-        in_process(f"{HERE}:write", {"size": work, "folder": folder}, threads)
-        size = sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+    with scratch_folder() as folder:
+        in_process(f"{HERE}:write", {"size": work, "folder": str(folder)}, threads)
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         for order in rounds(names, seconds, least(5, seconds)):
             for name in order:
-                options = {"name": name.removesuffix(AGAIN), "folder": folder}
+                options = {"name": name.removesuffix(AGAIN), "folder": str(folder)}
                 runs[name].append(in_process(f"{HERE}:load", options, threads))
     sums = {f"{run['sum']:.6e}" for of_one in runs.values() for run in of_one}
     if len(sums) != 1:

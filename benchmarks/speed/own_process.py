@@ -1,11 +1,12 @@
 """A measurement in a process of its own, which has so many cores and no more.
 
-`in_process` runs this file as `python -m benchmarks.speed.own_process MODULE:NAME THREADS JSON`. It
-takes its cores before anything is imported that could count them.
+`in_process` runs this file as `python -m benchmarks.speed.own_process PARENT MODULE:NAME THREADS
+JSON`. It takes its cores before anything is imported that could count them.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import pkgutil
@@ -14,6 +15,8 @@ import subprocess
 import sys
 from dataclasses import asdict
 from typing import Any
+
+from melfront.command import unwound_by
 
 THREADS = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "NUMBA", "RAYON")
 
@@ -24,11 +27,12 @@ def in_process(function: str, options: dict[str, Any], threads: int) -> Any:
     function: "module:name". The process may use no other core, and every library that starts
     threads is told how many before it is loaded. The result comes as JSON: dataclasses in it become
     dicts. Raises RuntimeError with the last line of its complaint. Ctrl-C is passed on to it once,
-    and then it is waited for: it may have large files to delete.
+    and then it is waited for: it may have large files to delete. On Linux it ends as well where
+    this process is killed.
     """
-    command = [sys.executable, "-m", "melfront.benchmarks.speed.own_process", function]
+    command = [sys.executable, "-m", "melfront.benchmarks.speed.own_process", str(os.getpid())]
     with subprocess.Popen(
-        [*command, str(threads), json.dumps(options)],
+        [*command, function, str(threads), json.dumps(options)],
         env=os.environ | {f"{name}_NUM_THREADS": str(threads) for name in THREADS},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -48,7 +52,20 @@ def in_process(function: str, options: dict[str, Any], threads: int) -> Any:
 
 
 def main() -> None:
-    function, threads, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+    with unwound_by([]):
+        end_with(int(sys.argv[1]))
+        measure(sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4]))
+
+
+def end_with(parent: int) -> None:
+    """From now on, get SIGTERM when the parent ends, however it ends. Linux only."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it has ended already
+            raise KeyboardInterrupt
+
+
+def measure(function: str, threads: int, options: dict[str, Any]) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     import torch

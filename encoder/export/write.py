@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
-import tempfile
+import shutil
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,12 +39,10 @@ def write_onnx(program: ExportedProgram, file: Path, metadata: dict[str, str]) -
     if n_bytes > MOST_BYTES:
         files.append(file.with_name(f"{file.name}.data"))
     with ExitStack() as stack:
-        temporary = [stack.enter_context(replacing(path)) for path in files]
-        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=file.parent))
-        data = files[1].name if len(files) > 1 else None
-        onnx_ir.save(model, f"{folder}/{file.name}", external_data=data)  # the graph names the data
-        for path, to in zip(files, temporary, strict=True):
-            os.replace(f"{folder}/{path.name}", to)
+        graph, *data = (stack.enter_context(replacing(path)) for path in files)
+        onnx_ir.save(model, graph, external_data=files[1].name if data else None)
+        for to in data:  # which is beside the graph, because the graph names it
+            shutil.move(graph.with_name(files[1].name), to)
     return files
 
 

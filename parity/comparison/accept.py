@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from melfront.command import replacing
+
 from ..files.names import stages_of
 from ..noise import ACCEPTED, NOISY, WRONG
 from ..stages import ParityError, Stage
@@ -79,4 +81,5 @@ def write_accepted(report: Report, path: str | os.PathLike[str]) -> None:
         for stage in report.stages
         if stage.verdict in (NOISY, WRONG, ACCEPTED) and math.isfinite(stage.noise)
     }
-    Path(path).write_text(json.dumps(off, indent=2) + "\n", "utf-8")
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(json.dumps(off, indent=2) + "\n", "utf-8")

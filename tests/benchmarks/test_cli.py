@@ -51,11 +51,11 @@ def command(*arguments):
         (["kernel", "--show", "README.md"], "is not a record"),
         (
             ["kernel", "gelu", "tests/__init__.py", "--json", "no/such/runs.jsonl"],
-            "No such file or",
+            "no such folder to write runs.jsonl into",
         ),
         (
             ["kernel", "gelu", "tests/__init__.py", "--json", "."],
-            "--json . cannot be written: Is a",
+            "--json .: a folder; expected the name of a file",
         ),
         (["kernel", "gelu", "tests/__init__.py", "--json", ""], "value of json is empty"),
         (["kernel", "--show", ""], "value of show is empty"),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import melfront
-from melfront.command import wrapped
+from melfront.command.terminal import wrapped
 from melfront.parity.mistakes import FRONT_END, everything
 from melfront.parity.stages import BLOCK, LAST, STEM
 from melfront.parity.stages import FRONT_END as FRONT_END_STAGES

@@ -58,6 +58,9 @@ def serve(link: socket.socket) -> None:
 def work(fds: list[int], order: dict[str, Any], own: list[Any]) -> None:
     """Be a worker until the parent closes its pipe. Does not return."""
     os.setsid()  # so that what it starts can be found, and ended with it
+    if sys.platform.startswith("linux"):
+        # It ends with the fork server, which ends with the program: also while a kernel hangs.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if order["prints"]:
         os.dup2(2, 1)
