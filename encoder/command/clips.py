@@ -89,7 +89,6 @@ def jobs_of(names: list[str], out: str | None) -> list[Job]:
     separators = tuple(filter(None, (os.sep, os.altsep)))
     if not (many or target.is_dir() or out.endswith(separators)):
         raise UsageError(f"{option}: unknown ending; expected {', '.join(OUTPUTS)}, or a folder")
-    check_folder(target, option)
     taken: dict[Path, Path] = {}
     for clip in clips:
         file = target / clip.place.with_suffix(OUTPUTS[-1])
@@ -99,13 +98,14 @@ def jobs_of(names: list[str], out: str | None) -> list[Job]:
         if file.is_dir():
             raise UsageError(f"{option}: {file} is a folder, and the name of a file to write")
         taken[file] = clip.path
+    # Each folder, because this removes what a run that was killed has left in it.
+    for folder in {existing(file.parent) for file in taken}:
+        if not folder.is_dir():
+            raise UsageError(f"{option}: {folder} is not a folder")
+        check_output(folder / "clip.safetensors", option)
     return [Job(clip, file) for file, clip in taken.items()]
 
 
-def check_folder(folder: Path, option: str) -> None:
-    """Raises UsageError where a folder cannot be written into, or cannot be made."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    if not folder.is_dir():
-        raise UsageError(f"{option}: {folder} is not a folder")
-    check_output(folder / "clip.safetensors", option)
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return folder if folder.exists() or folder == folder.parent else existing(folder.parent)

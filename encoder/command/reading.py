@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import melfront
 from melfront import AudioError, Window
 from melfront.audio import origin, windows_of
-from melfront.command import reason
+from melfront.command import one_line
+from melfront.command.ends import reason
 
 from ..config import EncoderConfig
 from .clips import Job
@@ -84,7 +85,7 @@ def read(
                     continue
             yield from windows(job, config, of_clip, check_range)
         except Exception as error:
-            text = reason(error)  # raises a bug
+            text = one_line(reason(error))  # raises a bug
             yield Failed(job, text if str(job.clip) in text else f"{job.clip}: {text}")
 
 

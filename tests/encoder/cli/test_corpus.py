@@ -62,17 +62,18 @@ def test_a_folder_gives_what_its_clips_give_one_by_one(folder, toy, tmp_path, ca
 
 
 def test_names_that_cannot_be_outputs(folder, toy, tmp_path, capsys):
-    shutil.copy(folder / "a.wav", folder / "a.flac")
+    twin = Path(shutil.copy(folder / "a.wav", folder / "a.flac"))
     (tmp_path / "file").touch()
     (tmp_path / "taken" / "B.safetensors").mkdir(parents=True)
     for out, words in {
         "out": ("a.flac and", "a.wav would both be written as", "rename one"),
-        "out.npz": ("one file cannot hold 5 clips", "folder"),
+        "out.npz": ("one file cannot hold 4 clips", "folder"),
         "file": ("file is not a folder",),
         "file/below": ("file is not a folder",),
         "taken": ("B.safetensors is a folder",),
     }.items():
         assert run(folder, "--model", toy, "-o", tmp_path / out) == 2
+        twin.unlink(missing_ok=out != "out")
         stdout, stderr = capsys.readouterr()
         assert stdout == ""
         assert stderr.count("\n") == 1
