@@ -1,17 +1,18 @@
 """melfront AUDIO: print, write and draw the log-mel features of audio files.
 
-# n windows of 30 s  M mel bins
+# W windows of 30 s  M mel bins
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,11 @@ from .command import (
     output_files,
     replacing,
 )
+from .features_file import rows, save_features
+
+if TYPE_CHECKING:
+    from . import Window
+    from .plot import Overview
 
 # `melfront encoder ...` is `main(["..."])` of that module; imported only then, torch takes seconds.
 COMMANDS = {
@@ -107,45 +113,41 @@ def parser() -> Parser:
     return result
 
 
-def compute(
-    audio: NDArray[np.float32], n_mels: int, convention: str, check_range: bool
-) -> dict[str, Any]:
-    """log_mel (M, 3000) and attention_mask (3000,) of a clip (N,).
+class Features:
+    """What the command says of a clip, gathered window by window."""
 
-    Of a clip beyond 30 s window by window, (n, M, 3000) and (n, 3000).
-    """
-    options: Any = {"n_mels": n_mels, "convention": convention, "check_range": check_range}
-    windows = [
-        melfront.log_mel(chunk, return_mask=True, compiled=False, **options)
-        for chunk in melfront.chunks(audio, check_range=check_range)
-    ]
-    log_mel, mask = windows[0]
-    if len(windows) > 1:
-        log_mel = np.stack([window for window, _ in windows])  # (n, M, 3000)
-        mask = np.stack([mask for _, mask in windows])  # (n, 3000)
-    return {"log_mel": log_mel, "attention_mask": mask}
+    def __init__(self, file: IO[bytes] | None, picture: Overview | None) -> None:
+        self.file, self.picture = file, picture
+        self.masks: list[NDArray[np.int32]] = []
+        self.samples, self.sum, self.least, self.most = 0, 0.0, np.inf, -np.inf
 
+    def add(self, window: Window) -> None:
+        audio, x, mask = window
+        if not self.masks:
+            self.first, self.shape = audio, x.shape
+        self.masks.append(mask)
+        self.samples += len(audio)
+        self.sum += float(x.sum(dtype=np.float64))
+        self.least, self.most = min(self.least, x.min()), max(self.most, x.max())
+        if self.file:
+            self.file.write(x.astype("<f4", copy=False).data)
+        if self.picture:
+            self.picture.add(audio, x)
 
-def save_features(path: Path, features: dict[str, Any], about: dict[str, str]) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        if path.suffix == ".npy":
-            np.save(file, features["log_mel"])
-        elif path.suffix == ".npz":
-            np.savez(file, metadata=np.array(json.dumps(about)), **features)
-        else:
-            from safetensors.numpy import save
+    def finish(self) -> None:
+        """Of a clip beyond 30 s, the windows are stacked: (W, M, 3000) and (W, 3000)."""
+        self.attention_mask = np.stack(self.masks)  # (W, 3000)
+        if len(self.masks) == 1:
+            self.attention_mask = self.masks[0]
+        self.shape = (*self.attention_mask.shape[:-1], *self.shape)
 
-            file.write(save(features, metadata=about))
-
-
-def summary(clip: Path, audio: NDArray[np.float32], features: dict[str, Any]) -> str:
-    x, mask = features.values()
-    return (
-        f"{clip}: {len(audio) / melfront.SAMPLE_RATE:.2f} s, "
-        f"{mask.sum()} of {mask.size} frames hold audio, "
-        f"features {x.shape} {x.dtype}, "
-        f"min {x.min():.4f} mean {x.mean(dtype=np.float64):.4f} max {x.max():.4f}"
-    )
+    def summary(self, clip: Path) -> str:
+        mask, mean = self.attention_mask, self.sum / math.prod(self.shape)
+        return (
+            f"{clip}: {self.samples / melfront.SAMPLE_RATE:.2f} s, "
+            f"{mask.sum()} of {mask.size} frames hold audio, features {self.shape} float32, "
+            f"min {self.least:.4f} mean {mean:.4f} max {self.most:.4f}"
+        )
 
 
 def made_by(options: argparse.Namespace) -> dict[str, str]:
@@ -165,25 +167,46 @@ def run(options: argparse.Namespace) -> None:
         if not clip.exists():
             raise FileNotFoundError(f"{clip}: no such file; name an audio file")
     out, plot_out = options.out, options.plot
-    outs = out and output_files(clips, Path(out), f"-o {out}", OUTPUTS)
-    plots = plot_out and output_files(clips, Path(plot_out), f"--plot {plot_out}", PLOTS)
-    for i, clip in enumerate(clips):
-        audio = melfront.load_audio(clip, options.check_range)
-        features = compute(audio, options.n_mels, options.convention, options.check_range)
-        written = []
-        if outs:
-            of_clip = origin(clip, audio, melfront.N_SAMPLES, options.check_range)
-            save_features(outs[i], features, of_clip | made_by(options))
-            written.append(str(outs[i]))
-        if plots:
-            from . import plot
+    outs = output_files(clips, Path(out), f"-o {out}", OUTPUTS) if out else [None] * len(clips)
+    plots = (
+        output_files(clips, Path(plot_out), f"--plot {plot_out}", PLOTS)
+        if plot_out
+        else [None] * len(clips)
+    )
+    for clip, file, picture in zip(clips, outs, plots, strict=True):
+        line = process(clip, file, picture, options)
+        written = " and ".join(str(path) for path in (file, picture) if path)
+        print(f"{line}, written to {written}" if written else line, flush=True)
 
-            figure = plot.figure(audio, features["log_mel"], clip.name)
-            with replacing(plots[i]) as temporary:
-                figure.savefig(temporary, format="png")
-            written.append(str(plots[i]))
-        line = summary(clip, audio, features)
-        print(f"{line}, written to {' and '.join(written)}" if written else line, flush=True)
+
+def process(
+    clip: Path, out: Path | None, plot_out: Path | None, options: argparse.Namespace
+) -> str:
+    """Compute the features of one clip, write and draw them, and return what to print."""
+    if plot_out:
+        from . import plot
+    with rows(out) as file:
+        features = Features(file, plot.Overview() if plot_out else None)
+        for window in melfront.stream(
+            clip,
+            n_mels=options.n_mels,
+            convention=options.convention,
+            check_range=options.check_range,
+            compiled=False,
+        ):
+            features.add(window)
+        features.finish()
+        if out and file:
+            about = origin(
+                clip, features.first, melfront.N_SAMPLES, options.check_range, features.samples
+            )
+            mask, shape = features.attention_mask, features.shape
+            save_features(out, file, shape, mask, about | made_by(options))
+    if plot_out and features.picture:
+        figure = plot.figure(features.picture, clip.name)
+        with replacing(plot_out) as temporary:
+            figure.savefig(temporary, format="png")
+    return features.summary(clip)
 
 
 def main(argv: list[str] | None = None) -> int:

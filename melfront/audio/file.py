@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from ..checkout import ROOT
 from ..conventions import SAMPLE_RATE
-from .waveform import AudioError, bad_sample, first_bad, is_tensor, to_float
+from .waveform import NAMELESS, AudioError, bad_sample, first_bad, is_tensor, printable, to_float
 
 # The clip that every command takes when none is given. Wherever a command or a function takes an
 # audio file, and in what they print and write, its name is `sample`; ./sample is a file.
 SAMPLE = ROOT / "reference_data" / "sample.flac"
+MIN_RATE = 1000  # Hz; a header that says less is wrong, and would make a few samples a long clip
 
 
 def load_audio(file: Any, check_range: bool = True) -> NDArray[np.float32]:
@@ -61,27 +62,33 @@ def at_16_khz(file: Any, check_range: bool) -> Iterator[NDArray[np.float32]]:
     """The clip in blocks (n,). What is wrong with it is raised after the samples before it."""
     if isinstance(file, Mapping) and "array" not in file:
         file = file_of(file)
-    if isinstance(file, str) and file:
-        file = clip_path(file)
-    name = str(file) if isinstance(file, (str, os.PathLike)) else "the data given"
     is_row = isinstance(file, Mapping) or hasattr(file, "get_all_samples")
-    resampler, n, n_out, rate = None, 0, 0, SAMPLE_RATE
-    for rate, block in (samples_of_row if is_row else read_file)(file, name):
-        resampler = resampler or resampler_of(rate)
+    name = NAMELESS
+    if isinstance(file, (str, os.PathLike)):
+        file = clip_path(file) if isinstance(file, str) and file else file
+        name = printable(str(file)) or "''"
+    source = (samples_of_row if is_row else read_file)(file, name)
+    for block in resampled(source, name, check_range):
+        if check_range:
+            yield np.clip(block, -1.0, 1.0)
+        elif not np.isfinite(block).all():
+            raise AudioError(f"{name}: values so large that they overflow when it is resampled")
+        else:
+            yield block
+
+
+def resampled(
+    source: Iterator[tuple[int, NDArray[np.float32]]], name: str, check_range: bool
+) -> Iterator[NDArray[np.float32]]:
+    """Blocks (n,) at 16 kHz from blocks at any rate. Raises AudioError for a bad sample, and for a
+    clip without samples."""
+    clip = Resampled(name)
+    for rate, block in source:
         n_good = first_bad(block, check_range)
-        n_out += len(out := resampler(block[:n_good], False))
-        if len(out):
-            yield np.clip(out, -1.0, 1.0) if check_range else out
+        yield from clip.add(rate, block[:n_good])
         if n_good < len(block):
-            raise bad_sample(block[n_good], f"{name}: sample {n + n_good}")
-        n += len(block)
-    if not resampler:
-        raise AudioError(f"{name}: no samples")
-    n_out += len(out := resampler(np.empty(0, np.float32), True))
-    if not n_out:
-        raise AudioError(f"{n} samples at {rate} Hz are less than one sample at 16 kHz")
-    if len(out):
-        yield np.clip(out, -1.0, 1.0) if check_range else out
+            raise bad_sample(block[n_good], f"{name}: sample {clip.n}")
+    yield from clip.end()
 
 
 def file_of(row: Mapping[str, Any]) -> Any:
@@ -119,11 +126,26 @@ def read_file(file: Any, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]
     from . import sound_file
 
     if isinstance(file, (str, os.PathLike)):
-        if not os.path.exists(file):
-            raise FileNotFoundError(f"{name}: no such file")
-        if not os.access(file, os.R_OK):
-            raise PermissionError(f"{name}: no permission to read it")
-    return sound_file.blocks(io.BytesIO(file) if isinstance(file, bytes) else file, name)
+        check_path(file, name)
+    elif isinstance(file, (bytes, bytearray, memoryview)):
+        file = io.BytesIO(file)
+    elif not (hasattr(file, "seekable") and file.seekable() and isinstance(file.read(0), bytes)):
+        raise AudioError(
+            f"{type(file).__name__}: expected a path, the bytes of a file, or a file opened with "
+            "'rb' that can seek"
+        )
+    return sound_file.blocks(file, name)
+
+
+def check_path(file: str | os.PathLike[str], name: str) -> None:
+    """Raise an error for what is no file. A pipe is not opened: that would wait for its writer."""
+    if not os.path.exists(file):
+        raise FileNotFoundError(f"{name}: no such file")
+    if not os.path.isfile(file):
+        kind = "folder" if os.path.isdir(file) else "pipe, a socket or a device"
+        raise AudioError(f"{name}: a {kind}, not an audio file; name a file")
+    if not os.access(file, os.R_OK):
+        raise PermissionError(f"{name}: no permission to read it")
 
 
 def clip_path(name: str) -> Path:
@@ -135,13 +157,49 @@ def clip_path(name: str) -> Path:
 
 def resample(mono: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     """(N,) float32 at `rate` Hz -> (N * 16000 / rate,) float32 at 16 kHz, by soxr's HQ."""
-    return resampler_of(rate)(mono, True)
+    clip = Resampled("audio")
+    return np.concatenate([*clip.add(rate, mono), *clip.end()])
 
 
-def resampler_of(rate: int) -> Callable[[NDArray[np.float32], bool], NDArray[np.float32]]:
-    """Resamples the blocks of a clip one after another, given whether one is the last."""
-    if rate == SAMPLE_RATE:
-        return lambda mono, last: mono
-    import soxr
+class Resampled:
+    """Blocks of a clip at any rate to blocks at 16 kHz, by soxr's HQ."""
 
-    return soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ").resample_chunk
+    def __init__(self, name: str) -> None:
+        self.name, self.rate = name, 0
+        self.n = self.n_out = 0  # samples given and returned
+
+    def add(self, rate: int, mono: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        """What another block (n,) gives."""
+        if rate != self.rate:  # between blocks only in a file that was joined from several
+            yield from self.flush()
+            if rate < MIN_RATE:
+                raise AudioError(
+                    f"{self.name}: a sampling rate of {rate} Hz; expected {MIN_RATE} at least. If "
+                    "the header is wrong, convert it: ffmpeg -i IN OUT.wav"
+                )
+            self.rate = rate
+            if rate != SAMPLE_RATE:
+                import soxr
+
+                self.soxr = soxr.ResampleStream(rate, SAMPLE_RATE, 1, "float32", "HQ")
+        self.n += len(mono)
+        yield from self.counted(mono if rate == SAMPLE_RATE else self.soxr.resample_chunk(mono))
+
+    def flush(self) -> Iterator[NDArray[np.float32]]:
+        if self.rate not in (0, SAMPLE_RATE):
+            yield from self.counted(self.soxr.resample_chunk(np.empty(0, np.float32), last=True))
+
+    def counted(self, out: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+        self.n_out += len(out)
+        if len(out):
+            yield out
+
+    def end(self) -> Iterator[NDArray[np.float32]]:
+        """What was held back. Raises AudioError if nothing came, of a clip without samples."""
+        yield from self.flush()
+        if not self.n:
+            raise AudioError(f"{self.name}: no samples")
+        if not self.n_out:
+            raise AudioError(
+                f"{self.name}: {self.n} samples at {self.rate} Hz are less than one at 16 kHz"
+            )

@@ -6,14 +6,15 @@ import io
 import math
 import os
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from .waveform import AudioError
+from . import other_formats
+from .waveform import AudioError, mixed, printable
 
 # What libsndfile notes about a file that ends before its header says. A program that writes into a
 # pipe cannot go back to the header, and writes a size from UNKNOWN_SIZE on: 0xFFFFFFFF, 0x7FFFF000.
@@ -22,6 +23,7 @@ CUT_SHORT = re.compile(
 )
 UNKNOWN_SIZE = 0x7FFFF000
 UNKNOWN_FRAMES = 1 << 40  # two years at 16 kHz: libsndfile's way to say that there is no number
+UNKNOWN_FORMAT, UNKNOWN_ENCODING = 1, 4  # SF_ERR_UNRECOGNISED_FORMAT, _UNSUPPORTED_ENCODING
 BLOCK = 1 << 18  # values in a block, of all channels
 
 
@@ -42,21 +44,32 @@ def blocks(source: Any, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
     source: a path, or an open binary file. Raises AudioError, where the samples are cut short after
     those that are there.
     """
+    n = 0
     try:
-        n = yield from mono(source, name)
-        if not n and (piped := without_length(source)):
-            yield from mono(piped, name)
-    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
-        if isinstance(error, AudioError):
-            raise
-        raise AudioError(
-            f"{name}: not an audio file that libsndfile can read ({error}); convert it to wav or "
-            "flac"
-        ) from error
+        for rate, block in mono(source, name):
+            n += len(block)
+            yield rate, block
+        if not n:
+            with other_formats.opened(source) as file:
+                if piped := without_length(file):
+                    yield from mono(piped, name)
+    except soundfile.LibsndfileError as error:
+        if n:
+            raise AudioError(
+                f"{name} is damaged after {n} samples ({printable(error.error_string)}). Copy it "
+                "again, or keep what is there: ffmpeg -i IN OUT.wav"
+            ) from error
+        if error.code not in (UNKNOWN_FORMAT, UNKNOWN_ENCODING):
+            raise AudioError(
+                f"{name}: not an audio file that libsndfile can read "
+                f"({printable(error.error_string)}); convert it to wav or flac"
+            ) from error
+        own = error.code == UNKNOWN_ENCODING
+        yield from other_formats.blocks(source, name, own)
 
 
-def mono(source: Any, name: str) -> Generator[tuple[int, NDArray[np.float32]], None, int]:
-    """`blocks` of a file whose header is taken as it is; returns how many samples there are."""
+def mono(source: Any, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """`blocks` of a file whose header is taken as it is."""
     n = 0
     with Sequential(source) as sound:
         promised, rate, notes = sound.frames, sound.samplerate, sound.extra_info
@@ -64,8 +77,7 @@ def mono(source: Any, name: str) -> Generator[tuple[int, NDArray[np.float32]], N
         buffer = np.empty((n_frames, sound.channels), np.float32)
         while len(block := sound.read(out=buffer)):
             n += len(block)
-            with np.errstate(all="ignore"):  # NaN and infinity are refused later
-                yield rate, block.mean(axis=1)  # (n, channels) -> (n,)
+            yield rate, mixed(block)  # (n, channels) -> (n,)
     missing = max(0, promised - n) if promised < UNKNOWN_FRAMES else 0
     if n and (cut := CUT_SHORT.search(notes)) and int(cut[1]) < UNKNOWN_SIZE:
         size, there = int(cut[1]), int(cut[2])
@@ -75,7 +87,6 @@ def mono(source: Any, name: str) -> Generator[tuple[int, NDArray[np.float32]], N
             f"{name} is cut short: it has {n} samples, {missing} fewer than its header says. Copy "
             "it again, or keep what is there: ffmpeg -i IN OUT.wav"
         )
-    return n
 
 
 class Patched(io.RawIOBase):
@@ -100,14 +111,11 @@ class Patched(io.RawIOBase):
         return self.file.tell()
 
 
-def without_length(source: Any) -> Patched | None:
+def without_length(file: BinaryIO) -> Patched | None:
     """A wav whose header says 0 bytes though samples follow, with "unknown" instead; else None.
 
     A program that was stopped before it went back to the header leaves such a file.
     """
-    file: BinaryIO
-    file = open(source, "rb") if isinstance(source, (str, os.PathLike)) else source  # noqa: SIM115
-    file.seek(0)
     header = file.read(1 << 16)
     at = header.find(b"data" + bytes(4))
     end = file.seek(0, os.SEEK_END)

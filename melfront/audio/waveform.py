@@ -24,8 +24,17 @@ FAR_OUTSIDE = (
 )
 
 
+NAMELESS = "the data given"  # what an error calls a clip that has no file
+
+
 class AudioError(ValueError):
     """The audio cannot be what the caller means; the message says what to do about it."""
+
+
+def printable(text: str, most: int = 400) -> str:
+    """A name, or what another library says, for an error: short, and without control characters."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: 4 * most])
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 def is_tensor(x: object) -> bool:
@@ -107,6 +116,13 @@ def check_samples(clip: Any, name: str, check_range: bool = True) -> None:
         of_all = f"{n_bad} of {len(clip)} are not finite"
         raise AudioError(f"{name}: sample {first} is {float(clip[first])} ({of_all})")
     raise AudioError(f"{name}: values up to {peak:.6g}, {FAR_OUTSIDE}")
+
+
+def mixed(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """The mean of the channels: (n, channels) -> (n,) float32. NaN and infinity are seen later."""
+    with np.errstate(all="ignore"):
+        mono: NDArray[np.float32] = samples.astype(np.float32, copy=False).mean(axis=1)
+    return mono
 
 
 def first_bad(block: NDArray[np.float32], check_range: bool) -> int:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -250,7 +251,7 @@ def test_unwritable_folder_is_reported_before_computing(capsys, out, clip, monke
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    monkeypatch.setattr(melfront, "load_audio", None)
+    monkeypatch.setattr(melfront, "stream", None)
     message = fails(capsys, out, clip, "-o", out / "a.npy")
     assert "cannot write there: Permission denied" in message
 
@@ -268,11 +269,11 @@ def test_existing_file_survives_a_failed_write(capsys, out, clip, monkeypatch):
     path = out / "a.npy"
     path.write_bytes(b"old")
 
-    def torn(file: IO[bytes], _: object) -> None:
+    def torn(_: IO[bytes], file: IO[bytes]) -> None:
         file.write(b"half")
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(np, "save", torn)
+    monkeypatch.setattr(shutil, "copyfileobj", torn)
     assert main([str(clip), "-o", str(path)]) == 2
     assert path.read_bytes() == b"old"
     assert [p.name for p in out.iterdir()] == ["a.npy"]

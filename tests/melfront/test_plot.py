@@ -20,7 +20,9 @@ def test_plot(tmp_path, kind, n, n_mels):
 
 
 def test_axes_of_the_plot(sample):
-    figure = plot.figure(sample, melfront.log_mel(sample, n_mels=80), "sample.flac")
+    clip = plot.Overview()
+    clip.add(sample, melfront.log_mel(sample, n_mels=80))
+    figure = plot.figure(clip, "sample.flac")
     above, below, bar = figure.axes
     assert below.get_xlabel() == "time in s"
     assert below.get_ylabel() == "centre of mel bin in Hz"

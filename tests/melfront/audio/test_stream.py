@@ -7,6 +7,7 @@ import pytest
 
 import melfront
 from melfront import AudioError
+from tests.melfront.audio.files import assert_same_windows, encoded, noise
 from tests.signals import SAMPLE
 
 soundfile = pytest.importorskip("soundfile")
@@ -22,31 +23,6 @@ FORMATS = {
     "w64": "PCM_16",
     "rf64": "PCM_16",
 }
-
-
-def encoded(samples, rate, kind="wav", subtype="PCM_16") -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate, format=kind, subtype=subtype)
-    return file.getvalue()
-
-
-def noise(n, channels, seed=3):
-    """Its spectrum falls with frequency, as that of speech does."""
-    steps = np.random.default_rng(seed).standard_normal((n, channels)).cumsum(axis=0)
-    return (steps - steps.mean(axis=0)) / (1.1 * np.abs(steps - steps.mean(axis=0)).max())
-
-
-def assert_same_windows(file, chunk_length, **options):
-    audio = melfront.load_audio(file)
-    windows = list(melfront.stream(file, chunk_length, **options))
-    chunks = list(melfront.chunks(audio, chunk_length))
-    assert len(windows) == len(chunks) > 1
-    for window, chunk in zip(windows, chunks, strict=True):
-        features, mask = melfront.log_mel(chunk, pad_to=chunk_length, return_mask=True, **options)
-        assert window.audio.dtype == np.float32
-        assert np.array_equal(window.audio, chunk)
-        assert np.array_equal(window.log_mel, features)
-        assert np.array_equal(window.attention_mask, mask)
 
 
 @pytest.mark.parametrize(
