@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from melfront.backends.forks import one_thread_in_forks
+
 from . import built_in, checkpoint, formula, ops, parts
 from .config import EncoderConfig
 
@@ -135,6 +137,7 @@ class WhisperEncoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        one_thread_in_forks()
         self.config = config
         state = config.n_audio_state
         self.conv1 = nn.Conv1d(config.n_mels, state, kernel_size=3, padding=1)

@@ -47,7 +47,7 @@ class Failed(NamedTuple):
     error: str
 
 
-def ahead(items: Iterator[Any], size: int = AHEAD) -> Generator[Any]:
+def ahead(items: Generator[Any], size: int = AHEAD) -> Generator[Any]:
     """The items in order, `size` of them computed in advance in another thread; None is left out.
 
     An iterator that takes long to its next item may yield None: to stop, one waits for an item.
@@ -62,6 +62,7 @@ def ahead(items: Iterator[Any], size: int = AHEAD) -> Generator[Any]:
                 yield item
     finally:
         pool.shutdown(cancel_futures=True)
+        items.close()
 
 
 def read(
@@ -70,7 +71,7 @@ def read(
     about: dict[str, str],
     check_range: bool,
     resume: bool,
-) -> Iterator[Begun | Window | Kept | Failed | None]:
+) -> Generator[Begun | Window | Kept | Failed | None]:
     """Begun and the windows of each clip; or Failed; or Kept, to resume where the output is there.
 
     about: metadata of every file. A clip that cannot be read does not stop the others.

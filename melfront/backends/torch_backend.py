@@ -27,6 +27,7 @@ import melfront
 from ..audio import Clips, check_shape, is_tensor, is_traced, padded_length, samples_of, to_float
 from ..conventions import CHUNK_LENGTH, HOP_LENGTH, N_FFT, SAMPLE_RATE, Convention, named_convention
 from . import numpy_backend
+from .forks import one_thread_in_forks
 from .numpy_backend import frames_heard
 from .torch_constants import constants
 
@@ -72,6 +73,7 @@ def features_by_autograd(
     clips: list[Tensor], length: int, n_mels: int, convention: Convention
 ) -> Tensor:
     """Clips to features (B, M, F), in steps that autograd can follow."""
+    one_thread_in_forks()
     dtype = torch.float64 if convention.precision == "float64" else clips[0].dtype
     window, filters = constants(clips[0], n_mels, dtype)
     total = length + convention.extra_padding

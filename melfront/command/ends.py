@@ -76,15 +76,24 @@ def unwound_by(came: list[signal.Signals]) -> Iterator[None]:
         came.append(signal.Signals(number))
         raise KeyboardInterrupt
 
+    def again(dropped: sys.UnraisableHookArgs) -> None:
+        """Python drops what is raised in a callback of a weakref, or in a __del__."""
+        if came and issubclass(dropped.exc_type, KeyboardInterrupt):
+            threading.Timer(0.01, signal.raise_signal, [came[-1]]).start()
+        else:
+            hook(dropped)
+
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():  # no other may set a handler
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
             number = getattr(signal, name, None)  # Windows has no SIGHUP
             if number and signal.getsignal(number) != signal.SIG_IGN:
                 before[number] = signal.signal(number, stop)
+    hook, sys.unraisablehook = sys.unraisablehook, again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -250,7 +250,7 @@ def test_unwritable_folder_is_reported_before_computing(capsys, out, clip, monke
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     monkeypatch.setattr(melfront, "stream", None)
     message = fails(capsys, out, clip, "-o", out / "a.npy")
     assert "cannot write there: Permission denied" in message

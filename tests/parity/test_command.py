@@ -190,7 +190,7 @@ def test_unwritable_output_folder(run, right, tmp_path, no_work, monkeypatch, ar
     def refuse(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     out = tmp_path / arguments[-1]
     arguments = [right if argument == "MINE" else argument for argument in arguments]
     words = f"{arguments[-2]} {out}: cannot write there: Permission denied"
