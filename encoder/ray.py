@@ -11,7 +11,7 @@ out. `pip install 'melfront[ray]'` installs it.
         EncodeClips,
         fn_constructor_kwargs={"model": "openai/whisper-tiny", "column": "bytes"},
         batch_size=8,
-        concurrency=2,  # workers, each with the model
+        compute=ray.data.ActorPoolStrategy(size=2),  # workers, each with the model
     )
     states.write_parquet("states")
 

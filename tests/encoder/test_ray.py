@@ -131,14 +131,15 @@ def local_ray(tmp_path):
     ray.shutdown()
 
 
+@pytest.mark.slow  # Ray takes ten seconds to start
 def test_no_clip_is_lost_with_a_killed_worker(local_ray, clips, tmp_path):
     marker = tmp_path / "killed"
-    paths = local_ray.data.from_items([{"path": str(clip), "clip": clip.name} for clip in clips])
-    states = paths.repartition(6).map_batches(
+    rows = [{"path": str(clip), "clip": clip.name} for clip in clips]
+    states = local_ray.data.from_items(rows, override_num_blocks=6).map_batches(
         DiesOnce,
         fn_constructor_args=[str(marker), "path"],
         batch_size=2,
-        concurrency=2,
+        compute=local_ray.data.ActorPoolStrategy(size=2),
     )
     rows = states.take_all()
     assert marker.exists(), "no worker was killed"

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from melfront.command import PROGRESS
 from melfront.encoder import WhisperEncoder, checkpoint
 from melfront.encoder.command import corpus, reading
 from tests.encoder.cli.commands import run, write
@@ -149,6 +151,23 @@ def test_bad_clips_stop_nothing_and_are_named_at_the_end(folder, toy, tmp_path, 
     }.items():
         (line,) = [line for line in out.splitlines() if line.startswith(f"not encoded: {name}")]
         assert word in line
+
+
+def test_one_bar_for_all_clips(folder, toy, tmp_path, monkeypatch, capsys):
+    """It counts bytes, of which those of a clip that is kept are none."""
+    monkeypatch.setitem(PROGRESS, "delay", 0)
+    monkeypatch.setitem(PROGRESS, "mininterval", 0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    sizes = {file: file.stat().st_size / 1000 for file in folder.rglob("*.*")}
+    assert run(folder, "--model", toy, "-o", tmp_path / "out") == 0
+    bars = capsys.readouterr().err.split("\r")
+    total = f"{sum(sizes.values()):.1f}kB"
+    assert any(bar.startswith("4 clips: 100%") and f"{total}/{total}" in bar for bar in bars), bars
+    (tmp_path / "out" / "a.safetensors").unlink()
+    assert run(folder, "--model", toy, "-o", tmp_path / "out") == 0
+    bars = capsys.readouterr().err.split("\r")
+    left = f"{sizes[folder / 'a.wav']:.1f}kB"
+    assert any(bar.startswith("4 clips: 100%") and f"{left}/{left}" in bar for bar in bars), bars
 
 
 def test_a_second_run_goes_on(folder, toy, tmp_path, capsys):
