@@ -34,7 +34,7 @@ CODES = {"float32": "F32", "int32": "I32", "bfloat16": "BF16", "float16": "F16"}
 PIECE = 1 << 20  # bytes copied at a time
 
 
-class Place(NamedTuple):
+class Span(NamedTuple):
     """Where a tensor of all W windows lies: in these bytes, `stride` of them for each window."""
 
     dtype: str
@@ -70,7 +70,7 @@ def is_made(file: Path, about: dict[str, str]) -> bool:
     return all(there.get(key) == about.get(key) for key in SAME)
 
 
-def places(tensors: dict[str, Tensor], n_windows: int) -> dict[str, Place]:
+def places(tensors: dict[str, Tensor], n_windows: int) -> dict[str, Span]:
     """Where the tensors of a clip lie, given those of a window: as safetensors orders them.
 
     Wide types come first, so that each begins at a multiple of its width.
@@ -81,12 +81,12 @@ def places(tensors: dict[str, Tensor], n_windows: int) -> dict[str, Place]:
         x = tensors[name]
         shape = (n_windows, *x.shape) if n_windows > 1 else tuple(x.shape)
         end = begin + n_windows * x.nbytes
-        found[name] = Place(dtypes[name], shape, begin, end, x.nbytes)
+        found[name] = Span(dtypes[name], shape, begin, end, x.nbytes)
         begin = end
     return found
 
 
-def head(found: dict[str, Place], about: dict[str, str]) -> bytes:
+def head(found: dict[str, Span], about: dict[str, str]) -> bytes:
     """The head of a .safetensors: its length, then JSON that says where each tensor lies."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt", **about}}
     for name, (dtype, shape, begin, end, _) in found.items():
@@ -96,31 +96,32 @@ def head(found: dict[str, Place], about: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def check_room(folder: Path, n_bytes: int) -> None:
-    """Raises OSError where the disk has not that many bytes free: now, and not hours later."""
-    free = shutil.disk_usage(folder).free
+def check_room(file: Path, n_bytes: int) -> None:
+    """Raises UsageError where the disk has not that many bytes free: now, and not hours later."""
+    free = shutil.disk_usage(file.parent).free
     if n_bytes > free:
-        raise OSError(f"it takes {n_bytes / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB left")
+        needs, has = f"{n_bytes / 1e9:.2f} GB", f"{free / 1e9:.2f} GB"
+        raise UsageError(f"{file} takes {needs}, and the disk has {has} left; make room for it")
 
 
 class WindowFile:
     """A binary file that takes a clip's tensors window by window, each tensor in one piece."""
 
     def __init__(
-        self, target: IO[bytes], n_windows: int, folder: Path, about: dict[str, str] | None
+        self, target: IO[bytes], n_windows: int, name: Path, about: dict[str, str] | None
     ) -> None:
-        """folder: where the file is; about: metadata of a .safetensors, None for bare tensors."""
-        self.target, self.n_windows, self.folder, self.about = target, n_windows, folder, about
-        self.places: dict[str, Place] = {}
+        """name: the file in the end; about: metadata of a .safetensors, None for bare tensors."""
+        self.target, self.n_windows, self.name, self.about = target, n_windows, name, about
+        self.places: dict[str, Span] = {}
         self.start = self.done = 0
 
     def write(self, tensors: dict[str, Tensor]) -> None:
-        """Write the next window. Raises OSError."""
+        """Write the next window. Raises OSError, and UsageError where all will not fit."""
         import torch
 
         if not self.places:
             self.places = places(tensors, self.n_windows)
-            check_room(self.folder, sum(place.end - place.begin for place in self.places.values()))
+            check_room(self.name, sum(place.end - place.begin for place in self.places.values()))
             if self.about is not None:
                 self.target.write(head(self.places, self.about))
             self.start = self.target.tell()
@@ -132,7 +133,7 @@ class WindowFile:
 
 
 def zip_arrays(
-    target: IO[bytes], source: IO[bytes], found: dict[str, Place], about: dict[str, str]
+    target: IO[bytes], source: IO[bytes], found: dict[str, Span], about: dict[str, str]
 ) -> None:
     """Copy tensors out of a file into an .npz as `np.savez` writes it, a piece at a time."""
     with zipfile.ZipFile(target, "w") as archive:
@@ -161,11 +162,11 @@ def written(
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(file) as temporary, temporary.open("wb") as target:
             if file.suffix != ".npz":
-                yield WindowFile(target, n_windows, folder, about).write
+                yield WindowFile(target, n_windows, file, about).write
                 return
             # A zip takes one array after the other. A file without a name goes with the process.
             with tempfile.TemporaryFile(dir=folder) as raw:
-                windows = WindowFile(raw, n_windows, folder, None)
+                windows = WindowFile(raw, n_windows, file, None)
                 yield windows.write
                 zip_arrays(target, raw, windows.places, about)
     except OSError as error:

@@ -145,7 +145,7 @@ def test_bad_clips_stop_nothing_and_are_named_at_the_end(folder, toy, tmp_path, 
     assert err.count("\n") == 1
     assert err.startswith("melfront encoder: 4 of 8 clips could not be read: ")
     for name, word in {
-        folder / "0.wav": "wav or flac",
+        folder / "0.wav": "convert it",
         folder / "sub" / "nan.wav": "sample 1",
         folder / "sub" / "cut.wav": "cut short",
         gone: "no such file",
