@@ -115,7 +115,7 @@ def test_help_and_usage_errors_take_less_than_a_second(tmp_path, clip):
         [
             ["--dtype", "int8", "float32"],
             ["nowhere.wav", "no such file"],
-            ["text.wav", "convert it to wav or flac"],
+            ["text.wav", "convert it"],
             ["--model tinny", "tiny"],
             ["out.txt", ".npz, .safetensors, or a folder"],
             ["nowhere/out.npz", "no such folder to write out.npz into; make it first"],
