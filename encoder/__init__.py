@@ -13,6 +13,7 @@ CheckpointError     why a checkpoint cannot be loaded
 ops                 the operations, and `ops.using`, which replaces them
 oracle              the encoder in float64 NumPy: read this first
 formula             weights from a formula, for an encoder without a download
+ray                 a class for Ray Data, to encode clips on several machines
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import melfront  # noqa: F401  # first: in a checkout it makes this `melfront.en
 from .config import SIZES, EncoderConfig
 
 if TYPE_CHECKING:
-    from . import formula, ops, oracle
+    from . import formula, ops, oracle, ray
     from .checkpoint import CheckpointError
     from .cuda_graph import graphed
     from .libraries.hugging_face import for_transformers
@@ -44,6 +45,7 @@ __all__ = [
     "graphed",
     "ops",
     "oracle",
+    "ray",
     "trace",
 ]
 

@@ -88,7 +88,7 @@ def device_params(config) -> list:
 # from other tests. A test in them that compares a number with a bound is marked `numeric`.
 NOT_NUMERIC = {
     "benchmarks": "all",
-    "encoder": "config public",
+    "encoder": "config public ray",
     "encoder/checkpoint": "all",
     "encoder/checkpoint/foreign": "all",
     "encoder/cli": "all",

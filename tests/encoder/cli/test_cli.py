@@ -10,7 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import melfront
-from melfront.encoder import WhisperEncoder, __main__, trace
+from melfront.encoder import WhisperEncoder, trace
+from melfront.encoder.command import table
 from tests.encoder.cli.commands import process, run, write
 from tests.encoder.peers import TOY
 from tests.signals import sample
@@ -56,12 +57,12 @@ def test_without_arguments_in_an_empty_folder(tmp_path):
 
 def test_steps_of_the_table_match_the_front_end():
     ms = 1e3 / melfront.SAMPLE_RATE
-    for text, hops in (__main__.FRAME, 1), (__main__.POSITION, 2):
+    for text, hops in (table.FRAME, 1), (table.POSITION, 2):
         n = hops * melfront.HOP_LENGTH
         assert text == f"{n * ms:g} ms"
-        assert f" = {n} samples = {text}" in __main__.LEGEND
-    assert __main__.STEPS["padded"] == f"{ms:g} ms"
-    assert __main__.STEPS["power"].endswith(f" {melfront.SAMPLE_RATE // melfront.N_FFT} Hz")
+        assert f" = {n} samples = {text}" in table.LEGEND
+    assert table.STEPS["padded"] == f"{ms:g} ms"
+    assert table.STEPS["power"].endswith(f" {melfront.SAMPLE_RATE // melfront.N_FFT} Hz")
 
 
 def test_table_matches_the_trace_of_the_first_window(toy, clip, capsys):
@@ -114,7 +115,7 @@ def test_help_and_usage_errors_take_less_than_a_second(tmp_path, clip):
         [
             ["--dtype", "int8", "float32"],
             ["nowhere.wav", "no such file"],
-            ["text.wav", "convert it to wav or flac"],
+            ["text.wav", "convert it"],
             ["--model tinny", "tiny"],
             ["out.txt", ".npz, .safetensors, or a folder"],
             ["nowhere/out.npz", "no such folder to write out.npz into; make it first"],

@@ -9,6 +9,7 @@ import pytest
 import melfront.parity.__main__  # noqa: F401  # for parity.__main__
 from melfront import parity
 from melfront.encoder import __main__
+from melfront.encoder.command.writing import WindowFile
 from tests.conftest import CHECKOUT
 
 
@@ -31,11 +32,11 @@ def test_empty_value_is_a_usage_error(arguments, tmp_path, monkeypatch, capsys):
 def test_interrupted(suffix, tmp_path, monkeypatch, capsys):
     """An interrupt while the file is written leaves no partial file."""
 
-    def interrupted(*_args, **_options):
+    def interrupted(file, _tensors):
+        file.target.write(b"half of it")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safetensors.torch.save_file", interrupted)
-    monkeypatch.setattr("numpy.savez", interrupted)
+    monkeypatch.setattr(WindowFile, "write", interrupted)
     assert __main__.main(["-o", str(tmp_path / f"out{suffix}")]) == 128 + signal.SIGINT
     assert capsys.readouterr().err == "melfront encoder: interrupted\n"
     assert not list(tmp_path.iterdir())

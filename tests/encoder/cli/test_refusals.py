@@ -1,8 +1,9 @@
 """`melfront encoder`: its errors for bad input, and that it leaves no partial file."""
 
+import errno
 import os
+import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,8 +32,8 @@ def test_bad_audio(toy, tmp_path, out, capsys):
     write(tmp_path / "silent.wav", np.zeros(0, dtype=np.float32))
     write(tmp_path / "nan.wav", np.array([0.0, np.nan, 0.5], dtype=np.float32))
     for name, word in {
-        "text.wav": "wav or flac",
-        "empty.wav": "wav or flac",
+        "text.wav": "convert it",
+        "empty.wav": "convert it",
         "silent.wav": "no samples",
         "nan.wav": "sample 1",
         "out": "wav or flac",  # a folder
@@ -94,32 +95,36 @@ def test_bad_usage(clip, out, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
-def test_failed_write_leaves_no_partial_file(toy, clip, out, suffix, monkeypatch, capsys):
+def test_failed_write_leaves_no_partial_file(toy, clip, out, suffix, capsys):
     file = out / f"states{suffix}"
     assert run(clip, "--model", toy, "-o", file) == 0
     before = file.read_bytes()
     capsys.readouterr()
 
-    def full(target, *_args, **_kwargs):
-        raise OSError(28, "No space left on device")
-
-    def half(target, *args, **kwargs):
-        target.write(b"half of it")
-        full(target)
-
-    def half_safetensors(tensors, path, metadata):
-        Path(path).write_bytes(b"half of it")
-        full(path)
-
-    monkeypatch.setattr(np, "savez", half)
-    monkeypatch.setattr("safetensors.torch.save_file", half_safetensors)
-    assert run(clip, "--model", toy, "-o", file) == 2
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        assert run(clip, "--model", toy, "-o", file) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     message = capsys.readouterr().err
     assert message.count("\n") == 1
     assert str(file) in message
-    assert "No space left" in message
+    assert os.strerror(errno.EFBIG) in message
     assert list(out.iterdir()) == [file]
     assert file.read_bytes() == before
+
+
+def test_too_little_room_is_said_before_all_is_computed(toy, clip, out, monkeypatch, capsys):
+    free = shutil.disk_usage(out)._replace(free=100)
+    monkeypatch.setattr("shutil.disk_usage", lambda _folder: free)
+    file = out / "states.safetensors"
+    assert run(clip, "--model", toy, "-o", file) == 2
+    stderr = capsys.readouterr().err
+    assert f"{file} takes" in stderr
+    assert "the disk has 0.00 GB left" in stderr
+    assert not list(out.iterdir())
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz"])

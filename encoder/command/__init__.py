@@ -1,0 +1,1 @@
+"""What `melfront encoder` does with a list of clips: find them, read ahead, encode, write."""
