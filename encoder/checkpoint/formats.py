@@ -162,6 +162,7 @@ def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:
             raise CheckpointError(f"{path} is the state of an optimizer: {BESIDE}")
     if not isinstance(state, dict):
         kind = state.name if isinstance(state, pickles.Named) else type(state).__name__
+        kind = "Tensor" if isinstance(state, pickles.View) else kind
         raise CheckpointError(f"{path} holds a {kind}, expected a state_dict")
     stored, tensors = _in_file(path), {}
     for name, value in state.items():
