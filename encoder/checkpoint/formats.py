@@ -17,6 +17,7 @@ from torch import Tensor
 from melfront.command import shorten
 
 from . import ggml, mlx, pickles
+from .archives import read_members
 from .files import DTYPES, SUFFIXES, CheckpointError, Stored, read_header
 from .foreign import BESIDE, file_kind
 
@@ -98,7 +99,7 @@ def _open_ggml(path: Path) -> tuple[dict[str, Stored], Any]:
 
 def _open_npz(path: Path) -> dict[str, Stored]:
     try:
-        arrays = mlx.read_npz(path)
+        arrays = mlx.read_npz(path, read_members(path))
     except ValueError as error:
         raise CheckpointError(
             f"{path} is cut short, damaged, or not an npz file ({error})"
@@ -141,7 +142,9 @@ def _turned(stored: Stored, *axes: int) -> Stored:
 def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:
     """A PyTorch file."""
     try:
-        content, places = pickles.read(path)
+        with path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\3\4"
+        content, places = pickles.read(path, read_members(path) if is_zip else None)
     except pickles.NotTensors as error:
         if str(error) == pickles.TORCHSCRIPT:
             raise CheckpointError(

@@ -81,9 +81,8 @@ def load(
         weights: dict[str, Tensor] = {}
         for ours, theirs in layout.found.items():
             weights[ours] = weight = _read(path, tensors[theirs], dtype, device)
-            if check_finite and not _is_finite(weight):
-                found = f"{path}: {theirs} has values that are NaN or infinite in {weight.dtype}"
-                raise CheckpointError(f"{found}; if that is intended, pass check_finite=False")
+            if check_finite:
+                _refuse_unless_finite(path, theirs, weight)
             if ours == "positions":
                 _warn_of_other_positions(path, theirs, weight)
             if progress:
@@ -265,9 +264,12 @@ def _read(
     return weight
 
 
-def _is_finite(weight: Tensor) -> bool:
+def _refuse_unless_finite(path: Path, name: str, weight: Tensor) -> None:
     """Checks the minimum and the maximum, which are NaN if any value is; makes no copy."""
-    return weight.is_meta or all(bool(extreme.isfinite()) for extreme in weight.aminmax())
+    if weight.is_meta or all(bool(extreme.isfinite()) for extreme in weight.aminmax()):
+        return
+    found = f"{path}: {name} has values that are NaN or infinite in {weight.dtype}"
+    raise CheckpointError(f"{found}; if that is intended, pass check_finite=False")
 
 
 def _shared(tensors: Mapping[str, Stored]) -> list[str]:

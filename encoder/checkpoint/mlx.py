@@ -16,8 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .archives import read_members
-
 DTYPES = {"<f2": "F16", "<f4": "F32", "<f8": "F64"}
 MLP = re.compile(r"(\.blocks\.\d{1,3}\.)mlp([12])\.")
 # Of an array: "\x93NUMPY", version 1.0, the length of the rest, and a dictionary of Python's.
@@ -29,14 +27,17 @@ HEADER = re.compile(
 MOST_HEADER = 512
 
 
-def read_npz(path: Path) -> dict[str, tuple[str, tuple[int, ...], bool, int, int]]:
+def read_npz(
+    path: Path, members: Mapping[str, tuple[int, int, bool]]
+) -> dict[str, tuple[str, tuple[int, ...], bool, int, int]]:
     """The arrays of an uncompressed npz file, none of them read.
+
+    members: of the zip archive, by name: begin and end in bytes, and whether it is stored.
 
     Returns of each, by name: the type as safetensors names it, the shape, whether the first axis
     is the fastest, and the bytes of the file from begin to end. Raises ValueError, in one line.
     """
     arrays: dict[str, tuple[str, tuple[int, ...], bool, int, int]] = {}
-    members = read_members(path)
     with path.open("rb") as file:
         for member, (begin, end, is_stored) in members.items():
             if not is_stored:

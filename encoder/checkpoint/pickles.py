@@ -21,8 +21,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .archives import read_members
-
 # Of a pickle, so that each takes under a second. large-v3 has 50,000 and 200 kB.
 MOST_STEPS = 500_000
 MOST_BYTES = 8 << 20
@@ -92,27 +90,29 @@ class View(NamedTuple):
         return 0 if 0 in self.shape else 1 + sum((n - 1) * stride for n, stride in axes)
 
 
-def read(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
+Members = Mapping[str, tuple[int, int, bool]]
+Places = dict[str, tuple[int, int]]
+
+
+def read(path: Path, members: Members | None) -> tuple[Any, Places]:
     """The object of a file, and the bytes of each storage in it, by key, as begin and end.
 
+    members: of a zip archive, by name: begin and end in bytes, and whether it is stored.
     The object has a View in the place of each tensor, and a Named in that of anything else that is
     neither a container nor a number nor text. Raises NotTensors, or ValueError in one line.
     """
-    with path.open("rb") as file:
-        is_zip = file.read(4) == b"PK\3\4"
     try:
-        return _read_zip(path) if is_zip else _read_legacy(path)
+        return _read_legacy(path) if members is None else _read_zip(path, members)
     except (LookupError, TypeError, AttributeError, struct.error, OverflowError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _read_zip(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
-    members = read_members(path)
+def _read_zip(path: Path, members: Members) -> tuple[Any, Places]:
     root = next(name for name in [*members, "/data.pkl"] if name.endswith("/data.pkl"))
     root = root.removesuffix("data.pkl")
     if f"{root}constants.pkl" in members:
         raise NotTensors(TORCHSCRIPT)
-    if not all(member.is_stored for member in members.values()):
+    if not all(is_stored for *_, is_stored in members.values()):
         raise ValueError(
             "it is compressed, which PyTorch's files are not: write it with torch.save"
         )
@@ -136,7 +136,7 @@ def _read_zip(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
     }
 
 
-def _read_legacy(path: Path) -> tuple[Any, dict[str, tuple[int, int]]]:
+def _read_legacy(path: Path) -> tuple[Any, Places]:
     size = path.stat().st_size
     with path.open("rb") as file:
         start = io.BytesIO(file.read(MOST_BYTES))
