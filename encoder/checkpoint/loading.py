@@ -83,10 +83,9 @@ def load(
             weights[ours] = weight = _read(path, tensors[theirs], dtype, device)
             if check_finite:
                 _refuse_unless_finite(path, theirs, weight)
-            if ours == "positions":
-                _warn_of_other_positions(path, theirs, weight)
             if progress:
                 progress(len(weights), len(layout.found))
+        _warn_of_others(path, layout.found["positions"], weights["positions"])
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"{error.filename or name} cannot be read: {reason}") from error
@@ -283,7 +282,7 @@ def _shared(tensors: Mapping[str, Stored]) -> list[str]:
     return shared
 
 
-def _warn_of_other_positions(path: Path, name: str, positions: Tensor) -> None:
+def _warn_of_others(path: Path, name: str, positions: Tensor) -> None:
     """Log one line if positions (T, S) are not Whisper's.
 
     Every published Whisper has the same table, of which T positions are the first T: sines and
