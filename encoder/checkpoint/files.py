@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -25,6 +26,11 @@ DTYPES = {  # by safetensors' names; any other type is quantised, or not a weigh
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+MOST_AXES = 8  # of a tensor: the product of more takes long to compute
+# Bits of an element of each type of safetensors.
+BITS = dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8)
+BITS |= dict.fromkeys(("U16", "I16", "F16", "BF16"), 16) | dict.fromkeys(("U32", "I32", "F32"), 32)
+BITS |= dict.fromkeys(("U64", "I64", "F64", "C64"), 64) | {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 # Bytes of JSON that are parsed, which take up to 30 times that in memory. large-v3 has 150 kB.
 MAX_JSON = 4 << 20
 
@@ -42,6 +48,7 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any  # one of DTYPES, or the name of another type
     read_into: Callable[[Tensor], object]  # reads it into a tensor of any dtype, on any device
+    place: tuple[str, int, int] | None = None  # its file, and the bytes there from begin to end
 
 
 def read_header(file: BinaryIO, size: int, path: Path) -> dict[str, Any]:
@@ -55,16 +62,21 @@ def read_header(file: BinaryIO, size: int, path: Path) -> dict[str, Any]:
         if start > size:
             raise ValueError(f"a header of {start - 8} bytes")
         header: dict[str, Any] = parse(file.read(min(start - 8, MAX_JSON + 1)))
-        header.pop("__metadata__", None)
+        about = header.pop("__metadata__", {})
+        if not all(isinstance(text, str) for text in about.values()):
+            raise ValueError("its metadata are not text")
         # Without gap or overlap: or else a small file could claim any amount of memory.
         places = sorted(entry["data_offsets"] for entry in header.values())
         if [0, *(end for _, end in places)] != [*(begin for begin, _ in places), size - start]:
             raise ValueError(f"its tensors are not the {size - start} bytes after the header")
         for entry in header.values():
             kind, shape, (begin, end) = (entry[key] for key in ("dtype", "shape", "data_offsets"))
-            sensible = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
-            dtype = DTYPES.get(kind)
-            if not sensible or (dtype and end - begin != math.prod(shape) * dtype.itemsize):
+            if len(shape) > MOST_AXES:
+                raise ValueError(f"a shape of {len(shape)} axes")
+            sensible = all(type(n) is int and 0 <= n < 1 << 63 for n in (*shape, begin, end))
+            bits = BITS.get(kind) if re.fullmatch(r"\w{1,20}", kind) else 0  # None: a type to come
+            fits = bits is None or 8 * (end - begin) == math.prod(shape) * bits
+            if not sensible or not fits:
                 raise ValueError(f"a {kind} of shape {shape} in bytes {begin} to {end}")
         return header
     except (ValueError, TypeError, KeyError, AttributeError) as error:

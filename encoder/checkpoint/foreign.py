@@ -156,6 +156,8 @@ def _kind_on_disk(path: Path) -> str | None:
         inside = itertools.islice(_listing(path), 100) if path.name == "onnx" else ()
         return _named(path.name) or next(filter(None, map(_named, sorted(inside))), None)
     try:
+        if not path.is_file():  # to open a pipe would wait for its other end
+            return None
         with path.open("rb") as file:
             return file_kind(path, file.read(24))
     except OSError:

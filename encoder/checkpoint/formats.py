@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import re
-import warnings
-import zipfile
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -16,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from melfront.command import lacks_memory
+from melfront.command import shorten
 
-from . import ggml, mlx
+from . import ggml, mlx, pickles
+from .archives import read_members
 from .files import DTYPES, SUFFIXES, CheckpointError, Stored, read_header
 from .foreign import BESIDE, file_kind
 
@@ -47,7 +46,7 @@ def open_file(path: Path) -> tuple[dict[str, Stored], Any]:
 
 
 def _in_file(path: Path) -> Callable[..., Stored]:
-    """A function that makes a Stored of a type, as safetensors names it, a shape, begin and end."""
+    """A function that makes a Stored of a type, torch's or a name, a shape, begin and end."""
     scratch = torch.empty(0, dtype=torch.uint8)  # shared by all tensors: fresh memory costs time
 
     def read(dtype: Any, begin: int, end: int, target: Tensor) -> None:
@@ -63,9 +62,10 @@ def _in_file(path: Path) -> Callable[..., Stored]:
         if not direct:
             target.copy_(raw)
 
-    def stored(kind: str, shape: Iterable[int], begin: int, end: int) -> Stored:
-        dtype = DTYPES.get(kind)
-        return Stored(tuple(shape), dtype or kind, partial(read, dtype, begin, end))
+    def stored(kind: Any, shape: Iterable[int], begin: int, end: int) -> Stored:
+        dtype = DTYPES.get(kind, kind)
+        read_into = partial(read, dtype, begin, end)
+        return Stored(tuple(shape), dtype, read_into, (str(path), begin, end))
 
     return stored
 
@@ -99,9 +99,11 @@ def _open_ggml(path: Path) -> tuple[dict[str, Stored], Any]:
 
 def _open_npz(path: Path) -> dict[str, Stored]:
     try:
-        arrays = mlx.read_npz(path)
+        arrays = mlx.read_npz(path, read_members(path))
     except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(
+            f"{path} is cut short, damaged, or not an npz file ({error})"
+        ) from error
     stored, tensors = _in_file(path), {}
     for name, (kind, shape, fortran, *span) in arrays.items():
         in_file = stored(kind, reversed(shape) if fortran else shape, *span)
@@ -133,51 +135,67 @@ def _turned(stored: Stored, *axes: int) -> Stored:
         stored.read_into(raw)
         target.copy_(raw.permute(axes))
 
-    return Stored(tuple(stored.shape[axis] for axis in axes), stored.dtype, read_into)
+    shape = tuple(stored.shape[axis] for axis in axes)
+    return Stored(shape, stored.dtype, read_into, stored.place)
 
 
 def _open_pickle(path: Path) -> tuple[dict[str, Stored], Any]:
-    """A PyTorch file, memory-mapped if it is a zip file, as PyTorch 1.6 and later write it."""
+    """A PyTorch file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about an old or odd format
-            content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except Exception as error:  # the type depends on where the file is damaged
-        if lacks_memory(error):
-            raise CheckpointError(f"{path}: too little memory, or damaged ({error})") from error
-        if what := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise CheckpointError(
-                f"{path} holds a {what[1]}, not only tensors. Unpickling that can run any code, "
-                "so it is refused: save the model's state_dict, best as safetensors"
-            ) from error
-        if "TorchScript" in str(error):
+        with path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\3\4"
+        content, places = pickles.read(path, read_members(path) if is_zip else None)
+    except pickles.NotTensors as error:
+        if str(error) == pickles.TORCHSCRIPT:
             raise CheckpointError(
                 f"{path} is a TorchScript program: save its torch.jit.load(PATH).state_dict()"
             ) from error
-        raise CheckpointError(f"{path} is cut short, damaged, or not a PyTorch file") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a state_dict")
-
-    def stored(tensor: Tensor) -> Stored:
-        dtype: torch.dtype | str = tensor.dtype
-        if tensor.layout != torch.strided or tensor.device.type != "cpu":
-            dtype = f"{tensor.dtype}, {tensor.layout} on {tensor.device}"
-        elif tensor.dtype not in DTYPES.values():
-            dtype = str(tensor.dtype)
-        elif tensor.untyped_storage().nbytes() < tensor.nbytes:  # a few bytes shown as many
-            dtype = f"{tensor.dtype}, expanded"
-        return Stored(tuple(tensor.shape), dtype, lambda target: target.copy_(tensor.detach()))
-
-    state = next((content[key] for key in STATES if key in content), content)
-    if state is content and {"state", "param_groups"} <= content.keys():
-        raise CheckpointError(f"{path} is the state of an optimizer: {BESIDE}")
+        raise CheckpointError(
+            f"{path} holds a {shorten(str(error), 120)}, not only tensors. Unpickling that can run "
+            "any code, so it is refused: save the model's state_dict, best as safetensors"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is cut short, damaged, or not a PyTorch file ({error})"
+        ) from error
+    state = content
+    if isinstance(content, dict):
+        state = next((content[key] for key in STATES if key in content), content)
+        if state is content and {"state", "param_groups"} <= content.keys():
+            raise CheckpointError(f"{path} is the state of an optimizer: {BESIDE}")
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path} holds a {type(state).__name__}, expected a state_dict")
-    tensors = {
-        name: stored(value)
-        for name, value in state.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
-    }
+        kind = state.name if isinstance(state, pickles.Named) else type(state).__name__
+        kind = "Tensor" if isinstance(state, pickles.View) else kind
+        raise CheckpointError(f"{path} holds a {kind}, expected a state_dict")
+    stored, tensors = _in_file(path), {}
+    for name, value in state.items():
+        if isinstance(value, pickles.View):
+            tensors[name] = _of_view(value, places.get(value.storage.key), stored, path)
+        elif isinstance(value, pickles.Named):  # a sparse tensor, or one of no device
+            tensors[name] = Stored((), value.name, lambda target: None)
     return tensors, content.get("dims")
+
+
+def _of_view(
+    view: pickles.View, place: tuple[int, int] | None, stored: Callable[..., Stored], path: Path
+) -> Stored:
+    """A tensor of a PyTorch file; place: the bytes of its storage."""
+    dtype, _, numel = view.storage
+    if place is None or place[1] - place[0] < numel * dtype.itemsize:
+        raise CheckpointError(f"{path} is cut short or damaged: it has no storage of {numel}")
+    count, span = math.prod(view.shape), view.span()
+    known: torch.dtype | str = dtype if dtype in DTYPES.values() else str(dtype)
+    if count > span:  # a few bytes shown as many
+        known = f"{dtype}, expanded"
+    begin = place[0] + view.offset * dtype.itemsize
+    end = begin + span * dtype.itemsize
+    if view.is_dense() or isinstance(known, str):
+        return stored(known, view.shape, begin, end)
+    whole = stored(known, (span,), begin, end)
+
+    def read_into(target: Tensor) -> None:
+        raw = torch.empty(span, dtype=dtype)
+        whole.read_into(raw)
+        target.copy_(raw.as_strided(view.shape, view.strides))
+
+    return Stored(view.shape, dtype, read_into, whole.place)

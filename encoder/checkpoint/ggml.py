@@ -28,7 +28,7 @@ DTYPES = {0: "F32", 1: "F16"}  # of a tensor; any other is quantised
 # `ftype` of a file: 1000 times the version of the quantised layout, plus what most tensors are in.
 QUANTISED = {2: "q4_0", 3: "q4_1", 7: "q8_0", 8: "q5_0", 9: "q5_1"}
 QUANTISED |= {10 + i: f"q{bits}_k" for i, bits in enumerate((2, 3, 4, 5, 6))}
-MOST_TOKENS, MOST_TENSORS, LONGEST_NAME = 1 << 20, 1 << 14, 256  # large-v3: 51,866, 1,259, 40
+MOST_TOKENS, MOST_TENSORS, LONGEST_NAME = 1 << 17, 1 << 14, 256  # large-v3: 51,866, 1,259, 40
 
 
 class Place(NamedTuple):

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from melfront.command import one_line, replacing
+from melfront.command import lacks_memory, one_line, replacing, shorten
 
 from ..config import AROUND, TOWERS, EncoderConfig, audio_part
 from .files import CheckpointError, Stored, read_json
@@ -36,6 +36,7 @@ from .names import LAYER, PREFIX, Layout, hf_name, inside, recognise, rows, shap
 
 LOG = logging.getLogger(__name__)
 POSITIONS = "encoder.positional_embedding"
+MOST_OFF = 0.1  # rms; that of the whole table is 0.71
 MOST_POSITIONS = 1 << 14  # they are allocated on the word of a config.json; Whisper has 1500
 
 
@@ -79,12 +80,12 @@ def load(
         _say_what_is_left_out(path, about, layout.prefix, names)
         weights: dict[str, Tensor] = {}
         for ours, theirs in layout.found.items():
-            weights[ours] = weight = _read(tensors[theirs], dtype, device)
-            if check_finite and not _is_finite(weight):
-                found = f"{path}: {theirs} has values that are NaN or infinite in {weight.dtype}"
-                raise CheckpointError(f"{found}; if that is intended, pass check_finite=False")
+            weights[ours] = weight = _read(path, tensors[theirs], dtype, device)
+            if check_finite:
+                _refuse_unless_finite(path, theirs, weight)
             if progress:
                 progress(len(weights), len(layout.found))
+        _warn_of_others(path, layout.found["positions"], weights["positions"])
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"{error.filename or name} cannot be read: {reason}") from error
@@ -249,15 +250,60 @@ def _say_what_is_left_out(
         LOG.warning("%s", one_line(f"{read}; left out: {some(left_out)}"))
 
 
-def _read(stored: Stored, dtype: torch.dtype | None, device: torch.device | str) -> Tensor:
-    weight = torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device)
-    stored.read_into(weight)
+def _read(
+    path: Path, stored: Stored, dtype: torch.dtype | None, device: torch.device | str
+) -> Tensor:
+    try:
+        weight = torch.empty(stored.shape, dtype=dtype or stored.dtype, device=device)
+        stored.read_into(weight)
+    except (MemoryError, RuntimeError) as error:
+        if lacks_memory(error):
+            raise CheckpointError(f"{path}: too little memory for its weights ({error})") from error
+        raise
     return weight
 
 
-def _is_finite(weight: Tensor) -> bool:
+def _refuse_unless_finite(path: Path, name: str, weight: Tensor) -> None:
     """Checks the minimum and the maximum, which are NaN if any value is; makes no copy."""
-    return weight.is_meta or all(bool(extreme.isfinite()) for extreme in weight.aminmax())
+    if weight.is_meta or all(bool(extreme.isfinite()) for extreme in weight.aminmax()):
+        return
+    found = f"{path}: {name} has values that are NaN or infinite in {weight.dtype}"
+    raise CheckpointError(f"{found}; if that is intended, pass check_finite=False")
+
+
+def _shared(tensors: Mapping[str, Stored]) -> list[str]:
+    """The tensors that begin in another's bytes: a small file could ask for any memory so."""
+    places = sorted((x.place, name) for name, x in tensors.items() if x.place)
+    shared, last, last_file = [], 0, ""
+    for (file, begin, end), name in places:
+        if file == last_file and begin < min(last, end):
+            shared.append(name)
+        last, last_file = max(end, last if file == last_file else 0), file
+    return shared
+
+
+def _warn_of_others(path: Path, name: str, positions: Tensor) -> None:
+    """Log one line if positions (T, S) are not Whisper's.
+
+    Every published Whisper has the same table, of which T positions are the first T: sines and
+    cosines, rounded to the type. Training moves it by hundredths, because from_pretrained of
+    transformers does not freeze it. Of any other table (learned, zeros, sine and cosine in turns,
+    one position late) more than a tenth is wrong, by rms. It is not refused: the positions are
+    weights like all others, and transformers computes with them too.
+    """
+    n_positions, state = positions.shape
+    if positions.is_meta or state < 4 or state % 2:  # the formula has sines and cosines
+        return
+    table = sinusoids(n_positions, state).to(positions.device)
+    error = (positions.float() - table).square().mean().sqrt().item()
+    if not (error <= MOST_OFF):
+        LOG.warning(
+            "%s",
+            one_line(
+                f"{path}: {shorten(name, 120)} is {error:.2g} off Whisper's sines and cosines "
+                "(rms): the positions of another model, or damaged"
+            ),
+        )
 
 
 def _problems(
@@ -275,11 +321,14 @@ def _problems(
         "missing": [f"{name} {shape}" for name, shape in want.items() if name not in have],
         "left over" + k_bias * " (Whisper's k projection has no bias)": surplus,
         "of a wrong shape": [
-            f"{n} {x.shape}, expected {want[n]}" for n, x in have.items() if x.shape != want[n]
+            f"{n} {x.shape}, expected {want[n]}"
+            for n, x in have.items()
+            if x.shape != want[n] and isinstance(x.dtype, torch.dtype)
         ],
         "of a type other than float16, bfloat16, float32 and float64": [
             f"{n} {x.dtype}" for n, x in have.items() if not isinstance(x.dtype, torch.dtype)
         ],
+        "of the bytes of another": _shared(have),
     }
     return "; ".join(
         f"{len(group)} {what}: {some(group)}" for what, group in groups.items() if group

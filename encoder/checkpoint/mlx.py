@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 import re
-import struct
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,47 +25,36 @@ HEADER = re.compile(
     re.DOTALL,
 )
 MOST_HEADER = 512
-MOST_INDEX = 4 << 20  # bytes of a zip file's index; large-v3 has 100 kB
-TAIL = 22 + (1 << 16)  # a zip file ends in a record of 22 bytes and a comment
 
 
-def read_npz(path: Path) -> dict[str, tuple[str, tuple[int, ...], bool, int, int]]:
+def read_npz(
+    path: Path, members: Mapping[str, tuple[int, int, bool]]
+) -> dict[str, tuple[str, tuple[int, ...], bool, int, int]]:
     """The arrays of an uncompressed npz file, none of them read.
+
+    members: of the zip archive, by name: begin and end in bytes, and whether it is stored.
 
     Returns of each, by name: the type as safetensors names it, the shape, whether the first axis
     is the fastest, and the bytes of the file from begin to end. Raises ValueError, in one line.
     """
     arrays: dict[str, tuple[str, tuple[int, ...], bool, int, int]] = {}
-    size = path.stat().st_size
     with path.open("rb") as file:
-        file.seek(max(0, size - TAIL))
-        record = file.read().rpartition(b"PK\5\6")[2]
-        if len(record) < 18 or int.from_bytes(record[8:12], "little") > MOST_INDEX:
-            raise ValueError("cut short, damaged, or not an npz file")
-        try:
-            with zipfile.ZipFile(file) as members:
-                for member in members.infolist():
-                    if member.compress_type != zipfile.ZIP_STORED:
-                        raise ValueError("its arrays are compressed: write it with np.savez")
-                    with members.open(member) as array:
-                        start = array.read(MOST_HEADER)
-                    if not (header := HEADER.match(start)):
-                        raise ValueError(f"{member.filename} is not an array of numbers")
-                    letter, n_bytes, first_axis_fastest, sizes = header.groups()
-                    shape = tuple(int(n) for n in sizes.replace(b" ", b"").split(b",") if n)
-                    # After the member's own header: 30 bytes, its name and an extra field.
-                    file.seek(member.header_offset + 26)
-                    begin = file.tell() + 4 + sum(struct.unpack("<2H", file.read(4)))
-                    begin, end = begin + header.end(), begin + member.file_size
-                    if end - begin != math.prod(shape) * int(n_bytes) or end > size:
-                        raise ValueError(f"{member.filename} is not as long as it says")
-                    name, kind = member.filename.removesuffix(".npy"), (letter + n_bytes).decode()
-                    fortran = first_axis_fastest == b"True"
-                    arrays[name] = DTYPES.get(kind, kind), shape, fortran, begin, end
-        except (zipfile.BadZipFile, RuntimeError, EOFError, OverflowError, struct.error) as error:
-            raise ValueError("cut short, damaged, or not an npz file") from error
-    if sum(end - begin for *_, begin, end in arrays.values()) > size:
-        raise ValueError("its arrays overlap")
+        for member, (begin, end, is_stored) in members.items():
+            if not is_stored:
+                raise ValueError("its arrays are compressed: write it with np.savez")
+            file.seek(begin)
+            if not (header := HEADER.match(file.read(min(MOST_HEADER, end - begin)))):
+                raise ValueError(f"{member} is not an array of numbers")
+            letter, n_bytes, first_axis_fastest, sizes = header.groups()
+            shape = tuple(int(n) for n in sizes.replace(b" ", b"").split(b",") if n)
+            begin += header.end()
+            if end - begin != math.prod(shape) * int(n_bytes):
+                raise ValueError(f"{member} is not as long as it says")
+            name, kind = member.removesuffix(".npy"), (letter + n_bytes).decode()
+            if name in arrays:
+                raise ValueError(f"it has {name} twice")
+            fortran = first_axis_fastest == b"True"
+            arrays[name] = DTYPES.get(kind, kind), shape, fortran, begin, end
     return arrays
 
 

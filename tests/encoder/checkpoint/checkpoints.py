@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from melfront.encoder import formula
 from melfront.encoder.checkpoint import CheckpointError, load, shapes
 from melfront.encoder.checkpoint.names import TABLE
 from melfront.encoder.config import EncoderConfig
@@ -25,10 +26,12 @@ LANGUAGE = {"language_model.model.norm.weight": torch.full((5,), torch.nan)}
 
 def make(config=NARROW, dtype=torch.float32):
     generator = torch.Generator().manual_seed(5)
-    return {
-        name: torch.randn(shape, generator=generator).to(dtype)
-        for name, shape in shapes(config).items()
+    weights = {
+        name: torch.randn(shape, generator=generator) for name, shape in shapes(config).items()
     }
+    positions = formula.weight("positions", tuple(weights["positions"].shape))
+    weights["positions"] = torch.from_numpy(positions)
+    return {name: tensor.to(dtype) for name, tensor in weights.items()}
 
 
 def renamed(weights, column=HF, prefix="model.encoder."):

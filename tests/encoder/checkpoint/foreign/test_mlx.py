@@ -125,13 +125,13 @@ def test_hostile_npz(tmp_path):
 
     for shape in ((1 << 60,), (1 << 31, 1 << 31), (3,), ()):
         write_members(member(shape, bytes(8)))
-        refuses(path, f"{path}: encoder.0.npy is not as long as it says")
+        refuses(path, f"{path} is cut", "(encoder.0.npy is not as long as it says")
     objects = member((1,), bytes(8), descr="|O")
     for data in (objects, b"\x93NUMPY\x03\0" + b"\xff" * 4 + bytes(50), b"nothing", b""):
         write_members(data)
-        refuses(path, f"{path}: encoder.0.npy is not an array of numbers")
+        refuses(path, f"{path} is cut", "(encoder.0.npy is not an array of numbers")
     path.write_bytes(npz(mlx_tensors(), np.savez_compressed))
-    refuses(path, "a.npz: its arrays are compressed: write it with np.savez")
+    refuses(path, "a.npz is cut", "(its arrays are compressed: write it with np.savez)")
 
     whole = npz(mlx_tensors())
     for size in (0, 1, 100, len(whole) // 2, len(whole) - 1):
@@ -148,13 +148,13 @@ def test_npz_that_claims_more_than_it_has(tmp_path):
     place = short.index(b"PK\5\6") + 16
     short[place : place + 4] = struct.pack("<I", entry - lost)
     path.write_bytes(short)
-    refuses(path, "a.npz: a.npy is not as long as it says")
+    refuses(path, "not an npz file (its members overlap)")
     with zipfile.ZipFile(path, "w") as file:  # an index of 5 MB
         for i in range(80):
             member = zipfile.ZipInfo(f"{i}.npy")
             member.comment = bytes(65_000)
             file.writestr(member, whole[:entry][-200:])
-    refuses(path, "a.npz: cut short, damaged, or not an npz file")
+    refuses(path, "damaged, or not an npz file (an index of more than 4194304 bytes)")
 
 
 def test_npz_within_an_npz(tmp_path):
@@ -171,7 +171,7 @@ def test_npz_within_an_npz(tmp_path):
     # zipfile reads 4096 bytes at a time, so it has not seen that the checksum of a is wrong.
     path = tmp_path / "a.npz"
     path.write_bytes(data)
-    refuses(path, "a.npz: its arrays overlap")
+    refuses(path, "not an npz file (its members overlap)")
 
 
 def test_garbled(tmp_path):
