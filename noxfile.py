@@ -20,7 +20,7 @@ TESTS = [
     "tests/melfront/audio",
     "tests/melfront/backends/test_kernel.py",
     "tests/melfront/backends/test_numba_backend.py",
-    "tests/melfront/test_cli.py",
+    "tests/melfront/cli/test_cli.py",
     "tests/melfront/test_import.py",
     "tests/melfront/test_libraries.py",
     "tests/melfront/test_masks.py",

@@ -10,8 +10,8 @@ from safetensors import safe_open
 
 import melfront
 from melfront.__main__ import main
-from tests.melfront import test_cli
-from tests.melfront.test_cli import command, fails
+from tests.melfront.cli import test_cli
+from tests.melfront.cli.test_cli import command, fails
 
 clip, long_clip, out = test_cli.clip, test_cli.long_clip, test_cli.out  # fixtures
 
