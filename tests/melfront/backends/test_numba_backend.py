@@ -39,8 +39,10 @@ def test_llvm_found_the_vectors():
     first, _ = numba_backend.compiled_by(False, F4)
     (code,) = first.inspect_asm().values()
     n_vector, n_scalar = len(re.findall(vector, code)), len(re.findall(scalar, code))
+    # What is left of a loop is scalar: for five kinds of x86 25 to 58 operations, 6 to 13 % of the
+    # vectors. With NUMBA_LOOP_VECTORIZE=0 there are 257 to 443, and no vectors.
     assert n_vector >= 200
-    assert n_scalar <= n_vector / 10
+    assert n_scalar <= n_vector / 4
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
