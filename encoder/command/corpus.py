@@ -122,7 +122,8 @@ def windows_of(
 def encode(model: WhisperEncoder, begun: Begun, windows: Iterable[Window], keep: bool) -> list[str]:
     """Encode the windows of a clip and write them, if to a file; returns the lines to print.
 
-    keep: also write every hidden state. Raises UsageError where the file cannot be written.
+    keep: also write every hidden state. Raises UsageError where the file cannot be written, and for
+    hidden states that are not finite.
     """
     (clip, out, _), n_windows, n_samples, about = begun
     n_frames, tensors = 0, {}
@@ -140,10 +141,15 @@ def encode(model: WhisperEncoder, begun: Begun, windows: Iterable[Window], keep:
 
 
 def tensors_of(model: WhisperEncoder, window: Window, keep: bool) -> dict[str, Tensor]:
-    """What a file holds of a window, by name; with every hidden state if `keep`."""
+    """What a file holds of a window, by name; with every hidden state if `keep`.
+
+    Raises UsageError for hidden states that are not finite.
+    """
     import torch
 
     last, states = model(window.log_mel, output_hidden_states=keep)
+    if not torch.isfinite(last).all():
+        raise UsageError("--model: its hidden states are not finite; its weights are too large")
     return {
         "log_mel": torch.from_numpy(window.log_mel),
         "attention_mask": torch.from_numpy(window.attention_mask),

@@ -204,6 +204,16 @@ def test_what_another_run_made_is_replaced(changed, folder, toy, tmp_path, capsy
     assert contents(out) == contents(tmp_path / "fresh")
 
 
+def test_weights_that_overflow_write_nothing(folder, toy, tmp_path, capsys):
+    """Each weight is finite, but the sums are not, and a layer norm makes NaN of them."""
+    weights = WhisperEncoder.from_formula(TOY).state_dict()
+    weights["conv1.weight"] = weights["conv1.weight"].sign() * 3e38
+    checkpoint.save_hf(toy, TOY, weights)
+    assert run(folder, "--model", toy, "-o", tmp_path / "out") == 2
+    assert "hidden states are not finite" in capsys.readouterr().err
+    assert not contents(tmp_path / "out")
+
+
 def kept(capsys) -> list[str]:
     lines = capsys.readouterr().out.splitlines()
     return sorted(Path(line.split(": kept ")[0]).name for line in lines if ": kept " in line)
