@@ -87,6 +87,7 @@ def test_new_slot_is_in_help_and_list(run):
     assert "\nconv1d(x, weight, bias, stride)\n    Mixes three neighbouring" in run("--list")
 
 
+@pytest.mark.slow
 def test_template_of_new_slot_is_printed_proved_and_timed(run):
     template = run("--template", "conv1d")
     assert "melfront benchmarks kernel conv1d THIS_FILE.py" in template

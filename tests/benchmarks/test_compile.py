@@ -23,6 +23,7 @@ def few_cases(monkeypatch):
     monkeypatch.setattr(run, "chosen_cases", few)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile calls g++")
 def test_compiled_kernel_is_proved_and_timed(few_cases):
     options = Options(threads=1, seed=3, seconds=0.2, depth=1)
@@ -60,6 +61,7 @@ def layer_norm(x, weight, bias, eps=1e-5):
 """
 
 
+@pytest.mark.slow
 def test_compile_time_does_not_count(few_cases, tmp_path):
     """Neither towards the time limit of a call nor in the measured times."""
     compiled = tmp_path / "compiled"
@@ -112,7 +114,7 @@ def layer_norm(x, weight, bias, eps=1e-5):
 """
 
 
-@pytest.mark.parametrize("runs", [False, True])
+@pytest.mark.parametrize("runs", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_kernel_that_skips_triton_on_a_cpu_is_timed(runs, few_cases, tmp_path):
     pytest.importorskip("triton")
     text = NO_TRITON_ON_A_CPU.replace("RUNS", str(runs))

@@ -17,6 +17,7 @@ def rows(folder):
     return json.loads((folder / "gpu.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_part_gives_rows(tmp_path, capsys):
     page = tmp_path / "GPU.md"
     options = ["--device", "cpu", "--size", "tiny", "--markdown", str(page), "-o", str(tmp_path)]

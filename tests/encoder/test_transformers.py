@@ -96,7 +96,7 @@ def trained(folder):
     return WhisperForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-@pytest.mark.parametrize("clip", ["jfk", "sample"])
+@pytest.mark.parametrize("clip", ["jfk", pytest.param("sample", marks=pytest.mark.slow)])
 def test_trained_weights(device, clip, tiny_en, jfk_path):
     audio = melfront.load_audio(jfk_path) if clip == "jfk" else sample()
     mel = torch.from_numpy(melfront.log_mel(audio, n_mels=80))[None].to(device)
@@ -120,6 +120,7 @@ def test_trained_weights_in_sixteen_bits(device, dtype, tiny_en, jfk_path):
     compare(WhisperEncoder.from_weights(config, weights), np.stack(halves))
 
 
+@pytest.mark.slow
 def test_transformers_decodes_our_hidden_states(device, tiny_en, jfk_path):
     decoder = trained(tiny_en).to(device)
     model = WhisperEncoder.from_pretrained(tiny_en, device=device)

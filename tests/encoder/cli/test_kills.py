@@ -10,7 +10,7 @@ from tests.encoder.cli.killed import N_CLIPS
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork a process")
-@pytest.mark.parametrize("n_kills", [5, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [2, pytest.param(200, marks=pytest.mark.slow)])
 def test_killed_and_started_again(n_kills, tmp_path):
     """At the end every file is there, equal to an undisturbed run's, and nothing else."""
     module = "tests.encoder.cli.killed"

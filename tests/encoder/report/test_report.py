@@ -290,6 +290,7 @@ def test_command_without_other_arguments(tmp_path):
     assert "head 6" not in text, "the script lists the heads"
 
 
+@pytest.mark.slow
 def test_trained_weights_in_half_a_minute(tmp_path, jfk_path, tiny_en):
     done, seconds = process(
         tmp_path, "-m", "melfront.encoder", jfk_path, "--model", tiny_en, "--report", "tour.html"

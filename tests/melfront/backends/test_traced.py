@@ -173,7 +173,14 @@ def test_fx_treats_it_as_a_leaf():
     agree(lambda given: recorded(traced, given), model)
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS)
+# Three compilers take 3 s for each. The maximum is a clip's in the first, the batch's in the second.
+@pytest.mark.parametrize(
+    "convention",
+    [
+        name if name in ("transformers", "openai") else pytest.param(name, marks=pytest.mark.slow)
+        for name in CONVENTIONS
+    ],
+)
 def test_log_mel_and_mask_inside_a_model(convention):
     class Model(torch.nn.Module):
         def forward(self, audio):

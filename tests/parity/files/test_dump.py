@@ -269,7 +269,7 @@ def test_killed_dump_leaves_no_file(tmp_path, clip):
     path = tmp_path / "dump.npz"
     command = [sys.executable, "-m", "melfront.parity", "dump", str(clip), "-o", str(path)]
     process = subprocess.Popen([*command, "--model", "formula:tiny"], cwd=CHECKOUT)
-    while process.poll() is None and not list(tmp_path.glob(".dump*")):
+    while process.poll() is None and not list(tmp_path.glob(".melfront-*")):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

@@ -231,7 +231,17 @@ def test_files_with_one_stage(tmp_path, features, file):
     assert parity.compare(str(path), audio=SPEECH, pad_to=None).ok
 
 
-@pytest.mark.parametrize("file", ["mine.npz", "mine.safetensors", "folder", "ln_post.npy"])
+# The search for a mistake takes seconds, and `test_files_with_one_stage` reads the other files.
+@pytest.mark.parametrize(
+    "file",
+    [
+        "mine.npz",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("mine.safetensors", "folder", "ln_post.npy")
+        ),
+    ],
+)
 def test_files_as_reference(tmp_path, file):
     path = save(tmp_path / file, {"ln_post": TRACE["ln_post"]})
     right = {"ln_post": TRACE["ln_post"].astype("f4")}

@@ -250,7 +250,9 @@ def test_stacked_hidden_states_without_the_model():
     assert list(dump.tensors) == ["positions", "block.0.mlp_residual", "block.1.mlp_residual"]
 
 
-@pytest.mark.parametrize("layout", ["(1, S, 1, T)", "(T, 1, S)"])
+@pytest.mark.parametrize(
+    "layout", ["(1, S, 1, T)", pytest.param("(T, 1, S)", marks=pytest.mark.slow)]
+)
 def test_layouts_of_core_ml(layout):
     x = TRACE["ln_post"]
     given = {"(1, S, 1, T)": x.T[None, :, None], "(T, 1, S)": x[:, None],
