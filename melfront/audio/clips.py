@@ -257,4 +257,4 @@ def origin(
 def digest(*arrays: NDArray[Any]) -> str:
     """SHA-256 of the arrays as float32, to tell clips and models apart."""
     flat = np.concatenate([array.ravel() for array in arrays])
-    return hashlib.sha256(flat.astype("<f4")).hexdigest()
+    return hashlib.sha256(flat.astype("<f4").data).hexdigest()

@@ -67,7 +67,7 @@ def tables(n_mels: int) -> tuple[NDArray[Any], ...]:
     places = samples % HOP_LENGTH * ROW + samples // HOP_LENGTH
     starts, rows, weights = [0], [], []
     for bank in mel_filters(n_mels):  # raises ValueError for fewer than one bin
-        used = list(np.flatnonzero(bank))
+        used = np.flatnonzero(bank).tolist()
         used += [0] * (len(used) % 2 or 2 * (not used))
         rows += [row_of_frequency(k) for k in used]
         weights += [bank[k] for k in used]

@@ -173,7 +173,7 @@ def test_fx_treats_it_as_a_leaf():
     agree(lambda given: recorded(traced, given), model)
 
 
-# Three compilers take 3 s for each. The maximum is a clip's in the first, the batch's in the second.
+# Three compilers take 3 s each. The maximum is a clip's in the first, the batch's in the second.
 @pytest.mark.parametrize(
     "convention",
     [
