@@ -85,7 +85,7 @@ class WhisperFeatureExtractor(transformers.WhisperFeatureExtractor):
         """Raises AudioError for what `log_mel` does not compute: transformers then has its say."""
         self._check_settings()
         check_rate(sampling_rate)
-        clips = clips_on(raw_speech, device)
+        clips = clips_on(raw_speech, device, bool(do_normalize))
         clips, length = self._cut(clips, truncation, pad_to_multiple_of, padding, max_length)
         lengths = [len(clip) for clip in clips]
         if do_normalize and is_tensor(clips[0]):
@@ -146,18 +146,24 @@ class WhisperFeatureExtractor(transformers.WhisperFeatureExtractor):
         return clips, lengths[0]
 
 
-def clips_on(raw_speech: Any, device: Any) -> list[Any]:
-    """The clips as float32: arrays, or tensors if `device` or the device of one is not the CPU."""
+def clips_on(raw_speech: Any, device: Any, normalized: bool) -> list[Any]:
+    """The clips as float32: arrays, or tensors if `device` or the device of one is not the CPU.
+
+    normalized: they will be; transformers adds up a single array of integers as it is, in float64.
+    """
     if isinstance(raw_speech, (list, tuple)):
         batched = isinstance(raw_speech[0], (np.ndarray, list, tuple, torch.Tensor))
     else:
         batched = getattr(raw_speech, "ndim", 1) > 1
+    place = torch.device("cpu" if device is None else device)
+    as_it_is = normalized and not batched and isinstance(raw_speech, np.ndarray)
+    if as_it_is and raw_speech.dtype.kind in "iu" and torch_backend.on_cpu(place):
+        return [raw_speech]
     clips: list[Any] = [
         clip.float() if is_tensor(clip) else np.asarray(clip, dtype=np.float32)
         for clip in (raw_speech if batched else [raw_speech])
     ]
-    devices = [torch.device("cpu" if device is None else device)]
-    devices += [clip.device for clip in clips if is_tensor(clip)]
+    devices = [place, *(clip.device for clip in clips if is_tensor(clip))]
     away = [device for device in devices if not torch_backend.on_cpu(device)]
     return [as_tensor(clip, away[0]) if away else on_host(clip) for clip in clips]
 
