@@ -1,6 +1,7 @@
 """Shared by all tests: devices, clips, weights and hypothesis settings."""
 
 import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,6 +61,9 @@ def unusable(device: str) -> str | None:
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # A shell's background job, and what it starts, would not see the tests' Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for device in asked_devices(config):
         reason = unusable(device)
         if reason is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from dataclasses import replace
@@ -27,14 +28,22 @@ def stand_in(name: str) -> None:
     if config.n_audio_layer <= 4:
         save_hf(name, config, WhisperEncoder.from_formula(config).state_dict())
         return
-    # All blocks share the first block's weights: full size in memory, but a small file.
-    one = WhisperEncoder.from_formula(replace(config, n_audio_layer=1)).state_dict()
-    weights = {
-        f"model.encoder.{hf_name(key)}": one[re.sub(r"^blocks\.\d+", "blocks.0", key)]
-        for key in shapes(config)
-    }
+    # The weights of all blocks but the first are zeros, in holes of the file that take no disk.
+    weights = WhisperEncoder.from_formula(replace(config, n_audio_layer=1)).state_dict()
+    header, end = {}, 0
+    for key, shape in shapes(config).items():
+        begin, end = end, end + 4 * math.prod(shape)
+        entry = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+        header[f"model.encoder.{hf_name(key)}"] = entry
+    text = json.dumps(header).encode()
     Path(name).mkdir(parents=True)
-    torch.save(weights, f"{name}/pytorch_model.bin")
+    with Path(f"{name}/model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+        for key, tensor in weights.items():
+            begin, _ = header[f"model.encoder.{hf_name(key)}"]["data_offsets"]
+            file.seek(8 + len(text) + begin)
+            file.write(tensor.numpy().tobytes())
     Path(f"{name}/config.json").write_text(json.dumps(config.to_hf()))
 
 
