@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, Phase, is_hypothesis_test, settings
+from hypothesis import HealthCheck, Phase, settings
 
 CHECKOUT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("MELFRONT_SHARED") or CHECKOUT.parent / "shared")
@@ -128,8 +128,9 @@ def pytest_collection_modifyitems(config, items):
     more = config.getoption("--examples")
     if more > 1:
         # Parametrized items share a function: each function once.
-        for test in {item.function for item in items if is_hypothesis_test(item.function)}:
-            with_more_examples(test, more)
+        for test in {item.function for item in items}:
+            if getattr(test, "is_hypothesis_test", False):
+                with_more_examples(test, more)
 
 
 def with_more_examples(test, times: int):
