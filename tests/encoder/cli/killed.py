@@ -18,7 +18,6 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-import soundfile
 import torch
 
 from melfront.encoder import built_in
@@ -31,6 +30,8 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 
 def make_clips(folder: Path) -> None:
     """Noise, of one to twelve windows, in folders of ten."""
+    import soundfile
+
     rng = np.random.default_rng(50)
     window = built_in.TOY.n_frames * 160
     for i in range(N_CLIPS):

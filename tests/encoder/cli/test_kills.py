@@ -13,6 +13,7 @@ from tests.encoder.cli.killed import N_CLIPS
 @pytest.mark.parametrize("n_kills", [2, pytest.param(200, marks=pytest.mark.slow)])
 def test_killed_and_started_again(n_kills, tmp_path):
     """At the end every file is there, equal to an undisturbed run's, and nothing else."""
+    pytest.importorskip("soundfile")
     module = "tests.encoder.cli.killed"
     done, _ = process(tmp_path, "-m", module, str(n_kills), str(tmp_path), timeout=600)
     assert done.returncode == 0, done.stderr

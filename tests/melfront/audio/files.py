@@ -5,9 +5,11 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import soundfile
+import pytest
 
 import melfront
+
+soundfile = pytest.importorskip("soundfile")
 
 BIT_RATE = {"wmav2": 96_000, "libopencore_amrnb": 12_200}  # of encoders whose own is none, or low
 

@@ -7,7 +7,6 @@ import shutil
 
 import numpy as np
 import pytest
-import soxr
 
 import melfront
 from melfront import AudioError
@@ -16,6 +15,7 @@ from tests.melfront.audio.files import assert_same_windows, by_av, encoded, nois
 from tests.signals import sample
 
 av = pytest.importorskip("av")
+soxr = pytest.importorskip("soxr")
 
 
 def speech(rate):

@@ -5,13 +5,12 @@ import tempfile
 
 import numpy as np
 import pytest
-import soundfile
 from safetensors import safe_open
 
 import melfront
 from melfront.__main__ import main
 from tests.melfront.cli import test_cli
-from tests.melfront.cli.test_cli import command, fails
+from tests.melfront.cli.test_cli import command, fails, soundfile
 
 clip, long_clip, out = test_cli.clip, test_cli.long_clip, test_cli.out  # fixtures
 
