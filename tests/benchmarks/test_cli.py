@@ -195,6 +195,7 @@ def test_bad_file_does_not_stop_the_others(capsys, one_case):
     assert "PASS: 3 cases" in printed.out
 
 
+@pytest.mark.slow
 def test_16_bits_are_timed_against_torch_only(capsys, one_case, tmp_path):
     path = tmp_path / "kernel.py"
     path.write_text("from torch.nn.functional import gelu\n")

@@ -87,6 +87,7 @@ def test_import_guard_holds(started):
 
 
 # .ci/run covers site-packages, with the README's own command.
+@pytest.mark.slow
 @pytest.mark.parametrize("started", ["PYTHONPATH"], indirect=True)
 def test_speed_is_measured(started):
     work = ["--work", "8.1 s padded to 30 s", "--threads", "1", "--seconds", "0.1"]

@@ -205,7 +205,7 @@ def alone(monkeypatch):
     torch.set_num_threads(n_threads)
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_data_loader(alone, start):
     """After this process has used model, kernel and threads; another is at work beside."""
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])

@@ -32,8 +32,22 @@ NO_MEMORY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-"])
-@pytest.mark.parametrize("command", ["melfront", "encoder", "parity mistakes"])
+@pytest.mark.parametrize(
+    ("command", "closed"),
+    [
+        ("melfront", ">&-"),
+        ("encoder", "2>&-"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [
+                ("melfront", "2>&-"),
+                ("encoder", ">&-"),
+                ("parity mistakes", ">&-"),
+                ("parity mistakes", "2>&-"),
+            ]
+        ),
+    ],
+)
 def test_closed_standard_stream(command, closed):
     done = subprocess.run(
         f"{sys.executable} -m {command} {closed}", shell=True, cwd=CHECKOUT, capture_output=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,14 @@ def test_unknown_signal_error_lists_all_signals(capsys):
         assert re.search(rf"\b{name}\b", error), name
 
 
-@pytest.mark.parametrize("name", sorted(set(SIGNALS) - {"batch", "sample"}))  # sample: below
+# Seconds each, through the same code.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (i % 4 != 0))
+        for i, name in enumerate(sorted(set(SIGNALS) - {"batch", "sample"}))  # sample: below
+    ],
+)
 def test_compare_accepts_every_signal(run, name):
     run(melfront, f"signal:{name}", "-o", "mel.npz")
     assert run(parity, "compare", "mel.npz", "--audio", f"signal:{name}", "--pad-to", "30")
@@ -132,8 +140,18 @@ def test_path_to_a_file_named_sample(run):
 # Files
 
 
-@pytest.mark.parametrize("samples", [5003, LONG])
-@pytest.mark.parametrize("ending", ["npy", "npz", "safetensors"])
+@pytest.mark.parametrize(
+    ("samples", "ending"),
+    [
+        (5003, "npy"),
+        (LONG, "safetensors"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in product((5003, LONG), ("npy", "npz", "safetensors"))
+            if case not in {(5003, "npy"), (LONG, "safetensors")}
+        ),
+    ],
+)
 def test_written_features_can_be_compared(run, samples, ending):
     """`compare` reads clip, convention and windows from the file; a .npy cannot store them."""
     clip = write_clip("clip.wav", samples)

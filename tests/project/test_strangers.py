@@ -152,6 +152,7 @@ def projects():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("project", projects(), indirect=True)
 def test_theirs_and_ours(installed, run):
     done = run(installed, "python", "work.py")

@@ -32,7 +32,9 @@ def noises(setting):
         return json.loads(floors.run(setting, ["-m", "tests.reference_data.right_ports"], folder))
 
 
-@pytest.mark.parametrize("setting", CPUS)
+@pytest.mark.parametrize(
+    "setting", [CPUS[0], *(pytest.param(cpu, marks=pytest.mark.slow) for cpu in CPUS[1:])]
+)
 def test_correct_ports_pass(setting):
     """Features, all front-end stages, and the toy encoders."""
     for port, by_stage in noises(setting).items():

@@ -105,7 +105,7 @@ def test_export_of_one_clip():
 
 # Each export takes seconds.
 ONNX_CASES = [
-    case if i < 2 else pytest.param(*case, marks=pytest.mark.slow) for i, case in enumerate(CASES)
+    case if i < 1 else pytest.param(*case, marks=pytest.mark.slow) for i, case in enumerate(CASES)
 ]
 
 
@@ -115,7 +115,10 @@ def test_onnx(convention, n_mels, pad_to):
     agree(onnx_session(frontend, pad_to), frontend, OTHER_FFT)
 
 
-@pytest.mark.parametrize(("convention", "n_mels", "pad_to"), CASES)
+@pytest.mark.parametrize(
+    ("convention", "n_mels", "pad_to"),
+    [c if i % 3 == 0 else pytest.param(*c, marks=pytest.mark.slow) for i, c in enumerate(CASES)],
+)
 def test_compile(convention, n_mels, pad_to):
     """One graph for all batch sizes and lengths."""
     graphs = []

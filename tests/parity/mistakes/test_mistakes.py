@@ -280,7 +280,10 @@ def test_unknown_mistake(kind):
     assert report.diagnosis.nearest is None
 
 
-@pytest.mark.parametrize("stage", ["ln_post", "block.1.attn.v", "gelu1"])
+@pytest.mark.parametrize(
+    "stage",
+    ["ln_post", *(pytest.param(s, marks=pytest.mark.slow) for s in ("block.1.attn.v", "gelu1"))],
+)
 def test_unknown_mistake_of_the_encoder(stage):
     model = MODELS["toy"]
     truth = parity.trace(AUDIO, model)[stage]
