@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 import zipfile
@@ -70,7 +71,10 @@ def save_features(
                 with archive.open("attention_mask.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, attention_mask)
         else:
-            file.write(header(shape, attention_mask.shape, about))
+            features = ("F32", shape, 4 * math.prod(shape))
+            mask = ("I32", attention_mask.shape, 4 * attention_mask.size)
+            tensors = {"log_mel": features, "attention_mask": mask}
+            file.write(head_of_safetensors(tensors, about))
             shutil.copyfileobj(log_mel, file)
             file.write(attention_mask.astype("<i4").tobytes())
 
@@ -81,20 +85,19 @@ def write_npy(file: Any, log_mel: IO[bytes], shape: tuple[int, ...]) -> None:
     shutil.copyfileobj(log_mel, file)
 
 
-def header(features: tuple[int, ...], mask: tuple[int, ...], about: dict[str, str]) -> bytes:
-    """The head of a safetensors file of log_mel, float32, and attention_mask, int32, after it."""
-    end = 4 * int(np.prod(features))
-    offsets = {"log_mel": [0, end], "attention_mask": [end, end + 4 * int(np.prod(mask))]}
-    text = json.dumps(
-        {
-            "__metadata__": about,
-            "log_mel": {"dtype": "F32", "shape": features, "data_offsets": offsets["log_mel"]},
-            "attention_mask": {
-                "dtype": "I32",
-                "shape": mask,
-                "data_offsets": offsets["attention_mask"],
-            },
-        }
-    ).encode()
+def head_of_safetensors(
+    tensors: dict[str, tuple[str, tuple[int, ...], int]], about: dict[str, str]
+) -> bytes:
+    """What a .safetensors begins with: the length of its JSON, then where each tensor lies.
+
+    safetensors itself writes a file in one go, of tensors that are all in memory.
+    tensors: the type, such as "F32", the shape and the bytes of each, in the order of the file.
+    """
+    entries: dict[str, Any] = {"__metadata__": about}
+    end = 0
+    for name, (dtype, shape, n_bytes) in tensors.items():
+        begin, end = end, end + n_bytes
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": (begin, end)}
+    text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)  # so that the tensors are aligned
     return len(text).to_bytes(8, "little") + text

@@ -13,11 +13,12 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from melfront.command import UsageError, replacing
+from melfront.features_file import head_of_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,16 +87,6 @@ def places(tensors: dict[str, Tensor], n_windows: int) -> dict[str, Span]:
     return found
 
 
-def head(found: dict[str, Span], about: dict[str, str]) -> bytes:
-    """The head of a .safetensors: its length, then JSON that says where each tensor lies."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt", **about}}
-    for name, (dtype, shape, begin, end, _) in found.items():
-        entries[name] = {"dtype": CODES[dtype], "shape": shape, "data_offsets": (begin, end)}
-    text = json.dumps(entries).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
 def check_room(file: Path, n_bytes: int) -> None:
     """Raises UsageError where the disk has not that many bytes free: now, and not hours later."""
     free = shutil.disk_usage(file.parent).free
@@ -123,7 +114,11 @@ class WindowFile:
             self.places = places(tensors, self.n_windows)
             check_room(self.name, sum(place.end - place.begin for place in self.places.values()))
             if self.about is not None:
-                self.target.write(head(self.places, self.about))
+                spans = {
+                    name: (CODES[span.dtype], span.shape, span.end - span.begin)
+                    for name, span in self.places.items()
+                }
+                self.target.write(head_of_safetensors(spans, {"format": "pt", **self.about}))
             self.start = self.target.tell()
         for name, x in tensors.items():
             place = self.places[name]
