@@ -88,6 +88,9 @@ def test_kernel_is_refused_for_its_own_reason(name):
     slot, code, words = REFUSED[name]
     options = LIMITED if code == "HANG" else QUICK
     outcome = judge_file(str(KERNELS / f"{name}.py"), slot, options)
+    if outcome.code == "LATE" != code and "the machine is busy" in outcome.text:
+        # There, copying the result may take so long that it looks like work. Once more, then.
+        outcome = judge_file(str(KERNELS / f"{name}.py"), slot, options)
     assert outcome.code == code, f"{outcome.code}: {outcome.text}"
     assert words in outcome.text
     assert not outcome.good
