@@ -14,7 +14,7 @@ from melfront.command import UsageError, check_output
 # if not, it is named at the end, because a clip must not be missing in silence.
 AUDIO_SUFFIXES = frozenset(
     """.3gp .aac .aif .aifc .aiff .amr .au .caf .flac .m4a .m4b .mka .mkv .mov .mp2 .mp3 .mp4
-    .mpga .oga .ogg .opus .rf64 .snd .w64 .wav .webm .wma""".split()  # noqa: SIM905
+    .mpga .oga .ogg .opus .rf64 .snd .w64 .wav .webm .wma""".split()  # noqa: SIM905  # shorter than a list
 )
 OUTPUTS = (".npz", ".safetensors")
 

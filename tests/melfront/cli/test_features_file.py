@@ -24,7 +24,7 @@ def test_files_of_a_long_clip(long_clip, out, monkeypatch, name, in_memory):
     _, features, masks = map(np.array, zip(*((0, *w[1:]) for w in windows), strict=True))
     if name == "a.safetensors":
         with safe_open(out / name, framework="numpy") as file:
-            read = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            read = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no dict
             assert file.metadata()["samples"] == "1000003"
     else:
         read = np.load(out / name)
