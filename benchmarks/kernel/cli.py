@@ -175,7 +175,7 @@ def usable(device: str) -> None:
     """Raises UsageError for a device that torch cannot use here."""
     import torch
 
-    from .sandbox.device import cuda_runtime
+    from .worker.device import cuda_runtime
 
     try:
         if torch.device(device).type != "cuda":

@@ -17,7 +17,6 @@ from .proof import cases, diagnose, verdict
 from .proof.verdict import Finding
 from .reasons import UNUSABLE, Refused
 from .sandbox import caches, guard
-from .sandbox.device import torch_name
 from .sandbox.parent import Sandbox
 from .slots import find
 from .slots.base import Slot
@@ -25,6 +24,7 @@ from .slots.inputs import Case, Dice
 from .timing import fair, whole
 from .timing.busy import Load
 from .timing.times import Race
+from .worker.device import torch_name
 
 RESTARTS = 3  # of a kernel that dies, so that the other cases are seen too
 WHOLE_BLOCKS = 4  # of a size without trained weights: enough to see an error grow

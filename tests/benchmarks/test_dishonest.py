@@ -41,7 +41,7 @@ REFUSED = {
     "skips_some_calls": ("layer_norm", "TIMED", "right in the proof"),
     "works_in_a_signal": ("layer_norm", "THREAD", "processor time"),
     "slows_the_rivals": ("layer_norm", "TAMPERED", "rivals' priority"),
-    "hides_a_check": ("layer_norm", "TAMPERED", "check_form"),
+    "hides_a_check": ("layer_norm", "TAMPERED", "formed"),
     "patches_the_clock": ("layer_norm", "TAMPERED", "time.perf_counter"),
     "patches_the_checker": ("layer_norm", "TAMPERED", "torch."),
     "patches_the_wait": ("layer_norm", "TAMPERED", "torch._C._cuda_synchronize, Event.record"),

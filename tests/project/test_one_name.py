@@ -19,7 +19,7 @@ from tests.environments import FOLDERS, environment, pyproject, python_without
 
 ROOMS = [name for name in FOLDERS if name != "melfront"]
 # Importing these starts work or needs packages that are not installed.
-NOT_IMPORTED = r"benchmarks\.(examples\.|kernel\.(sandbox\.worker|child)$)"
+NOT_IMPORTED = r"benchmarks\.(examples\.|kernel\.(worker\.worker|child)$)"
 MODULES = [
     name
     for room in ROOMS

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import CHECKOUT
 
-LEVELS = {"melfront": 10, "encoder": 12, "parity": 11, "benchmarks": 13, "reference_data": 8}
+LEVELS = {"melfront": 10, "encoder": 12, "parity": 11, "benchmarks": 14, "reference_data": 8}
 PACKAGES = tuple(LEVELS)
 FILES, LINES, FUNCTION = 12, 350, 50
 DATA = {".safetensors", ".wav"}

@@ -19,10 +19,10 @@ from melfront.parity import noise as measure
 
 from ..reasons import Refused
 from ..sandbox import guard
-from ..sandbox.memory import FRESH, POISON
 from ..sandbox.parent import Sandbox, as_integers, name_of
 from ..slots.base import Slot
 from ..slots.inputs import Case, Dice
+from ..worker.memory import FRESH, POISON
 
 WRONG_RESULT = ("WRONG", "EXACT", "STALE", "NOT_FINITE", "UNWRITTEN")
 

@@ -11,7 +11,7 @@ import math
 import shutil
 from typing import TYPE_CHECKING
 
-from .parent import MEMORY
+from .process import MEMORY
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = str(Path(__file__).resolve().parents[3])
 
-# Runs `python -m benchmarks.kernel.sandbox.fork_server` from any folder, however this package was
+# Runs `python -m benchmarks.kernel.worker.fork_server` from any folder, however this package was
 # found. The path stays as it is: ROOT may be site-packages, which must not come before Python's own
 # modules.
 START = """
@@ -27,7 +27,7 @@ here = [sys.argv[2], os.path.dirname(sys.argv[2])]
 spec = importlib.machinery.PathFinder.find_spec("melfront", here)
 sys.modules["melfront"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["melfront"])
-name = "melfront.benchmarks.kernel.sandbox.fork_server"
+name = "melfront.benchmarks.kernel.worker.fork_server"
 runpy.run_module(name, run_name="__main__", alter_sys=True)
 """
 

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from melfront.benchmarks.kernel import cli, report, run
 from melfront.benchmarks.kernel.reasons import Refused
 from melfront.benchmarks.kernel.run import Options, judge_file
-from melfront.benchmarks.kernel.sandbox import caches, copies, device, guard
-from melfront.benchmarks.kernel.sandbox.device import STAND_IN
+from melfront.benchmarks.kernel.sandbox import caches, copies, guard
 from melfront.benchmarks.kernel.sandbox.parent import Call, Sandbox
 from melfront.benchmarks.kernel.slots.inputs import Case, Dice
 from melfront.benchmarks.kernel.timing import roof
 from melfront.benchmarks.kernel.timing.times import REFERENCE, TWIN
+from melfront.benchmarks.kernel.worker import device
+from melfront.benchmarks.kernel.worker.device import STAND_IN
 from melfront.parity import noise as measure
 from tests.benchmarks.device.test_cuda import REFUSED
 from tests.benchmarks.test_dishonest import KERNELS, ON_A_DEVICE

@@ -27,9 +27,10 @@ from typing import Any
 from ..reasons import Refused
 from .compilers import compiled, set_environment, watch_interpreter
 from .device import opened
-from .guard import ImportGuard, Watched, changed, modes, snapshot
+from .forms import check_form, check_tensor
 from .loading import first_line, load
 from .memory import POISON, shared, span
+from .watched import ImportGuard, Watched, changed, modes, snapshot
 
 Told = dict[str, Any]  # what goes from one process to the other, as JSON
 
@@ -279,30 +280,10 @@ class Worker:
         if len(results) != len(self.outs):
             raise Refused("SHAPE", f"returns {len(results)} arrays, expected {len(self.outs)}")
         for got, spec in zip(results, self.outs, strict=True):
-            self.check_form(got, spec)
+            check_form(got, spec, self.torch.Tensor if self.arrays == "torch" else self.np.ndarray)
+            if self.arrays == "torch":
+                check_tensor(got, self.torch, self.device)
         return list(results)
-
-    def check_form(self, got: Any, spec: Told) -> None:
-        """Refuse an array of another class, shape, dtype or device."""
-        right: Any = self.torch.Tensor if self.arrays == "torch" else self.np.ndarray
-        if type(got) is not right:
-            kind = f"{type(got).__module__}.{type(got).__name__}"
-            wanted = f"{right.__module__}.{right.__name__}"
-            text = f"returns {kind}, expected {wanted} itself: nothing lazy, no subclass"
-            raise Refused("TYPE", text)
-        if list(got.shape) != spec["shape"]:
-            raise Refused("SHAPE", f"returns {tuple(got.shape)}, expected {tuple(spec['shape'])}")
-        dtype = str(got.dtype).removeprefix("torch.")
-        if dtype != spec["dtype"]:
-            raise Refused("DTYPE", f"returns {dtype}, expected {spec['dtype']}")
-        if self.arrays == "torch":
-            if got.layout != self.torch.strided:
-                raise Refused("TYPE", f"returns a {got.layout} tensor, expected a dense one")
-            if got.device.type != self.device.partition(":")[0]:
-                raise Refused("DEVICE", f"returns it on {got.device}, expected {self.device}")
-            # torch.compile sets attributes of its own; one of a method's name would be called.
-            if own := sorted(set(vars(got)) & set(dir(right))):
-                raise Refused("TYPE", f"returns a tensor on which it has set {', '.join(own)}")
 
     def serve(self) -> None:
         """Answer commands until the parent closes the pipe."""

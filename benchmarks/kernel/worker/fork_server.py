@@ -20,7 +20,7 @@ import socket
 import sys
 from typing import Any
 
-from .guard import forget_ours
+from .watched import forget_ours
 from .worker import Worker
 
 
