@@ -1,0 +1,68 @@
+"""The examples in JAX, in C by cffi and from a library that is built beforehand pass their proof."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from melfront.benchmarks.kernel import run
+from melfront.benchmarks.kernel.reasons import Refused
+from melfront.benchmarks.kernel.run import Options, judge_file
+from melfront.parity import noise as measure
+
+EXAMPLES = Path(run.__file__).parents[1] / "examples"
+QUICK = Options(threads=1, seed=11, seconds=0.2, whole=False)
+
+
+@pytest.fixture
+def edges_only(monkeypatch):
+    """Prove only the small edge cases, and do not time."""
+    monkeypatch.setattr(run, "chosen_cases", lambda slot, _o, dice, _i: slot.edges(dice))
+    monkeypatch.setattr(run, "compete", lambda *_args: None)
+
+
+@pytest.fixture
+def compiler():
+    if not shutil.which(command := os.environ.get("CC", "cc")):
+        pytest.skip(f"no C compiler: {command}")
+    return command
+
+
+def assert_passes(path):
+    outcome = judge_file(str(path), "layer_norm", QUICK)
+    assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
+    return outcome
+
+
+def test_jax_is_proved_and_timed(monkeypatch):
+    """It works in threads of its own, no more than were asked for, and none of them afterwards."""
+    pytest.importorskip("jax")
+
+    def few(slot, options, dice, interpreted):
+        return [next(iter(chosen(slot, options, dice, interpreted))), *slot.edges(dice)[2:4]]
+
+    chosen = run.chosen_cases
+    monkeypatch.setattr(run, "chosen_cases", few)
+    (race,) = assert_passes(EXAMPLES / "layer_norm_jax.py").races.values()
+    assert race.checked >= 1
+
+
+def test_cffi(compiler, edges_only):
+    pytest.importorskip("cffi")
+    assert_passes(EXAMPLES / "layer_norm_cffi.py")
+
+
+def test_library_is_built_by_the_command_that_its_absence_names(compiler, edges_only, tmp_path):
+    kernel = tmp_path / "layer_norm_library.py"
+    for file in (kernel.name, "layer_norm.c"):
+        shutil.copy(EXAMPLES / file, tmp_path)
+    with pytest.raises(Refused) as refused:
+        judge_file(str(kernel), "layer_norm", QUICK)
+    assert refused.value.code == "IMPORT"
+    said, command, _ = refused.value.text.split("`")
+    assert "no layer_norm.so next to this file" in said
+    assert command in kernel.read_text().split('"""')[1], "the docstring has another command"
+    subprocess.run(command.replace("cc ", f"{compiler} ", 1).split(), cwd=tmp_path, check=True)
+    assert_passes(kernel)
