@@ -1,4 +1,4 @@
-"""LayerNorm from a shared library that is built beforehand, in C or anything else, and loaded by ctypes.
+"""LayerNorm from a shared library: built beforehand, in C or anything else, and loaded by ctypes.
 
 Build it once, in this folder, then prove and time it:
 

@@ -26,7 +26,7 @@ def set_environment(device: str) -> None:
 
 
 def may_compile() -> bool:
-    """Whether the first call of new shapes may compile; torch.compile is to do so for each of them."""
+    """Whether the first call of new shapes may compile; has torch.compile do so for all of them."""
     if "torch._dynamo" in sys.modules:
         config = sys.modules["torch._dynamo"].config
         config.recompile_limit = max(config.recompile_limit, RECOMPILES)

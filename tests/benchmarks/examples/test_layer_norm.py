@@ -1,4 +1,4 @@
-"""The examples in JAX, in C by cffi and from a library that is built beforehand pass their proof."""
+"""The examples in JAX, in C by cffi and from a library built beforehand pass their proof."""
 
 import os
 import shutil
