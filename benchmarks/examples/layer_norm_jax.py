@@ -1,7 +1,8 @@
 """LayerNorm in JAX: XLA compiles it in the first call of each shape. Tensors come and go by DLPack.
 
 DLPack hands over the memory itself: nothing is copied. JAX answers before it has computed, so that
-`block_until_ready` has to wait; and it takes no tensor with gaps between its values.
+`block_until_ready` has to wait. It takes no tensor with gaps between its values, and torch gives
+none that requires a gradient.
 
 melfront benchmarks kernel layer_norm benchmarks/examples/layer_norm_jax.py
 """
@@ -19,5 +20,5 @@ def rows_normed(x, weight, bias, eps):
 
 
 def layer_norm(x, weight, bias, eps=1e-5):
-    arrays = [jax.dlpack.from_dlpack(t.contiguous()) for t in (x, weight, bias)]
+    arrays = [jax.dlpack.from_dlpack(t.detach().contiguous()) for t in (x, weight, bias)]
     return torch.from_dlpack(rows_normed(*arrays, eps).block_until_ready())

@@ -6,10 +6,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from melfront.benchmarks.kernel import run
 from melfront.benchmarks.kernel.reasons import Refused
 from melfront.benchmarks.kernel.run import Options, judge_file
+from melfront.benchmarks.kernel.timing import whole
+from melfront.encoder import ops
+from melfront.encoder.built_in import TOY
 from melfront.parity import noise as measure
 
 EXAMPLES = Path(run.__file__).parents[1] / "examples"
@@ -69,6 +73,17 @@ def test_xla_has_as_many_threads_as_were_asked_for(edges_only, tmp_path):
     kernel = tmp_path / "kernel.py"
     kernel.write_text((EXAMPLES / "layer_norm_jax.py").read_text() + COUNTED)
     assert_passes(kernel)
+
+
+def test_weights_require_no_gradient_in_the_encoder_either():
+    """torch hands no tensor that does to DLPack."""
+
+    def layer_norm(x, weight, bias):
+        return torch.from_dlpack(ops.layer_norm(*map(torch.from_dlpack, (x, weight, bias))))
+
+    toy = ("tiny", "formula:toy", 1, "float32", "cpu")
+    served = whole.functions((layer_norm, "torch", False), "layer_norm", *toy)
+    served[""][0](torch.zeros(1, TOY.n_mels, TOY.n_frames))
 
 
 def test_cffi(compiler, edges_only):
