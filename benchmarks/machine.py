@@ -41,7 +41,8 @@ def pools(threads: int) -> list[dict[str, Any]]:
 
 def versions() -> dict[str, str]:
     """Of Python, of this project, and of the libraries that kernels are written with."""
-    found = {name: version(name) for name in ("numpy", "scipy", "torch", "numba", "triton")}
+    libraries = ("numpy", "scipy", "torch", "numba", "triton", "jax", "cffi")
+    found = {name: version(name) for name in libraries}
     here = {"python": platform.python_version(), "melfront": melfront.__version__}
     return here | {name: number for name, number in found.items() if number}
 

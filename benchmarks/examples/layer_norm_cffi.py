@@ -6,7 +6,8 @@ melfront benchmarks kernel layer_norm benchmarks/examples/layer_norm_cffi.py
 """
 # mypy: allow-untyped-defs
 
-import importlib.util
+import importlib
+import sys
 import tempfile
 from pathlib import Path
 
@@ -29,9 +30,10 @@ def compiled():
     flags = {"extra_compile_args": ["-O3", "-march=native", "-fopenmp"], "libraries": ["m"]}
     builder.set_source(NAME, SOURCE, extra_link_args=["-fopenmp"], **flags)
     with tempfile.TemporaryDirectory() as folder:
-        spec = importlib.util.spec_from_file_location(NAME, builder.compile(folder))
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        builder.compile(folder)
+        sys.path.insert(0, folder)
+        module = importlib.import_module(NAME)
+        sys.path.remove(folder)
     return module.ffi, module.lib
 
 

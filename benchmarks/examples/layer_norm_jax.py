@@ -9,7 +9,7 @@ melfront benchmarks kernel layer_norm benchmarks/examples/layer_norm_jax.py
 # mypy: allow-untyped-defs
 
 import jax
-import torch
+from torch.utils import dlpack
 
 
 @jax.jit
@@ -21,4 +21,4 @@ def rows_normed(x, weight, bias, eps):
 
 def layer_norm(x, weight, bias, eps=1e-5):
     arrays = [jax.dlpack.from_dlpack(t.detach().contiguous()) for t in (x, weight, bias)]
-    return torch.from_dlpack(rows_normed(*arrays, eps).block_until_ready())
+    return dlpack.from_dlpack(rows_normed(*arrays, eps).block_until_ready())

@@ -18,8 +18,8 @@ FILE = Path(__file__).with_name("layer_norm.so")
 if not FILE.is_file():
     raise FileNotFoundError(f"no {FILE.name} next to this file; build it there with `{BUILD}`")
 LIBRARY = ctypes.CDLL(str(FILE))
-POINTER, SIZE = ctypes.c_void_p, ctypes.c_ssize_t
-LIBRARY.layer_norm.argtypes = [POINTER] * 3 + [ctypes.c_float, POINTER] + [SIZE] * 2
+FLOATS, FLOAT, SIZE = ctypes.c_void_p, ctypes.c_float, ctypes.c_ssize_t
+LIBRARY.layer_norm.argtypes = (FLOATS, FLOATS, FLOATS, FLOAT, FLOATS, SIZE, SIZE)
 LIBRARY.layer_norm.restype = None
 
 
