@@ -180,7 +180,7 @@ def judge_files(args: argparse.Namespace) -> int:
         try:
             outcome = judge_file(path, args.slot, options, say)
         except Refused as refused:
-            print(f"{path}: {refused.text}", file=sys.stderr)
+            print(f"{path}: {one_line(refused.text)}", file=sys.stderr)
             worst = 2
             continue
         print(text(outcome), flush=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from melfront.command import one_line
 
-from .record import WIDEST, located, options
+from .record import located, options
 from .report import kind
 from .roofline_plot import points
 from .run import Options
@@ -35,6 +35,7 @@ Ratios of different machines say nothing about each other. To add a kernel, run 
 a record again, on any machine: `melfront benchmarks kernel --verify RUNS.jsonl`.
 
 """
+WIDEST = 500  # characters of a cell
 COLUMNS = ["slot", "kernel", "verdict", "x noise", "vs reference", "of the roof", "on", "command"]
 VALUES = ("size", "model", "dtype", "device", "seconds", "limit", "depth")  # options that have one
 
@@ -63,13 +64,13 @@ def row(record: dict[str, Any]) -> list[str]:
     if about := record.get("about"):
         kernel += f": {plain(about)}"
     said = kind(record["verdict"], record["code"])
-    if record["mistake"]:
-        said += f", {record['mistake']}"
-    if record["interpreted"]:
+    if mistake := record.get("mistake"):
+        said += f", {mistake}"
+    if record.get("interpreted"):
         said += ", by Triton's interpreter"
     noises = [case["noise"] for case in record["cases"] if case["noise"] is not None]
     noise = f"{max(noises):.2g}" if noises and not record["code"] else "-"
-    timed = [case["ratios"][REFERENCE] for case in record["cases"] if case.get("ratios")]
+    timed = [case["ratios"][REFERENCE] for case in record["cases"] if "ratios" in case]
     ratios = [f"{r['ratio']:.2f}" + ("x" if r["counts"] else "x =") for r in timed]
     return [
         code(record["slot"]),
@@ -90,9 +91,9 @@ def share(case: dict[str, Any]) -> float:
 def machine(record: dict[str, Any]) -> str:
     """The machine and the software of a record."""
     on = record["machine"]
-    words = [f"{on['cpu']}", f"{on['cores']} cores", on["gpu"] or "no GPU", on["system"]]
+    words = [on.get("cpu"), f"{on.get('cores')} cores", on.get("gpu") or "no GPU", on.get("system")]
     software = [f"{name} {version}" for name, version in record["versions"].items()]
-    return plain(", ".join(map(str, [*words, *software])), 2 * WIDEST)
+    return plain(", ".join(map(str, [*words, *software])))
 
 
 def command(record: dict[str, Any]) -> str:
@@ -109,11 +110,11 @@ def command(record: dict[str, Any]) -> str:
     return code(shlex.join(["melfront", "benchmarks", "kernel", *words]))
 
 
-def plain(words: str, most: int = WIDEST) -> str:
-    """Words of anybody's, as text in a cell that is no Markdown and one line."""
-    return re.sub(r"([\\|*_`<>\[\]&#~])", r"\\\1", one_line(str(words), most))
+def plain(words: str) -> str:
+    """Words of anybody's, as text of a cell: one line, and no Markdown."""
+    return re.sub(r"([\\|*_`<>\[\]&#~])", r"\\\1", one_line(words, WIDEST))
 
 
 def code(words: str) -> str:
-    """The same as code; a bar would end the cell, and a backtick the code."""
-    return f"`{one_line(str(words), WIDEST).replace('`', chr(39)).replace('|', chr(92) + '|')}`"
+    """The same as code, in which only a backtick and a bar would do harm."""
+    return f"`{one_line(words, WIDEST).replace('`', '?').replace('|', '?')}`"

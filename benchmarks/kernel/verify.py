@@ -50,7 +50,7 @@ def compared(
     try:
         outcome = judge_file(str(file), record["slot"], asked, say)
     except Refused as refused:
-        raise UsageError(refused.text) from None
+        raise UsageError(one_line(refused.text)) from None
     said = [*proof(record, outcome), *times(record, outcome)]
     holds = all(good for good, _ in said)
     head = f"{name}  {'holds' if holds else 'does not hold'} (run {outcome.run})"
