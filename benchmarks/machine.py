@@ -27,6 +27,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def processors() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def pools(threads: int) -> list[dict[str, Any]]:
     """The thread pools of NumPy's and torch's libraries, if threadpoolctl is installed."""
     if not installed("threadpoolctl"):

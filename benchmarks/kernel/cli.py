@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from melfront.command import Parser, UsageError, check_output, one_line, replacing
 from melfront.encoder import SIZES
 
+from ..machine import processors
 from . import slots
 
 if TYPE_CHECKING:
@@ -70,12 +71,6 @@ def positive(text: str) -> int:
     if value < 1:
         raise ValueError
     return value
-
-
-def processors() -> int:
-    """How many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def main(arguments: list[str]) -> int:
@@ -246,7 +241,7 @@ def verified(record: dict[str, Any], model: str | None) -> int:
     from . import verify as again
 
     try:
-        file, options = again.repeatable(record, model, processors())
+        file, options = again.repeatable(record, model)
         ready(options.device)
         holds, lines = again.compared(record, file, options, say)
     except UsageError as error:

@@ -11,7 +11,7 @@ import numpy as np
 
 from melfront.command import UsageError, one_line
 
-from ..machine import machine, versions
+from ..machine import machine, processors, versions
 from ..race import TOO_BUSY
 from .reasons import Refused
 from .record import located, options
@@ -24,7 +24,7 @@ NO_ERROR = 0.1  # x noise: errors this small, and differences, say nothing
 Said = Iterator[tuple[bool, str]]  # whether something holds, and a line about it
 
 
-def repeatable(record: dict[str, Any], model: str | None, cores: int) -> tuple[Path, Options]:
+def repeatable(record: dict[str, Any], model: str | None) -> tuple[Path, Options]:
     """The file and the options of a record. Raises UsageError if it cannot be run here.
 
     model: the weights, which the user has to name: a record may come from anybody.
@@ -37,7 +37,7 @@ def repeatable(record: dict[str, Any], model: str | None, cores: int) -> tuple[P
     if asked.model != model:
         advice = f"give --model {asked.model}" if asked.model else "leave --model out"
         raise UsageError(f"was proved with {asked.model or 'built-in'} weights; {advice}")
-    return file, replace(asked, threads=min(asked.threads, cores), prints=False)
+    return file, replace(asked, threads=min(asked.threads, processors()), prints=False)
 
 
 def compared(
