@@ -72,7 +72,7 @@ def times(record: dict[str, Any], outcome: Outcome) -> Said:
     """The ratio to the reference in each case, where it can be told, and other versions."""
     timed = [(outcome.findings[i].case, race) for i, race in outcome.races.items()]
     races = {(case.label, case.shape()): race for case, race in timed}
-    busy = elsewhere(record, outcome) or outcome.warning
+    busy = elsewhere(record, outcome) or outcome.warning.partition(". ")[0]
     for case in record["cases"]:
         if REFERENCE not in case.get("ratios", {}):
             continue
