@@ -27,6 +27,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def processors() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def pools(threads: int) -> list[dict[str, Any]]:
     """The thread pools of NumPy's and torch's libraries, if threadpoolctl is installed."""
     if not installed("threadpoolctl"):
@@ -41,7 +47,8 @@ def pools(threads: int) -> list[dict[str, Any]]:
 
 def versions() -> dict[str, str]:
     """Of Python, of this project, and of the libraries that kernels are written with."""
-    found = {name: version(name) for name in ("numpy", "scipy", "torch", "numba", "triton")}
+    libraries = ("numpy", "scipy", "torch", "numba", "triton", "jax", "cffi")
+    found = {name: version(name) for name in libraries}
     here = {"python": platform.python_version(), "melfront": melfront.__version__}
     return here | {name: number for name, number in found.items() if number}
 

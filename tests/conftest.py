@@ -92,6 +92,7 @@ def device_params(config) -> list:
 # from other tests. A test in them that compares a number with a bound is marked `numeric`.
 NOT_NUMERIC = {
     "benchmarks": "all",
+    "benchmarks/records": "all",
     "encoder": "config public ray",
     "encoder/checkpoint": "all",
     "encoder/checkpoint/foreign": "all",

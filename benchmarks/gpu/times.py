@@ -63,7 +63,7 @@ def timed(
 
 
 def in_triton() -> Function:
-    from ..examples import log_mel_triton
+    from ..examples.gpu import log_mel_triton
 
     return partial(log_mel_triton.log_mel, n_mels=N_MELS)
 
@@ -159,7 +159,7 @@ def encoders(r: Rows, model: WhisperEncoder, kind: str, batch: int, roof: float)
 
 def kernel(r: Rows, slot: str) -> None:
     """A Triton kernel of `examples`, proved and timed by the harness, in a process of its own."""
-    file = EXAMPLES / f"{slot}_triton.py"
+    file = EXAMPLES / "gpu" / f"{slot}_triton.py"
     options = ["--device", str(r.device), "--size", "base", "--seconds", "1", "--no-whole"]
     command = [sys.executable, "-m", "melfront.benchmarks", "kernel", slot, str(file), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)

@@ -7,11 +7,16 @@ import os
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from melfront.command import Parser, UsageError, check_output
+from melfront.command import Parser, UsageError, check_output, one_line, replacing
 from melfront.encoder import SIZES
 
+from ..machine import processors
 from . import slots
+
+if TYPE_CHECKING:
+    from .run import Options
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -20,12 +25,13 @@ examples:
   melfront benchmarks kernel --template layer_norm > my_layer_norm.py
   melfront benchmarks kernel layer_norm my_layer_norm.py
   melfront benchmarks kernel attention a.py b.py --size base --json runs.jsonl
-  melfront benchmarks kernel --show runs.jsonl --plot roof.png
+  melfront benchmarks kernel --show runs.jsonl --plot roof.png --table kernels.md
+  melfront benchmarks kernel --verify runs.jsonl
 
 The file defines a function of the slot's name. It gets torch tensors, or NumPy
 arrays if it says ARRAYS = "numpy", and returns new memory, or fills a parameter
 named `out` if it has one.
-Exit status: 0 proved, 1 not, 2 bad input.
+Exit status: 0 proved, or all records hold; 1 not; 2 bad input.
 """
 
 
@@ -52,8 +58,10 @@ def parser() -> Parser:
     add("--no-whole", action="store_true", help="do not run the encoder with the kernel in it")
     add("--prints", action="store_true", help="show what the kernel prints")
     add("--json", metavar="RUNS.jsonl", help="append a record, unless the machine is busy")
-    add("--show", metavar="RUNS.jsonl", help="a table of records")
+    add("--show", metavar="RUNS.jsonl", nargs="+", help="a table of records")
     add("--plot", metavar="OUT.png", help="with --show: their roofline")
+    add("--table", metavar="OUT.md", help="with --show: a page with a line for each kernel")
+    add("--verify", metavar="RUNS.jsonl", nargs="+", help="run records again: do they hold?")
     return p
 
 
@@ -65,22 +73,19 @@ def positive(text: str) -> int:
     return value
 
 
-def processors() -> int:
-    """How many cores this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def main(arguments: list[str]) -> int:
     """The command; returns its exit status. Raises UsageError."""
     args = parser().parse_intermixed_args(arguments)
-    if empty := [name for name, value in vars(args).items() if value == ""]:
+    if empty := [name for name, value in vars(args).items() if value == "" or value == [""]]:
         raise UsageError(f"the value of {empty[0]} is empty; give one, or leave it out")
     if args.show:
-        show(args.show, args.plot)
+        show(args.show, args.plot, args.table)
         return 0
-    if args.plot:
-        raise UsageError("--plot draws records: give them with --show RUNS.jsonl")
+    if args.plot or args.table:
+        option, does = ("--plot", "draws") if args.plot else ("--table", "has")
+        raise UsageError(f"{option} {does} records: give them with --show RUNS.jsonl")
+    if args.verify:
+        return verify(args.verify, args.model)
     if args.template:
         check_slot(args.template)
         print(slots.template(args.template), end="")
@@ -135,31 +140,42 @@ def check_slot(name: str) -> None:
         raise UsageError(f"unknown slot {name}; {hint} one of {', '.join(known)}")
 
 
-def judge_files(args: argparse.Namespace) -> int:
-    """Prove and time each file, the next one even if this one fails; returns the worst status."""
+def ready(device: str) -> None:
+    """Start what kernels are run by. Raises UsageError for a device that torch cannot use here."""
     from .sandbox.processes import SLEEP, fork_server
 
     os.environ.update(SLEEP)  # for this process too, whose libraries are not loaded yet
-    if args.device != "cpu":
-        usable(args.device)
+    if device != "cpu":
+        usable(device)
     fork_server()  # it imports torch while we do
+
+
+def options_of(args: argparse.Namespace) -> Options:
+    """What a run gets of the command line; draws a seed where none is given."""
     import secrets
 
-    from .reasons import Refused
-    from .record import append
-    from .report import text
-    from .run import Options, judge_file
+    from .run import Options
 
     args.whole = not args.no_whole
     args.threads = args.threads or processors()
     args.seed = secrets.randbits(31) if args.seed is None else args.seed
-    options = Options(**{f.name: getattr(args, f.name) for f in fields(Options)})
-    worst = 0
+    return Options(**{f.name: getattr(args, f.name) for f in fields(Options)})
+
+
+def judge_files(args: argparse.Namespace) -> int:
+    """Prove and time each file, the next one even if this one fails; returns the worst status."""
+    ready(args.device)
+    from .reasons import Refused
+    from .record import append
+    from .report import text
+    from .run import judge_file
+
+    options, worst = options_of(args), 0
     for path in args.files:
         try:
             outcome = judge_file(path, args.slot, options, say)
         except Refused as refused:
-            print(f"{path}: {refused.text}", file=sys.stderr)
+            print(f"{path}: {one_line(refused.text)}", file=sys.stderr)
             worst = 2
             continue
         print(text(outcome), flush=True)
@@ -195,13 +211,41 @@ def say(line: str) -> None:
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
-def show(path: str, picture: str | None) -> None:
-    """Print a table of records, and plot them if asked."""
+def show(paths: list[str], picture: str | None, page: str | None) -> None:
+    """Print a table of records; plot them and write their page if asked."""
     from .record import read, table
 
-    records = read(path)
+    records = [record for path in paths for record in read(path)]
     print(table(records))
     if picture:
         from .roofline_plot import plot
 
         plot(records, picture)
+    if page:
+        from .page import text
+
+        with replacing(Path(page)) as temporary:
+            temporary.write_text(text(records, paths, page), encoding="utf-8")
+
+
+def verify(paths: list[str], model: str | None) -> int:
+    """Run records again, one after the other; returns the worst status."""
+    from .record import read
+
+    records = [record for path in paths for record in read(path)]  # all, before any of it runs
+    return max([verified(record, model) for record in records])
+
+
+def verified(record: dict[str, Any], model: str | None) -> int:
+    """Run a record again and print whether it holds; returns 0, 1, or 2 if it cannot be run."""
+    from . import verify as again
+
+    try:
+        file, options = again.repeatable(record, model)
+        ready(options.device)
+        holds, lines = again.compared(record, file, options, say)
+    except UsageError as error:
+        print(f"{one_line(record['slot'])}  {one_line(record['file'])}  {error}", file=sys.stderr)
+        return 2
+    print("\n".join(lines), flush=True)
+    return 0 if holds else 1

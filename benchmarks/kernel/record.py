@@ -1,17 +1,24 @@
-"""Records of runs: one line of JSON each, and a table of them."""
+"""Records of runs: one line of JSON each, and a table of them.
+
+A record holds what it takes to run it again: the file, its SHA-256, and the options with the seed.
+"""
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import json
 import os
+import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from melfront.command import UsageError, one_line, replacing
+from melfront.encoder import SIZES
 from melfront.parity import noise as measure
 from melfront.parity.files.bounds import check_file
 from melfront.parity.stages import from_json
@@ -20,23 +27,32 @@ from ..machine import machine, pools, versions
 from .proof.verdict import Finding
 from .report import aligned, duration
 from .roofline_plot import points
-from .run import Outcome
+from .run import Options, Outcome
+from .slots import files, of_front_end
 from .timing.times import Race
+from .worker.memory import POISON
 
-VERSION = 1  # of the format
+VERSION = 2  # of the format; 1 lacks "run", "about", "path", "relative_to" and "sha256"
 MOST = 1 << 26  # bytes of a file: a record has some 20 KB
 WIDEST = 200  # characters of a cell
+LONGEST = 600  # seconds of timing, or of a call, that a record may ask for
+DEEPEST = max(config.n_audio_layer for config in SIZES.values())
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def record(outcome: Outcome) -> dict[str, Any]:
-    """Everything about a run, as JSON can hold it."""
+def record(outcome: Outcome, folder: Path) -> dict[str, Any]:
+    """Everything about a run, as JSON can hold it; folder: of the file that it is added to."""
     timed_right = outcome.verdict == measure.PASS
     whole = outcome.whole
     return {
         "version": VERSION,
+        "run": outcome.run,
         "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "slot": outcome.slot.name,
         "file": Path(outcome.path).name,
+        "about": about(outcome.path),
+        **place(Path(outcome.path), folder),
+        "sha256": outcome.sha256,
         "verdict": outcome.verdict,
         "code": outcome.code,
         "text": outcome.text,
@@ -59,6 +75,29 @@ def record(outcome: Outcome) -> dict[str, Any]:
             "times": [list(map(float, t)) for t in whole.times],
         },
     }
+
+
+def about(path: str) -> str:
+    """The first line of a file's docstring, which says what it is written in; or nothing."""
+    with contextlib.suppress(OSError, ValueError, SyntaxError, RecursionError):
+        doc = ast.get_docstring(ast.parse(Path(path).read_bytes())) or ""
+        return one_line(doc.partition("\n")[0], WIDEST)
+    return ""
+
+
+def place(file: Path, folder: Path) -> dict[str, str]:
+    """Where a file is, so that others find it: among the examples, or relative to the record."""
+    file = file.resolve()
+    among = EXAMPLES.resolve() in file.parents
+    start = EXAMPLES if among else folder
+    path = Path(os.path.relpath(file, start.resolve())).as_posix()
+    return {"path": path, "relative_to": "examples" if among else "record"}
+
+
+def located(record: dict[str, Any]) -> Path:
+    """The file of a record that `read` has read."""
+    start = EXAMPLES if record["relative_to"] == "examples" else Path(record["folder"])
+    return start / record["path"]
 
 
 def proved(finding: Finding) -> dict[str, Any]:
@@ -108,11 +147,14 @@ def append(path: str, outcome: Outcome) -> None:
     old = file.read_bytes() if file.is_file() else b""
     end = b"\n" * bool(old and not old.endswith(b"\n"))
     with replacing(file) as temporary:
-        temporary.write_bytes(old + end + json.dumps(record(outcome)).encode() + b"\n")
+        temporary.write_bytes(old + end + json.dumps(record(outcome, file.parent)).encode() + b"\n")
 
 
 def read(path: str) -> list[dict[str, Any]]:
-    """The records of a file. Raises UsageError, also where no table can be made of one."""
+    """The records of a file, each with the "folder" of that file.
+
+    Raises UsageError, also where no table can be made of one.
+    """
     advice = "give what --json wrote"
     try:
         check_file(Path(path))
@@ -126,18 +168,63 @@ def read(path: str) -> list[dict[str, Any]]:
     for n, line in enumerate(lines, 1):
         try:
             entry = from_json(line, path)
-            if entry["version"] != VERSION:
-                raise ValueError
             table([entry])
             points(entry)
+            new = entry["version"] == VERSION and repeatable(entry)
+            if not sound(entry) or not (new or entry["version"] == 1):
+                raise ValueError
         except Exception:  # whatever is missing, of another type or no number
             raise UsageError(
                 f"{path}, line {n} is not a record of this program; {advice}"
             ) from None
-        records.append(entry)
+        records.append({**entry, "folder": str(Path(path).parent)})
     if not records:
         raise UsageError(f"{path} is empty; a run on a quiet machine with --json {path} adds to it")
     return records
+
+
+def sound(entry: dict[str, Any]) -> bool:
+    """Whether the numbers of a record are numbers. May raise an exception if not."""
+    cases, infinite = entry["cases"], float("inf")
+    noises = [c["noise"] for c in cases if c["noise"] is not None]
+    bands = [c["band"] for c in cases if "ratios" in c]
+    ratios = [c["ratios"]["reference"]["ratio"] for c in cases if "ratios" in c]
+    return (
+        type(entry["machine"]) is type(entry["versions"]) is dict
+        and all(0 <= float(x) < infinite for x in noises)
+        and all(0 < float(x) < infinite for x in ratios + bands)
+    )
+
+
+def repeatable(entry: dict[str, Any]) -> bool:
+    """Whether a record can be run again, and says what ran where. May raise an exception if not."""
+    path, o = entry["path"], options(entry)
+    texts = (path, entry["about"], entry["verdict"], entry["code"], o.device, o.model or "")
+    return all(
+        [
+            all(type(text) is str and text.isprintable() for text in texts),
+            path.endswith(".py") and not path.startswith("/"),
+            entry["relative_to"] in ("examples", "record"),
+            re.fullmatch("[0-9a-f]{64}", entry["sha256"]),
+            re.fullmatch("[0-9a-f]{8}", entry["run"]),
+            entry["slot"] in files(),
+            o.size in SIZES,
+            o.dtype in (["float32"] if of_front_end(entry["slot"]) else POISON),
+            type(o.threads) is type(o.seed) is int,
+            1 <= o.threads <= 1 << 16,
+            abs(o.seed) < 1 << 63,
+            0 < o.seconds <= LONGEST,
+            0 < o.limit <= LONGEST,
+            o.depth is None or (type(o.depth) is int and 1 <= o.depth <= DEEPEST),
+            type(o.whole) is bool,
+        ]
+    )
+
+
+def options(record: dict[str, Any]) -> Options:
+    """The options of a record."""
+    given = record["options"]
+    return Options(**{f.name: given[f.name] for f in fields(Options) if f.name in given})
 
 
 def table(records: list[dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ import textwrap
 
 import numpy as np
 
+from melfront.command import one_line
 from melfront.parity import noise as measure
 
 from .reasons import REASONS
@@ -39,12 +40,12 @@ def text(o: Outcome) -> str:
     options = o.options
     lines = [
         f"{o.slot.name}  {o.path}  {options.dtype} on {options.device}, "
-        f"{options.threads} threads, {o.arrays or '?'} arrays, seed {options.seed}"
+        f"{options.threads} threads, {one_line(o.arrays) or '?'} arrays, {signed(o)}"
     ]
     rows = [["case", "shape", "x noise", ""]]
     for f in o.findings:
         noise = f"{f.noise:.3g}" if f.noise == f.noise else "-"
-        said = f"{f.code}: {f.text}" if f.code else f.verdict
+        said = one_line(f"{f.code}: {f.text}") if f.code else f.verdict
         rows.append([f.case.label, f.case.shape(), noise, said])
     lines += [*aligned(rows), measure.unit_line("op")]
     if o.races:
@@ -122,6 +123,16 @@ def in_place(w: Whole) -> list[str]:
     return lines
 
 
+def signed(o: Outcome) -> str:
+    """What the first line, the verdict's and the record have in common, and no forged one has."""
+    return f"seed {o.options.seed}, run {o.run}"
+
+
+def kind(verdict: str, code: str) -> str:
+    """A verdict with its reason, where that says more."""
+    return f"{verdict}: {code}" if code not in ("", verdict) else verdict
+
+
 def verdict(o: Outcome) -> str:
     """The last line."""
     if o.good:
@@ -131,8 +142,9 @@ def verdict(o: Outcome) -> str:
             end += "; by Triton's interpreter, on cases cut short: a proof, and no time"
         if o.verdict == measure.NOISY:
             end += "; right, but noisier than the reference: a time and no ratio"
-        return f"{o.verdict}: {len(o.findings)} cases, {end} ({o.seconds:.0f} s)"
-    line = f"{o.verdict}: " + (f"{o.code} - " if o.code != o.verdict else "") + o.text
+        return f"{o.verdict}: {len(o.findings)} cases, {end} ({o.seconds:.0f} s, {signed(o)})"
+    line = kind(o.verdict, o.code) + (" - " if o.code != o.verdict else ": ") + o.text
+    line = f"{one_line(line)} ({signed(o)})"  # a kernel's words may be in it
     if o.mistake:
         line += f"\n  looks like: {o.mistake.name} - {o.mistake.sentence}"
     elif o.code in REASONS:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,6 +72,10 @@ class Outcome:
     interpreted: bool = False
     warning: str = ""
     seconds: float = 0.0
+    sha256: str = ""  # of the file, before it was loaded
+    # Drawn here, where no kernel can read it as it can the seed of a command line: a verdict that a
+    # kernel prints has another number than the report and the record.
+    run: str = field(default_factory=lambda: secrets.token_hex(4))
 
     @property
     def good(self) -> bool:
@@ -93,9 +100,13 @@ def judge_file(
     cannot be read.
     """
     start = time.perf_counter()
-    outcome = Outcome(find(slot_name), path, options)
+    outcome = Outcome(find(slot_name), path, options, sha256=sha256(path))
     dice = Dice(options.seed, getattr(torch, options.dtype))
     child = started(outcome)
+
+    def tell(line: str) -> None:
+        say(line and f"run {outcome.run}: {line}")
+
     try:
         outcome.arrays = child.loaded["arrays"]
         if outcome.arrays == "numpy" and (options.dtype == "bfloat16" or options.device != "cpu"):
@@ -103,25 +114,32 @@ def judge_file(
             raise Refused(
                 "SIGNATURE", f"asks for NumPy arrays, and NumPy has no {what}; take torch"
             )
-        say("proving")
+        tell("proving")
         if child.loaded["triton"]:
             outcome.interpreted = interpreted(child, outcome, dice)
             child.close()
             child = started(outcome)
         child = prove(child, outcome, dice)
         if outcome.good and not outcome.interpreted:
-            compete(child, outcome, dice, say)
+            compete(child, outcome, dice, tell)
     except Refused as refused:
         if refused.code in UNUSABLE:
             raise
         outcome.verdict, outcome.code, outcome.text = "INVALID", refused.code, refused.text
     finally:
         child.close()
-        say("")
+        tell("")
     if not outcome.good:
         outcome.races.clear()  # a wrong kernel gets no time
     outcome.seconds = time.perf_counter() - start
     return outcome
+
+
+def sha256(path: str | Path) -> str:
+    """In hexadecimal; empty for a file that cannot be read, of which its loading says why."""
+    with contextlib.suppress(OSError):
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return ""
 
 
 def started(outcome: Outcome) -> Sandbox:

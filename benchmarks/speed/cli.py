@@ -14,8 +14,7 @@ from typing import Any
 
 from melfront.command import Parser, UsageError, check_output, replacing
 
-from ..kernel.cli import processors
-from ..machine import installed, machine, versions_of
+from ..machine import installed, machine, processors, versions_of
 from ..race import spread
 from .own_process import in_process
 from .results import Table, from_json, show

@@ -47,6 +47,9 @@ def command(*arguments):
         (["kernel", "mel", "tests/__init__.py", "--dtype", "float16"], "front end"),
         (["kernel", "--template", "gellu"], "did you mean gelu?"),
         (["kernel", "--plot", "x.png"], "--show"),
+        (["kernel", "--table", "x.md"], "--show"),
+        (["kernel", "--verify", "nowhere.jsonl"], "cannot be read"),
+        (["kernel", "--verify", ""], "value of verify is empty"),
         (["kernel", "--show", "nowhere.jsonl"], "cannot be read"),
         (["kernel", "--show", "README.md"], "is not a record"),
         (
@@ -226,6 +229,7 @@ def test_record_is_kept_only_on_a_quiet_machine(capsys, one_case, monkeypatch, t
 
     monkeypatch.setattr(Load, "others", lambda self: 0.01)
     assert main(arguments) == 0
+    recorded = capsys.readouterr().out
     monkeypatch.setattr(Race, "unclear", lambda self: "calls took no time")
     assert main(arguments) == 0
     printed = capsys.readouterr()
@@ -238,6 +242,7 @@ def test_record_is_kept_only_on_a_quiet_machine(capsys, one_case, monkeypatch, t
     right, wrong = map(json.loads, path.read_text().splitlines())
     assert right["verdict"] == "PASS"
     assert right["options"]["seed"] == 3
+    assert f"seed 3, run {right['run']})" in recorded
     assert {"python", "torch", "numpy"} <= set(right["versions"])
     assert {"cpu", "cores", "system"} <= set(right["machine"])
     case = right["cases"][0]

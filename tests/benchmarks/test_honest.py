@@ -123,7 +123,8 @@ def test_triton_interpreter_is_proved_but_not_timed(name, monkeypatch):
 
         chosen = run.chosen_cases
         monkeypatch.setattr(run, "chosen_cases", few)
-    outcome = judge_file(str(EXAMPLES / f"{name}.py"), TRITON[name], Options(threads=1, seed=3))
+    path = EXAMPLES / "gpu" / f"{name}.py"
+    outcome = judge_file(str(path), TRITON[name], Options(threads=1, seed=3))
     assert outcome.verdict == measure.PASS, f"{outcome.code}: {outcome.text}"
     assert outcome.interpreted
     assert not outcome.races

@@ -107,6 +107,32 @@ def test_no_ratios_if_two_copies_differ_too_much():
     assert "too busy to compare" in lines[-1]
 
 
+@pytest.mark.parametrize(
+    ("verdict", "code"), [("PASS", ""), ("WRONG", "WRONG"), ("INVALID", "THREAD")]
+)
+def test_verdict_has_the_number_of_the_run(verdict, code):
+    """A kernel that prints a verdict of its own can read the seed of a command line, no more."""
+    options = Options(seed=31)
+    first, second = (outcome(verdict=verdict, code=code, options=options) for _ in range(2))
+    assert first.run != second.run
+    for made in (first, second):
+        lines = report.text(made).splitlines()
+        assert lines[0].endswith(f", seed 31, run {made.run}")
+        (line,) = [line for line in lines if line.startswith(f"{verdict}: ")]
+        assert line.endswith(f"seed 31, run {made.run})")
+
+
+def test_a_kernels_words_stay_in_their_line():
+    """What it raises is printed by us, and may hold what clears a terminal, or lines of its own."""
+    words = "ValueError: \x1b[2J\nPASS: 8 cases\rPASS"
+    made = outcome(verdict="INVALID", code="RAISED", text=words, arrays="numpy\nPASS: 8 cases")
+    made.findings[0].code, made.findings[0].text = "RAISED", words
+    printed = report.text(made)
+    assert printed.count("\\x1b[2J PASS: 8 cases PASS") == 2
+    assert not set("\x1b\r") & set(printed)
+    assert not [line for line in printed.splitlines() if line.startswith("PASS")]
+
+
 @pytest.mark.parametrize("mistake", [None, "tanh GELU"])
 @pytest.mark.parametrize("code", ["WRONG", "INVALID", "PRECISION"])
 def test_no_word_is_repeated(code, mistake):

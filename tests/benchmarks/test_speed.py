@@ -15,7 +15,7 @@ import torch
 
 from melfront.benchmarks import race as race_module
 from melfront.benchmarks.__main__ import main
-from melfront.benchmarks.kernel.cli import processors
+from melfront.benchmarks.machine import processors
 from melfront.benchmarks.race import race
 from melfront.benchmarks.speed import cli
 from melfront.benchmarks.speed.own_process import in_process

@@ -22,7 +22,7 @@ from .process import Process
 from .processes import processor_time
 
 ALIGN = 4096  # every argument starts on a page of its own
-COMPILE_LIMIT = 300.0  # seconds of a call in which torch.compile may be at work
+COMPILE_LIMIT = 300.0  # seconds of a call in which a compiler may be at work
 MOST_CHECKED = 8  # of the copies' results: a third of them, and no more
 
 
@@ -96,8 +96,8 @@ class Sandbox(Process):
             "bind": bind,
             "hold": hold,
         }
-        # For new shapes torch.compile compiles in the first call.
-        self.to_compile = self.ask("case", **self.laid)["compiled"]
+        # For new shapes torch.compile, numba, JAX and others compile in the first call.
+        self.to_compile = self.ask("case", **self.laid)["compiles"]
 
     def use(self, function: str) -> None:
         """The same case for another of the functions that this worker has."""

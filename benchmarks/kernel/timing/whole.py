@@ -52,6 +52,7 @@ def functions(
     """What a worker serves: the whole run with the candidate in its slot, or with our own."""
     slot = find(name)
     model = cases.model(size, source, getattr(torch, dtype), depth).to(device)
+    model.requires_grad_(False)  # as in the proof: DLPack exports no tensor that requires one
     kernel = adapted(slot, *candidate) if candidate else None
     return {"": (whole(model, slot, kernel), "torch")}
 

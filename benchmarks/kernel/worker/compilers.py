@@ -1,4 +1,4 @@
-"""Settings for compilers in the kernel's process: Triton's interpreter, and torch.compile.
+"""Compilers in the kernel's process: which may be at work, and settings for them.
 
 Imports the standard library alone.
 """
@@ -13,6 +13,8 @@ from typing import Any
 # Shapes and layouts for which torch.compile recompiles a function before it runs it uncompiled. Its
 # default of 8 is less than a slot has cases, and what is proved must be what is timed.
 RECOMPILES = 64
+# Modules of what compiles in the first call of new shapes or layouts.
+COMPILERS = ("torch._dynamo", "numba", "jax", "triton", "cupy")
 
 
 def set_environment(device: str) -> None:
@@ -23,13 +25,12 @@ def set_environment(device: str) -> None:
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 
-def compiled() -> bool:
-    """Whether the kernel uses torch.compile; if so, let it compile every new shape."""
-    if "torch._dynamo" not in sys.modules:
-        return False
-    config = sys.modules["torch._dynamo"].config
-    config.recompile_limit = max(config.recompile_limit, RECOMPILES)
-    return True
+def may_compile() -> bool:
+    """Whether the first call of new shapes may compile; has torch.compile do so for all of them."""
+    if "torch._dynamo" in sys.modules:
+        config = sys.modules["torch._dynamo"].config
+        config.recompile_limit = max(config.recompile_limit, RECOMPILES)
+    return any(name in sys.modules for name in COMPILERS)
 
 
 def watch_interpreter() -> dict[str, bool]:

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..reasons import Refused
-from .compilers import compiled, set_environment, watch_interpreter
+from .compilers import may_compile, set_environment, watch_interpreter
 from .device import opened
 from .forms import check_form, check_tensor
 from .loading import first_line, load
@@ -130,7 +130,7 @@ class Worker:
                 raise Refused("SIGNATURE", f"{error}; the slot is {bind}") from None
             except ValueError:
                 pass  # compiled code has no signature
-        return {"compiled": compiled()}
+        return {"compiles": may_compile()}
 
     def perturb(self, on: bool) -> Told:
         """Have new memory filled with a mark (FRESH), or not, which costs no time."""
@@ -310,6 +310,7 @@ def limit_threads(torch: Any, threads: int) -> None:
     """Give every library as many threads as the user asked for."""
     for name in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
         os.environ[f"{name}_NUM_THREADS"] = str(threads)
+    os.environ["PJRT_NPROC"] = str(threads)  # XLA's, and so JAX's
     torch.set_num_threads(threads)
     with contextlib.suppress(ImportError):  # for libraries that are loaded already
         import threadpoolctl

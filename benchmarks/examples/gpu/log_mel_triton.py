@@ -14,7 +14,7 @@ Power goes to a buffer that a program uses for all its tiles, so that it stays i
 a mel filter needs up to 14 frequencies that other threads hold. All sums are in float32, and none
 takes a tensor core. The second kernel clamps at the clip's maximum - 8.
 
-    melfront benchmarks kernel log_mel benchmarks/examples/log_mel_triton.py --device cuda
+    melfront benchmarks kernel log_mel benchmarks/examples/gpu/log_mel_triton.py --device cuda
 """
 # mypy: ignore-errors
 

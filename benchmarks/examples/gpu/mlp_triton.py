@@ -1,6 +1,6 @@
 """The MLP with its first bias and GELU fused in Triton, so that the wide tensor is read once.
 
-melfront benchmarks kernel mlp benchmarks/examples/mlp_triton.py --device cuda
+melfront benchmarks kernel mlp benchmarks/examples/gpu/mlp_triton.py --device cuda
 """
 # mypy: allow-untyped-defs
 

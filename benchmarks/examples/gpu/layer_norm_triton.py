@@ -1,6 +1,6 @@
 """LayerNorm in Triton, a program for each row. On a CPU Triton's interpreter proves it.
 
-melfront benchmarks kernel layer_norm benchmarks/examples/layer_norm_triton.py --device cuda
+melfront benchmarks kernel layer_norm benchmarks/examples/gpu/layer_norm_triton.py --device cuda
 """
 # mypy: allow-untyped-defs
 

@@ -2,7 +2,7 @@
 
 The softmax is renormalised as larger scores turn up. head_dim is 64, as in every Whisper.
 
-    melfront benchmarks kernel attention benchmarks/examples/attention_triton.py --device cuda
+    melfront benchmarks kernel attention benchmarks/examples/gpu/attention_triton.py --device cuda
 """
 # mypy: allow-untyped-defs
 
