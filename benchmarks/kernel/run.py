@@ -21,6 +21,7 @@ from .sandbox.parent import Sandbox
 from .slots import find
 from .slots.base import Slot
 from .slots.inputs import Case, Dice
+from .slots.shapes import Shapes, checked, declaration, fits, words
 from .timing import fair, whole
 from .timing.busy import Load
 from .timing.times import Race
@@ -67,6 +68,10 @@ class Outcome:
     whole: whole.Whole | None = None
     arrays: str = ""
     interpreted: bool = False
+    shapes: Shapes = field(default_factory=dict)  # that the kernel declares, if it does
+    left_out: int = 0  # cases of other shapes
+    note: str = ""  # what was not done, and why
+    hint: str = ""  # what the file may declare
     warning: str = ""
     seconds: float = 0.0
 
@@ -79,7 +84,8 @@ class Outcome:
         order = {"threads": self.options.threads, "device": self.options.device, "ours": ours}
         if kernel:
             # Absolute: workers are forked from a process that keeps the folder it was started in.
-            order |= {"path": os.path.abspath(self.path), "slot": self.slot.name}
+            path, slot = os.path.abspath(self.path), self.slot
+            order |= {"path": path, "slot": slot.name, "weights": slot.weights}
         return order
 
 
@@ -98,6 +104,7 @@ def judge_file(
     child = started(outcome)
     try:
         outcome.arrays = child.loaded["arrays"]
+        outcome.shapes = dice.shapes = checked(outcome.slot, child.loaded["shapes"])
         if outcome.arrays == "numpy" and (options.dtype == "bfloat16" or options.device != "cpu"):
             what = f"{options.dtype} on {options.device}"
             raise Refused(
@@ -133,16 +140,26 @@ def started(outcome: Outcome) -> Sandbox:
 def interpreted(child: Sandbox, outcome: Outcome, dice: Dice) -> bool:
     """Whether Triton's interpreter runs it. It may have another way to run on a CPU."""
     child.limit = INTERPRETED_LIMIT
-    first = next(iter(chosen_cases(outcome.slot, outcome.options, dice, True)))
-    verdict.prove_case(child, outcome.slot, first, dice)
+    slot = outcome.slot
+    every = chosen_cases(slot, outcome.options, dice, True)
+    first = next((case for case in every if fits(slot, case, outcome.shapes)), None)
+    if not first:
+        raise no_case(outcome)
+    verdict.prove_case(child, slot, first, dice)
     return not child.pid or bool(child.ask("inspect")["interpreted"])
+
+
+def no_case(outcome: Outcome) -> Refused:
+    """Why nothing can be proved of a kernel."""
+    given = f"SHAPES = {words(outcome.shapes)}"
+    return Refused("SIGNATURE", f"{given}: no case of {outcome.slot.name} has these sizes")
 
 
 def chosen_cases(slot: Slot, options: Options, dice: Dice, interpreted: bool) -> Iterator[Case]:
     """The cases of a proof: captured ones, cut short for the interpreter, then edge cases."""
-    for case in cases.captured(slot, options.size, options.model, dice.dtype):
+    for case in cases.captured(slot, options.size, options.model, dice.dtype, dice.shapes):
         yield cut(slot, case) if interpreted else case
-    yield from slot.edges(dice)
+    yield from cases.edges(slot, dice)
 
 
 def cut(slot: Slot, case: Case) -> Case:
@@ -160,6 +177,9 @@ def prove(child: Sandbox, outcome: Outcome, dice: Dice) -> Sandbox:
     slot = outcome.slot
     restarts = 0
     for case in chosen_cases(slot, outcome.options, dice, outcome.interpreted):
+        if not fits(slot, case, outcome.shapes):
+            outcome.left_out += 1
+            continue
         finding = verdict.prove_case(child, slot, case, dice)
         outcome.findings.append(finding)
         if finding.code in UNUSABLE:
@@ -169,6 +189,8 @@ def prove(child: Sandbox, outcome: Outcome, dice: Dice) -> Sandbox:
             if restarts > RESTARTS:
                 break
             child = started(outcome)
+    if not outcome.findings:
+        raise no_case(outcome)
     if child.pid:
         guard.inspect(child)
         guard.no_processes(child)
@@ -189,7 +211,10 @@ def name_it(outcome: Outcome, bad: list[Finding]) -> None:
         outcome.mistake = diagnose.name(outcome.slot, outcome.findings)
     if outcome.mistake:
         outcome.code = outcome.mistake.code or outcome.code
-    elif len(bad) > 1 and all(not f.good for f in unseen) and not any(f.case.seen for f in bad):
+        return
+    if shapes := diagnose.right_shapes(outcome.slot, outcome.findings):
+        outcome.hint = declaration(shapes)
+    if len(bad) > 1 and all(not f.good for f in unseen) and not any(f.case.seen for f in bad):
         outcome.code = "SHAPES"
         outcome.text = (
             f"right on the shapes that the encoder has, and on none of the "
@@ -204,6 +229,9 @@ def compete(child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], N
     dice = Dice(secrets.randbits(62), dice.dtype)
     child.ask("perturb", on=False)
     timed = {i: f.case for i, f in enumerate(outcome.findings) if f.case.seen}
+    if not timed:
+        outcome.note = f"not timed: the encoder of --size {options.size} has no such shapes"
+        return
     first = next(iter(timed.values()))
     untimed = caches.replay(child, first, slot.results(first), dice, REPLAYED)
     arguments = [slot.name, torch_name(options.device)]
@@ -260,6 +288,12 @@ def in_place(outcome: Outcome, dice: Dice) -> None:
         f"{'front end and ' if slot.front_end else ''}encoder, {options.model or options.size}, "
         f"{model.config.n_audio_layer} blocks"
     )
+    if outcome.shapes:
+        ours_too = whole.of_shapes(slot, model, outcome.shapes)
+        if not ours_too[0]:
+            outcome.note = f"not run in its place: none of the {ours_too[1]} calls has these shapes"
+            return
+        what += f", {ours_too[0]} of its {ours_too[1]} calls and ours in the others"
     limit = max(options.limit, 120)
     seconds = options.seconds if outcome.verdict == measure.PASS else None
     with (
