@@ -144,7 +144,7 @@ def verdict(o: Outcome) -> str:
     elif o.code in REASONS:
         line += f"\n  ({REASONS[o.code]})"
     if o.hint:
-        line += f"\n  if it is for the shapes alone that it is right on, declare them: {o.hint}"
+        line += f"\n  {o.hint}"
     return line
 
 

@@ -13,7 +13,7 @@ import torch
 
 from melfront.parity import noise as measure
 
-from .proof import cases, diagnose, verdict
+from .proof import cases, diagnose, packed, verdict
 from .proof.verdict import Finding
 from .reasons import UNUSABLE, Refused
 from .sandbox import caches, guard
@@ -198,6 +198,8 @@ def prove(child: Sandbox, outcome: Outcome, dice: Dice) -> Sandbox:
     if bad:
         outcome.verdict = "WRONG" if all(f.verdict == measure.WRONG for f in bad) else "INVALID"
         outcome.code, outcome.text = bad[0].code, f"{bad[0].case.label}: {bad[0].text}"
+        if outcome.code == "PACKED":
+            outcome.hint = packed.advice(slot, child.prepares)
         name_it(outcome, bad)
     elif any(f.verdict == measure.NOISY for f in outcome.findings):
         outcome.verdict = measure.NOISY
@@ -213,7 +215,9 @@ def name_it(outcome: Outcome, bad: list[Finding]) -> None:
         outcome.code = outcome.mistake.code or outcome.code
         return
     if shapes := diagnose.right_shapes(outcome.slot, outcome.findings):
-        outcome.hint = declaration(shapes)
+        outcome.hint = (
+            f"if it is for the shapes that it is right on, declare them: {declaration(shapes)}"
+        )
     if len(bad) > 1 and all(not f.good for f in unseen) and not any(f.case.seen for f in bad):
         outcome.code = "SHAPES"
         outcome.text = (
@@ -230,7 +234,7 @@ def compete(child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], N
     child.ask("perturb", on=False)
     timed = {i: f.case for i, f in enumerate(outcome.findings) if f.case.seen}
     if not timed:
-        outcome.note = f"not timed: the encoder of --size {options.size} has no such shapes"
+        outcome.note = f"not timed: the model has no call of these shapes at --size {options.size}"
         return
     first = next(iter(timed.values()))
     untimed = caches.replay(child, first, slot.results(first), dice, REPLAYED)
@@ -289,11 +293,11 @@ def in_place(outcome: Outcome, dice: Dice) -> None:
         f"{model.config.n_audio_layer} blocks"
     )
     if outcome.shapes:
-        ours_too = whole.of_shapes(slot, model, outcome.shapes)
-        if not ours_too[0]:
-            outcome.note = f"not run in its place: none of the {ours_too[1]} calls has these shapes"
+        fitting, calls = whole.of_shapes(slot, model, outcome.shapes)
+        if not fitting:
+            outcome.note = f"not run in its place: none of the {calls} calls has these shapes"
             return
-        what += f", {ours_too[0]} of its {ours_too[1]} calls and ours in the others"
+        what += f", {fitting} of its {calls} calls" + " and ours in the others" * (fitting < calls)
     limit = max(options.limit, 120)
     seconds = options.seconds if outcome.verdict == measure.PASS else None
     with (

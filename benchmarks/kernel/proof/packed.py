@@ -11,7 +11,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..reasons import Refused
 from ..slots.base import Slot, as_list
 from ..slots.inputs import Case
 
@@ -23,11 +22,13 @@ def with_older(slot: Slot, outs: list[Tensor], case: Case, earlier: Case) -> Cas
     round finds all that are old. None if none helps.
     """
     mixed, distance = case, away(slot, outs, case)
-    for i in range(1, 1 + min(slot.weights, len(case.args) - 1)):
-        args = [*mixed.args[:i], earlier.args[i], *mixed.args[i + 1 :]]
-        trial = replace(mixed, args=tuple(args))
-        if isinstance(args[i], Tensor) and (nearer := away(slot, outs, trial)) < distance:
-            mixed, distance = trial, nearer
+    both = zip(case.args[: 1 + slot.weights], earlier.args, strict=False)
+    for i, (new, old) in enumerate(both):
+        if i and isinstance(old, Tensor) and isinstance(new, Tensor) and old.shape == new.shape:
+            args = (*mixed.args[:i], old, *mixed.args[i + 1 :])
+            trial = replace(mixed, args=args)
+            if (nearer := away(slot, outs, trial)) < distance:
+                mixed, distance = trial, nearer
     return None if mixed is case else mixed
 
 
@@ -37,16 +38,11 @@ def away(slot: Slot, outs: list[Tensor], case: Case) -> float:
     return sum(float(torch.dist(out.double(), theirs.double())) ** 2 for out, theirs in pairs)
 
 
-def refusal(slot: Slot, prepares: bool) -> Refused:
-    """The refusal of a kernel that keeps weights, with or without a `prepare`."""
-    advice = (
-        f"do what is done once per set of weights in `{slot.prepare_call}`, "
+def advice(slot: Slot, prepares: bool) -> str:
+    """What a kernel that keeps weights should do, with or without a `prepare`."""
+    return "weights change from call to call here: " + (
+        "forget what `prepare` made of others when it is called again"
+        if prepares
+        else f"do what is done once per set of weights in `{slot.prepare_call}`, "
         "which is called outside the time"
-    )
-    if prepares:
-        advice = "forget what `prepare` made of others when it is called again"
-    return Refused(
-        "PACKED",
-        "right for the weights of an earlier call: weights change from call to call here; "
-        + advice,
     )

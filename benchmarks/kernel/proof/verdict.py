@@ -165,6 +165,7 @@ def prove_case(child: Sandbox, slot: Slot, case: Case, dice: Dice) -> Finding:
     finding = Finding(standards[0], measure.PASS)
     errors: list[measure.Error] = []
     copies: list[list[Tensor]] = []
+    earlier: list[Standard] = []  # of this case's calls before
     try:
         call = slot.prepared_call if child.prepares else slot.call
         child.case(case, standards[0].references, bind=call, hold=2)
@@ -177,13 +178,16 @@ def prove_case(child: Sandbox, slot: Slot, case: Case, dice: Dice) -> Finding:
             child.check_untouched(standards[i].case)
             if len(copies) == 3:
                 guard.no_work_after(child, tasks)
-            earlier = [s for s in standards[:2] if s is not standards[i]] if copies[1:] else []
+            if len(copies) > 1:
+                earlier = [s for s in standards[:2] if s is not standards[i]]
             errors.append(check(child.copied, standards[i], earlier))
     except Refused as refused:
-        known = earlier if refused.code == "WRONG" else []
-        if any(has_weights_of(slot, finding, other.case) for other in known):
-            refused = packed.refusal(slot, child.prepares)
+        known = [*(s.case for s in earlier), *child.proved] if refused.code == "WRONG" else []
+        if any(has_weights_of(slot, finding, other) for other in known):
+            refused = Refused("PACKED", "right for the weights of an earlier call")
         return failed(finding, child, refused)
+    finally:
+        child.proved.append(replace(contents[0], args=(None, *contents[0].args[1:])))
     worst = max(errors, key=lambda error: error.noise)
     finding.verdict, finding.noise, finding.max_abs, finding.worst = worst
     finding.repeats = all(map(torch.equal, copies[0], copies[2]))

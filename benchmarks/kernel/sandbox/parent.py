@@ -57,6 +57,11 @@ class Sandbox(Process):
     look = True  # whether the next call's results are wanted: the worker is not told
     to_compile = False  # whether the next call may have to
     weights: Sequence[Tensor] = ()  # those that are prepared now
+    proved: list[Case]  # with the weights that it has been given, and no more
+
+    def __init__(self, *args: Any) -> None:
+        self.proved = []
+        super().__init__(*args)
 
     def __enter__(self) -> Sandbox:
         return self

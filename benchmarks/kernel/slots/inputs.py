@@ -102,7 +102,7 @@ class Dice:
         if how == "bits":
             made = (noise > 0).to(tensor.dtype)
         elif how == "add":
-            made = (base + 0.05 * float(tensor.float().std()) * noise).to(tensor.dtype)
+            made = (base + 0.05 * float(tensor.float().std(correction=0)) * noise).to(tensor.dtype)
         else:
             made = (base * (1 + 0.05 * noise)).to(tensor.dtype)
         return made.as_strided(tensor.shape, tensor.stride())

@@ -52,7 +52,9 @@ def edges(dice: Dice) -> list[Case]:
     click[dice.below(n)] = 0.7
     tone = torch.sin(torch.arange(N_SAMPLES) * 0.37).to(dice.dtype)
     loud = torch.tensor([1.0, 1e-3, 0.05], dtype=dice.dtype)
-    batch = noise * loud.repeat(dice.size("B", 3))[: dice.size("B", 3), None]
+    b = dice.size("B", 3)
+    dice.room(b, N_SAMPLES)
+    batch = noise * loud.repeat(b)[:b, None]
     return [
         Case("prime size", (noise,), bins),
         Case("128 bins", (noise,), {"n_mels": 128}),

@@ -40,7 +40,9 @@ def speech(audio: Tensor, n_mels: int) -> Call:
 
 
 def edges(dice: Dice) -> list[Case]:
-    filters = constants(dice.size("M", 80))[1].to(dice.dtype)
+    m = dice.size("M", 80)
+    dice.room(m, 201)
+    filters = constants(m)[1].to(dice.dtype)
     n = dice.size("F", 53, 59, 61, 67)
     power = dice.normal(dice.size("B", 3), n, 201).square()
     bins = dice.size("M", 71, 73, 79, 83)
