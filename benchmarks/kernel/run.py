@@ -21,7 +21,7 @@ from .sandbox.parent import Sandbox
 from .slots import find
 from .slots.base import Slot
 from .slots.inputs import Case, Dice
-from .slots.shapes import Shapes, checked, declaration, fits, words
+from .slots.shapes import Shapes, checked, declaration, fits
 from .timing import fair, whole
 from .timing.busy import Load
 from .timing.times import Race
@@ -151,7 +151,7 @@ def interpreted(child: Sandbox, outcome: Outcome, dice: Dice) -> bool:
 
 def no_case(outcome: Outcome) -> Refused:
     """Why nothing can be proved of a kernel."""
-    given = f"SHAPES = {words(outcome.shapes)}"
+    given = declaration(outcome.shapes)
     return Refused("SIGNATURE", f"{given}: no case of {outcome.slot.name} has these sizes")
 
 
@@ -229,13 +229,13 @@ def name_it(outcome: Outcome, bad: list[Finding]) -> None:
 def compete(child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], None]) -> None:
     """Time what has been proved, and run it in its place; with a warning if the machine is busy."""
     slot, options = outcome.slot, outcome.options
-    # Not from the run's seed: a kernel could read that from the command line and work ahead.
-    dice = Dice(secrets.randbits(62), dice.dtype)
-    child.ask("perturb", on=False)
     timed = {i: f.case for i, f in enumerate(outcome.findings) if f.case.seen}
     if not timed:
         outcome.note = f"not timed: the model has no call of these shapes at --size {options.size}"
         return
+    # Not from the run's seed: a kernel could read that from the command line and work ahead.
+    dice = Dice(secrets.randbits(62), dice.dtype)
+    child.ask("perturb", on=False)
     first = next(iter(timed.values()))
     untimed = caches.replay(child, first, slot.results(first), dice, REPLAYED)
     arguments = [slot.name, torch_name(options.device)]
