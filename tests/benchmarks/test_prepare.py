@@ -12,6 +12,7 @@ from melfront.benchmarks.kernel.reasons import Refused
 from melfront.benchmarks.kernel.run import Options, judge_file
 from melfront.benchmarks.kernel.sandbox import caches
 from melfront.benchmarks.kernel.sandbox.parent import Sandbox
+from melfront.benchmarks.kernel.slots import inputs
 from melfront.benchmarks.kernel.slots.inputs import Case, Dice
 from melfront.benchmarks.kernel.timing import whole
 from melfront.benchmarks.kernel.worker.device import STAND_IN
@@ -41,6 +42,12 @@ REFUSED = {
     "prepare_exits": ("layer_norm", "EXIT", "prepare left the process, with status 3"),
 }
 OTHERS = {"caches_with_the_weights"}  # see test_answers_kept_with_the_weights
+
+
+@pytest.fixture(autouse=True)
+def small_pool(monkeypatch):
+    """Fewer random numbers: drawing them would take longer than these small cases."""
+    monkeypatch.setattr(inputs, "POOL", 1 << 18)
 
 
 @pytest.fixture

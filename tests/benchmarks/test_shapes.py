@@ -12,7 +12,7 @@ from melfront.benchmarks.kernel import record, report, run, slots
 from melfront.benchmarks.kernel.proof import cases
 from melfront.benchmarks.kernel.reasons import Refused
 from melfront.benchmarks.kernel.run import Options, Outcome, judge_file
-from melfront.benchmarks.kernel.slots import shapes
+from melfront.benchmarks.kernel.slots import inputs, shapes
 from melfront.benchmarks.kernel.slots.inputs import Case, Dice
 from melfront.benchmarks.kernel.timing import whole
 from melfront.benchmarks.kernel.worker import loading
@@ -35,6 +35,12 @@ def layer_norm(x, weight, bias, eps=1e-5):
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 """
 RAISES = ONLY.format(test="x.shape[-1] != 96", otherwise="raise ValueError('S must be 96')")
+
+
+@pytest.fixture(autouse=True)
+def small_pool(monkeypatch):
+    """Fewer random numbers: drawing them would take longer than these small cases."""
+    monkeypatch.setattr(inputs, "POOL", 1 << 18)
 
 
 @pytest.fixture
