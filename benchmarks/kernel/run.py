@@ -21,7 +21,8 @@ from .sandbox.parent import Sandbox
 from .slots import find
 from .slots.base import Slot
 from .slots.inputs import Case, Dice
-from .slots.shapes import Shapes, checked, declaration, fits
+from .slots.shapes import checked, declaration, fits
+from .slots.signature import Shapes
 from .timing import fair, whole
 from .timing.busy import Load
 from .timing.times import Race

@@ -23,7 +23,8 @@ from melfront.encoder import SIZES, WhisperEncoder, ops
 from ..slots import find
 from ..slots.base import Call, Slot
 from ..slots.inputs import Case, Dice
-from ..slots.shapes import Shapes, fits
+from ..slots.shapes import fits
+from ..slots.signature import Shapes
 
 DEPTH = 2  # blocks that are run to capture: the first, and one that has another before it
 MOST_SIZES = 8  # of one letter that a kernel is tried on

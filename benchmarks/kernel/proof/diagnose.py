@@ -24,7 +24,8 @@ from melfront.variants import round_mantissa
 from ..sandbox.parent import name_of
 from ..slots.base import Function, Slot, as_list, in_float64
 from ..slots.inputs import Case
-from ..slots.shapes import Shapes, fits, sizes_of
+from ..slots.shapes import fits, sizes_of
+from ..slots.signature import Shapes
 from .cases import MOST_SIZES
 from .verdict import Finding, array
 

@@ -16,7 +16,7 @@ from melfront.encoder import WhisperEncoder, ops
 from melfront.encoder.oracle import as_float64
 
 from .inputs import Case, Dice, extent
-from .shapes import parameters
+from .signature import parameters
 
 Array = np.ndarray[Any, Any]
 Function = Callable[..., Any]

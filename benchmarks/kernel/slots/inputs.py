@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..reasons import Refused
-from .shapes import Shapes
+from .signature import Shapes
 
 HEAD_DIM = 64  # of every published Whisper; a kernel may rely on it
 POOL = 1 << 23  # random numbers that are drawn once and cut into contents

@@ -33,7 +33,8 @@ from ..slots import find
 from ..slots.base import Array, Function, Slot, as_list
 from ..slots.front_end import constants, framed
 from ..slots.inputs import Case, Dice
-from ..slots.shapes import Shapes, checked, fits
+from ..slots.shapes import checked, fits
+from ..slots.signature import Shapes
 from ..worker.loading import Candidate
 from .fair import steady
 
@@ -72,7 +73,6 @@ def adapted(
     Its weights are prepared in the first call that has them. Calls that are not of its shapes get
     our own function.
     """
-    prepared: dict[tuple[int, ...], tuple[Any, ...]] = {}  # by identity: the weights, and of them
     known: dict[Any, list[Tensor]] = {}  # by the shapes of the arguments: what ours returns
 
     def new_outs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -82,28 +82,15 @@ def adapted(
             known[key] = slot.results(Case("", args, kwargs))
         return [torch.empty_like(out) for out in known[key]]
 
-    def read_only(x: Any) -> Any:
-        if isinstance(x, Tensor):
-            x = x.numpy()
-            x.flags.writeable = False
-        return x
-
-    def with_prepared(args: tuple[Any, ...]) -> tuple[Any, ...]:
-        assert prepare
-        weights = args[1 : 1 + slot.weights]
-        key = tuple(map(id, weights))
-        if key not in prepared:
-            prepared[key] = weights, prepare(*(map(read_only, weights) if numpy else weights))
-        return args[0], prepared[key][1], *args[1 + slot.weights :]
-
     numpy = arrays == "numpy"
+    taken = read_only if numpy else lambda x: x
+    with_prepared = preparing(slot, prepare, taken) if prepare else lambda args: args
     sizes = checked(slot, shapes or {})
 
     def call(*args: Any, **kwargs: Any) -> Any:
         if not fits(slot, Case("", args, kwargs), sizes):
             return slot.ours(*args, **kwargs)
-        given: Any = with_prepared(args) if prepare else args
-        given = map(read_only, given) if numpy else given
+        given = map(taken, with_prepared(args))
         if takes_out:
             outs: list[Any] = new_outs(args, kwargs)
             outs = [out.numpy() for out in outs] if numpy else outs
@@ -117,6 +104,31 @@ def adapted(
         return tensors if isinstance(result, (tuple, list)) else tensors[0]
 
     return call
+
+
+def read_only(x: Any) -> Any:
+    """A tensor as an array that cannot be written to; anything else as it is."""
+    if isinstance(x, Tensor):
+        x = x.numpy()
+        x.flags.writeable = False
+    return x
+
+
+def preparing(slot: Slot, prepare: Function, taken: Function) -> Function:
+    """What puts prepared weights in the place of the weights, each set prepared only once.
+
+    taken: a tensor as the kernel takes it.
+    """
+    known: dict[tuple[int, ...], tuple[Any, ...]] = {}  # by identity: the weights, and of them
+
+    def with_prepared(args: tuple[Any, ...]) -> tuple[Any, ...]:
+        weights = args[1 : 1 + slot.weights]
+        key = tuple(map(id, weights))
+        if key not in known:
+            known[key] = weights, prepare(*map(taken, weights))
+        return args[0], known[key][1], *args[1 + slot.weights :]
+
+    return with_prepared
 
 
 def whole(model: WhisperEncoder, slot: Slot, kernel: Function | None) -> Function:
