@@ -7,7 +7,7 @@ import pytest
 
 from melfront.benchmarks.kernel.reasons import REASONS
 from melfront.benchmarks.kernel.run import Options, judge_file
-from tests.benchmarks import test_prepare, test_shapes
+from tests.benchmarks.declared import test_prepare, test_shapes
 
 KERNELS = Path(__file__).parent / "kernels"
 QUICK = Options(threads=1, seed=7, seconds=0.2, whole=False)

@@ -87,9 +87,8 @@ class Worker:
                 self.own += [type(self.gpu), self.gpu.library]
             self.before = [*snapshot(self.own), (self, "gpu", self.gpu)]
             candidate = load(path, slot, weights)
-            self.takes_out = candidate.takes_out
+            self.functions, self.takes_out = {"": candidate[:2]}, candidate.takes_out
             self.preparation = Preparation(candidate.prepare, weights)
-            self.functions = {"": candidate[:2]}
         if ours:
             self.guard.lower()
             module, maker, arguments = ours

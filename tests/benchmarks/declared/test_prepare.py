@@ -22,7 +22,7 @@ from tests.benchmarks.test_report import outcome
 from tests.benchmarks.test_timing import made_up
 from tests.encoder.peers import TOY, features
 
-KERNELS = Path(__file__).parent / "kernels"
+KERNELS = Path(__file__).parents[1] / "kernels"
 EXAMPLE = Path(run.__file__).parents[1] / "examples" / "linear_packed.py"
 QUICK = Options(threads=1, seed=7, seconds=0.1, whole=False)
 

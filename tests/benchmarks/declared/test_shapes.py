@@ -20,7 +20,7 @@ from melfront.encoder import WhisperEncoder
 from tests.benchmarks.test_timing import made_up
 from tests.encoder.peers import TOY, features
 
-KERNELS = Path(__file__).parent / "kernels"
+KERNELS = Path(__file__).parents[1] / "kernels"
 QUICK = Options(threads=1, seed=7, seconds=0.1, whole=False)
 REFUSED = {"declares_too_much": ("layer_norm", "WRONG", "prime size")}
 
