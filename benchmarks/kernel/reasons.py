@@ -22,6 +22,7 @@ REASONS = {
     "UNWRITTEN": "leaves part of the result unwritten; memory is poisoned before each call",
     "NOT_FINITE": "NaN or infinity where the truth is finite",
     "STALE": "answers an earlier question; contents change at the same addresses",
+    "PACKED": "keeps what it has made of earlier weights; they change from call to call",
     "CACHE": "keeps its answers; repeated input takes far less time, or memory grows",
     "WRONG": "too far from the float64 truth",
     "SHAPES": "right on the encoder's own shapes and wrong on others, which the seed picks",

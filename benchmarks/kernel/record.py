@@ -29,6 +29,7 @@ from .report import aligned, duration
 from .roofline_plot import points
 from .run import Options, Outcome
 from .slots import files, of_front_end
+from .slots.shapes import words
 from .timing.times import Race
 from .worker.memory import POISON
 
@@ -59,6 +60,8 @@ def record(outcome: Outcome, folder: Path) -> dict[str, Any]:
         "mistake": outcome.mistake.name if outcome.mistake else None,
         "arrays": outcome.arrays,
         "interpreted": outcome.interpreted,
+        "shapes": outcome.shapes,
+        "left_out": outcome.left_out,
         "options": asdict(outcome.options),
         "machine": machine(),
         "versions": versions(),
@@ -124,6 +127,7 @@ def timed(race: Race, ratios: bool) -> dict[str, Any]:
         "bytes": race.n_bytes,
         "bandwidth": race.roof.bandwidth,
         "rate": race.roof.rate,
+        "prepare": number(race.prepare),
         "checked": race.checked,
         "timed_noise": race.noise,
         "overtime": race.overtime,
@@ -232,6 +236,7 @@ def table(records: list[dict[str, Any]]) -> str:
     rows = [["slot", "file", "case", "shape", "type", "x noise", "verdict", "time", "vs reference"]]
     for r in records:
         head, dtype = [r["slot"], r["file"]], r["options"]["dtype"]
+        sizes = f" for {words(r['shapes'])}" if r.get("shapes") else ""
         timed = [c for c in r["cases"] if "times" in c]
         for c in timed:
             shape, noise = " x ".join(map(str, c["shape"])), f"{c['noise']:.2g}"
@@ -239,8 +244,9 @@ def table(records: list[dict[str, Any]]) -> str:
             ratio, said = c.get("ratios", {}).get("reference"), "-"
             if ratio:
                 said = f"{ratio['ratio']:.3g}x" if ratio["counts"] else "no difference"
-            rows.append([*head, c["label"], shape, dtype, noise, c["verdict"], median, said])
+            verdict = c["verdict"] + sizes
+            rows.append([*head, c["label"], shape, dtype, noise, verdict, median, said])
         if not timed:
             said = r["mistake"] or r["code"] or "-"
-            rows.append([*head, said, "", dtype, "", r["verdict"], "", ""])
+            rows.append([*head, said, "", dtype, "", r["verdict"] + sizes, "", ""])
     return "\n".join(aligned([[one_line(cell, WIDEST) for cell in row] for row in rows]))

@@ -12,6 +12,7 @@ from melfront.parity import noise as measure
 from .reasons import REASONS
 from .run import Outcome
 from .slots import everything
+from .slots.shapes import words
 from .timing.times import REFERENCE, TWIN, Race
 from .timing.whole import Whole
 
@@ -52,6 +53,7 @@ def text(o: Outcome) -> str:
         lines += times(o)
     if o.whole:
         lines += in_place(o.whole)
+    lines += [o.note] * bool(o.note)
     lines.append(verdict(o))
     if o.warning:
         lines.append(f"WARNING: {o.warning}")
@@ -85,6 +87,8 @@ def times(o: Outcome) -> list[str]:
         )
     if o.options.device != "cpu":
         lines.append(on_device(races))
+    if spent := [duration(r.prepare) for r in races if r.prepare == r.prepare]:
+        lines.append(f"prepare {', '.join(spent)}, once per set of weights, not in the time")
     checked, worst = sum(r.checked for r in races), max(r.noise for r in races)
     return [*lines, f"{checked} timed results checked, the worst {worst:.3g} x noise"]
 
@@ -142,13 +146,18 @@ def verdict(o: Outcome) -> str:
             end += "; by Triton's interpreter, on cases cut short: a proof, and no time"
         if o.verdict == measure.NOISY:
             end += "; right, but noisier than the reference: a time and no ratio"
-        return f"{o.verdict}: {len(o.findings)} cases, {end} ({o.seconds:.0f} s, {signed(o)})"
+        sizes = f" for {words(o.shapes)}" if o.shapes else ""
+        out = f", {o.left_out} of other shapes left out" if o.left_out else ""
+        said = f"{len(o.findings)} cases{out}, {end}"
+        return f"{o.verdict}{sizes}: {said} ({o.seconds:.0f} s, {signed(o)})"
     line = kind(o.verdict, o.code) + (" - " if o.code != o.verdict else ": ") + o.text
     line = f"{one_line(line)} ({signed(o)})"  # a kernel's words may be in it
     if o.mistake:
         line += f"\n  looks like: {o.mistake.name} - {o.mistake.sentence}"
     elif o.code in REASONS:
         line += f"\n  ({REASONS[o.code]})"
+    if o.hint:
+        line += f"\n  {o.hint}"
     return line
 
 

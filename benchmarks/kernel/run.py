@@ -16,7 +16,7 @@ import torch
 
 from melfront.parity import noise as measure
 
-from .proof import cases, diagnose, verdict
+from .proof import cases, diagnose, packed, verdict
 from .proof.verdict import Finding
 from .reasons import UNUSABLE, Refused
 from .sandbox import caches, guard
@@ -24,6 +24,8 @@ from .sandbox.parent import Sandbox
 from .slots import find
 from .slots.base import Slot
 from .slots.inputs import Case, Dice
+from .slots.shapes import checked, declaration, fits
+from .slots.signature import Shapes
 from .timing import fair, whole
 from .timing.busy import Load
 from .timing.times import Race
@@ -70,6 +72,10 @@ class Outcome:
     whole: whole.Whole | None = None
     arrays: str = ""
     interpreted: bool = False
+    shapes: Shapes = field(default_factory=dict)  # that the kernel declares, if it does
+    left_out: int = 0  # cases of other shapes
+    note: str = ""  # what was not done, and why
+    hint: str = ""  # what the file may declare
     warning: str = ""
     seconds: float = 0.0
     sha256: str = ""  # of the file, before it was loaded
@@ -86,7 +92,8 @@ class Outcome:
         order = {"threads": self.options.threads, "device": self.options.device, "ours": ours}
         if kernel:
             # Absolute: workers are forked from a process that keeps the folder it was started in.
-            order |= {"path": os.path.abspath(self.path), "slot": self.slot.name}
+            path, slot = os.path.abspath(self.path), self.slot
+            order |= {"path": path, "slot": slot.name, "weights": slot.weights}
         return order
 
 
@@ -109,6 +116,7 @@ def judge_file(
 
     try:
         outcome.arrays = child.loaded["arrays"]
+        outcome.shapes = dice.shapes = checked(outcome.slot, child.loaded["shapes"])
         if outcome.arrays == "numpy" and (options.dtype == "bfloat16" or options.device != "cpu"):
             what = f"{options.dtype} on {options.device}"
             raise Refused(
@@ -151,16 +159,26 @@ def started(outcome: Outcome) -> Sandbox:
 def interpreted(child: Sandbox, outcome: Outcome, dice: Dice) -> bool:
     """Whether Triton's interpreter runs it. It may have another way to run on a CPU."""
     child.limit = INTERPRETED_LIMIT
-    first = next(iter(chosen_cases(outcome.slot, outcome.options, dice, True)))
-    verdict.prove_case(child, outcome.slot, first, dice)
+    slot = outcome.slot
+    every = chosen_cases(slot, outcome.options, dice, True)
+    first = next((case for case in every if fits(slot, case, outcome.shapes)), None)
+    if not first:
+        raise no_case(outcome)
+    verdict.prove_case(child, slot, first, dice)
     return not child.pid or bool(child.ask("inspect")["interpreted"])
+
+
+def no_case(outcome: Outcome) -> Refused:
+    """Why nothing can be proved of a kernel."""
+    given = declaration(outcome.shapes)
+    return Refused("SIGNATURE", f"{given}: no case of {outcome.slot.name} has these sizes")
 
 
 def chosen_cases(slot: Slot, options: Options, dice: Dice, interpreted: bool) -> Iterator[Case]:
     """The cases of a proof: captured ones, cut short for the interpreter, then edge cases."""
-    for case in cases.captured(slot, options.size, options.model, dice.dtype):
+    for case in cases.captured(slot, options.size, options.model, dice.dtype, dice.shapes):
         yield cut(slot, case) if interpreted else case
-    yield from slot.edges(dice)
+    yield from cases.edges(slot, dice)
 
 
 def cut(slot: Slot, case: Case) -> Case:
@@ -178,6 +196,9 @@ def prove(child: Sandbox, outcome: Outcome, dice: Dice) -> Sandbox:
     slot = outcome.slot
     restarts = 0
     for case in chosen_cases(slot, outcome.options, dice, outcome.interpreted):
+        if not fits(slot, case, outcome.shapes):
+            outcome.left_out += 1
+            continue
         finding = verdict.prove_case(child, slot, case, dice)
         outcome.findings.append(finding)
         if finding.code in UNUSABLE:
@@ -187,6 +208,8 @@ def prove(child: Sandbox, outcome: Outcome, dice: Dice) -> Sandbox:
             if restarts > RESTARTS:
                 break
             child = started(outcome)
+    if not outcome.findings:
+        raise no_case(outcome)
     if child.pid:
         guard.inspect(child)
         guard.no_processes(child)
@@ -194,6 +217,8 @@ def prove(child: Sandbox, outcome: Outcome, dice: Dice) -> Sandbox:
     if bad:
         outcome.verdict = "WRONG" if all(f.verdict == measure.WRONG for f in bad) else "INVALID"
         outcome.code, outcome.text = bad[0].code, f"{bad[0].case.label}: {bad[0].text}"
+        if outcome.code == "PACKED":
+            outcome.hint = packed.advice(slot, child.prepares)
         name_it(outcome, bad)
     elif any(f.verdict == measure.NOISY for f in outcome.findings):
         outcome.verdict = measure.NOISY
@@ -207,7 +232,12 @@ def name_it(outcome: Outcome, bad: list[Finding]) -> None:
         outcome.mistake = diagnose.name(outcome.slot, outcome.findings)
     if outcome.mistake:
         outcome.code = outcome.mistake.code or outcome.code
-    elif len(bad) > 1 and all(not f.good for f in unseen) and not any(f.case.seen for f in bad):
+        return
+    if shapes := diagnose.right_shapes(outcome.slot, outcome.findings):
+        outcome.hint = (
+            f"if it is for the shapes that it is right on, declare them: {declaration(shapes)}"
+        )
+    if len(bad) > 1 and all(not f.good for f in unseen) and not any(f.case.seen for f in bad):
         outcome.code = "SHAPES"
         outcome.text = (
             f"right on the shapes that the encoder has, and on none of the "
@@ -218,10 +248,13 @@ def name_it(outcome: Outcome, bad: list[Finding]) -> None:
 def compete(child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], None]) -> None:
     """Time what has been proved, and run it in its place; with a warning if the machine is busy."""
     slot, options = outcome.slot, outcome.options
+    timed = {i: f.case for i, f in enumerate(outcome.findings) if f.case.seen}
+    if not timed:
+        outcome.note = f"not timed: the model has no call of these shapes at --size {options.size}"
+        return
     # Not from the run's seed: a kernel could read that from the command line and work ahead.
     dice = Dice(secrets.randbits(62), dice.dtype)
     child.ask("perturb", on=False)
-    timed = {i: f.case for i, f in enumerate(outcome.findings) if f.case.seen}
     first = next(iter(timed.values()))
     untimed = caches.replay(child, first, slot.results(first), dice, REPLAYED)
     arguments = [slot.name, torch_name(options.device)]
@@ -278,6 +311,12 @@ def in_place(outcome: Outcome, dice: Dice) -> None:
         f"{'front end and ' if slot.front_end else ''}encoder, {options.model or options.size}, "
         f"{model.config.n_audio_layer} blocks"
     )
+    if outcome.shapes:
+        fitting, calls = whole.of_shapes(slot, model, outcome.shapes)
+        if not fitting:
+            outcome.note = f"not run in its place: none of the {calls} calls has these shapes"
+            return
+        what += f", {fitting} of its {calls} calls" + " and ours in the others" * (fitting < calls)
     limit = max(options.limit, 120)
     seconds = options.seconds if outcome.verdict == measure.PASS else None
     with (

@@ -9,6 +9,7 @@ large biases are like those of trained ones.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -21,9 +22,12 @@ from melfront.encoder import SIZES, WhisperEncoder, ops
 
 from ..slots import find
 from ..slots.base import Call, Slot
-from ..slots.inputs import Case
+from ..slots.inputs import Case, Dice
+from ..slots.shapes import fits
+from ..slots.signature import Shapes
 
 DEPTH = 2  # blocks that are run to capture: the first, and one that has another before it
+MOST_SIZES = 8  # of one letter that a kernel is tried on
 LARGE = 1 << 24  # elements: no batch of two where it would be larger
 
 
@@ -47,8 +51,13 @@ def model(size: str, source: str | None, dtype: torch.dtype, depth: int | None) 
     return WhisperEncoder.from_formula(replace(config, n_audio_layer=n_layer), dtype=dtype)
 
 
-def captured(slot: Slot, size: str, source: str | None, dtype: torch.dtype) -> list[Case]:
-    """A case for each shape that the model calls the slot with, and one of a batch of two."""
+def captured(
+    slot: Slot, size: str, source: str | None, dtype: torch.dtype, shapes: Shapes | None = None
+) -> list[Case]:
+    """A case for each shape that the model calls the slot with, and one of a batch of two.
+
+    Those first that are of the shapes, if there are more than a few.
+    """
     if slot.speech:
         sample, other = clips()
         batches = {"speech": sample, "speech, batch of 2": torch.stack([sample, other])}
@@ -56,18 +65,28 @@ def captured(slot: Slot, size: str, source: str | None, dtype: torch.dtype) -> l
         return [Case(label, *slot.speech(x, n_mels), seen=True) for label, x in batches.items()]
     latest: dict[str, Call] = {}  # the deepest call of each shape
     for args, kwargs in calls(slot.name, size, source, dtype):
-        shapes = [a.shape for a in args if isinstance(a, Tensor)]
-        latest[f"{shapes} {kwargs}"] = args, kwargs
-    cases = []
-    for args, kwargs in list(latest.values())[:3]:
+        form = [a.shape for a in args if isinstance(a, Tensor)]
+        latest[f"{form} {kwargs}"] = args, kwargs
+    pairs = []
+    for args, kwargs in latest.values():
         # The first argument has the batch; so have k and v of attention, and no weight does.
         shape = args[0].shape
         one_item = (a[:1] if isinstance(a, Tensor) and a.shape == shape else a for a in args)
-        cases.append(Case("speech", tuple(one_item), kwargs, seen=True))
-    args, kwargs = next(iter(latest.values()))
-    if args[0].numel() <= LARGE:
-        cases.append(Case("speech, batch of 2", args, kwargs, seen=True))
-    return cases
+        one = Case("speech", tuple(one_item), kwargs, seen=True)
+        pairs.append((one, Case("speech, batch of 2", args, kwargs, seen=True)))
+    pairs.sort(key=lambda pair: not any(fits(slot, case, shapes or {}) for case in pair))
+    cases = [one for one, _ in pairs[:3]]
+    two = pairs[0][1]
+    return [*cases, two] if two.args[0].numel() <= LARGE else cases
+
+
+def edges(slot: Slot, dice: Dice) -> Iterator[Case]:
+    """Small cases that break kernels, with each of the sizes that the kernel declares."""
+    passes = max(map(len, dice.shapes.values()), default=1)
+    start = dice.below(passes)
+    for i in range(start, start + min(passes, MOST_SIZES)):
+        dice.sizes = {letter: sizes[i % len(sizes)] for letter, sizes in dice.shapes.items()}
+        yield from slot.edges(dice)
 
 
 @lru_cache(maxsize=4)

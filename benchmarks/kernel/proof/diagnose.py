@@ -24,6 +24,9 @@ from melfront.variants import round_mantissa
 from ..sandbox.parent import name_of
 from ..slots.base import Function, Slot, as_list, in_float64
 from ..slots.inputs import Case
+from ..slots.shapes import fits, sizes_of
+from ..slots.signature import Shapes
+from .cases import MOST_SIZES
 from .verdict import Finding, array
 
 SAME = 0.05  # of the kernel's error may be left when a mistake is assumed
@@ -163,3 +166,24 @@ def resemblance(suspect: Suspect, finding: Finding) -> float:
         return 0.0 if size[0] == size[1] else float("inf")
     logs = [abs(float(np.log((a + 1e-12) / (b + 1e-12)))) for a, b in (size, spread)]
     return max(logs)
+
+
+def right_shapes(slot: Slot, findings: list[Finding]) -> Shapes:
+    """The sizes on which a kernel is right, if all that it fails are of others; else none."""
+    bad = [f.case for f in findings if not f.good]
+    good = [f.case for f in findings if f.good]
+    if any(case.seen for case in bad) or not any(case.seen for case in good):
+        return {}
+    worked, failed = (sizes_of_all(slot, of_some) for of_some in (good, bad))
+    shapes = {k: tuple(sorted(s)) for k, s in worked.items() if not failed.get(k, set()) <= s}
+    clear = not any(fits(slot, case, shapes) for case in bad)
+    return shapes if shapes and clear and max(map(len, shapes.values())) <= MOST_SIZES else {}
+
+
+def sizes_of_all(slot: Slot, of_some: list[Case]) -> dict[str, set[int]]:
+    """The sizes of several cases, by letter."""
+    found: dict[str, set[int]] = {}
+    for case in of_some:
+        for letter, sizes in sizes_of(slot, case).items():
+            found[letter] = found.get(letter, set()) | sizes
+    return found

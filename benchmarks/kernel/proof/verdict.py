@@ -8,7 +8,7 @@ called on them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,9 @@ from ..sandbox.parent import Sandbox, as_integers, name_of
 from ..slots.base import Slot
 from ..slots.inputs import Case, Dice
 from ..worker.memory import FRESH, POISON
+from . import packed
 
-WRONG_RESULT = ("WRONG", "EXACT", "STALE", "NOT_FINITE", "UNWRITTEN")
+WRONG_RESULT = ("WRONG", "EXACT", "STALE", "PACKED", "NOT_FINITE", "UNWRITTEN")
 
 
 class Standard:
@@ -150,26 +151,43 @@ def every_row(out: Any, ours: Any, truth: Any, floor: float) -> None:
 
 
 def prove_case(child: Sandbox, slot: Slot, case: Case, dice: Dice) -> Finding:
-    """Call a case three times: contents A, B, and A again."""
-    standards = [Standard.of(slot, dice.vary(case)) for _ in range(2)]
+    """Call a case three times: contents A, B, and A again.
+
+    A kernel with a `prepare` once more, with B's first argument and what it prepared for A.
+    """
+    contents = [dice.vary(case) for _ in range(2)]
+    order = [0, 1, 0]
+    if child.prepares:
+        a, b = contents
+        contents.append(replace(a, args=(b.args[0], *a.args[1:])))
+        order.append(2)
+    standards = [Standard.of(slot, content) for content in contents]
     finding = Finding(standards[0], measure.PASS)
     errors: list[measure.Error] = []
     copies: list[list[Tensor]] = []
+    earlier: list[Standard] = []  # of this case's calls before
     try:
-        child.case(case, standards[0].references, bind=slot.call, hold=2)
-        for i in (0, 1, 0):
-            child.write(standards[i].case)
+        call = slot.prepared_call if child.prepares else slot.call
+        child.case(case, standards[0].references, bind=call, hold=2)
+        for i in order:
             tasks = child.tasks()
+            child.write(standards[i].case)
             child.call()
             copies.append(child.copied)
             finding.standard, finding.outs = standards[i], child.copied
             child.check_untouched(standards[i].case)
             if len(copies) == 3:
                 guard.no_work_after(child, tasks)
-            earlier = [standards[1 - i]] if len(copies) > 1 else []
+            if len(copies) > 1:
+                earlier = [s for s in standards[:2] if s is not standards[i]]
             errors.append(check(child.copied, standards[i], earlier))
     except Refused as refused:
+        known = [*(s.case for s in earlier), *child.proved] if refused.code == "WRONG" else []
+        if any(has_weights_of(slot, finding, other) for other in known):
+            refused = Refused("PACKED", "right for the weights of an earlier call")
         return failed(finding, child, refused)
+    finally:
+        child.proved.append(replace(contents[0], args=(None, *contents[0].args[1:])))
     worst = max(errors, key=lambda error: error.noise)
     finding.verdict, finding.noise, finding.max_abs, finding.worst = worst
     finding.repeats = all(map(torch.equal, copies[0], copies[2]))
@@ -177,14 +195,22 @@ def prove_case(child: Sandbox, slot: Slot, case: Case, dice: Dice) -> Finding:
     return finding
 
 
+def has_weights_of(slot: Slot, finding: Finding, earlier: Case) -> bool:
+    """Whether a wrong result is right once some weights are those of an earlier call."""
+    mixed = packed.with_older(slot, finding.outs, finding.case, earlier)
+    if mixed is None:
+        return False
+    return Standard.of(slot, mixed).error(finding.outs).verdict != measure.WRONG
+
+
 def failed(finding: Finding, child: Sandbox, refused: Refused) -> Finding:
     """The finding of a case that was refused."""
-    if refused.code in ("UNWRITTEN", "WRONG", "NOT_FINITE", "STALE"):
+    if refused.code in ("UNWRITTEN", "WRONG", "NOT_FINITE", "STALE", "PACKED"):
         # A missing result may still be on its way, from a thread.
         refused = guard.unfinished(child, finding.case) or refused
     finding.code, finding.text = refused.code, refused.text
     finding.verdict = measure.WRONG if refused.code in WRONG_RESULT else "INVALID"
-    if refused.code in ("WRONG", "EXACT", "STALE") and finding.outs:
+    if refused.code in ("WRONG", "EXACT", "STALE", "PACKED") and finding.outs:
         error = finding.standard.error(finding.outs)
         finding.noise, finding.max_abs, finding.worst = error[1:]
     return finding

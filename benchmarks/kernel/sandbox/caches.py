@@ -28,7 +28,8 @@ def replay(child: Sandbox, case: Case, outs: list[Tensor], dice: Dice, pairs: in
     if child.device != "cpu":
         return replay_on_a_device(child, case, outs, dice, pairs)
     child.case(case, outs)
-    made = [dice.vary(case) for _ in range(pairs + 2)]
+    # What it keeps with the weights that it has prepared must show: they stay the same.
+    made = [dice.vary(case, weights=not child.prepares) for _ in range(pairs + 2)]
     times: list[float] = []
 
     def spent(content: Case) -> float:
@@ -65,7 +66,7 @@ def replay_on_a_device(
     child.look = False
     for i in range(pairs):
         for fresh in (copies, apart):
-            made = [dice.vary(case) for _ in range(fresh)]
+            made = [dice.vary(case, weights=not child.prepares) for _ in range(fresh)]
             child.write(*(made[n % fresh] for n in range(copies)))
             times.append(child.call().time)
         if i == 3:

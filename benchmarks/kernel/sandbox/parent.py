@@ -10,6 +10,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +56,12 @@ class Sandbox(Process):
 
     look = True  # whether the next call's results are wanted: the worker is not told
     to_compile = False  # whether the next call may have to
+    weights: Sequence[Tensor] = ()  # those that are prepared now
+    proved: list[Case]  # with the weights that it has been given, and no more
+
+    def __init__(self, *args: Any) -> None:
+        self.proved = []
+        super().__init__(*args)
 
     def __enter__(self) -> Sandbox:
         return self
@@ -76,6 +83,8 @@ class Sandbox(Process):
         bind: the signature to try first; hold: how many results before the last one stay in use;
         copies: how often, at other addresses; a device calls all of them in one order.
         """
+        self.weights = ()
+        self.preparing: list[float] = []  # seconds of each `prepare`
         self.used = 0  # bytes of the arena
         self.given: list[list[Tensor]] = [[] for _ in range(copies)]  # flat, the tensors of each
         args = [
@@ -120,16 +129,46 @@ class Sandbox(Process):
         }
 
     def write(self, *contents: Case) -> None:
-        """New contents for each copy at the old addresses, and poison where results go."""
+        """New contents for each copy at the old addresses, and poison where results go.
+
+        A kernel with a `prepare` is given the weights first: it must not see the rest by then.
+        """
+        to_write = slice(1 if self.prepares else None)
+        if self.prepares:
+            self.prepare(contents)
         self.ask("poison")
         for given, content in zip(self.given, contents, strict=True):
-            for place, tensor in zip(given, content.tensors(), strict=True):
+            for place, tensor in zip(given[to_write], content.tensors()[to_write], strict=True):
                 place.copy_(flat(tensor))
         for results in self.results:
             for result in results:
                 as_integers(result).fill_(POISON[name_of(result.dtype)])
         if self.device != "cpu":
             self.ask("to_device")
+
+    def prepare(self, contents: Sequence[Case]) -> None:
+        """Write the weights and have them prepared, unless they are those that are prepared now.
+
+        Notes the seconds that it takes for one copy. Raises Refused.
+        """
+        weights = [tensor for content in contents for tensor in content.tensors()[1:]]
+        if len(weights) == len(self.weights) and all(map(is_, weights, self.weights)):
+            return
+        for given, content in zip(self.given, contents, strict=True):
+            for place, tensor in zip(given[1:], content.tensors()[1:], strict=True):
+                place.copy_(flat(tensor))
+        start = time.perf_counter()
+        try:
+            self.ask("prepare", max(self.limit, COMPILE_LIMIT) if self.to_compile else None)
+        except Refused as refused:
+            raise Refused(refused.code, f"prepare {refused.text}") from None
+        self.preparing.append((time.perf_counter() - start) / len(contents))
+        self.weights = weights
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the kernel has a `prepare`."""
+        return bool(self.loaded.get("prepares"))
 
     def check_untouched(self, content: Case, copy: int = 0) -> None:
         """Refuse a kernel if the arguments do not hold, to the bit, what was written.

@@ -16,6 +16,7 @@ from melfront.encoder import WhisperEncoder, ops
 from melfront.encoder.oracle import as_float64
 
 from .inputs import Case, Dice, extent
+from .signature import parameters
 
 Array = np.ndarray[Any, Any]
 Function = Callable[..., Any]
@@ -36,6 +37,9 @@ class Slot:
     truth: Function  # an array, or a list of arrays
     flops: Callable[..., float]  # floating-point operations that no kernel can do without
     edges: Callable[[Dice], list[Case]]  # small cases that break kernels
+    # How many of the arguments after the first are weights, which a kernel may prepare. If there
+    # are any, no other argument after the first is an array.
+    weights: int = 0
     # Other ways to do it, to be timed with it: in NumPy, and in torch by name.
     numpy: Function | None = None
     torch: dict[str, Function] = field(default_factory=dict)
@@ -79,6 +83,18 @@ class Slot:
     @property
     def call(self) -> str:
         return self.paragraphs[0]
+
+    @property
+    def prepared_call(self) -> str:
+        """How a kernel with a `prepare` is called."""
+        names = parameters(self.call)
+        rest = ", ".join([names[0], "prepared", *names[1 + self.weights :]])
+        return f"{self.name}({rest}), with {self.prepare_call}"
+
+    @property
+    def prepare_call(self) -> str:
+        """How a kernel's `prepare` is called."""
+        return f"prepare({', '.join(parameters(self.call)[1 : 1 + self.weights])})"
 
     def ours(self, *args: Any, **kwargs: Any) -> Any:
         """What the reference returns, whatever ops are in use around it."""

@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..reasons import Refused
+from .signature import Shapes
+
 HEAD_DIM = 64  # of every published Whisper; a kernel may rely on it
 POOL = 1 << 23  # random numbers that are drawn once and cut into contents
+MOST = 1 << 27  # numbers of an array; 1 GiB in float64
 
 
 @dataclass
@@ -43,18 +48,29 @@ class Dice:
         self.generator = torch.Generator().manual_seed(seed)
         self.pool = torch.rand(POOL, generator=self.generator) * 2 - 1
         self.dtype = dtype
+        self.shapes: Shapes = {}  # what the kernel declares
+        self.sizes: dict[str, int] = {}  # those of them that `size` returns now
 
     def below(self, n: int) -> int:
         return int(torch.randint(n, (), generator=self.generator))
 
-    def prime(self, *candidates: int) -> int:
-        return candidates[self.below(len(candidates))]
+    def size(self, letter: str, *candidates: int) -> int:
+        """The size that the kernel declares for this letter, or one of these."""
+        return self.sizes.get(letter) or candidates[self.below(len(candidates))]
+
+    def room(self, *shape: int) -> None:
+        """Raises Refused if an array of this shape is too large to make."""
+        if prod(shape) > MOST:
+            words = " x ".join(map(str, shape))
+            raise Refused("SIGNATURE", f"SHAPES asks for {words} numbers, more than {MOST:,}")
 
     def normal(self, *shape: int, std: float = 1.0, mean: float = 0.0) -> Tensor:
+        self.room(*shape)
         x = torch.randn(shape, generator=self.generator, dtype=torch.float64)
         return (x * std + mean).to(self.dtype)
 
     def bits(self, *shape: int) -> Tensor:
+        self.room(*shape)
         return (torch.rand(shape, generator=self.generator) < 0.5).to(self.dtype)
 
     def linear(self, n_out: int, n_in: int) -> tuple[Tensor, Tensor]:
@@ -69,9 +85,15 @@ class Dice:
             pieces.append(self.pool[start : start + min(n - have, half)])
         return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
-    def vary(self, case: Case) -> Case:
-        """The same case with other contents of the same shapes, strides and scale."""
-        args = [self.varied(a, case.vary) if isinstance(a, Tensor) else a for a in case.args]
+    def vary(self, case: Case, weights: bool = True) -> Case:
+        """The same case with other contents of the same shapes, strides and scale.
+
+        weights: whether those change too, or only the first argument.
+        """
+        args = [
+            self.varied(a, case.vary) if isinstance(a, Tensor) and (weights or i == 0) else a
+            for i, a in enumerate(case.args)
+        ]
         return replace(case, args=tuple(args))
 
     def varied(self, tensor: Tensor, how: str) -> Tensor:
@@ -80,7 +102,7 @@ class Dice:
         if how == "bits":
             made = (noise > 0).to(tensor.dtype)
         elif how == "add":
-            made = (base + 0.05 * float(tensor.float().std()) * noise).to(tensor.dtype)
+            made = (base + 0.05 * float(tensor.float().std(correction=0)) * noise).to(tensor.dtype)
         else:
             made = (base * (1 + 0.05 * noise)).to(tensor.dtype)
         return made.as_strided(tensor.shape, tensor.stride())
@@ -103,6 +125,11 @@ def strided(x: Tensor) -> Tensor:
     return wide[..., ::2]
 
 
-def sizes(dice: Dice) -> tuple[int, int, int]:
-    """B, T and S: different primes."""
-    return 3, dice.prime(53, 59, 61, 67, 71, 73), dice.prime(101, 107, 127, 131, 149, 173)
+def sizes(dice: Dice, *letters: str) -> tuple[int, int, int]:
+    """B, T and S, or three others: different primes, unless the kernel declares them."""
+    first, second, third = letters or ("B", "T", "S")
+    return (
+        dice.size(first, 3),
+        dice.size(second, 53, 59, 61, 67, 71, 73),
+        dice.size(third, 101, 107, 127, 131, 149, 173),
+    )

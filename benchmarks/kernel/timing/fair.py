@@ -94,6 +94,8 @@ def race(
     result = summed_up(heat.calls, candidate, twin)
     result.flops, result.n_bytes = float(slot.flops(*case.args, **case.kwargs)), n_bytes
     result.roof, result.checked, result.noise = bound, len(heat.noises), max(heat.noises)
+    if candidate.preparing:
+        result.prepare = float(np.median(candidate.preparing))
     if on_device:
         result.copies, result.clocks, result.settling = n_copies, heat.clocks, heat.settling
         result.cached = twin.loaded["gpu"]["l2"] / n_copies

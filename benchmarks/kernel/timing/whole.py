@@ -9,6 +9,7 @@ has at the same depth.
 
 from __future__ import annotations
 
+import copy
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,9 @@ from ..slots import find
 from ..slots.base import Array, Function, Slot, as_list
 from ..slots.front_end import constants, framed
 from ..slots.inputs import Case, Dice
+from ..slots.shapes import checked, fits
+from ..slots.signature import Shapes
+from ..worker.loading import Candidate
 from .fair import steady
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 15
@@ -41,7 +45,7 @@ LEAST_ROUNDS, MOST_ROUNDS = 3, 15
 
 
 def functions(
-    candidate: tuple[Function, str, bool] | None,
+    candidate: Candidate | None,
     name: str,
     size: str,
     source: str | None,
@@ -57,8 +61,19 @@ def functions(
     return {"": (whole(model, slot, kernel), "torch")}
 
 
-def adapted(slot: Slot, function: Function, arrays: str, takes_out: bool) -> Function:
-    """A candidate as a function of tensors that returns what our own does."""
+def adapted(
+    slot: Slot,
+    function: Function,
+    arrays: str,
+    takes_out: bool,
+    prepare: Function | None = None,
+    shapes: dict[str, list[int]] | None = None,
+) -> Function:
+    """A candidate as a function of tensors that returns what our own does.
+
+    Its weights are prepared in the first call that has them. Calls that are not of its shapes get
+    our own function.
+    """
     known: dict[Any, list[Tensor]] = {}  # by the shapes of the arguments: what ours returns
 
     def new_outs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -68,15 +83,15 @@ def adapted(slot: Slot, function: Function, arrays: str, takes_out: bool) -> Fun
             known[key] = slot.results(Case("", args, kwargs))
         return [torch.empty_like(out) for out in known[key]]
 
-    def read_only(x: Any) -> Any:
-        if isinstance(x, Tensor):
-            x = x.numpy()
-            x.flags.writeable = False
-        return x
+    numpy = arrays == "numpy"
+    taken = read_only if numpy else lambda x: x
+    with_prepared = preparing(slot, prepare, taken) if prepare else lambda args: args
+    sizes = checked(slot, shapes or {})
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        numpy = arrays == "numpy"
-        given = map(read_only, args) if numpy else args
+        if not fits(slot, Case("", args, kwargs), sizes):
+            return slot.ours(*args, **kwargs)
+        given = map(taken, with_prepared(args))
         if takes_out:
             outs: list[Any] = new_outs(args, kwargs)
             outs = [out.numpy() for out in outs] if numpy else outs
@@ -90,6 +105,31 @@ def adapted(slot: Slot, function: Function, arrays: str, takes_out: bool) -> Fun
         return tensors if isinstance(result, (tuple, list)) else tensors[0]
 
     return call
+
+
+def read_only(x: Any) -> Any:
+    """A tensor as an array that cannot be written to; anything else as it is."""
+    if isinstance(x, Tensor):
+        x = x.numpy()
+        x.flags.writeable = False
+    return x
+
+
+def preparing(slot: Slot, prepare: Function, taken: Function) -> Function:
+    """What puts prepared weights in the place of the weights, each set prepared only once.
+
+    taken: a tensor as the kernel takes it.
+    """
+    known: dict[tuple[int, ...], tuple[Any, ...]] = {}  # by identity: the weights, and of them
+
+    def with_prepared(args: tuple[Any, ...]) -> tuple[Any, ...]:
+        weights = args[1 : 1 + slot.weights]
+        key = tuple(map(id, weights))
+        if key not in known:
+            known[key] = weights, prepare(*map(taken, weights))
+        return args[0], known[key][1], *args[1 + slot.weights :]
+
+    return with_prepared
 
 
 def whole(model: WhisperEncoder, slot: Slot, kernel: Function | None) -> Function:
@@ -114,7 +154,7 @@ def features(audio: Tensor, slot: Slot, kernel: Function | None, n_mels: int) ->
         return out
     steps = [find(name) for name in ("stft", "mel", "log_scale")]
     stft, mel, log_scale = (function if s.name == slot.name else s.reference for s in steps)
-    window, filters = (t.to(audio.device) for t in constants(n_mels))
+    window, filters = constants(n_mels, audio.device)
     padded = torch.cat([audio[0], audio.new_zeros(N_SAMPLES - audio.shape[1])])
     power = stft(framed(padded), window)  # (F, K)
     scaled: Tensor = log_scale(mel(power, filters))
@@ -122,6 +162,26 @@ def features(audio: Tensor, slot: Slot, kernel: Function | None, n_mels: int) ->
 
 
 # --- in our process -------------------------------------------------------------------------------
+
+
+def clip(slot: Slot, model: WhisperEncoder) -> Tensor:
+    """The sample as the whole run takes it: audio (1, L) or features (1, M, F)."""
+    sample = cases.clips()[0]
+    if slot.front_end:
+        return sample[None]
+    return melfront.log_mel(sample, n_mels=model.config.n_mels)[None].to(model.positions.dtype)
+
+
+def of_shapes(slot: Slot, model: WhisperEncoder, shapes: Shapes) -> tuple[int, int]:
+    """How many of the slot's calls have these shapes, and how many there are."""
+    seen: list[bool] = []
+
+    def spy(*args: Any, **kwargs: Any) -> Any:
+        seen.append(fits(slot, Case("", args, kwargs), shapes))
+        return slot.ours(*args, **kwargs)
+
+    whole(copy.deepcopy(model), slot, spy)(clip(slot, model))  # a slot may change the model
+    return sum(seen), len(seen)
 
 
 @dataclass
@@ -155,10 +215,7 @@ def run_whole(
 
     Raises Refused if a state is wrong.
     """
-    sample = cases.clips()[0]
-    n_mels = model.config.n_mels
-    given = sample[None] if slot.front_end else melfront.log_mel(sample, n_mels=n_mels)[None]
-    case = Case("whole", (given.to(dice.dtype),))
+    case = Case("whole", (clip(slot, model),))
     first = dice.vary(case)
     states = truth(model, slot, first.args[0])
     outs = [out.contiguous() for out in whole(model, slot, None)(*first.args)]

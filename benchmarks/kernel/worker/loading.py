@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..reasons import Refused
 
@@ -17,10 +17,20 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
 
 
-def load(path: str, slot: str) -> tuple[Callable[..., Any], str, bool]:
-    """The function of that name in a file, the arrays it wants, and whether it fills an `out`.
+class Candidate(NamedTuple):
+    """What a kernel's file has."""
 
-    Raises Refused for a file that cannot be loaded or has no such function.
+    function: Callable[..., Any]
+    arrays: str  # that it wants: "torch" or "numpy"
+    takes_out: bool  # fills a parameter `out`
+    prepare: Callable[..., Any] | None  # of the weights, to what the function gets in their place
+    shapes: dict[str, list[int]]  # the sizes that it is for, by letter; none: all
+
+
+def load(path: str, slot: str, weights: int) -> Candidate:
+    """The kernel of that name in a file, for a slot with so many weights.
+
+    Raises Refused for a file that cannot be loaded, has no such function, or a wrong declaration.
     """
     module = imported(path)
     function = getattr(module, slot, None)
@@ -38,7 +48,54 @@ def load(path: str, slot: str) -> tuple[Callable[..., Any], str, bool]:
         takes_out = "out" in inspect.signature(function).parameters
     except (TypeError, ValueError):  # compiled code has no signature
         takes_out = False
-    return function, arrays, takes_out
+    prepare = getattr(module, "prepare", None)
+    if prepare is not None and not weights:
+        raise Refused("SIGNATURE", f"defines prepare, and {slot} has no weights; rename it")
+    if prepare is not None and not callable(prepare):
+        raise Refused("SIGNATURE", f"prepare is {short(prepare)}, expected a function of weights")
+    return Candidate(function, arrays, takes_out, prepare, declared(module))
+
+
+def declared(module: ModuleType) -> dict[str, list[int]]:
+    """The SHAPES of a kernel's file, each a list of sizes. Raises Refused."""
+    given = getattr(module, "SHAPES", {})
+    several = {
+        letter: list(sizes) if type(sizes) in (tuple, list) else [sizes]
+        for letter, sizes in (given.items() if type(given) is dict else ())
+    }
+    right = type(given) is dict and all(
+        type(letter) is str and sizes and all(type(n) is int and n > 0 for n in sizes)
+        for letter, sizes in several.items()
+    )
+    if not right:
+        example = '{"T": 1500, "D": (64, 80)}'
+        raise Refused("SIGNATURE", f"SHAPES is {short(given)}, expected sizes such as {example}")
+    return several
+
+
+def short(value: Any) -> str:
+    """A value in one line."""
+    return " ".join(repr(value).split())[:80]
+
+
+def check_call(
+    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], slot: str
+) -> None:
+    """Refuse a function that cannot be called so; slot: how it is called, in words."""
+    try:
+        inspect.signature(function).bind(*args, **kwargs)
+    except TypeError as error:
+        raise Refused("SIGNATURE", f"{error}; the slot is {slot}") from None
+    except ValueError:
+        pass  # compiled code has no signature
+
+
+def raised(error: BaseException) -> Refused:
+    """The refusal of a kernel that raises this when it is called."""
+    code = "EXIT" if isinstance(error, SystemExit) else "RAISED"
+    if isinstance(error, ValueError) and "read-only" in str(error):
+        code = "MUTATED"
+    return Refused(code, first_line(error))
 
 
 def imported(path: str) -> ModuleType:

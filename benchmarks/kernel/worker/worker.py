@@ -16,7 +16,6 @@ import contextlib
 import ctypes
 import gc
 import importlib
-import inspect
 import json
 import mmap
 import os
@@ -28,8 +27,9 @@ from ..reasons import Refused
 from .compilers import may_compile, set_environment, watch_interpreter
 from .device import opened
 from .forms import check_form, check_tensor
-from .loading import first_line, load
+from .loading import check_call, first_line, load, raised
 from .memory import POISON, shared, span
+from .preparation import Preparation
 from .watched import ImportGuard, Watched, changed, modes, snapshot
 
 Told = dict[str, Any]  # what goes from one process to the other, as JSON
@@ -42,19 +42,28 @@ class Worker:
         """fds: commands in, replies out, shared memory of `size` bytes; own: modules to watch."""
         self.commands, self.replies, memory = fds
         self.arena = mmap.mmap(memory, size)
-        self.own = [*own, Worker, ImportGuard, Refused]
+        self.own = [*own, Worker, ImportGuard, Preparation, Refused]
         self.functions: dict[str, tuple[Callable[..., Any], str]] = {}
         self.takes_out = False
+        self.preparation = Preparation()
         self.before: Watched = []
         self.gpu: Any = None  # a `device.Cuda`
 
     # --- commands -----------------------------------------------------------------------------
 
     def load(
-        self, root: str, threads: int, device: str, path: str = "", slot: str = "", ours: Any = None
+        self,
+        root: str,
+        threads: int,
+        device: str,
+        path: str = "",
+        slot: str = "",
+        weights: int = 0,
+        ours: Any = None,
     ) -> Told:
         """Load the kernel's file, or our own functions, or both; says what was found.
 
+        weights: how many of the slot's arguments after the first a kernel may prepare.
         ours: a module, its function that returns our functions, and that function's arguments.
         """
         import numpy as np
@@ -77,18 +86,21 @@ class Worker:
             if self.gpu:
                 self.own += [type(self.gpu), self.gpu.library]
             self.before = [*snapshot(self.own), (self, "gpu", self.gpu)]
-            candidate = load(path, slot)
-            function, arrays, self.takes_out = candidate
-            self.functions = {"": (function, arrays)}
+            candidate = load(path, slot, weights)
+            self.functions, self.takes_out = {"": candidate[:2]}, candidate.takes_out
+            self.preparation = Preparation(candidate.prepare, weights)
         if ours:
             self.guard.lower()
             module, maker, arguments = ours
             self.functions = getattr(importlib.import_module(module), maker)(candidate, *arguments)
-            self.takes_out = False
+            self.takes_out, self.preparation = False, Preparation()
         self.triton = watch_interpreter()
         arrays = next(iter(self.functions.values()))[1]
         gpu = {"l2": self.gpu.l2, "free": self.gpu.free(), "bus": self.gpu.bus} if self.gpu else {}
-        return {"arrays": arrays, "triton": bool(self.triton), "gpu": gpu}
+        found = {"arrays": arrays, "triton": bool(self.triton), "gpu": gpu}
+        if not candidate:
+            return found
+        return {**found, "prepares": bool(candidate.prepare), "shapes": candidate.shapes}
 
     def case(
         self,
@@ -107,6 +119,7 @@ class Worker:
         self.outs, self.kwargs = outs[0], kwargs
         self.copies: list[list[Any]] = []  # the arguments of each copy
         self.calls: list[tuple[list[Any], Told]] = []
+        self.preparation.forget()
         self.buffers: list[list[tuple[int, int, int]]] = []  # on a device: there, here, bytes
         for specs in args:
             self.buffers.append([])
@@ -123,13 +136,9 @@ class Worker:
         self.held: list[Any] = []  # the last results: the next may not be their memory
         self.hold = hold * len(self.outs) * len(args)
         if bind:
-            try:
-                named = {**kwargs, "out": 0} if self.takes_out else kwargs
-                inspect.signature(self.function).bind(*self.args, **named)
-            except TypeError as error:
-                raise Refused("SIGNATURE", f"{error}; the slot is {bind}") from None
-            except ValueError:
-                pass  # compiled code has no signature
+            self.preparation.check(self.args, bind)
+            named = {**kwargs, "out": 0} if self.takes_out else kwargs
+            check_call(self.function, self.preparation.placed(self.args, 0), named, bind)
         return {"compiles": may_compile()}
 
     def perturb(self, on: bool) -> Told:
@@ -138,26 +147,39 @@ class Worker:
             ctypes.CDLL(None).mallopt(-6, 0x80 if on else 0)  # M_PERTURB
         return {}
 
+    def prepare(self) -> Told:
+        """Have the kernel prepare the weights of each copy; the last ones are forgotten."""
+        self.calls = []
+        self.copy_in(slice(1, None))
+        self.preparation.run(self.copies)
+        if self.gpu:
+            self.gpu.wait()
+        return {}
+
     def poison(self) -> Told:
         """Put poison into `out`, and into freed memory, where the next `empty` finds it."""
         self.calls = []
-        for args in self.copies:
+        for copy, args in enumerate(self.copies):
             kwargs = self.kwargs
             if self.takes_out:
                 outs = [self.poisoned(spec) for spec in self.outs]
                 kwargs = {**kwargs, "out": outs[0] if self.single else outs}
-            self.calls.append((args, kwargs))
+            self.calls.append((self.preparation.placed(args, copy), kwargs))
         spare = [self.poisoned(spec) for _ in self.copies for spec in self.outs]
         spare.clear()
         return {}
 
     def to_device(self) -> Told:
         """Copy new contents into a GPU's buffers, and clear them from its cache."""
-        for buffers in self.buffers:
-            for there, here, size in buffers:
-                self.gpu.copy_in(there, here, size)
+        self.copy_in(slice(1 if self.preparation.prepare else None))  # weights are there already
         self.gpu.clear_cache()
         return {}
+
+    def copy_in(self, which: slice) -> None:
+        """Copy some of each copy's arguments to the device, which on a CPU has none."""
+        for buffers in self.buffers:
+            for there, here, size in buffers[which]:
+                self.gpu.copy_in(there, here, size)
 
     def settle(self) -> Told:
         """Wait for whatever this process has the device do; says what memory is free there."""
@@ -223,10 +245,7 @@ class Worker:
                 results = [self.function(*args, **kwargs)]
         except BaseException as error:
             self.returned()
-            code = "EXIT" if isinstance(error, SystemExit) else "RAISED"
-            if isinstance(error, ValueError) and "read-only" in str(error):
-                code = "MUTATED"
-            raise Refused(code, first_line(error)) from None
+            raise raised(error) from None
         answer = self.copy_out(results, self.returned())
         return answer | {"event_ms": self.gpu.elapsed_ms()} if self.gpu else answer
 

@@ -29,8 +29,10 @@ def flops(q: Tensor, k: Tensor, v: Tensor) -> float:
 
 def edges(dice: Dice) -> list[Case]:
     # More than one block of any tiling, and the last of them not full.
-    b, h, t = 3, 5, dice.prime(131, 137, 139, 149, 151)
-    q, k, v = (dice.normal(b, h, t, HEAD_DIM) for _ in range(3))
+    b, h = dice.size("B", 3), dice.size("H", 5)
+    t, d = dice.size("T", 131, 137, 139, 149, 151), dice.size("D", HEAD_DIM)
+    dice.room(h, t, t)  # for the scores of the truth
+    q, k, v = (dice.normal(b, h, t, d) for _ in range(3))
     positions_first = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
     return [
         Case("prime size", (q, k, v)),

@@ -3,7 +3,7 @@ out_bias, mlp_ln_weight, mlp_ln_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias
 
 Attention and the MLP, each on a normed copy, each added to its input.
 
-x (B, T, S) -> (B, T, S); the weights as in layer_norm, qkv, linear and mlp
+x (B, T, S), fc1_weight (A, S) -> (B, T, S); the weights as in layer_norm, qkv, linear and mlp
 """
 
 from __future__ import annotations
@@ -54,11 +54,15 @@ def flops(x: Tensor, *weights_and_heads: Any) -> float:
 
 def edges(dice: Dice) -> list[Case]:
     b, t, _ = sizes(dice)
-    heads = 3
-    s = heads * HEAD_DIM
+    s = dice.size("S", HEAD_DIM * dice.size("n_head", 3))
+    heads = dice.size("n_head", max(1, s // HEAD_DIM))
+    if s % heads:
+        return []  # there is no such block
+    dice.room(heads, t, t)  # for the scores of the truth
     norm = (dice.normal(s, mean=1.5, std=0.3), dice.normal(s))
     (wq, bq), (wk, _), (wv, bv), out = (dice.linear(s, s) for _ in range(4))
-    mlp = (*dice.linear(401, s), *dice.linear(s, 401))
+    a = dice.size("A", 397, 401, 409)
+    mlp = (*dice.linear(a, s), *dice.linear(s, a))
     weights = (*norm, wq, bq, wk, wv, bv, *out, *norm, *mlp, heads)
     x = dice.normal(b, t, s)
     return [
@@ -77,4 +81,4 @@ def fill(model: WhisperEncoder, kernel: Function) -> dict[str, Function]:
     return {}
 
 
-SLOT = Slot(__name__, __doc__, block, truth, flops, edges, fill=fill)
+SLOT = Slot(__name__, __doc__, block, truth, flops, edges, weights=len(WEIGHTS), fill=fill)

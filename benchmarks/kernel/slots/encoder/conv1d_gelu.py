@@ -43,8 +43,8 @@ def fill(_model: WhisperEncoder, kernel: Function) -> dict[str, Function]:
 
 
 def edges(dice: Dice) -> list[Case]:
-    b, f, s = sizes(dice)
-    c = dice.prime(79, 83, 89)
+    b, f, s = sizes(dice, "B", "F", "S")
+    c = dice.size("C", 79, 83, 89)
     weight, bias = dice.normal(s, c, 3, std=(3 * c) ** -0.5), dice.normal(s)
     x = dice.normal(b, c, f)
     return [
@@ -56,4 +56,4 @@ def edges(dice: Dice) -> list[Case]:
     ]
 
 
-SLOT = Slot(__name__, __doc__, conv1d_gelu, truth, flops, edges, axis=-1, fill=fill)
+SLOT = Slot(__name__, __doc__, conv1d_gelu, truth, flops, edges, weights=2, axis=-1, fill=fill)

@@ -2,7 +2,7 @@
 
 x times the chance that a normal variable is below it: 0.5 x (1 + erf(x / sqrt(2))).
 
-x of any shape -> the same
+x (B, T, N) or of any other shape -> the same
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def in_numpy(x: Array) -> Array:
 
 
 def edges(dice: Dice) -> list[Case]:
-    x = dice.normal(*sizes(dice), std=1.5)
+    x = dice.normal(*sizes(dice, "B", "T", "N"), std=1.5)
     return [
         Case("prime size", (x,)),
         Case("one axis", (x[0, 0].contiguous(),)),

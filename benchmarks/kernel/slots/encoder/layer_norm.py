@@ -2,7 +2,7 @@
 
 Mean 0 and variance 1 along the last axis, then scaled and shifted.
 
-x (..., S), weight (S,), bias (S,) -> (..., S)
+x (B, T, S) or (..., S), weight (S,), bias (S,) -> (..., S)
 """
 
 from __future__ import annotations
@@ -32,4 +32,4 @@ def edges(dice: Dice) -> list[Case]:
 
 
 norm = oracle.layer_norm  # of float64 the truth, of float32 a rival
-SLOT = Slot(__name__, __doc__, ops.layer_norm, norm, elementwise(7), edges, numpy=norm)
+SLOT = Slot(__name__, __doc__, ops.layer_norm, norm, elementwise(7), edges, weights=2, numpy=norm)

@@ -2,7 +2,7 @@
 
 x weight^T + bias.
 
-x (..., S), weight (O, S), bias (O,) or None -> (..., O)
+x (B, T, S) or (..., S), weight (O, S), bias (O,) or None -> (..., O)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def flops(x: Tensor, weight: Tensor, bias: Any = None) -> float:
 
 def edges(dice: Dice) -> list[Case]:
     b, t, s = sizes(dice)
-    o = dice.prime(97, 103, 109, 113)
+    o = dice.size("O", 97, 103, 109, 113)
     x, (weight, bias) = dice.normal(b, t, s), dice.linear(o, s)
     bits = (dice.bits(t, s), dice.bits(o, s), dice.bits(o))
     return [
@@ -43,4 +43,4 @@ def edges(dice: Dice) -> list[Case]:
     ]
 
 
-SLOT = Slot(__name__, __doc__, ops.linear, truth, flops, edges, numpy=in_numpy)
+SLOT = Slot(__name__, __doc__, ops.linear, truth, flops, edges, weights=2, numpy=in_numpy)

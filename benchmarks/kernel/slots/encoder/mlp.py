@@ -2,7 +2,7 @@
 
 linear, GELU, linear.
 
-x (..., S), fc1_weight (A, S), fc2_weight (S, A) -> (..., S)
+x (B, T, S) or (..., S), fc1_weight (A, S), fc2_weight (S, A) -> (..., S)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def flops(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> float:
 
 def edges(dice: Dice) -> list[Case]:
     b, t, s = sizes(dice)
-    a = dice.prime(397, 401, 409)
+    a = dice.size("A", 397, 401, 409)
     x, weights = dice.normal(b, t, s), (*dice.linear(a, s), *dice.linear(s, a))
     return [
         Case("prime size", (x, *weights)),
@@ -35,4 +35,4 @@ def edges(dice: Dice) -> list[Case]:
     ]
 
 
-SLOT = Slot(__name__, __doc__, ops.mlp, truth, flops, edges)
+SLOT = Slot(__name__, __doc__, ops.mlp, truth, flops, edges, weights=4)

@@ -46,4 +46,4 @@ def edges(dice: Dice) -> list[Case]:
 
 
 rivals = {"one product": one_product}
-SLOT = Slot(__name__, __doc__, ops.qkv, truth, flops, edges, torch=rivals)
+SLOT = Slot(__name__, __doc__, ops.qkv, truth, flops, edges, weights=5, torch=rivals)

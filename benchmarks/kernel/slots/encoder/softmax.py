@@ -2,7 +2,7 @@
 
 exp, scaled to sum to 1 along the last axis.
 
-scores (..., T) -> the same
+scores (B, H, Q, T) or (..., T), in the model Q = T -> the same
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from ..inputs import Case, Dice, sizes, strided
 
 
 def edges(dice: Dice) -> list[Case]:
-    b, t, s = sizes(dice)
-    x = dice.normal(b, 5, t, s, std=3.0)
+    b, q, t = sizes(dice, "B", "Q", "T")
+    x = dice.normal(b, dice.size("H", 5), q, t, std=3.0)
     return [
         Case("prime size", (x,)),
         Case("one row", (x[0, 0, :1].contiguous(),)),

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,10 +15,12 @@ from melfront import variants
 from melfront.conventions import HOP_LENGTH, N_FFT, TRANSFORMERS
 
 
-def constants(n_mels: int) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=4)  # the same tensors each time: a kernel prepares them once
+def constants(n_mels: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
     """The window (N,) and the filters (M, K), float32."""
     window, bank = variants.window(TRANSFORMERS), variants.filters(TRANSFORMERS, n_mels)
-    return torch.tensor(window, dtype=torch.float32), torch.tensor(bank, dtype=torch.float32)
+    kind: Any = {"dtype": torch.float32, "device": device}
+    return torch.tensor(window, **kind), torch.tensor(bank, **kind)
 
 
 def framed(audio: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 import melfront
 from melfront import variants
 from melfront.backends import torch_backend
-from melfront.conventions import CHUNK_LENGTH, HOP_LENGTH, TRANSFORMERS, Convention
+from melfront.conventions import CHUNK_LENGTH, HOP_LENGTH, N_SAMPLES, TRANSFORMERS, Convention
 
 from ..base import Call, Function, Slot
 from ..inputs import Case, Dice
@@ -44,19 +44,24 @@ def speech(audio: Tensor, n_mels: int) -> Call:
 
 
 def edges(dice: Dice) -> list[Case]:
-    n = dice.prime(15_991, 24_001, 31_991)
-    noise = dice.normal(n, std=0.1)
+    n = dice.size("L", 15_991, 24_001, 31_991)
+    if n > N_SAMPLES:
+        return []  # longer than 30 s
+    noise, bins = dice.normal(n, std=0.1), {"n_mels": dice.size("n_mels", 80)}
     click = torch.zeros(n, dtype=dice.dtype)
     click[dice.below(n)] = 0.7
-    tone = torch.sin(torch.arange(480_000) * 0.37).to(dice.dtype)
-    loud = torch.tensor([[1.0], [1e-3], [0.05]], dtype=dice.dtype)
+    tone = torch.sin(torch.arange(N_SAMPLES) * 0.37).to(dice.dtype)
+    loud = torch.tensor([1.0, 1e-3, 0.05], dtype=dice.dtype)
+    b = dice.size("B", 3)
+    dice.room(b, N_SAMPLES)
+    batch = noise * loud.repeat(b)[:b, None]
     return [
-        Case("prime size", (noise,), {"n_mels": 80}),
+        Case("prime size", (noise,), bins),
         Case("128 bins", (noise,), {"n_mels": 128}),
-        Case("batch of unequal loudness", (noise * loud,), {"n_mels": 80}),
-        Case("silence", (torch.zeros(n, dtype=dice.dtype),), {"n_mels": 80}),
-        Case("click", (click,), {"n_mels": 80}),
-        Case("30 s of a tone", (tone,), {"n_mels": 80}),
+        Case("batch of unequal loudness", (batch,), bins),
+        Case("silence", (torch.zeros(n, dtype=dice.dtype),), bins),
+        Case("click", (click,), bins),
+        Case("30 s of a tone", (tone,), bins),
     ]
 
 

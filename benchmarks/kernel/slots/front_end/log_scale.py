@@ -40,9 +40,9 @@ def speech(audio: Tensor, n_mels: int) -> Call:
 
 
 def edges(dice: Dice) -> list[Case]:
-    m, n = dice.prime(71, 73, 79, 83), dice.prime(53, 59, 61, 67)
-    power = (10 ** dice.normal(3, m, n, std=3.0).float()).to(dice.dtype)
-    loudness = torch.tensor([1.0, 1e-6, 1e4], dtype=dice.dtype)[:, None, None]
+    b, m, n = dice.size("B", 3), dice.size("M", 71, 73, 79, 83), dice.size("F", 53, 59, 61, 67)
+    power = (10 ** dice.normal(b, m, n, std=3.0).float()).to(dice.dtype)
+    loudness = torch.tensor([1.0, 1e-6, 1e4], dtype=dice.dtype).repeat(b)[:b, None, None]
     return [
         Case("prime size", (power,)),
         Case("batch of unequal loudness", (power * loudness,)),

@@ -40,10 +40,12 @@ def speech(audio: Tensor, n_mels: int) -> Call:
 
 
 def edges(dice: Dice) -> list[Case]:
-    filters = constants(80)[1].to(dice.dtype)
-    n = dice.prime(53, 59, 61, 67)
-    power = dice.normal(3, n, 201).square()
-    bins = dice.prime(71, 73, 79, 83)
+    m = dice.size("M", 80)
+    dice.room(m, 201)
+    filters = constants(m)[1].to(dice.dtype)
+    n = dice.size("F", 53, 59, 61, 67)
+    power = dice.normal(dice.size("B", 3), n, 201).square()
+    bins = dice.size("M", 71, 73, 79, 83)
     return [
         Case("prime size", (power, filters)),
         Case("other filters", (power, dice.normal(bins, 201).abs())),
@@ -59,6 +61,7 @@ SLOT = Slot(
     mel,
     flops,
     edges,
+    weights=1,
     numpy=mel,
     speech=speech,
     stages=("mel",),

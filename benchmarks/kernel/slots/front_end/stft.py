@@ -53,8 +53,8 @@ def speech(audio: Tensor, n_mels: int) -> Call:
 
 def edges(dice: Dice) -> list[Case]:
     window = constants(80)[0].to(dice.dtype)
-    n = dice.prime(53, 59, 61, 67)
-    frames = dice.normal(3, n, 400, std=0.1)
+    n = dice.size("F", 53, 59, 61, 67)
+    frames = dice.normal(dice.size("B", 3), n, 400, std=0.1)
     clip = dice.normal(160 * n + 7, std=0.1)
     tone = torch.sin(torch.arange(160 * n) * 0.37).to(dice.dtype)
     return [
@@ -72,6 +72,7 @@ SLOT = Slot(
     under(TRANSFORMERS),
     lambda frames, _window: flops_of(frames[..., 0].numel()),
     edges,
+    weights=1,
     numpy=in_numpy,
     speech=speech,
     stages=("windowed", "spectrum", "power"),

@@ -2,6 +2,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
 
 
+# With a function `prepare` of the weights, called once per set: block(x, prepared, n_head)
 def block(
     x: Tensor,
     attn_ln_weight: Tensor,

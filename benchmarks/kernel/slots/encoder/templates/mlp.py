@@ -2,6 +2,7 @@ from torch import Tensor
 from torch.nn.functional import gelu, linear
 
 
+# With a function `prepare` of the weights, called once per set: mlp(x, prepared)
 def mlp(
     x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, fc2_weight: Tensor, fc2_bias: Tensor
 ) -> Tensor:

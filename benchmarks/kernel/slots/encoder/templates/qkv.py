@@ -2,6 +2,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 
+# With a function `prepare` of the weights, called once per set: qkv(x, prepared)
 def qkv(
     x: Tensor, q_weight: Tensor, q_bias: Tensor, k_weight: Tensor, v_weight: Tensor, v_bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
