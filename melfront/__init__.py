@@ -23,11 +23,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import checkout  # noqa: F401  # first: it finds the other packages, and minds Ctrl-C
+from .backends.front_end import FRONT_END, OURS, Kernels, check_convention
 from .conventions import (
     CHUNK_LENGTH,
     CONVENTIONS,
@@ -74,6 +76,7 @@ __all__ = [
     "mel_filters",
     "oracle",
     "stream",
+    "using",
     "variants",
 ]
 
@@ -128,17 +131,54 @@ def log_mel(
     from .audio import check_rate, fit_length, is_tensor, unchecked_clips
 
     convention = named_convention(convention)
+    kernels = FRONT_END.current()
+    check_convention(kernels, convention)
     if is_tensor(audio):
         from .backends.torch_backend import log_mel_of_tensor, taken_whole
 
         if taken_whole(audio):
             check_rate(sampling_rate)
-            return log_mel_of_tensor(audio, n_mels, convention, pad_to, truncate, return_mask)
+            return log_mel_of_tensor(
+                audio, n_mels, convention, pad_to, truncate, return_mask, kernels
+            )
     clips = unchecked_clips(audio, sampling_rate)
     length = fit_length(clips, pad_to, truncate)
-    run = (for_tensors if is_tensor(clips.arrays[0]) else for_arrays)(compiled)
+    run = backend(is_tensor(clips.arrays[0]), compiled, kernels)
     features = run(clips, length, n_mels, convention, check_range)
     return (features, mask_of(clips.cut(length), length)) if return_mask else features
+
+
+def using(**kernels: Callable[..., Any] | None) -> AbstractContextManager[Kernels]:
+    """Within the block, and in this thread only, `log_mel` and `LogMel` compute by these kernels.
+
+        with melfront.using(stft=my_stft):
+            mel = melfront.log_mel(audio)
+
+    kernels: by slot, functions that take and return torch tensors. The axis B is there for a batch
+        only. `melfront benchmarks kernel SLOT FILE` proves one, and passes arguments in this way.
+            stft(frames, window)    (B, F, 400), (400,) -> (B, F, 201), squared magnitudes
+            mel(power, filters)     (B, F, 201), (M, 201) -> (B, M, F)
+            log_scale(mel)          (B, M, F) -> (B, M, F), the features
+            log_mel(audio, n_mels=M)   (B, N) -> (B, M, 3000), all of it; the other slots are unused
+        None is ours, whatever is in use around the block: a kernel can fall back on it.
+
+    Whatever `log_mel` takes and returns stays as it is, for one clip, a batch, NumPy or any device.
+    A kernel gets tensors of the clips' dtype; for NumPy, float32 on the CPU. For the convention
+    "transformers-numpy", stft and mel get float64. Steps without a kernel are torch's operations in
+    that dtype. Gradients, torch.compile, torch.export and traces work if they do for the kernel.
+
+    In asyncio the block holds for the task that entered it and for tasks started within it. A model
+    compiled by torch.compile follows, and compiles once for each set of kernels. What was exported,
+    traced or captured (`Graphed`) within the block keeps the kernels for good. `stream` computes
+    each window by what is in use where that window is taken, `WhisperFeatureExtractor` each call;
+    one that it would leave to transformers is an error.
+
+    Yields the table of kernels. Raises ValueError for an unknown slot and TypeError for what is no
+    function. In the block, `log_mel` raises ValueError where a kernel cannot serve: log_mel and
+    log_scale have no convention but "transformers", and log_mel no `pad_to` but 30.0; and for a
+    result of another shape, dtype or device, or without a gradient where one is needed.
+    """
+    return FRONT_END.using(**kernels)
 
 
 class Window(NamedTuple):
@@ -187,6 +227,17 @@ def stream(
             compiled=compiled,
         )
         yield Window(audio, *features)
+
+
+def backend(of_tensors: bool, compiled: bool, kernels: Kernels) -> Callable[..., Any]:
+    """What computes tensors or arrays, with these kernels in use."""
+    if kernels is OURS:
+        return (for_tensors if of_tensors else for_arrays)(compiled)
+    from .backends import torch_backend
+
+    if of_tensors:
+        return partial(torch_backend.log_mel, compiled=compiled, kernels=kernels)
+    return partial(torch_backend.log_mel_of_arrays, kernels=kernels)
 
 
 @lru_cache

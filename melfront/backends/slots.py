@@ -81,7 +81,8 @@ class Slots(Generic[Table]):
         ours: Any = self.ours
         table, last = replace(ours, **functions), blocks[-1].last
         if last is None or last.table != table:  # an outer block may have ended in the meantime
-            last = blocks[-1].last = InUse(table, _name(table))
+            last = InUse(ours) if table == ours else InUse(table, _name(table))
+            blocks[-1].last = last
         return getattr(last, attribute)
 
     def current(self) -> Table:
