@@ -17,6 +17,7 @@ transformers' to 3e-7; their FFT errs by 1e-5 on speech, by 1e-4 next to a loud 
     CONVENTIONS    name to Convention: whose features `log_mel` computes
 
 `melfront.WhisperFeatureExtractor` is transformers' class of that name, computed by `log_mel`.
+`using` puts a kernel of your own in the place of a step, or of all.
 """
 
 from __future__ import annotations
@@ -156,10 +157,10 @@ def using(**kernels: Callable[..., Any] | None) -> AbstractContextManager[Kernel
 
     kernels: by slot, functions that take and return torch tensors. The axis B is there for a batch
         only. `melfront benchmarks kernel SLOT FILE` proves one, and passes arguments in this way.
-            stft(frames, window)    (B, F, 400), (400,) -> (B, F, 201), squared magnitudes
-            mel(power, filters)     (B, F, 201), (M, 201) -> (B, M, F)
-            log_scale(mel)          (B, M, F) -> (B, M, F), the features
-            log_mel(audio, n_mels=M)   (B, N) -> (B, M, 3000), all of it; the other slots are unused
+            stft(frames, window)      (B, F, 400), (400,) -> (B, F, 201), squared magnitudes
+            mel(power, filters)       (B, F, 201), (M, 201) -> (B, M, F)
+            log_scale(mel)            (B, M, F) -> (B, M, F), the features
+            log_mel(audio, n_mels=M)  (B, N) -> (B, M, 3000), all of it, whatever the others hold
         None is ours, whatever is in use around the block: a kernel can fall back on it.
 
     Whatever `log_mel` takes and returns stays as it is, for one clip, a batch, NumPy or any device.

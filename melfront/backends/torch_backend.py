@@ -265,7 +265,8 @@ class LogMel(nn.Module):
 
     torch.export, torch.onnx.export(dynamo=True), torch.compile, torch.func and torch.jit.trace keep
     batch and length dynamic. Values are not checked then; a clip longer than pad_to, or too short,
-    is an IndexError of what was exported. torch.jit.script cannot compile it.
+    is an IndexError of what was exported. torch.jit.script cannot compile it. It computes by the
+    kernels of `melfront.using` in each call, also when compiled.
     Reproduces transformers' WhisperFeatureExtractor.
     """
 
