@@ -30,7 +30,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import checkout  # noqa: F401  # first: it finds the other packages, and minds Ctrl-C
-from .backends.front_end import FRONT_END, OURS, Kernels, check_convention
+from .backends.front_end import FRONT_END, OURS, Kernels, kernels_for
 from .conventions import (
     CHUNK_LENGTH,
     CONVENTIONS,
@@ -120,28 +120,26 @@ def log_mel(
     check_range: False accepts values beyond [-10, 10], such as audio of unit variance; otherwise
         they are taken for unscaled PCM and refused. NaN and infinity always are. Values on a GPU,
         or under a trace, are never checked: that would make the host wait for the device.
-    compiled: False keeps to NumPy on a CPU, for a program that ends after a few clips: to load
-        numba takes half a second. The command-line tools do so.
+    compiled: False keeps to NumPy on a CPU: to load numba takes half a second, too long for a
+        program that ends after a few clips. The command-line tools do so.
 
     Returns features (M, F) for one clip and (B, M, F) for a batch, F = 3000 for 30 s; with
     return_mask=True also the mask, (F,) or (B, F), which sums to ceil(N / 160). NumPy in gives
-    float32 NumPy, torch in gives torch on the same device, differentiable.
-    Raises AudioError (a ValueError) for audio that cannot be meant, TypeError for anything but
-    audio, ValueError for an unknown convention. Reproduces transformers' WhisperFeatureExtractor.
+    float32 NumPy, torch in gives torch on the same device, differentiable. Raises AudioError (a
+    ValueError) for audio that cannot be meant, TypeError for anything but audio, ValueError for an
+    unknown convention. Reproduces transformers' WhisperFeatureExtractor.
     """
     from .audio import check_rate, fit_length, is_tensor, unchecked_clips
 
     convention = named_convention(convention)
-    kernels = FRONT_END.current()
-    check_convention(kernels, convention)
+    kernels = kernels_for(convention)
     if is_tensor(audio):
         from .backends.torch_backend import log_mel_of_tensor, taken_whole
 
         if taken_whole(audio):
             check_rate(sampling_rate)
-            return log_mel_of_tensor(
-                audio, n_mels, convention, pad_to, truncate, return_mask, kernels
-            )
+            options = (n_mels, convention, pad_to, truncate, return_mask, kernels)
+            return log_mel_of_tensor(audio, *options)
     clips = unchecked_clips(audio, sampling_rate)
     length = fit_length(clips, pad_to, truncate)
     run = backend(is_tensor(clips.arrays[0]), compiled, kernels)

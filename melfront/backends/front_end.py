@@ -26,17 +26,20 @@ FRONT_END = Slots(Kernels())
 OURS = FRONT_END.ours
 
 
-def check_convention(kernels: Kernels, convention: Convention) -> None:
-    """Raise ValueError for a convention other than transformers' where a kernel scales the log.
+def kernels_for(convention: Convention) -> Kernels:
+    """The kernels in use. Raises ValueError if one of them cannot serve this convention.
 
-    What comes before is the same in all named conventions, apart from how precise it is.
+    log_mel and log_scale compute transformers' features. What comes before the logarithm is the
+    same in all named conventions, apart from how precise it is.
     """
+    kernels = FRONT_END.current()
     slot = "log_mel" if kernels.log_mel is not None else "log_scale"
     if getattr(kernels, slot) is not None and convention.name != TRANSFORMERS.name:
         raise ValueError(
             f"convention {convention.name!r}: the kernel in the slot {slot} computes the features "
             f"of {TRANSFORMERS.name!r}; ask for those, or put kernels in stft and mel only"
         )
+    return kernels
 
 
 def check_length(length: Any) -> None:

@@ -57,10 +57,10 @@ class Spy:
 
 def assert_close(features, audio, **options):
     """Ten times as near to the truth as torch's own operations are, in float32."""
-    truth = variants.log_mel(audio, **options)
-    clips = audio if isinstance(audio, list) else [audio]
-    floors = [torch.from_numpy(np.array(c, np.float32)).requires_grad_() for c in clips]
-    floor = melfront.log_mel(floors if isinstance(audio, list) else floors[0], **options)
+    truth, batched = variants.log_mel(audio, **options), isinstance(audio, list)
+    clips = [torch.from_numpy(np.array(c, np.float32)) for c in (audio if batched else [audio])]
+    clips = [clip.requires_grad_() for clip in clips]
+    floor = melfront.log_mel(clips if batched else clips[0], **options)
     bound = 10 * np.abs(floor.detach().numpy() - truth).max()
     features = features.detach().cpu().numpy() if torch.is_tensor(features) else features
     assert features.shape == truth.shape
@@ -85,21 +85,18 @@ def test_arrays(slot, kind):
     copy = [*map(np.copy, audio)]
     with melfront.using(**{slot: (spy := Spy(KERNELS[slot]))}):
         features, mask = melfront.log_mel(audio, n_mels=37, return_mask=True)
-    batch = () if before.ndim == 2 else (2,)
     assert type(features) is np.ndarray
     assert features.dtype == np.float32
     assert_close(features, audio, n_mels=37)
     assert mask.tolist() == melfront.log_mel(audio, return_mask=True)[1].tolist()
-    heard = 127  # of 3000 frames: 20,011 samples and 200 before the clip
-    assert (
-        spy.shapes
-        == {
-            "stft": [[(*batch, heard, 400), (400,)]],
-            "mel": [[(*batch, heard, 201), (37, 201)]],
-            "log_scale": [[(*batch, 37, 3_000)]],
-            "log_mel": [[(*batch, 20_011), 37]],
-        }[slot]
-    )
+    batch = before.shape[:-2]
+    shapes = {  # 127 of 3000 frames hear the clip
+        "stft": [(*batch, 127, 400), (400,)],
+        "mel": [(*batch, 127, 201), (37, 201)],
+        "log_scale": [(*batch, 37, 3_000)],
+        "log_mel": [(*batch, 20_011), 37],
+    }
+    assert spy.shapes == [shapes[slot]]
     assert spy.dtypes == {torch.float32}
     assert all(map(np.array_equal, audio, copy))
     assert np.array_equal(melfront.log_mel(audio, n_mels=37), before)
@@ -127,11 +124,9 @@ def test_tensors(device, slot, kind, dtype):
 
 @pytest.mark.parametrize("slot", SLOTS[:3])
 def test_shapes_off_the_cpu(slot):
-    clip = torch.empty(2, 9_001, device="meta")
     with melfront.using(**{slot: (spy := Spy(KERNELS[slot]))}):
-        features, mask = melfront.log_mel(clip, n_mels=37, pad_to=7.0, return_mask=True)
+        features = melfront.log_mel(torch.empty(2, 9_001, device="meta"), n_mels=37, pad_to=7.0)
     assert (features.shape, features.device.type) == ((2, 37, 700), "meta")
-    assert (mask.shape, mask.device.type) == ((2, 700), "meta")
     assert len(spy.shapes) == 1
 
 

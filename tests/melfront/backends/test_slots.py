@@ -263,13 +263,16 @@ def test_compiled_once_for_each_function():
     assert len(graphs) == 3
 
 
-def test_new_functions_at_old_addresses():
-    """Freed functions leave their addresses to new ones, of the same code and the same name."""
-    run = torch.compile(model, backend="eager", fullgraph=True)
-    with torch._dynamo.config.patch(recompile_limit=64):
-        for factor in range(3, 15):
-            with SLOTS.using(f=times(factor)):
-                assert run(X).equal(3 * factor * X)
+def test_new_functions_at_old_addresses_have_new_names():
+    """A freed function leaves its address to a new one of the same code."""
+    addresses, names = set(), set()
+    for factor in range(100):
+        function = times(factor)
+        addresses.add(id(function))
+        with SLOTS.using(f=function):
+            names.add(SLOTS.in_use.name)
+    assert len(addresses) < 100
+    assert len(names) == 100
 
 
 def test_ours_in_a_block_is_compiled_like_ours_without():
