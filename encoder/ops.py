@@ -14,18 +14,15 @@ Every function returns a tensor of its input's dtype, on its input's device.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from dataclasses import dataclass, fields, replace
-from functools import lru_cache
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from melfront.backends.slots import Slots
 
 LAYER_NORM_EPS = 1e-5  # torch's default, with which OpenAI trained
 MLP_ROWS = 375  # positions that `mlp` takes at a time on a CPU: a quarter of 30 s
@@ -142,64 +139,16 @@ class Ops:
     mlp: Callable[..., Tensor] = mlp
 
 
-OURS = Ops()
-
-
-@dataclass(eq=False)
-class Using:
-    """A `using` block that was entered: its functions, and the table they last made."""
-
-    functions: dict[str, Callable[..., object]]
-    table: Ops = OURS
-    name: str = ""
-
-
-_blocks: ContextVar[tuple[Using, ...]] = ContextVar("blocks", default=())
-_numbers = itertools.count(1)
-
-
-@lru_cache(maxsize=64)
-def _known(_table: Ops) -> str:
-    return str(next(_numbers))
-
-
-def name_of(table: Ops) -> str:
-    """A text that no other table has or ever had."""
-    try:
-        return _known(table)
-    except TypeError:  # a table with an unhashable function counts as new each time
-        return str(next(_numbers))
-
-
-def _innermost(attribute: str) -> Any:
-    """The `table` or its `name`: ours, updated by the `using` blocks around the caller."""
-    blocks = _blocks.get()
-    if not blocks:
-        return getattr(Using, attribute)
-    functions: dict[str, Any] = {}
-    for block in blocks:
-        functions |= block.functions
-    table = replace(OURS, **functions)
-    if table != blocks[-1].table:  # an outer block may have ended in the meantime
-        blocks[-1].table, blocks[-1].name = table, name_of(table)
-    return getattr(blocks[-1], attribute)
-
-
-# torch.compile cannot read a ContextVar, but it does read what a module's `__getattr__` returns.
-# Its guard reads it again before each call, in the caller's thread and task, and recompiles if it
-# changed. The guard compares the name of the table, because torch.compile may take two functions
-# made from the same code for one.
-_in_use = ModuleType("_in_use")
-vars(_in_use)["__getattr__"] = _innermost
+_slots = Slots(Ops())
+OURS = _slots.ours
 
 
 def current() -> Ops:
     """The functions in use in this thread and asyncio task, inside a compiled model too."""
-    return _in_use.table if _in_use.name else OURS
+    return _slots.current()
 
 
-@contextmanager
-def using(**functions: Callable[..., object]) -> Iterator[Ops]:
+def using(**functions: Callable[..., object] | None) -> AbstractContextManager[Ops]:
     """Within the block, and in this thread only, the encoder calls these functions instead of ours.
 
     So does a compiled model: `torch.compile(model, fullgraph=True)` compiles once for each set of
@@ -207,23 +156,9 @@ def using(**functions: Callable[..., object]) -> Iterator[Ops]:
     task that entered it and for tasks started within it. A part of the model that was replaced or
     has a hook is called as a module and uses no slot; a warning says so (`parts.py`).
 
-    functions: by slot; each takes and returns what ours of that name does. On a CPU the MLP passes
-    MLP_ROWS positions at a time to `linear` and `gelu`, contiguous.
-    Yields the table. Raises ValueError for an unknown slot.
+    functions: by slot; each takes and returns what ours of that name does. None is ours, whatever
+        is in use around the block. On a CPU the MLP passes MLP_ROWS positions at a time to `linear`
+        and `gelu`, contiguous.
+    Yields the table. Raises ValueError for an unknown slot, TypeError for what is no function.
     """
-    slots = [f.name for f in fields(Ops)]
-    unknown = sorted(set(functions) - set(slots))
-    if unknown:
-        raise ValueError(f"no slot named {', '.join(unknown)}; expected one of {', '.join(slots)}")
-    block = Using(functions)
-    blocks = (*(outer for outer in _blocks.get() if outer.functions), block)
-    token = _blocks.set(blocks)
-    try:
-        yield current()
-    finally:
-        innermost = _blocks.get() is blocks
-        with suppress(ValueError):  # a generator may be closed in another thread or task
-            if innermost:
-                _blocks.reset(token)
-        if not innermost or _blocks.get() is blocks:
-            block.functions = {}  # another context still holds the block: empty it in place
+    return _slots.using(**functions)

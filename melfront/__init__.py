@@ -17,17 +17,20 @@ transformers' to 3e-7; their FFT errs by 1e-5 on speech, by 1e-4 next to a loud 
     CONVENTIONS    name to Convention: whose features `log_mel` computes
 
 `melfront.WhisperFeatureExtractor` is transformers' class of that name, computed by `log_mel`.
+`using` puts a kernel of your own in the place of a step, or of all.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import lru_cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import checkout  # noqa: F401  # first: it finds the other packages, and minds Ctrl-C
+from .backends.front_end import FRONT_END, OURS, Kernels, kernels_for
 from .conventions import (
     CHUNK_LENGTH,
     CONVENTIONS,
@@ -74,6 +77,7 @@ __all__ = [
     "mel_filters",
     "oracle",
     "stream",
+    "using",
     "variants",
 ]
 
@@ -116,29 +120,64 @@ def log_mel(
     check_range: False accepts values beyond [-10, 10], such as audio of unit variance; otherwise
         they are taken for unscaled PCM and refused. NaN and infinity always are. Values on a GPU,
         or under a trace, are never checked: that would make the host wait for the device.
-    compiled: False keeps to NumPy on a CPU, for a program that ends after a few clips: to load
-        numba takes half a second. The command-line tools do so.
+    compiled: False keeps to NumPy on a CPU: to load numba takes half a second, too long for a
+        program that ends after a few clips. The command-line tools do so.
 
     Returns features (M, F) for one clip and (B, M, F) for a batch, F = 3000 for 30 s; with
     return_mask=True also the mask, (F,) or (B, F), which sums to ceil(N / 160). NumPy in gives
-    float32 NumPy, torch in gives torch on the same device, differentiable.
-    Raises AudioError (a ValueError) for audio that cannot be meant, TypeError for anything but
-    audio, ValueError for an unknown convention. Reproduces transformers' WhisperFeatureExtractor.
+    float32 NumPy, torch in gives torch on the same device, differentiable. Raises AudioError (a
+    ValueError) for audio that cannot be meant, TypeError for anything but audio, ValueError for an
+    unknown convention. Reproduces transformers' WhisperFeatureExtractor.
     """
     from .audio import check_rate, fit_length, is_tensor, unchecked_clips
 
     convention = named_convention(convention)
+    kernels = kernels_for(convention)
     if is_tensor(audio):
         from .backends.torch_backend import log_mel_of_tensor, taken_whole
 
         if taken_whole(audio):
             check_rate(sampling_rate)
-            return log_mel_of_tensor(audio, n_mels, convention, pad_to, truncate, return_mask)
+            options = (n_mels, convention, pad_to, truncate, return_mask, kernels)
+            return log_mel_of_tensor(audio, *options)
     clips = unchecked_clips(audio, sampling_rate)
     length = fit_length(clips, pad_to, truncate)
-    run = (for_tensors if is_tensor(clips.arrays[0]) else for_arrays)(compiled)
+    run = backend(is_tensor(clips.arrays[0]), compiled, kernels)
     features = run(clips, length, n_mels, convention, check_range)
     return (features, mask_of(clips.cut(length), length)) if return_mask else features
+
+
+def using(**kernels: Callable[..., Any] | None) -> AbstractContextManager[Kernels]:
+    """Within the block, and in this thread only, `log_mel` and `LogMel` compute by these kernels.
+
+        with melfront.using(stft=my_stft):
+            mel = melfront.log_mel(audio)
+
+    kernels: by slot, functions that take and return torch tensors. The axis B is there for a batch
+        only. `melfront benchmarks kernel SLOT FILE` proves one, and passes arguments in this way.
+            stft(frames, window)      (B, F, 400), (400,) -> (B, F, 201), squared magnitudes
+            mel(power, filters)       (B, F, 201), (M, 201) -> (B, M, F)
+            log_scale(mel)            (B, M, F) -> (B, M, F), the features
+            log_mel(audio, n_mels=M)  (B, N) -> (B, M, 3000), all of it, whatever the others hold
+        None is ours, whatever is in use around the block: a kernel can fall back on it.
+
+    Whatever `log_mel` takes and returns stays as it is, for one clip, a batch, NumPy or any device.
+    A kernel gets tensors of the clips' dtype; for NumPy, float32 on the CPU. For the convention
+    "transformers-numpy", stft and mel get float64. Steps without a kernel are torch's operations in
+    that dtype. Gradients, torch.compile, torch.export and traces work if they do for the kernel.
+
+    In asyncio the block holds for the task that entered it and for tasks started within it. A model
+    compiled by torch.compile follows, and compiles once for each set of kernels. What was exported,
+    traced or captured (`Graphed`) within the block keeps the kernels for good. `stream` computes
+    each window by what is in use where that window is taken, `WhisperFeatureExtractor` each call;
+    one that it would leave to transformers is an error.
+
+    Yields the table of kernels. Raises ValueError for an unknown slot and TypeError for what is no
+    function. In the block, `log_mel` raises ValueError where a kernel cannot serve: log_mel and
+    log_scale have no convention but "transformers", and log_mel no `pad_to` but 30.0; and for a
+    result of another shape, dtype or device, or without a gradient where one is needed.
+    """
+    return FRONT_END.using(**kernels)
 
 
 class Window(NamedTuple):
@@ -187,6 +226,17 @@ def stream(
             compiled=compiled,
         )
         yield Window(audio, *features)
+
+
+def backend(of_tensors: bool, compiled: bool, kernels: Kernels) -> Callable[..., Any]:
+    """What computes tensors or arrays, with these kernels in use."""
+    if kernels is OURS:
+        return (for_tensors if of_tensors else for_arrays)(compiled)
+    from .backends import torch_backend
+
+    if of_tensors:
+        return partial(torch_backend.log_mel, compiled=compiled, kernels=kernels)
+    return partial(torch_backend.log_mel_of_arrays, kernels=kernels)
 
 
 @lru_cache

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import wraps
 from typing import Any
 
@@ -27,6 +26,7 @@ from transformers.utils import PaddingStrategy
 from . import log_mel
 from .audio import AudioError, check_rate, is_tensor
 from .backends import torch_backend
+from .backends.front_end import FRONT_END, OURS
 from .conventions import HOP_LENGTH, N_FFT, SAMPLE_RATE
 from .filterbank import mel_filters
 
@@ -49,7 +49,8 @@ class WhisperFeatureExtractor(transformers.WhisperFeatureExtractor):
 
     Any feature_size, chunk_length, padding_value and dither are computed here. transformers' code
     computes other settings (sampling_rate, n_fft, hop_length, padding_side, mel_filters), and takes
-    or refuses audio with NaN or infinity, without samples, or too short to mirror its edges.
+    or refuses audio with NaN or infinity, without samples, or too short to mirror its edges. Within
+    `melfront.using` such a call is a ValueError, for the kernel would go unused.
 
     Returns a BatchFeature: input_features (B, M, F) float32 and, where asked for, attention_mask
     int32. Raises what transformers' raises. Reproduces transformers' WhisperFeatureExtractor.
@@ -59,8 +60,14 @@ class WhisperFeatureExtractor(transformers.WhisperFeatureExtractor):
 
     @wraps(transformers.WhisperFeatureExtractor.__call__)
     def __call__(self, raw_speech: Any, *args: Any, **kwargs: Any) -> Any:
-        with suppress(AudioError):
+        try:
             return self._by_log_mel(raw_speech, *args, **kwargs)
+        except AudioError as error:
+            if FRONT_END.current() is not OURS:
+                raise ValueError(
+                    f"{error}. Outside melfront.using, transformers' code has its say on such a "
+                    "call; it would not use your kernel"
+                ) from None
         out = super().__call__(on_host(raw_speech), *args, **kwargs)
         per_frame = "attention_mask" not in out or self.masks_as_transformers
         if not per_frame and out["attention_mask"].shape[1] != out["input_features"].shape[-1]:

@@ -21,7 +21,7 @@ class Graphed:
     `encoder.graphed` the encoder. Call it as the function. The result is the same memory in every
     call: clone it to keep it. The function must be one that a CUDA graph can capture: no look at a
     value, no copy from the host. Each call reads weights and other tensors at the addresses they
-    had at capture.
+    had at capture, and runs the kernels that were in use then (`melfront.using`).
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], example: Tensor) -> None:

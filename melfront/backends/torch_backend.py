@@ -14,12 +14,12 @@ no copy from the host, nothing that a CUDA graph could not capture.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional
 
 import melfront
@@ -28,10 +28,10 @@ from ..audio import Clips, check_shape, is_tensor, is_traced, padded_length, sam
 from ..conventions import CHUNK_LENGTH, HOP_LENGTH, N_FFT, SAMPLE_RATE, Convention, named_convention
 from . import numpy_backend
 from .forks import one_thread_in_forks
+from .front_end import OURS, Kernels
 from .numpy_backend import frames_heard
+from .steps import Steps, is_followed
 from .torch_constants import constants
-
-LOG10_FLOOR = -10.0  # log10(LOG_FLOOR)
 
 
 def log_mel(
@@ -41,6 +41,7 @@ def log_mel(
     convention: Convention,
     check_range: bool,
     compiled: bool,
+    kernels: Kernels = OURS,
 ) -> Tensor:
     """Clips of up to `length` samples to features, (M, F) or (B, M, F), on their device.
 
@@ -50,17 +51,17 @@ def log_mel(
     given = clips.arrays[0]
     if torch.jit.is_tracing():  # type: ignore[attr-defined]  # public, not in __all__
         raise TypeError("torch.jit.trace would keep the lengths of a list; give it a tensor (B, N)")
-    recorded = torch.is_grad_enabled() and any(clip.requires_grad for clip in clips.arrays)
-    # Forward mode says nothing in requires_grad.
-    recorded = recorded or any(unpack_dual(clip).tangent is not None for clip in clips.arrays)
-    if on_cpu(given.device) and not recorded and not is_traced(given):
+    recorded = any(map(is_followed, clips.arrays))
+    as_arrays = kernels is OURS and on_cpu(given.device) and not recorded
+    if as_arrays and not is_traced(given):
         # NumPy's float64 features are as exact as its float32 ones; the kernel's would not be.
         double = given.dtype == torch.float64
         compute = numpy_backend.in_float64 if double else melfront.for_arrays(compiled)
         return torch.from_numpy(compute(clips.numpy(), length, n_mels, convention, check_range))
     clips.check(check_range)
     arrays = clips.cut(length).arrays
-    features = features_by_autograd(arrays, length, n_mels, convention)  # (B, M, F)
+    steps = Steps(kernels, clips.batched)
+    features = features_by_autograd(arrays, length, n_mels, convention, steps)  # (B, M, F)
     if convention.fill is not None:
         ends = torch.tensor([len(clip) // HOP_LENGTH for clip in arrays], device=given.device)
         frames = torch.arange(features.shape[-1], device=given.device)
@@ -69,11 +70,30 @@ def log_mel(
     return features if clips.batched else features[0]
 
 
+def log_mel_of_arrays(
+    clips: Clips,
+    length: int,
+    n_mels: int,
+    convention: Convention,
+    check_range: bool,
+    kernels: Kernels,
+) -> NDArray[np.float32]:
+    """`log_mel` of NumPy arrays, with kernels, which take tensors: float32, or as precise as the
+    convention. They get a copy of the clips."""
+    with torch.no_grad(), np.errstate(over="ignore"):  # infinity is found by the check
+        tensors = [torch.from_numpy(c.astype(convention.precision)) for c in clips.arrays]
+        copies = Clips(tensors, clips.batched)
+        features = log_mel(copies, length, n_mels, convention, check_range, False, kernels)
+        return features.float().numpy()
+
+
 def features_by_autograd(
-    clips: list[Tensor], length: int, n_mels: int, convention: Convention
+    clips: list[Tensor], length: int, n_mels: int, convention: Convention, steps: Steps
 ) -> Tensor:
     """Clips to features (B, M, F), in steps that autograd can follow."""
     one_thread_in_forks()
+    if steps.kernels.log_mel is not None:
+        return steps.log_mel(stack(clips), length, n_mels)
     dtype = torch.float64 if convention.precision == "float64" else clips[0].dtype
     window, filters = constants(clips[0], n_mels, dtype)
     total = length + convention.extra_padding
@@ -81,14 +101,14 @@ def features_by_autograd(
     n_heard = max(heard)
     x = pad(stack(clips), total, n_heard)
     frames = x.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
-    log = log_of_frames(frames, window, filters, convention)  # (B, M, H)
+    mel = steps.mel(steps.stft(frames, window), filters)  # (B, M, H)
 
-    counted = log
+    uncounted = None
     if convention.max_frames == "clip" and min(heard) < n_heard:
         others = torch.arange(n_heard) >= torch.tensor(heard)[:, None, None]  # (B, 1, H)
-        counted = log.masked_fill(others.to(log.device), -math.inf)
+        uncounted = others.to(mel.device)
     n_frames = length // HOP_LENGTH
-    return clamp_and_scale(log, counted, n_frames, n_frames - n_heard, convention)
+    return steps.log_scale(mel, uncounted, n_frames, n_frames - n_heard, convention)
 
 
 def stack(clips: list[Tensor]) -> Tensor:
@@ -100,33 +120,6 @@ def stack(clips: list[Tensor]) -> Tensor:
     return torch.stack(
         [c if len(c) == longest else functional.pad(c, (0, longest - len(c))) for c in clips]
     )
-
-
-def log_of_frames(
-    frames: Tensor, window: Tensor, filters: Tensor, convention: Convention
-) -> Tensor:
-    """Frames (B, H, N) to the logarithm of their mel power, (B, M, H)."""
-    spectrum = torch.fft.rfft(frames * window)  # (B, H, K)
-    parts = torch.view_as_real(spectrum).square()  # (B, H, K, 2)
-    bank = filters.expand(parts.shape[0], -1, -1)  # (B, M, K)
-    mel = torch.bmm(bank, parts.sum(-1).mT)  # (B, M, H), contiguous, which @ would not be
-    return mel.clamp(min=convention.log_floor).log10()  # (B, M, H)
-
-
-def clamp_and_scale(
-    log: Tensor, counted: Tensor, n_frames: int, n_silent: int, convention: Convention
-) -> Tensor:
-    """Logarithms (B, M, H), and those that count for the maximum, to features (B, M, F).
-
-    Of the n_frames = F wanted, the last n_silent hear only silence and are not in `log`.
-    """
-    axes = (0, 1, 2) if convention.max_scope == "batch" else (1, 2)
-    least = counted.amax(axes, keepdim=True) - convention.dynamic_range
-    clamped = torch.maximum(log, least)[..., :n_frames]
-    if n_silent > 0:
-        tail = least.clamp(min=LOG10_FLOOR).expand(*clamped.shape[:2], n_silent)
-        clamped = torch.cat([clamped, tail], dim=-1)  # (B, M, F)
-    return (clamped + convention.offset) / convention.divisor
 
 
 def pad(x: Tensor, length: int, n_heard: int) -> Tensor:
@@ -160,6 +153,7 @@ def log_mel_of_tensor(
     pad_to: float | None,
     truncate: bool,
     return_mask: bool,
+    kernels: Kernels = OURS,
 ) -> Any:
     """A tensor (n,) or (B, n) to features (M, F) or (B, M, F), and their mask if asked for.
 
@@ -169,6 +163,33 @@ def log_mel_of_tensor(
     check_shape(audio)
     n_clips, n = (1, *audio.shape)[-2:]
     x = to_float(audio, "audio").reshape(n_clips, n)  # (B, n): an error, later, for other axes
+    steps = Steps(kernels, batched=audio.ndim == 2)
+    if kernels.log_mel is None:
+        features = features_of_batch(x, n_mels, convention, pad_to, truncate, steps)
+    elif is_traced(x):
+        features = steps.log_mel(*fit_traced(x, pad_to, truncate), n_mels)
+    else:
+        length = padded_length(n, pad_to, truncate)
+        features = steps.log_mel(x[:, :length], length, n_mels)
+    features = features.to(x.dtype)
+    features = features if audio.ndim == 2 else features[0]
+    if not return_mask:
+        return features
+    frame = torch.arange(features.shape[-1], device=x.device)
+    mask = torch.zeros_like(features[..., 0, :], dtype=torch.int32) + (frame * HOP_LENGTH < n)
+    return features, mask
+
+
+def features_of_batch(
+    x: Tensor,
+    n_mels: int,
+    convention: Convention,
+    pad_to: float | None,
+    truncate: bool,
+    steps: Steps,
+) -> Tensor:
+    """Clips (B, n) to features (B, M, F), without a look at their values."""
+    n = x.shape[-1]
     # onnxruntime's Fourier transform errs by 5e-3 in float32.
     double = convention.precision == "float64" or torch.onnx.is_in_onnx_export()
     dtype = torch.float64 if double else x.dtype
@@ -182,49 +203,47 @@ def log_mel_of_tensor(
         n_silent = length // HOP_LENGTH - n_heard
         padded = pad(x[:, :length], length + convention.extra_padding, n_heard)
     frames = padded.unfold(-1, N_FFT, HOP_LENGTH)[:, :n_heard]  # (B, H, N)
-    log = log_of_frames(frames, window, filters, convention)  # (B, M, H)
+    mel = steps.mel(steps.stft(frames, window), filters)  # (B, M, H)
 
-    counted = log
+    uncounted = None
     if convention.max_frames == "clip" and is_traced(x):
         own = (n + convention.extra_padding) // HOP_LENGTH
-        heard = torch.arange(log.shape[-1], device=x.device)
-        counted = log.masked_fill(heard >= own, -math.inf)
-    features = clamp_and_scale(log, counted, length // HOP_LENGTH, n_silent, convention)
+        uncounted = torch.arange(mel.shape[-1], device=x.device) >= own
+    features = steps.log_scale(mel, uncounted, length // HOP_LENGTH, n_silent, convention)
     if convention.fill is not None and is_traced(x):
         frame = torch.arange(features.shape[-1], device=x.device)  # (F,)
         features = features.masked_fill(frame >= n // HOP_LENGTH, convention.fill)
     elif convention.fill is not None:
         features[..., n // HOP_LENGTH :].fill_(convention.fill)
-    features = features.to(x.dtype)
-    features = features if audio.ndim == 2 else features[0]
-    if not return_mask:
-        return features
-    frame = torch.arange(features.shape[-1], device=x.device)
-    mask = torch.zeros_like(features[..., 0, :], dtype=torch.int32) + (frame * HOP_LENGTH < n)
-    return features, mask
+    return features
 
 
 def pad_traced(
     x: Tensor, pad_to: float | None, truncate: bool, convention: Convention
 ) -> tuple[Tensor, int]:
     """`oracle.pad` of a traced batch (B, n) -> (B, L + 400), and L, a symbol where n is one."""
-    n = x.shape[-1]
-    known = isinstance(n, int)  # not under torch.export and torch.jit.trace
-    if pad_to is None and not known:
-        length = n
-    else:
-        length = padded_length(n if known else 0, pad_to, truncate)
-        if not known and not truncate:
-            # Of this one zero the index is 1 for a clip that is too long: an error, when it comes.
-            too_long = n // (length + 1) + torch.arange(1, device=x.device)
-            x = x + x.new_zeros(1).index_select(0, too_long)
-        x = functional.pad(x, (0, length))[:, :length]  # (B, L)
+    x, length = fit_traced(x, pad_to, truncate)
     total = length + convention.extra_padding
     x = functional.pad(x, (0, convention.extra_padding))
     half = torch.arange(N_FFT // 2, device=x.device)
     left = x.index_select(-1, N_FFT // 2 - half)
     right = x.index_select(-1, total - 2 - half)
     return torch.cat([left, x, right], dim=-1), length
+
+
+def fit_traced(x: Tensor, pad_to: float | None, truncate: bool) -> tuple[Tensor, int]:
+    """A traced batch (B, n) cut or filled with zeros -> (B, L), and L, a symbol where n is one."""
+    n = x.shape[-1]
+    known = isinstance(n, int)  # not under torch.export and torch.jit.trace
+    if pad_to is None and not known:
+        return x, n
+    length = padded_length(n if known else 0, pad_to, truncate)
+    if not known and not truncate:
+        # Of this one zero the index is 1 for a clip that is too long: an error, when it comes.
+        too_long = n // (length + 1) + torch.arange(1, device=x.device)
+        x = x + x.new_zeros(1).index_select(0, too_long)
+    x = functional.pad(x, (0, length))[:, :length]  # (B, L)
+    return x, length
 
 
 def of_module(audio: Tensor, **options: Any) -> Any:
@@ -246,7 +265,8 @@ class LogMel(nn.Module):
 
     torch.export, torch.onnx.export(dynamo=True), torch.compile, torch.func and torch.jit.trace keep
     batch and length dynamic. Values are not checked then; a clip longer than pad_to, or too short,
-    is an IndexError of what was exported. torch.jit.script cannot compile it.
+    is an IndexError of what was exported. torch.jit.script cannot compile it. It computes by the
+    kernels of `melfront.using` in each call, also when compiled.
     Reproduces transformers' WhisperFeatureExtractor.
     """
 

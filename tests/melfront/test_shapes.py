@@ -8,11 +8,11 @@ import torch
 
 import melfront
 from melfront import filterbank, oracle, variants
-from melfront.backends import numpy_backend, torch_backend, torch_constants
+from melfront.backends import numpy_backend, steps, torch_backend, torch_constants
 from tests import shapes
 from tests.signals import compute
 
-MODULES = (filterbank, oracle, variants, numpy_backend, torch_backend, torch_constants)
+MODULES = (filterbank, oracle, variants, numpy_backend, steps, torch_backend, torch_constants)
 FILES = [module.__file__ for module in MODULES]
 
 

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 import melfront
-from melfront.conventions import N_SAMPLES
 from melfront.encoder import WhisperEncoder, ops, oracle
 from melfront.parity import noise as measure
 from melfront.parity.files.names import hidden_state
@@ -31,7 +30,6 @@ from ..reasons import Refused
 from ..sandbox.parent import Sandbox
 from ..slots import find
 from ..slots.base import Array, Function, Slot, as_list
-from ..slots.front_end import constants, framed
 from ..slots.inputs import Case, Dice
 from ..slots.shapes import checked, fits
 from ..slots.signature import Shapes
@@ -147,18 +145,10 @@ def whole(model: WhisperEncoder, slot: Slot, kernel: Function | None) -> Functio
 
 
 def features(audio: Tensor, slot: Slot, kernel: Function | None, n_mels: int) -> Tensor:
-    """Audio (1, L) to features (1, M, F), step by step, one of them the kernel's."""
-    function = kernel or slot.reference
-    if not slot.stages:
-        out: Tensor = function(audio, n_mels=n_mels)
-        return out
-    steps = [find(name) for name in ("stft", "mel", "log_scale")]
-    stft, mel, log_scale = (function if s.name == slot.name else s.reference for s in steps)
-    window, filters = constants(n_mels, audio.device)
-    padded = torch.cat([audio[0], audio.new_zeros(N_SAMPLES - audio.shape[1])])
-    power = stft(framed(padded), window)  # (F, K)
-    scaled: Tensor = log_scale(mel(power, filters))
-    return scaled[None]  # (1, M, F)
+    """Audio (1, L) to features (1, M, F), a step of them, or all, by the kernel."""
+    with melfront.using(**{slot.name: kernel or slot.reference}):
+        out: Tensor = melfront.log_mel(audio[0], n_mels=n_mels)
+    return out[None]  # (1, M, F)
 
 
 # --- in our process -------------------------------------------------------------------------------

@@ -222,7 +222,7 @@ def test_endlessly_overlapping_blocks_do_not_accumulate():
         next(following)
         last.close()
         last = following
-    assert len(ops._blocks.get()) <= 2
+    assert len(ops._slots.blocks.get()) <= 2
     last.close()
     assert ops.current() == ops.Ops()
 
