@@ -26,7 +26,7 @@ REASONS = {
     "WRONG": "too far from the float64 truth",
     "SHAPES": "right on the encoder's own shapes and wrong on others, which the seed picks",
     "PRECISION": "wrong in the way that arithmetic with fewer bits is wrong",
-    "EXACT": "zeros and ones need no rounding, so the result must be exact",
+    "EXACT": "such numbers need no rounding, so the result must be exact",
     "THREAD": "works while it is not called; the parent reads its process's clock and threads, and "
     "asks how long its device is busy",
     "PROCESS": "leaves processes behind",

@@ -63,6 +63,23 @@ REFUSED = {
     "one_pass_variance": ("layer_norm", "WRONG", "large offset"),
     "tanh_gelu": ("gelu", "WRONG", "noise"),
     "softmax_overflows": ("softmax", "NOT_FINITE", "huge scores"),
+    "second_core_for_a_while": ("layer_norm", "THREAD", "cores at work"),
+    "works_ahead_a_little": ("layer_norm", "THREAD", "not its turn"),
+    "stops_the_rivals": ("layer_norm", "TAMPERED", "stops its rivals"),
+    "swaps_storage": ("layer_norm", "ALIAS", "an earlier result"),
+    "changes_its_result": ("layer_norm", "ALIAS", "changes a result"),
+    "changes_its_timed_result": ("layer_norm", "ALIAS", "changes a result"),
+    "returns_shared_memory": ("layer_norm", "ALIAS", "shares with other processes"),
+    "negates_later": ("layer_norm", "TYPE", "negated later"),
+    "replaces_code": ("layer_norm", "TAMPERED", "torch.nn.functional.layer_norm"),
+    "replaces_an_operator": ("layer_norm", "TAMPERED", "torch.ops.aten::erfinv"),
+}
+
+# Those that cheat only in the encoder's place: code, text in the reason. `turns/` runs them.
+IN_PLACE = {
+    "patches_linear_in_the_whole": ("TAMPERED", "torch.nn.functional.linear"),
+    "thread_in_the_whole": ("THREAD", "once it is in the encoder"),
+    "changes_the_model": ("TAMPERED", "Conv1d.forward"),
 }
 
 # Those that cheat on a device alone: `device/` runs them, and some of the others there too.
@@ -99,10 +116,10 @@ def test_kernel_is_refused_for_its_own_reason(name):
 
 
 def test_every_kernel_file_is_covered():
-    honest = {"reference", "two_pass_variance", "fills_out"}
+    honest = {"reference", "two_pass_variance", "fills_out", "sets_switches"}
     unusable = {"no_function", "wrong_signature", "raises_when_loaded"}
     files = {path.stem for path in KERNELS.glob("*.py")}
-    assert files == set(REFUSED) | ON_A_DEVICE | honest | unusable
+    assert files == set(REFUSED) | set(IN_PLACE) | ON_A_DEVICE | honest | unusable
     assert {code for _, code, _ in REFUSED.values()} <= set(REASONS)
 
 

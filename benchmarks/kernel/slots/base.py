@@ -36,6 +36,8 @@ class Slot:
     truth: Function  # an array, or a list of arrays
     flops: Callable[..., float]  # floating-point operations that no kernel can do without
     edges: Callable[[Dice], list[Case]]  # small cases that break kernels
+    # A call with numbers below 1e-38, whose result is not zero: does a kernel count them as zero?
+    small: Callable[[Dice], Case] | None = None
     # Other ways to do it, to be timed with it: in NumPy, and in torch by name.
     numpy: Function | None = None
     torch: dict[str, Function] = field(default_factory=dict)

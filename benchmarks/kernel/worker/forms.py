@@ -6,7 +6,6 @@ from typing import Any
 
 from ..reasons import Refused
 
-
 # What a plain torch.Tensor may be in disguise.
 LAZY = {
     "negated later": lambda torch, t: t.is_neg(),

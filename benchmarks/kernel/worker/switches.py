@@ -13,14 +13,19 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-# Variables by which the libraries that our own ops use choose threads, memory and arithmetic. Others
-# are the kernel's own affair.
+# Variables begin so by which the libraries that our own ops use choose threads, memory and
+# arithmetic. Others are the kernel's own affair.
 VARIABLES = (
-    "ATEN_ CUBLAS_ CUDA_ DNNL_ GOMP_ KMP_ MALLOC_ MKL_ NUMBA_ NVIDIA_ OMP_ ONEDNN_ OPENBLAS_ TORCH_ALLOW"
-).split()
+    *("ATEN_", "CUBLAS_", "CUDA_", "DNNL_", "GOMP_", "KMP_", "MALLOC_", "MKL_", "NUMBA_"),
+    *("NVIDIA_", "OMP_", "ONEDNN_", "OPENBLAS_", "TORCH_ALLOW_"),
+)
 # Of torch.backends, for either device; a torch that has not one of them leaves it out.
 FLAGS = {
-    "cpu": {"mkldnn": "enabled", "mkldnn.matmul": "fp32_precision", "mkldnn.conv": "fp32_precision"},
+    "cpu": {
+        "mkldnn": "enabled",
+        "mkldnn.matmul": "fp32_precision",
+        "mkldnn.conv": "fp32_precision",
+    },
     "cuda": {
         "cuda.matmul": "allow_tf32 allow_fp16_reduced_precision_reduction "
         "allow_bf16_reduced_precision_reduction allow_fp16_accumulation",
@@ -144,4 +149,4 @@ class Switches:
 
 def environment(variables: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables that matter."""
-    return {n: v for n, v in variables.items() if n.startswith(tuple(VARIABLES))}
+    return {n: v for n, v in variables.items() if n.startswith(VARIABLES)}

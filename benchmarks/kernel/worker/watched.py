@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 OURS = ("benchmarks", "encoder", "melfront", "parity")
 
-# Functions that no kernel has reason to replace: clocks, comparisons, those of the harness, and those
-# that the encoder is made of. "*" is every function and module in a module, every name in a class.
+# Functions that no kernel has reason to replace: clocks, comparisons, the harness's own, and what
+# the encoder is made of. "*" is every function and module in a module, every name in a class.
 WATCHED = {
     "time": "*",
     "builtins": "*",
@@ -173,7 +173,7 @@ def changed(before: Iterable[Watch]) -> list[str]:
 
 
 def kernels(torch: Any) -> dict[str, str]:
-    """What torch's dispatcher runs for each of its own operators, in words; without shapes alone."""
+    """What torch runs for each of its operators, in words; not what works out shapes only."""
     lines = {n: torch._C._dispatch_dump(n) for n in torch._C._dispatch_get_all_op_names()}
     return {
         name: "\n".join(line for line in text.splitlines() if not line.startswith("Meta"))

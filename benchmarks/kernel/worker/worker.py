@@ -20,6 +20,7 @@ import inspect
 import json
 import mmap
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +49,8 @@ class Worker:
         self.takes_out = False
         self.lookout: Lookout | None = None  # where there is a kernel
         self.gpu: Any = None  # a `device.Cuda`
+        self.stopped: list[int] = []  # an entry for each time that it was told to go on
+        signal.signal(signal.SIGCONT, lambda number, _frame: self.stopped.append(number))
 
     # --- commands -----------------------------------------------------------------------------
 
@@ -122,9 +125,9 @@ class Worker:
             self.copies.append([self.place(spec) for spec in specs])
         self.args = self.copies[0]
         self.taken = [
-            (*span(given), f"argument {number}; the result must be new memory")
+            (*span(given), f"argument {n}; the result must be new memory")
             for copy in self.copies
-            for number, given in enumerate(copy, 1)
+            for n, given in enumerate(copy, 1)
             if hasattr(given, "shape")
         ]
         self.targets = [[self.host(s).view(s["shape"]) for s in place] for place in outs]
@@ -190,6 +193,7 @@ class Worker:
             "ours": self.guard.imports(),
             "interpreted": any(self.triton.values()),
             "switches": self.switches.seen,
+            "stopped": len(self.stopped),
         }
 
     # --- memory -------------------------------------------------------------------------------
@@ -262,7 +266,7 @@ class Worker:
             return {}
         made = [self.formed(result, n) for n, result in enumerate(results)]
         new = [array for arrays in made for array in arrays]
-        spans = [span(array) for array in new]
+        spans = list(map(span, new))
         # Where an earlier result was: the kernel may have given it other memory since.
         earlier = [place for _, places, _ in self.held for place in places]
         taken = self.taken + [(*e, "an earlier result, which may be in use") for e in earlier]
