@@ -81,8 +81,7 @@ def SLOT(*args):
 """
 
 
-@pytest.mark.parametrize("slot", ["gelu", "linear"])
-@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize(("slot", "small"), [("gelu", True), ("gelu", False), ("linear", True)])
 def test_small_numbers_that_count_as_zero_are_told_and_allowed(slot, small, proof_only, tmp_path):
     path = tmp_path / "kernel.py"
     body = FLUSHING.replace("SLOT", slot)
