@@ -38,6 +38,7 @@ def limit_threads(torch: Any, threads: int) -> None:
     """Give every library as many threads as the user asked for."""
     for name in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
         os.environ[f"{name}_NUM_THREADS"] = str(threads)
+    os.environ["NPROC"] = str(threads)  # JAX's, on a CPU
     torch.set_num_threads(threads)
     with contextlib.suppress(ImportError):  # for libraries that are loaded already
         import threadpoolctl
