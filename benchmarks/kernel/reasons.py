@@ -17,7 +17,8 @@ REASONS = {
     "SHAPE": "returns another shape",
     "DTYPE": "returns another dtype",
     "DEVICE": "returns it on another device",
-    "ALIAS": "returns memory of an argument or of its last result; addresses are compared",
+    "ALIAS": "returns memory that is not, or does not stay, the result's own; addresses are "
+    "compared, and results looked at again",
     "MUTATED": "changes an argument; the parent compares it, bit by bit, with what it wrote",
     "UNWRITTEN": "leaves part of the result unwritten; memory is poisoned before each call",
     "NOT_FINITE": "NaN or infinity where the truth is finite",

@@ -84,7 +84,7 @@ class Race:
     def unclear(self) -> str:
         """Why these times say nothing, in words; empty if they do say something."""
         if self.busy:
-            return self.busy
+            return "others use its processors"
         if not all(self.spread(who)[0] > 0 for who in ("", REFERENCE, TWIN)):
             return "calls took no longer than an empty call did"
         if self.too_fast(self.median("")):  # but not most calls: that is refused

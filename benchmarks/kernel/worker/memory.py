@@ -9,9 +9,15 @@ from typing import Any
 POISON = {"float32": 0x7FC0DEAD, "float16": 0x7EDE, "bfloat16": 0x7FDE}
 # What glibc can be told to fill new memory with: 3.4e38 in float32, never a computed result.
 FRESH = {"float32": 0x7F7F7F7F, "float16": 0x7F7F, "bfloat16": 0x7F7F}
-
-
 MAPS = Path("/proc/self/maps")  # of Linux
+
+
+def poisoned(torch: Any, spec: dict[str, Any], device: str) -> Any:
+    """A new tensor of this shape and dtype, filled with the mark of what has not been written."""
+    tensor = torch.empty(spec["shape"], dtype=getattr(torch, spec["dtype"]), device=device)
+    integer = getattr(torch, f"int{8 * tensor.element_size()}")
+    tensor.view(integer).fill_(POISON[spec["dtype"]])
+    return tensor
 
 
 def span(array: Any) -> tuple[int, int]:

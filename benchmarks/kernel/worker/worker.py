@@ -30,7 +30,7 @@ from .compilers import compiled, set_environment, watch_interpreter
 from .device import opened
 from .forms import check_form, check_tensor
 from .loading import first_line, load
-from .memory import POISON, shared, shared_mapping, span
+from .memory import poisoned, shared, shared_mapping, span
 from .switches import Switches, limit_threads
 from .watched import ImportGuard, Lookout, Watch
 
@@ -220,10 +220,7 @@ class Worker:
 
     def poisoned(self, spec: Told) -> Any:
         """New memory in the form of a result, with the mark of what has not been written."""
-        dtype = getattr(self.torch, spec["dtype"])
-        tensor = self.torch.empty(spec["shape"], dtype=dtype, device=self.device)
-        integer = getattr(self.torch, f"int{8 * tensor.element_size()}")
-        tensor.view(integer).fill_(POISON[spec["dtype"]])
+        tensor = poisoned(self.torch, spec, self.device)
         return tensor.numpy() if self.arrays == "numpy" else tensor
 
     # --- one call -----------------------------------------------------------------------------
