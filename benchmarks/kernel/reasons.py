@@ -17,7 +17,8 @@ REASONS = {
     "SHAPE": "returns another shape",
     "DTYPE": "returns another dtype",
     "DEVICE": "returns it on another device",
-    "ALIAS": "returns memory of an argument or of its last result; addresses are compared",
+    "ALIAS": "returns memory that is not, or does not stay, the result's own; addresses are "
+    "compared, and results looked at again",
     "MUTATED": "changes an argument; the parent compares it, bit by bit, with what it wrote",
     "UNWRITTEN": "leaves part of the result unwritten; memory is poisoned before each call",
     "NOT_FINITE": "NaN or infinity where the truth is finite",
@@ -27,7 +28,7 @@ REASONS = {
     "WRONG": "too far from the float64 truth",
     "SHAPES": "right on the encoder's own shapes and wrong on others, which the seed picks",
     "PRECISION": "wrong in the way that arithmetic with fewer bits is wrong",
-    "EXACT": "zeros and ones need no rounding, so the result must be exact",
+    "EXACT": "such numbers need no rounding, so the result must be exact",
     "THREAD": "works while it is not called; the parent reads its process's clock and threads, and "
     "asks how long its device is busy",
     "PROCESS": "leaves processes behind",

@@ -53,7 +53,11 @@ def text(o: Outcome) -> str:
         lines += times(o)
     if o.whole:
         lines += in_place(o.whole)
-    lines += [o.note] * bool(o.note)
+    lines += [o.remark] * bool(o.remark)
+    if o.flushes:
+        lines.append("numbers below 1e-38 count as 0")
+    if o.switches:
+        lines.append(f"changes {', '.join(o.switches)}: set back")
     lines.append(verdict(o))
     if o.warning:
         lines.append(f"WARNING: {o.warning}")

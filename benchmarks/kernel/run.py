@@ -28,7 +28,7 @@ from .slots.shapes import checked, declaration, fits
 from .slots.signature import Shapes
 from .timing import fair, whole
 from .timing.busy import Load
-from .timing.times import Race
+from .timing.times import REFERENCE, Race
 from .worker.device import torch_name
 
 RESTARTS = 3  # of a kernel that dies, so that the other cases are seen too
@@ -74,9 +74,12 @@ class Outcome:
     interpreted: bool = False
     shapes: Shapes = field(default_factory=dict)  # that the kernel declares, if it does
     left_out: int = 0  # cases of other shapes
-    note: str = ""  # what was not done, and why
+    remark: str = ""  # what was not done, and why
     hint: str = ""  # what the file may declare
     warning: str = ""
+    flushes: bool = False  # numbers below 1e-38 count as 0
+    tasks: int = 0  # threads that it had at the end of its proof
+    switches: list[str] = field(default_factory=list)  # settings that it has changed, in words
     seconds: float = 0.0
     sha256: str = ""  # of the file, before it was loaded
     # Drawn here, where no kernel can read it as it can the seed of a command line: a verdict that a
@@ -86,6 +89,10 @@ class Outcome:
     @property
     def good(self) -> bool:
         return self.verdict in (measure.PASS, measure.NOISY)
+
+    def note(self, switches: list[str]) -> None:
+        """Remember settings that the kernel has changed, each once."""
+        self.switches += [line for line in switches if line not in self.switches]
 
     def order(self, kernel: bool, ours: list[Any] | None = None) -> dict[str, Any]:
         """What a new worker is told: whether to load the kernel, and what of ours."""
@@ -211,8 +218,10 @@ def prove(child: Sandbox, outcome: Outcome, dice: Dice) -> Sandbox:
     if not outcome.findings:
         raise no_case(outcome)
     if child.pid:
-        guard.inspect(child)
+        outcome.note(guard.inspect(child))
         guard.no_processes(child)
+        outcome.tasks = len(child.tasks())
+        outcome.flushes = verdict.flushes(child, slot, dice)
     bad = [f for f in outcome.findings if not f.good]
     if bad:
         outcome.verdict = "WRONG" if all(f.verdict == measure.WRONG for f in bad) else "INVALID"
@@ -250,7 +259,9 @@ def compete(child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], N
     slot, options = outcome.slot, outcome.options
     timed = {i: f.case for i, f in enumerate(outcome.findings) if f.case.seen}
     if not timed:
-        outcome.note = f"not timed: the model has no call of these shapes at --size {options.size}"
+        outcome.remark = (
+            f"not timed: the model has no call of these shapes at --size {options.size}"
+        )
         return
     # Not from the run's seed: a kernel could read that from the command line and work ahead.
     dice = Dice(secrets.randbits(62), dice.dtype)
@@ -260,37 +271,54 @@ def compete(child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], N
     arguments = [slot.name, torch_name(options.device)]
     ours = outcome.order(kernel=False, ours=[fair.__name__, "contestants", arguments])
     with Sandbox(ours, options.limit) as rivals, Sandbox(ours, options.limit) as twin:
-        load = Load([child, rivals, twin])
         for i, case in timed.items():
             say(f"timing {case.label} {case.shape()}")
-            race = raced(load, child, rivals, twin, slot, case, dice, options.seconds)
+            told = slot, case, dice, options.seconds
+            race = contest(outcome, fair.race, child, [rivals, twin], *told)
             outcome.races[i] = race
             if case is first:
                 guard.even(untimed, race)
-            guard.same_chances(child, [rivals, twin])
-            guard.no_starving(race, load.warning())
-        guard.inspect(child)
-        outcome.warning = load.warning() or unclear(outcome.races)
+        outcome.note(guard.inspect(child))
+        outcome.warning = outcome.warning or unclear(outcome.races)
     if options.whole:
         say("running it in its place")
         in_place(outcome, dice)
 
 
-def raced(load: Load, candidate: Sandbox, *others: Any) -> Race:
-    """`fair.race`, once more where a busy machine may be why the kernel is refused.
+def contest(
+    outcome: Outcome,
+    race: Callable[..., Race],
+    candidate: Sandbox,
+    others: list[Sandbox],
+    *arguments: Any,
+) -> Race:
+    """A race, by itself or in the encoder's place, and what only the parent sees of it."""
+    load = Load([candidate, *others])
+    result = raced(load, race, candidate, *others, *arguments)
+    result.busy = load.busy()
+    guard.same_chances(candidate, others)
+    guard.no_starving(result)
+    if result.busy:
+        outcome.warning = f"the machine is busy: {result.busy} meanwhile. Nothing is recorded"
+    return result
+
+
+def raced(load: Load, race: Callable[..., Race], candidate: Sandbox, *others: Any) -> Race:
+    """The race, once more where a busy machine may be why the kernel is refused.
 
     Only what comes twice is held against a kernel, and then with a word on the machine.
     """
     try:
-        return fair.race(candidate, *others)
+        return race(candidate, *others)
     except Refused as refused:
-        busy = load.warning()
+        busy = load.busy()
         if refused.code not in CHANCE or refused.certain or not candidate.pid or not busy:
             raise
     try:
-        return fair.race(candidate, *others)
+        return race(candidate, *others)
     except Refused as refused:
-        raise Refused(refused.code, f"{refused.text}; {busy}") from None
+        text = f"{refused.text}; the machine is busy: {busy}"
+        raise Refused(refused.code, text) from None
 
 
 def unclear(races: dict[int, Race]) -> str:
@@ -314,13 +342,20 @@ def in_place(outcome: Outcome, dice: Dice) -> None:
     if outcome.shapes:
         fitting, calls = whole.of_shapes(slot, model, outcome.shapes)
         if not fitting:
-            outcome.note = f"not run in its place: none of the {calls} calls has these shapes"
+            outcome.remark = f"not run in its place: none of the {calls} calls has these shapes"
             return
         what += f", {fitting} of its {calls} calls" + " and ours in the others" * (fitting < calls)
     limit = max(options.limit, 120)
-    seconds = options.seconds if outcome.verdict == measure.PASS else None
     with (
         Sandbox(outcome.order(True, ours), limit, options.prints) as candidate,
         Sandbox(outcome.order(False, ours), limit) as reference,
     ):
-        outcome.whole = whole.run_whole(candidate, reference, slot, model, dice, what, seconds)
+        case = Case("whole", (whole.clip(slot, model),))
+        found = whole.run_whole(candidate, reference, slot, model, case, dice, what)
+        outcome.whole = found
+        guard.no_more_threads(candidate, outcome.tasks, reference)
+        if outcome.verdict == measure.PASS:
+            told = case, dice, found, options.seconds
+            race = contest(outcome, whole.race_of_wholes, candidate, [reference], *told)
+            found.times, found.busy = [race.times[""], race.times[REFERENCE]], race.busy
+        outcome.note(guard.inspect(candidate))

@@ -7,24 +7,36 @@ keeps its answers, and `worker/watched.py` those in the kernel's own process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..reasons import Refused
+from .parent import as_integers
 from .processes import descendants, helpers_time
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..slots.inputs import Case
     from ..timing.times import Race
     from .parent import Sandbox
 
-ALLOWANCE = 1.25  # how much faster than its roof a kernel may seem
+# One thread cannot work for longer than a call takes; nor n for longer than n times as long.
+MORE = 1.02
+# Seconds of processor time between two calls, which a fifth of the rounds may have more of: while
+# the contents are there, and are not. Honest processes that sleep use none.
+AHEAD, MORE_AHEAD, IDLE = 2e-5, 0.02, 1e-4
 
 
-def inspect(child: Sandbox) -> None:
-    """Refuse a kernel that has replaced a function or imported one of our packages."""
+def inspect(child: Sandbox) -> list[str]:
+    """Refuse a kernel that has replaced a function or imported one of our packages.
+
+    Returns which settings of the process it has changed; they have been set back.
+    """
     seen = child.ask("inspect")
     if seen["ours"]:
         names = ", ".join(seen["ours"][:3])
@@ -32,6 +44,8 @@ def inspect(child: Sandbox) -> None:
         raise Refused("REFERENCE", text)
     if seen["tampered"]:
         raise Refused("TAMPERED", f"replaces {', '.join(seen['tampered'][:4])}")
+    switches: list[str] = seen["switches"]
+    return switches
 
 
 def no_work_after(child: Sandbox, tasks: set[int]) -> None:
@@ -75,12 +89,42 @@ def unfinished(child: Sandbox, content: Case) -> Refused | None:
     return None
 
 
+def kept(child: Sandbox, back: int = 0, first: list[Tensor] | None = None) -> None:
+    """Refuse a kernel that has changed a result since it was copied.
+
+    back: of which call, 0 is the last; first: what was copied then, of the first copy of the case.
+    """
+    for place in (place for results in child.results for place in results):
+        as_integers(place).zero_()
+    child.ask("again", back=back)
+    copied = [first] if first else child.seen.values()
+    pairs = zip(copied, child.results, strict=False)
+    if not all(same_bits(a, b) for was, now in pairs for a, b in zip(was, now, strict=True)):
+        raise Refused("ALIAS", "changes a result after it has returned it")
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    return bool((as_integers(a) == as_integers(b)).all())
+
+
 def alone(child: Sandbox, tasks: set[int]) -> None:
     """Refuse a kernel that has started threads or processes since it was proved."""
     if new := child.left(tasks):
         raise Refused("THREAD", f"starts {len(new)} thread(s) once it is timed", certain=True)
     if left := descendants(child.pid):
         raise Refused("PROCESS", f"starts {len(left)} process(es) once it is timed")
+
+
+def no_more_threads(child: Sandbox, proved: int, reference: Sandbox) -> None:
+    """Refuse threads that a kernel has in its place only.
+
+    proved: how many its process had in the proof; reference: a process that runs the same without
+    the kernel.
+    """
+    new = len(child.tasks()) - (proved + len(reference.tasks()) - 1)  # one main thread
+    if proved and new > 0:
+        text = f"starts {new} thread(s) once it is in the encoder"
+        raise Refused("THREAD", text, certain=True)
 
 
 def no_helpers(child: Sandbox, before: float) -> None:
@@ -106,21 +150,37 @@ def chances(pid: int) -> tuple[int, set[int], int]:
     return priority, os.sched_getaffinity(pid), os.sched_getscheduler(pid)
 
 
+def share(pid: int) -> tuple[str, ...]:
+    """What else decides how much of the processors a process gets: its groups, and their weight."""
+    texts = []
+    for name in ("autogroup", "cgroup"):
+        with contextlib.suppress(OSError):
+            texts.append(Path(f"/proc/{pid}/{name}").read_text().strip().rpartition(" nice ")[2])
+    return tuple(texts)
+
+
 def same_chances(candidate: Sandbox, others: list[Sandbox]) -> None:
-    """Refuse a kernel that has changed its own or its rivals' priority, scheduler or processors."""
+    """Refuse a kernel that has changed its own or its rivals' priority, scheduler or processors.
+
+    Or that has stopped its rivals for a moment: they count how often they were told to go on.
+    """
     if not hasattr(os, "sched_getaffinity"):
         return
     mine = chances(0)
     for child in (candidate, *others):
         theirs = chances(child.pid)
+        whose = "its own" if child is candidate else "its rivals'"
         if theirs != mine and (child is not candidate or theirs[0] < mine[0] or theirs[2]):
-            whose = "its own" if child is candidate else "its rivals'"
             raise Refused("TAMPERED", f"changes {whose} priority or processors")
+        if share(child.pid) != share(candidate.pid):
+            raise Refused("TAMPERED", f"changes {whose} share of the processors")
+    if stopped := sum(child.ask("inspect")["stopped"] for child in others):
+        raise Refused("TAMPERED", f"stops its rivals, {stopped} times in all")
 
 
-def no_starving(race: Race, busy: str) -> None:
-    """Refuse a kernel that keeps its rivals from the processor; busy: others may have done it."""
-    if race.starved() and not busy:
+def no_starving(race: Race) -> None:
+    """Refuse a kernel that keeps its rivals from the processor, unless others may have done it."""
+    if race.starved() and not race.busy:
         raise Refused("TAMPERED", "keeps its rivals from the processor, on a quiet machine")
 
 
@@ -132,8 +192,8 @@ def fair(race: Race, reference: str, twin: str) -> None:
     late(race, "lag", 2.0, (reference, twin))
     if race.dense:  # copying a result with gaps takes longer, which is already counted as time
         late(race, "copying", 1.2, (reference, twin))
-    if race.cores.get("", 1.0) > 1.15 * race.threads + 0.1:
-        text = f"keeps {race.cores['']:.1f} cores at work, and {race.threads} were asked for"
+    if race.most_cores > MORE * race.threads:  # False where it is unknown
+        text = f"keeps {race.most_cores:.2f} cores at work, and {race.threads} were asked for"
         raise Refused("THREAD", text)
     on_stream, clock = race.by_events(), race.spread("")[0]  # high and low, as in `late`
     if clock > 2 * on_stream + 1e-4 / race.copies:  # False where there are no events
@@ -142,24 +202,30 @@ def fair(race: Race, reference: str, twin: str) -> None:
             f"its caller's stream is done after {1e3 * on_stream:.4f} ms a call, the device "
             f"after {1e3 * clock:.4f} ms: work on a stream of its own",
         )
-    least = race.least() / ALLOWANCE
-    if race.spread("")[1] < least:  # False where there is no roof
+    if race.too_fast(race.spread("")[1]):
         raise Refused(
             "ROOF",
             f"{1e6 * race.median(''):.1f} us, and this machine needs at least "
-            f"{1e6 * least:.1f} us to move the bytes or to multiply",
+            f"{1e6 * race.least():.1f} us to move the bytes or to multiply",
         )
 
 
 def out_of_turn(race: Race, reference: str) -> None:
-    """Refuse more processor time between calls than honest rivals use there."""
-    mine, theirs = race.overtime[""], race.overtime[reference]
-    if mine > 2 * max(theirs, 0) + max(3e-4, 0.05 * race.copies * race.median("")):
-        raise Refused(
-            "THREAD",
-            f"its process uses {1e3 * mine:.2f} ms of processor time between "
-            f"two calls, when it is not its turn (the rivals' {1e3 * theirs:.2f} ms)",
-        )
+    """Refuse more processor time between calls than honest rivals use there.
+
+    Idle threads may look for work a little longer. But once the contents are written, a kernel that
+    wakes works ahead.
+    """
+    call = race.copies * race.median("")
+    for gap, mine in race.overtime[""].items():
+        theirs = max(race.overtime[reference].get(gap, 0.0), 0.0)
+        spare = max(AHEAD, MORE_AHEAD * call) if gap == "G" else max(IDLE, 0.05 * call)
+        if mine > 2 * theirs + spare:
+            raise Refused(
+                "THREAD",
+                f"its process uses {1e3 * mine:.2f} ms of processor time between "
+                f"two calls, when it is not its turn (the rivals' {1e3 * theirs:.2f} ms)",
+            )
 
 
 def device_out_of_turn(race: Race, twin: str) -> None:

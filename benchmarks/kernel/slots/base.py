@@ -40,6 +40,8 @@ class Slot:
     # How many of the arguments after the first are weights, which a kernel may prepare. If there
     # are any, no other argument after the first is an array.
     weights: int = 0
+    # A call with numbers below 1e-38, whose result is not zero: does a kernel count them as zero?
+    small: Callable[[Dice], Case] | None = None
     # Other ways to do it, to be timed with it: in NumPy, and in torch by name.
     numpy: Function | None = None
     torch: dict[str, Function] = field(default_factory=dict)

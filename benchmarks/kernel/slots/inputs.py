@@ -24,8 +24,9 @@ MOST = 1 << 27  # numbers of an array; 1 GiB in float64
 class Case:
     """The arguments of one call. `vary` says how other contents of the same kind are made:
 
-    "scale" changes each value by up to 5 %, "add" adds up to 5 % of the standard deviation, "bits"
-    draws zeros and ones anew: nothing needs rounding, so the result must be exact.
+    "scale" changes each value by up to 5 %, "add" adds up to 5 % of the standard deviation. "bits"
+    draws zeros and ones anew, "integers" whole numbers up to the largest of each argument: nothing
+    needs rounding, so the result must be exact.
     """
 
     label: str
@@ -73,6 +74,12 @@ class Dice:
         self.room(*shape)
         return (torch.rand(shape, generator=self.generator) < 0.5).to(self.dtype)
 
+    def integers(self, most: int, *shape: int) -> Tensor:
+        """Whole numbers from -most to most, which is one of them."""
+        drawn = torch.randint(-most, most + 1, shape, generator=self.generator)
+        drawn.view(-1)[0] = most
+        return drawn.to(self.dtype)
+
     def linear(self, n_out: int, n_in: int) -> tuple[Tensor, Tensor]:
         """Weight and bias of a linear map that keeps the scale of its input."""
         return self.normal(n_out, n_in, std=n_in**-0.5), self.normal(n_out)
@@ -101,6 +108,9 @@ class Dice:
         noise = self.noise(len(base))
         if how == "bits":
             made = (noise > 0).to(tensor.dtype)
+        elif how == "integers":
+            made = (base.abs().max() * noise).round().to(tensor.dtype)
+            made[0] = base.abs().max()  # so that contents may be made of these in their turn
         elif how == "add":
             made = (base + 0.05 * float(tensor.float().std(correction=0)) * noise).to(tensor.dtype)
         else:
@@ -116,6 +126,23 @@ def extent(tensor: Tensor) -> int:
 def flat(tensor: Tensor) -> Tensor:
     """The elements from a tensor's first to its last in memory, gaps included."""
     return tensor.as_strided((extent(tensor),), (1,))
+
+
+def whole_numbers(dice: Dice, shape: tuple[int, ...], *others: tuple[int, ...]) -> list[Case]:
+    """A case of products that need no rounding in float32, and do where factors keep 11 bits or 8.
+
+    The first argument has numbers of 12 bits, the others of 3, and their sums stay below 2^24.
+    16-bit dtypes cannot hold them.
+    """
+    if dice.dtype != torch.float32:
+        return []
+    args = (dice.integers(4095, *shape), *(dice.integers(7, *other) for other in others))
+    return [Case("whole numbers", args, vary="integers")]
+
+
+def tiny(dice: Dice, *others: Tensor, shape: tuple[int, ...]) -> Case:
+    """Numbers around 1e-39, which float32 holds with fewer bits, and the other arguments."""
+    return Case("below 1e-38", (1e-39 * dice.normal(*shape).sign(), *others))
 
 
 def strided(x: Tensor) -> Tensor:

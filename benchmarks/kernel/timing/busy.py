@@ -38,12 +38,7 @@ class Load:
             return self.began / (os.cpu_count() or 1)  # the load before we began
         return max(0.0, used / wall / (os.cpu_count() or 1))
 
-    def warning(self) -> str:
-        """A line if the machine is too busy for times to mean anything, else nothing."""
+    def busy(self) -> str:
+        """In words what others used, if it is too much for times to mean anything."""
         share = self.others()
-        if share <= BUSY:
-            return ""
-        return (
-            f"the machine is busy: others used {share:.0%} of its processors meanwhile. "
-            "The times mean little, and nothing is recorded"
-        )
+        return f"others used {share:.0%} of the processors" if share > BUSY else ""

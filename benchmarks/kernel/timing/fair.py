@@ -1,6 +1,7 @@
 """The race: a kernel, its rivals and a second copy of one rival, call by call in turn.
 
-No round repeats contents: the parent writes new ones to the same addresses before each call. A call
+No round repeats contents: the parent writes new ones to the same addresses before each call. The
+rivals get those that the kernel had in the round before: their answers are of no use to it. A call
 lasts, by the parent's clock, from "go" to "returned", less what an empty call takes. On a device
 "go" calls many copies of a case, and a call's time is their share.
 """
@@ -9,14 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 import torch
 
-from ...race import no_garbage_collection, rounds
+from ...race import no_garbage_collection, rounds, spread
 from ..proof.verdict import Standard, check
 from ..reasons import Refused
 from ..sandbox import copies, guard
@@ -82,76 +82,102 @@ def race(
         bound = roof(n_bytes, dice.dtype, candidate.threads)
     for child in (candidate, rivals, twin):
         child.case(case, outs, "" if child is candidate else REFERENCE, copies=n_copies)
-        child.overtime.clear()
-    heat = Heat(runners, slot, case, n_copies, random.Random(dice.below(1 << 30)))
-    tasks, helped = candidate.tasks(), helpers_time(candidate.pid)
-    with steady():
-        for order in rounds(runners, WARM_SECONDS, LEAST_WARM, MOST_WARM, heat.chance):
-            heat.round(order, dice, tasks, counts=False)
-        for order in rounds(runners, seconds, LEAST_ROUNDS, MOST_ROUNDS, heat.chance):
-            heat.round(order, dice, tasks, counts=True)
-    guard.no_helpers(candidate, helped)
-    result = summed_up(heat.calls, candidate, twin)
+    heat = Heat(runners, partial(timed_right, candidate, slot), case, dice, n_copies)
+    heat.run(WARM_SECONDS, LEAST_WARM, MOST_WARM)
+    heat.run(seconds, LEAST_ROUNDS, MOST_ROUNDS, counts=True)
+    result = heat.result(twin)
     result.flops, result.n_bytes = float(slot.flops(*case.args, **case.kwargs)), n_bytes
-    result.roof, result.checked, result.noise = bound, len(heat.noises), max(heat.noises)
+    result.roof = bound
     if candidate.preparing:
         result.prepare = float(np.median(candidate.preparing))
     if on_device:
-        result.copies, result.clocks, result.settling = n_copies, heat.clocks, heat.settling
         result.cached = twin.loaded["gpu"]["l2"] / n_copies
     guard.fair(result, REFERENCE, TWIN)
     return result
 
 
-@dataclass
 class Heat:
-    """The rounds of a race, and what was seen in them."""
+    """Rounds in which a kernel and its rivals are called in turn, and what was seen in them."""
 
-    runners: dict[str, tuple[Sandbox, str]]
-    slot: Slot
-    case: Case
-    copies: int  # of the case, that one order calls
-    chance: random.Random
-    calls: dict[str, list[Call]] = field(init=False)
-    noises: list[float] = field(default_factory=list)  # of the results that were checked
-    # On a device: MHz of each contestant's calls; and for how many seconds at most the device works
-    # for the candidate after a rival's call, and for an honest contestant, in each round.
-    clocks: dict[str, list[float]] = field(init=False)
-    settling: dict[str, list[float]] = field(default_factory=lambda: {"": [], TWIN: []})
+    def __init__(
+        self,
+        runners: dict[str, tuple[Sandbox, str]],
+        right: Callable[[Case, int], float],
+        case: Case,
+        dice: Dice,
+        copies: int = 1,
+    ) -> None:
+        """runners: by name, the process and the function there; the kernel's name is "".
 
-    def __post_init__(self) -> None:
-        self.calls = {name: [] for name in self.runners}
-        self.clocks = {name: [] for name in self.runners}
-        self.on_device = self.runners[""][0].device != "cpu"
+        right: refuses the kernel's result for these contents, of this copy, or returns its noise.
+        copies: of the case, that one order calls.
+        """
+        self.runners, self.right, self.case, self.dice = runners, right, case, dice
+        self.copies, self.chance = copies, random.Random(dice.below(1 << 30))
+        self.candidate = runners[""][0]
+        self.on_device = self.candidate.device != "cpu"
+        self.honest = TWIN if TWIN in runners else REFERENCE
+        self.calls: dict[str, list[Call]] = {name: [] for name in runners}
+        self.noises: list[float] = []  # of the results that were checked
+        # On a device: MHz of each contestant's calls; and for how many seconds at most the device
+        # works for the kernel after a rival's call, and for an honest contestant, in each round.
+        self.clocks: dict[str, list[float]] = {name: [] for name in runners}
+        self.settling: dict[str, list[float]] = {"": [], self.honest: []}
+        self.earlier = self.contents()  # what the kernel had in the round before
+        self.tasks = self.candidate.tasks()
+        for child, _ in runners.values():
+            child.overtime.clear()
 
-    def round(self, order: list[str], dice: Dice, tasks: set[int], counts: bool) -> None:
-        """Call every contestant with the same new contents, and check some of the results."""
-        contents = [dice.vary(self.case) for _ in range(self.copies)]
-        look = self.on_device or self.chance.random() < CHECKED
-        look = look or (len(self.calls[""]) == LEAST_ROUNDS - 1 and not self.noises)
+    def contents(self) -> list[Case]:
+        return [self.dice.vary(self.case) for _ in range(self.copies)]
+
+    def run(self, seconds: float, least: int, most: int, counts: bool = False) -> None:
+        """Rounds for so long, but so many; whether they count. Raises Refused."""
+        helped = helpers_time(self.candidate.pid)
+        with steady():
+            for order in rounds(self.runners, seconds, least, most, self.chance):
+                # At least one result is checked, in the last round if not before.
+                last = len(self.calls[""]) == least - 1 and not self.noises
+                self.round(order, counts, self.chance.random() < CHECKED or last)
+        guard.no_helpers(self.candidate, helped)
+
+    def round(self, order: list[str], counts: bool, look: bool) -> None:
+        """Call every contestant with new contents; look: check the kernel's results."""
+        fresh, look = self.contents(), look or self.on_device
         # A third of a device's copies; a worker learns which when it has called all of them.
         third = [0]
         if self.on_device:
-            third = self.chance.sample(range(self.copies), len(self.runners[""][0].results))
+            third = self.chance.sample(range(self.copies), len(self.candidate.results))
         waits: dict[str, list[float]] = {who: [] for who in self.settling}
         for name in order:
             child, function = self.runners[name]
             child.use(function)
-            child.write(*contents)
+            child.write(*(self.earlier if name else fresh))
             child.look = name == ""
             call = self.clocked(name, third) if self.on_device else child.call()
             if name == "":
-                guard.alone(child, tasks)
+                guard.alone(child, self.tasks)
                 if look or quick(call, self.calls[""]):
-                    self.noises += [timed_right(child, self.slot, contents[n], n) for n in third]
+                    self.noises += [self.right(fresh[n], n) for n in third]
             elif self.on_device:
                 for who, seconds in waits.items():
                     seconds.append(self.runners[who][0].settle()[0])
             if counts:
                 self.calls[name].append(call)
+        if look:
+            guard.kept(self.candidate)
         if self.on_device:
             for who, seconds in waits.items():
                 self.settling[who].append(max(seconds))
+        self.earlier = fresh
+
+    def result(self, twin: Sandbox) -> Race:
+        """The rounds that count as times; twin: an honest contestant's process."""
+        race = summed_up(self.calls, self.candidate, twin)
+        race.checked, race.noise = len(self.noises), max(self.noises)
+        if self.on_device:
+            race.copies, race.clocks, race.settling = self.copies, self.clocks, self.settling
+        return race
 
     def clocked(self, name: str, look_at: list[int]) -> Call:
         """A contestant's call on a device, whose clock is read before and after."""
@@ -196,22 +222,28 @@ def summed_up(calls: dict[str, list[Call]], candidate: Sandbox, twin: Sandbox) -
     def each(of: str) -> dict[str, Array]:
         return {name: np.array([getattr(c, of) for c in made]) for name, made in calls.items()}
 
-    times, copying = each("time"), each("copying")
-    cores = {n: float(np.median([c.working / c.time for c in made])) for n, made in calls.items()}
-    # The low end: on a busy machine the middle says how busy it was.
-    empty = float(np.percentile(times.pop(NOTHING), 20))
+    times, copying, working = each("time"), each("copying"), each("working")
+    most_cores = spread(working[""] / times[""])[1]
+    # The low end: on a busy machine the middle says how busy it was. Next to a whole encoder: none.
+    empty = float(np.percentile(times.pop(NOTHING, 0.0), 20))
+    empty_work = float(np.percentile(working.pop(NOTHING, 0.0), 20))
     times = {name: np.maximum(t - empty, 0) for name, t in times.items()}
+    cores = {
+        name: float(np.median((working[name] - empty_work) / np.maximum(t, 1e-9)))
+        for name, t in times.items()
+    }
     dense = all(call.dense for call in calls[""])
     if not dense:
         # A result with gaps, or transposed, takes its reader longer, which is part of its price.
         longer = float(np.median(copying[""]) - np.median(copying[REFERENCE]))
         times[""] += max(0.0, longer / len(candidate.results))
     events = [call.event for call in calls[""] if call.event is not None]
-    # Each gap by itself: a kernel would work ahead in the one in which contents are written. The
-    # median: a machine that stops for a moment shows up in one call.
+    # Each gap by itself: a kernel would work ahead in the one after contents were written. The high
+    # end: to work ahead in half of the rounds is enough for the median.
     overtime = {
-        name: max((float(np.median(u)) for u in child.overtime.values()), default=0.0)
+        name: {gap: spread(used)[1] for gap, used in child.overtime.items()}
         for name, child in (("", candidate), (REFERENCE, twin))
     }
     threads = candidate.threads
-    return Race(times, each("lag"), copying, events, dense, threads, cores, overtime)
+    lag = each("lag")
+    return Race(times, lag, copying, events, dense, threads, cores, most_cores, overtime)

@@ -17,6 +17,7 @@ from .roof import Roof
 
 SAME_CLOCK = 0.1  # a GPU whose clocks differ by more gives the contestants unequal chances
 BAND = 0.05  # ratios this close to 1 are no difference, even if two copies are closer
+ALLOWANCE = 1.25  # how much faster than its roof a kernel may seem
 REFERENCE, TWIN = "reference", "second copy"
 
 
@@ -31,13 +32,16 @@ class Race:
     dense: bool = True  # the candidate's results are contiguous
     threads: int = 1  # asked for
     cores: dict[str, float] = field(default_factory=dict)  # kept at work; NaN if unknown
-    overtime: dict[str, float] = field(default_factory=dict)  # seconds a call, used out of turn
+    most_cores: float = float("nan")  # of the candidate's, in all calls but a fifth
+    # Seconds of processor time between two calls, by what came next, in all rounds but a fifth.
+    overtime: dict[str, dict[str, float]] = field(default_factory=dict)
     flops: float = 0.0
     n_bytes: float = 0.0
     roof: Roof = field(default_factory=lambda: Roof(0, 0))  # zero where it is not measured
     checked: int = 0  # how many of the candidate's results were checked
     noise: float = float("nan")  # of the worst of them
     prepare: float = float("nan")  # seconds for each set of weights, outside of all times
+    busy: str = ""  # how much others used of the machine, in words, if it was too much
     # On a device:
     copies: int = 1  # of the case, whose calls were timed together
     cached: float = 0.0  # bytes of a copy that may stay in the device's cache
@@ -57,7 +61,7 @@ class Race:
         On a busy machine that may be chance: long calls are interrupted more often than short ones.
         """
         rivals = (self.cores.get(name, 1.0) for name in (REFERENCE, TWIN))
-        return min(rivals) < 0.6 * min(1.0, self.cores.get("", 1.0))
+        return min(rivals) < 0.85 * min(1.0, self.cores.get("", 1.0))
 
     def least(self) -> float:
         """The seconds that no kernel takes less than; NaN if the roof was not measured."""
@@ -67,7 +71,11 @@ class Race:
 
     def of_roof(self) -> float:
         """Share of what the roof allows: 1 is as fast as the machine can be."""
-        return self.roof.seconds(self.flops, self.n_bytes) / max(self.median(""), 1e-9)
+        return self.least() / max(self.median(""), 1e-9)
+
+    def too_fast(self, seconds: float) -> bool:
+        """Whether this machine cannot do it in so little time; False if the roof is unknown."""
+        return seconds < self.least() / ALLOWANCE
 
     def band(self) -> float:
         """The largest log ratio that does not count as a difference."""
@@ -76,8 +84,12 @@ class Race:
 
     def unclear(self) -> str:
         """Why these times say nothing, in words; empty if they do say something."""
+        if self.busy:
+            return "others use its processors"
         if not all(self.spread(who)[0] > 0 for who in ("", REFERENCE, TWIN)):
             return "calls took no longer than an empty call did"
+        if self.too_fast(self.median("")):  # but not most calls: that is refused
+            return "half of the calls seem to take less time than this machine can"
         mine, others = self.clock(""), self.clock(REFERENCE)
         if abs(mine - others) > SAME_CLOCK * max(mine, others):  # False where they are unknown
             return (

@@ -10,7 +10,6 @@ has at the same depth.
 from __future__ import annotations
 
 import copy
-import random
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +22,11 @@ from melfront.encoder import WhisperEncoder, ops, oracle
 from melfront.parity import noise as measure
 from melfront.parity.files.names import hidden_state
 
-from ...race import TOO_BUSY, ratio_interval, rounds
+from ...race import TOO_BUSY, ratio_interval
 from ..proof import cases
 from ..proof.verdict import Standard
 from ..reasons import Refused
+from ..sandbox import guard
 from ..sandbox.parent import Sandbox
 from ..slots import find
 from ..slots.base import Array, Function, Slot, as_list
@@ -34,7 +34,8 @@ from ..slots.inputs import Case, Dice
 from ..slots.shapes import checked, fits
 from ..slots.signature import Shapes
 from ..worker.loading import Candidate
-from .fair import steady
+from .fair import Heat
+from .times import REFERENCE, Race
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 15
 
@@ -182,6 +183,8 @@ class Whole:
     names: list[str]  # of the hidden states
     noise: list[float]  # of each, in units of noise
     times: list[Array] = field(default_factory=list)  # seconds of the candidate and of ours
+    busy: str = ""  # why the times say nothing, if others used the machine
+    floors: list[float] = field(default_factory=list)  # of each state: the unit of its noise
 
     def ratio(self) -> float:
         return float(np.median(self.times[1]) / np.median(self.times[0]))
@@ -189,7 +192,7 @@ class Whole:
     def unclear(self) -> bool:
         """Whether the machine was too busy for the ratio to say anything."""
         low, high = ratio_interval(self.times[1], self.times[0], 0.99)
-        return not high / low <= TOO_BUSY**2
+        return bool(self.busy) or not high / low <= TOO_BUSY**2
 
 
 def run_whole(
@@ -197,61 +200,64 @@ def run_whole(
     ours: Sandbox,
     slot: Slot,
     model: WhisperEncoder,
+    case: Case,
     dice: Dice,
     what: str,
-    seconds: float | None,
 ) -> Whole:
-    """Measure every hidden state, and time the whole for so many seconds unless that is None.
-
-    Raises Refused if a state is wrong.
-    """
-    case = Case("whole", (clip(slot, model),))
-    first = dice.vary(case)
-    states = truth(model, slot, first.args[0])
-    outs = [out.contiguous() for out in whole(model, slot, None)(*first.args)]
-    standard = Standard(first, list(states.values()), outs)
+    """Measure every hidden state. Raises Refused if one is wrong."""
+    run = whole(model, slot, None)
+    shapes = [out.contiguous() for out in run(*case.args)]
     for child in (candidate, ours):
-        child.case(case, outs)
-    candidate.write(first)
-    candidate.call()
+        child.case(case, shapes)
+    first = dice.vary(case)
+    for child in (candidate, ours):  # so that both are warm
+        child.write(first)
+        child.call()
+    candidate.check_untouched(first)
+    # Worked out after the call: until then nobody knows the answer.
+    states = truth(model, slot, first.args[0])
+    standard = Standard(
+        first, list(states.values()), [out.contiguous() for out in run(*first.args)]
+    )
     errors = standard.errors(candidate.copied)
     for name, error in zip(states, errors, strict=True):
         if error.verdict == measure.WRONG:
             raise Refused("WHOLE", f"in its place, {name} is {error.noise:.3g} x noise")
-    result = Whole(what, list(states), [error.noise for error in errors])
-    if seconds is not None:
-        floors = dict(zip(states, standard.floors, strict=True))
-        result.times = race_of_wholes(candidate, ours, case, dice, floors, seconds)
-    return result
+    return Whole(what, list(states), [e.noise for e in errors], floors=standard.floors)
 
 
 def race_of_wholes(
-    candidate: Sandbox,
-    ours: Sandbox,
-    case: Case,
-    dice: Dice,
-    floors: dict[str, float],
-    seconds: float,
-) -> list[Array]:
-    """Times of the candidate and of ours. Raises Refused if a state differs too much from ours."""
-    children = {"candidate": candidate, "ours": ours}
-    times: dict[str, list[float]] = {name: [] for name in children}
-    chance = random.Random(dice.below(1 << 30))
-    with steady():
-        for order in rounds(children, seconds, LEAST_ROUNDS, MOST_ROUNDS, chance):
-            given = dice.vary(case)
-            for name in order:
-                children[name].write(given)
-                times[name].append(children[name].call().time)
-            for (state, floor), mine, theirs in zip(
-                floors.items(), candidate.copied, ours.copied, strict=True
-            ):
-                apart = measure.rms((mine.float() - theirs.float()).numpy()) / floor
-                if not apart <= measure.NOISY_LIMIT:
-                    raise Refused(
-                        "TIMED", f"in its place and timed, {state} is {apart:.3g} x noise from ours"
-                    )
-    return [np.array(spent) for spent in times.values()]
+    candidate: Sandbox, ours: Sandbox, case: Case, dice: Dice, known: Whole, seconds: float
+) -> Race:
+    """Times of the candidate and of ours. Raises Refused for all that `fair.race` refuses, and if
+    a hidden state differs too much from ours.
+    """
+
+    def right(content: Case, _copy: int) -> float:
+        """Ours works on the candidate's contents, when those can be of no more use to it."""
+        mine = candidate.copied
+        candidate.check_untouched(content)
+        ours.write(content)
+        ours.look = True
+        ours.call()
+        apart = [
+            measure.rms((a.float() - b.float()).numpy()) / floor
+            for a, b, floor in zip(mine, ours.copied, known.floors, strict=True)
+        ]
+        for state, times_noise in zip(known.names, apart, strict=True):
+            if not times_noise <= measure.NOISY_LIMIT:
+                raise Refused(
+                    "TIMED",
+                    f"in its place and timed, {state} is {times_noise:.3g} x noise from ours",
+                )
+        return max(apart)
+
+    heat = Heat({"": (candidate, ""), REFERENCE: (ours, "")}, right, case, dice)
+    heat.run(0, 1, 1)
+    heat.run(seconds, LEAST_ROUNDS, MOST_ROUNDS, counts=True)
+    race = heat.result(ours)
+    guard.fair(race, REFERENCE, REFERENCE)
+    return race
 
 
 def truth(model: WhisperEncoder, slot: Slot, given: Tensor) -> dict[str, Array]:

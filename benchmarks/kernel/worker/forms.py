@@ -6,6 +6,16 @@ from typing import Any
 
 from ..reasons import Refused
 
+# What a plain torch.Tensor may be in disguise.
+LAZY = {
+    "negated later": lambda torch, t: t.is_neg(),
+    "conjugated later": lambda torch, t: t.is_conj(),
+    "zero without memory": lambda torch, t: t._is_zerotensor(),
+    "a functional one": lambda torch, t: torch._is_functional_tensor(t),
+    "copied when written": lambda torch, t: torch._C._is_cow_tensor(t),
+    "batched": lambda torch, t: torch._C._functorch.is_functorch_wrapped_tensor(t),
+}
+
 
 def check_form(got: Any, spec: dict[str, Any], right: Any) -> None:
     """Refuse an array of another class, shape or dtype."""
@@ -27,6 +37,8 @@ def check_tensor(got: Any, torch: Any, device: str) -> None:
         raise Refused("TYPE", f"returns a {got.layout} tensor, expected a dense one")
     if got.device.type != device.partition(":")[0]:
         raise Refused("DEVICE", f"returns it on {got.device}, expected {device}")
+    if lazy := [name for name, is_so in LAZY.items() if is_so(torch, got)]:
+        raise Refused("TYPE", f"returns a tensor that is {lazy[0]}: it is computed when it is read")
     # torch.compile sets attributes of its own; one of a method's name would be called.
     if own := sorted(set(vars(got)) & set(dir(torch.Tensor))):
         raise Refused("TYPE", f"returns a tensor on which it has set {', '.join(own)}")

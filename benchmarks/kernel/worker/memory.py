@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 # A NaN whose payload means that nothing has been written here; arithmetic never makes it.
 POISON = {"float32": 0x7FC0DEAD, "float16": 0x7EDE, "bfloat16": 0x7FDE}
 # What glibc can be told to fill new memory with: 3.4e38 in float32, never a computed result.
 FRESH = {"float32": 0x7F7F7F7F, "float16": 0x7F7F, "bfloat16": 0x7F7F}
+MAPS = Path("/proc/self/maps")  # of Linux
+
+
+def poisoned(torch: Any, spec: dict[str, Any], device: str) -> Any:
+    """A new tensor of this shape and dtype, filled with the mark of what has not been written."""
+    tensor = torch.empty(spec["shape"], dtype=getattr(torch, spec["dtype"]), device=device)
+    integer = getattr(torch, f"int{8 * tensor.element_size()}")
+    tensor.view(integer).fill_(POISON[spec["dtype"]])
+    return tensor
 
 
 def span(array: Any) -> tuple[int, int]:
@@ -31,3 +41,13 @@ def shared(results: list[tuple[int, int]], others: list[tuple[int, int, str]]) -
         far = max(far, (end, name))
         far_result = max(far_result, 0 if name else end)
     return ""
+
+
+def shared_mapping(spans: list[tuple[int, int]]) -> bool:
+    """Whether any of this memory is mapped so that other processes can change it."""
+    for line in MAPS.read_text().splitlines() if MAPS.exists() else []:
+        place, permissions = line.split(maxsplit=2)[:2]
+        low, high = (int(address, 16) for address in place.split("-"))
+        if permissions[3] == "s" and any(low < end and start < high for start, end in spans):
+            return True
+    return False

@@ -19,6 +19,7 @@ import importlib
 import json
 import mmap
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -28,9 +29,10 @@ from .compilers import may_compile, set_environment, watch_interpreter
 from .device import opened
 from .forms import check_form, check_tensor
 from .loading import check_call, first_line, load, raised
-from .memory import POISON, shared, span
+from .memory import poisoned, shared, shared_mapping, span
 from .preparation import Preparation
-from .watched import ImportGuard, Watched, changed, modes, snapshot
+from .switches import Switches, limit_threads
+from .watched import ImportGuard, Lookout, Watch
 
 Told = dict[str, Any]  # what goes from one process to the other, as JSON
 
@@ -46,8 +48,10 @@ class Worker:
         self.functions: dict[str, tuple[Callable[..., Any], str]] = {}
         self.takes_out = False
         self.preparation = Preparation()
-        self.before: Watched = []
+        self.lookout: Lookout | None = None  # where there is a kernel
         self.gpu: Any = None  # a `device.Cuda`
+        self.stopped: list[int] = []  # an entry for each time that it was told to go on
+        signal.signal(signal.SIGCONT, lambda number, _frame: self.stopped.append(number))
 
     # --- commands -----------------------------------------------------------------------------
 
@@ -77,6 +81,7 @@ class Worker:
         self.gpu = opened(torch, device)
         self.device = self.gpu.torch_name if self.gpu else "cpu"
         set_environment(self.device)
+        self.switches = Switches(torch, self.device, threads)
         self.guard = ImportGuard(root)
         sys.meta_path.insert(0, self.guard)
         candidate = None
@@ -85,15 +90,21 @@ class Worker:
                 self.perturb(True)
             if self.gpu:
                 self.own += [type(self.gpu), self.gpu.library]
-            self.before = [*snapshot(self.own), (self, "gpu", self.gpu)]
+            self.lookout = lookout = Lookout(torch, self.own)
+            lookout.names.append(Watch(self, "gpu", self.gpu, ()))
             candidate = load(path, slot, weights)
+            self.switches.restore_all()
             self.functions, self.takes_out = {"": candidate[:2]}, candidate.takes_out
             self.preparation = Preparation(candidate.prepare, weights)
         if ours:
             self.guard.lower()
+            if candidate:
+                candidate = lookout.among_ours(candidate, self.switches.restore)
             module, maker, arguments = ours
             self.functions = getattr(importlib.import_module(module), maker)(candidate, *arguments)
             self.takes_out, self.preparation = False, Preparation()
+            if candidate:
+                lookout.add_ours()
         self.triton = watch_interpreter()
         arrays = next(iter(self.functions.values()))[1]
         gpu = {"l2": self.gpu.l2, "free": self.gpu.free(), "bus": self.gpu.bus} if self.gpu else {}
@@ -126,15 +137,16 @@ class Worker:
             self.copies.append([self.place(spec) for spec in specs])
         self.args = self.copies[0]
         self.taken = [
-            (*span(given), f"argument {number}; the result must be new memory")
+            (*span(given), f"argument {n}; the result must be new memory")
             for copy in self.copies
-            for number, given in enumerate(copy, 1)
+            for n, given in enumerate(copy, 1)
             if hasattr(given, "shape")
         ]
         self.targets = [[self.host(s).view(s["shape"]) for s in place] for place in outs]
         self.single = len(self.outs) == 1
-        self.held: list[Any] = []  # the last results: the next may not be their memory
-        self.hold = hold * len(self.outs) * len(args)
+        # The last results, which the next may not share memory with, as `copy_out` left them.
+        self.held: list[tuple[list[list[Any]], list[tuple[int, int]], list[int]]] = []
+        self.hold = hold
         if bind:
             self.preparation.check(self.args, bind)
             named = {**kwargs, "out": 0} if self.takes_out else kwargs
@@ -158,6 +170,7 @@ class Worker:
 
     def poison(self) -> Told:
         """Put poison into `out`, and into freed memory, where the next `empty` finds it."""
+        self.switches.restore_all()
         self.calls = []
         for copy, args in enumerate(self.copies):
             kwargs = self.kwargs
@@ -187,16 +200,22 @@ class Worker:
         return {"free": self.gpu.free()}
 
     def inspect(self) -> Told:
-        """What the kernel has replaced, what it has imported of ours, and whether Triton ran it."""
+        """What the kernel has replaced and set, has imported of ours, and whether Triton ran it."""
         # Also what hides one of our methods in this object alone, or removes the guard.
-        tampered = changed(self.before) + sorted(set(vars(self)) & set(dir(Worker)))
+        tampered = self.lookout.changes() if self.lookout else []
+        tampered += sorted(set(vars(self)) & set(dir(Worker)))
         if self.gpu:
             tampered += sorted(set(vars(self.gpu)) & set(dir(type(self.gpu))))
-        tampered += modes(self.torch)
         if self.guard not in sys.meta_path:
             tampered.append("sys.meta_path")
-        interpreted = any(self.triton.values())
-        return {"tampered": tampered, "ours": self.guard.imports(), "interpreted": interpreted}
+        self.switches.restore_all()
+        return {
+            "tampered": tampered,
+            "ours": self.guard.imports(),
+            "interpreted": any(self.triton.values()),
+            "switches": self.switches.seen,
+            "stopped": len(self.stopped),
+        }
 
     # --- memory -------------------------------------------------------------------------------
 
@@ -222,10 +241,7 @@ class Worker:
 
     def poisoned(self, spec: Told) -> Any:
         """New memory in the form of a result, with the mark of what has not been written."""
-        dtype = getattr(self.torch, spec["dtype"])
-        tensor = self.torch.empty(spec["shape"], dtype=dtype, device=self.device)
-        integer = getattr(self.torch, f"int{8 * tensor.element_size()}")
-        tensor.view(integer).fill_(POISON[spec["dtype"]])
+        tensor = poisoned(self.torch, spec, self.device)
         return tensor.numpy() if self.arrays == "numpy" else tensor
 
     # --- one call -----------------------------------------------------------------------------
@@ -235,6 +251,8 @@ class Worker:
 
         On a device every copy of the case is called, and waited for once.
         """
+        if self.lookout:
+            self.lookout.next_run()
         try:
             if self.gpu:
                 self.gpu.start()
@@ -263,10 +281,11 @@ class Worker:
             return {}
         made = [self.formed(result, n) for n, result in enumerate(results)]
         new = [array for arrays in made for array in arrays]
-        taken = self.taken + [
-            (*span(h), "an earlier result, which may be in use") for h in self.held
-        ]
-        if memory := shared([span(array) for array in new], taken):
+        spans = list(map(span, new))
+        # Where an earlier result was: the kernel may have given it other memory since.
+        earlier = [place for _, places, _ in self.held for place in places]
+        taken = self.taken + [(*e, "an earlier result, which may be in use") for e in earlier]
+        if memory := shared(spans, taken):
             raise Refused("ALIAS", f"returns the memory of {memory}")
         for n, targets in zip(wanted, self.targets, strict=False):
             for got, target in zip(made[n], targets, strict=True):
@@ -274,9 +293,21 @@ class Worker:
             for there, here, size in self.buffers[n]:
                 self.gpu.copy_out(here, there, size)  # the arguments: are they what they were?
         # A kernel that fills `out` returns what it was given, which is new every time.
-        self.held = [*new, *self.held[: self.hold]]
+        self.held = [(made, spans, wanted), *self.held[: self.hold]]
         numpy = self.arrays == "numpy"
         return {"dense": all(a.flags.c_contiguous if numpy else a.is_contiguous() for a in new)}
+
+    def again(self, back: int) -> Told:
+        """Copy the results of a call out once more: of the last one, or of one so far back."""
+        made, spans, wanted = self.held[back]
+        if [span(array) for arrays in made for array in arrays] != spans:
+            raise Refused("ALIAS", "gives a result other memory after it has returned it")
+        if not self.gpu and shared_mapping(spans):
+            raise Refused("ALIAS", "returns memory that it shares with other processes")
+        for n, targets in zip(wanted, self.targets, strict=False):
+            for got, target in zip(made[n], targets, strict=True):
+                self.copy(got, target)
+        return {}
 
     def copy(self, got: Any, target: Any) -> None:
         """Copy one result to its place in the parent's memory."""
@@ -323,18 +354,6 @@ class Worker:
             except BaseException as error:  # our own mistake, or what a kernel broke
                 answer = {"refused": "BROKEN", "text": first_line(error)}
             os.write(self.replies, json.dumps(answer).encode() + b"\n")
-
-
-def limit_threads(torch: Any, threads: int) -> None:
-    """Give every library as many threads as the user asked for."""
-    for name in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
-        os.environ[f"{name}_NUM_THREADS"] = str(threads)
-    os.environ["PJRT_NPROC"] = str(threads)  # XLA's, and so JAX's
-    torch.set_num_threads(threads)
-    with contextlib.suppress(ImportError):  # for libraries that are loaded already
-        import threadpoolctl
-
-        threadpoolctl.threadpool_limits(threads)
 
 
 def read_line(fd: int) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 from melfront.encoder import ops, oracle
 
 from ..base import Array, Slot, elementwise
-from ..inputs import Case, Dice, sizes, strided
+from ..inputs import Case, Dice, sizes, strided, tiny
 
 
 def in_numpy(x: Array) -> Array:
@@ -33,4 +33,10 @@ def edges(dice: Dice) -> list[Case]:
     ]
 
 
-SLOT = Slot(__name__, __doc__, ops.gelu, oracle.gelu, elementwise(10), edges, numpy=in_numpy)
+def small(dice: Dice) -> Case:
+    return tiny(dice, shape=(20, 100))
+
+
+SLOT = Slot(
+    __name__, __doc__, ops.gelu, oracle.gelu, elementwise(10), edges, small=small, numpy=in_numpy
+)

@@ -14,7 +14,7 @@ from torch import Tensor
 from melfront.encoder import ops, oracle
 
 from ..base import Array, Slot
-from ..inputs import Case, Dice, sizes, strided
+from ..inputs import Case, Dice, sizes, strided, tiny, whole_numbers
 
 
 def in_numpy(x: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -40,7 +40,14 @@ def edges(dice: Dice) -> list[Case]:
         Case("non-contiguous", (strided(x), weight, bias)),
         Case("transposed weight", (x, weight.T.contiguous().T, bias)),
         Case("zeros and ones", bits, vary="bits"),
+        *whole_numbers(dice, (t, s), (o, s), (o,)),
     ]
 
 
-SLOT = Slot(__name__, __doc__, ops.linear, truth, flops, edges, weights=2, numpy=in_numpy)
+def small(dice: Dice) -> Case:
+    return tiny(dice, dice.normal(50, 100, std=30), shape=(20, 100))
+
+
+SLOT = Slot(
+    __name__, __doc__, ops.linear, truth, flops, edges, weights=2, small=small, numpy=in_numpy
+)

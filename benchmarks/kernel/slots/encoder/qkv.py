@@ -14,7 +14,7 @@ from torch.nn import functional
 from melfront.encoder import ops, oracle
 
 from ..base import Array, Slot
-from ..inputs import Case, Dice, sizes, strided
+from ..inputs import Case, Dice, sizes, strided, whole_numbers
 
 
 def one_product(
@@ -42,6 +42,7 @@ def edges(dice: Dice) -> list[Case]:
         Case("prime size", (x, *weights)),
         Case("non-contiguous", (strided(x), *weights)),
         Case("zeros and ones", tuple(bits), vary="bits"),
+        *whole_numbers(dice, (b, t, s), *shapes),
     ]
 
 
