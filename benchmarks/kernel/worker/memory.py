@@ -1,13 +1,28 @@
-"""Marks in shared memory, and where an array is in it. Imports the standard library alone."""
+"""Shared memory: marks in it, and where an array is. Imports the standard library alone."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 # A NaN whose payload means that nothing has been written here; arithmetic never makes it.
 POISON = {"float32": 0x7FC0DEAD, "float16": 0x7EDE, "bfloat16": 0x7FDE}
 # What glibc can be told to fill new memory with: 3.4e38 in float32, never a computed result.
 FRESH = {"float32": 0x7F7F7F7F, "float16": 0x7F7F, "bfloat16": 0x7F7F}
+
+
+def mapped(torch: Any, fd: int, size: int) -> Any:
+    """A file's bytes as a tensor on them. Its descriptor may be closed then.
+
+    mmap.mmap keeps one of its own, by which others may open the memory.
+    """
+    folder = "/proc/self/fd" if sys.platform.startswith("linux") else "/dev/fd"
+    return torch.from_file(f"{folder}/{fd}", shared=True, size=size, dtype=torch.uint8)
+
+
+def at(arena: Any, dtype: Any, count: int, offset: int) -> Any:
+    """So many values, flat, from a byte of the memory on."""
+    return arena[offset : offset + count * dtype.itemsize].view(dtype)
 
 
 def span(array: Any) -> tuple[int, int]:

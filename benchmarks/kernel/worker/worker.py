@@ -18,7 +18,6 @@ import gc
 import importlib
 import inspect
 import json
-import mmap
 import os
 import sys
 from collections.abc import Callable
@@ -29,7 +28,7 @@ from .compilers import compiled, set_environment, watch_interpreter
 from .device import opened
 from .forms import check_form, check_tensor
 from .loading import first_line, load
-from .memory import POISON, shared, span
+from .memory import POISON, at, mapped, shared, span
 from .watched import ImportGuard, Watched, changed, modes, snapshot
 
 Told = dict[str, Any]  # what goes from one process to the other, as JSON
@@ -39,9 +38,12 @@ class Worker:
     """One kernel and its shared memory. A command is "G", which is go, or a method in JSON."""
 
     def __init__(self, fds: list[int], size: int, own: list[Any]) -> None:
-        """fds: commands in, replies out, shared memory of `size` bytes; own: modules to watch."""
-        self.commands, self.replies, memory = fds
-        self.arena = mmap.mmap(memory, size)
+        """fds: shared memory of `size` bytes, commands in, replies out; own: modules to watch."""
+        import torch
+
+        memory, self.commands, self.replies = fds
+        self.arena = mapped(torch, memory, size)
+        os.close(memory)
         self.own = [*own, Worker, ImportGuard, Refused]
         self.functions: dict[str, tuple[Callable[..., Any], str]] = {}
         self.takes_out = False
@@ -181,7 +183,7 @@ class Worker:
     def host(self, spec: Told) -> Any:
         """All the memory under an argument, as a flat torch tensor on the arena."""
         dtype, count = getattr(self.torch, spec["dtype"]), spec["span"]
-        return self.torch.frombuffer(self.arena, dtype=dtype, count=count, offset=spec["offset"])
+        return at(self.arena, dtype, count, spec["offset"])
 
     def place(self, spec: Told) -> Any:
         """An argument: a number as it is; an array at its place in the arena, or on the device."""
