@@ -42,6 +42,7 @@ def record(outcome: Outcome) -> dict[str, Any]:
         "text": outcome.text,
         "mistake": outcome.mistake.name if outcome.mistake else None,
         "arrays": outcome.arrays,
+        "not_isolated": outcome.not_isolated,
         "interpreted": outcome.interpreted,
         "options": asdict(outcome.options),
         "machine": machine(),

@@ -51,6 +51,8 @@ def text(o: Outcome) -> str:
         lines += times(o)
     if o.whole:
         lines += in_place(o.whole)
+    if o.not_isolated:
+        lines.append(f"not isolated: this system gives a kernel no namespaces ({o.not_isolated})")
     lines.append(verdict(o))
     if o.warning:
         lines.append(f"WARNING: {o.warning}")
@@ -84,6 +86,8 @@ def times(o: Outcome) -> list[str]:
         )
     if o.options.device != "cpu":
         lines.append(on_device(races))
+    for said in sorted({r.others for r in races} - {""}):
+        lines.append(f"meanwhile {said}: if it works for the kernel, these times are not its own")
     checked, worst = sum(r.checked for r in races), max(r.noise for r in races)
     return [*lines, f"{checked} timed results checked, the worst {worst:.3g} x noise"]
 

@@ -29,7 +29,13 @@ from .worker.device import torch_name
 RESTARTS = 3  # of a kernel that dies, so that the other cases are seen too
 WHOLE_BLOCKS = 4  # of a size without trained weights: enough to see an error grow
 INTERPRETED_LIMIT = 300.0  # seconds a call: Triton's interpreter takes milliseconds per program
-CHANCE = ("LATE", "ROOF", "STREAM", "THREAD")  # what a busy machine may bring about by itself
+CHANCE = (
+    "HELPED",
+    "LATE",
+    "ROOF",
+    "STREAM",
+    "THREAD",
+)  # what a busy machine may bring about by itself
 CUT = 40  # steps of time that the interpreter is given of a captured case
 REPLAYED = 8  # pairs of new and repeated contents
 
@@ -66,6 +72,7 @@ class Outcome:
     races: dict[int, Race] = field(default_factory=dict)  # by number of the finding
     whole: whole.Whole | None = None
     arrays: str = ""
+    not_isolated: str = ""  # why the kernel's process has no namespaces of its own
     interpreted: bool = False
     warning: str = ""
     seconds: float = 0.0
@@ -97,7 +104,7 @@ def judge_file(
     dice = Dice(options.seed, getattr(torch, options.dtype))
     child = started(outcome)
     try:
-        outcome.arrays = child.loaded["arrays"]
+        outcome.arrays, outcome.not_isolated = child.loaded["arrays"], child.not_isolated
         if outcome.arrays == "numpy" and (options.dtype == "bfloat16" or options.device != "cpu"):
             what = f"{options.dtype} on {options.device}"
             raise Refused(

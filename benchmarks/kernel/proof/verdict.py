@@ -1,8 +1,8 @@
 """The proof: is a kernel right on every case, by the measure of `parity.noise`, and is it honest?
 
 Every case is called three times, with contents A, B and A again at the same addresses. The right
-results are worked out here, in float64, from contents that the worker sees only when the kernel is
-called on them.
+results are worked out here, in float64, when the kernel has answered: before that they are nowhere,
+not even in our memory.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Standard:
 class Finding:
     """What came of one case."""
 
-    standard: Standard
+    case: Case
     verdict: str  # PASS, NOISY or WRONG by the measure; INVALID without a result to measure
     noise: float = float("nan")
     max_abs: float = float("nan")
@@ -68,10 +68,7 @@ class Finding:
     text: str = ""
     repeats: bool = True  # the same bits for the same contents
     outs: list[Any] = field(default_factory=list)
-
-    @property
-    def case(self) -> Case:
-        return self.standard.case
+    standard: Standard = field(init=False)  # of these outs; there is none before the first
 
     @property
     def good(self) -> bool:
@@ -151,19 +148,24 @@ def every_row(out: Any, ours: Any, truth: Any, floor: float) -> None:
 
 def prove_case(child: Sandbox, slot: Slot, case: Case, dice: Dice) -> Finding:
     """Call a case three times: contents A, B, and A again."""
-    standards = [Standard.of(slot, dice.vary(case)) for _ in range(2)]
-    finding = Finding(standards[0], measure.PASS)
+    contents = [dice.vary(case) for _ in range(2)]
+    standards: list[Standard] = []  # of those that the kernel has been called with
+    finding = Finding(contents[0], measure.PASS)
     errors: list[measure.Error] = []
     copies: list[list[Tensor]] = []
     try:
-        child.case(case, standards[0].references, bind=slot.call, hold=2)
+        # Results of other contents: only their form is needed.
+        child.case(case, slot.results(case), bind=slot.call, hold=2)
         for i in (0, 1, 0):
-            child.write(standards[i].case)
+            child.write(contents[i])
             tasks = child.tasks()
             child.call()
             copies.append(child.copied)
-            finding.standard, finding.outs = standards[i], child.copied
-            child.check_untouched(standards[i].case)
+            if len(standards) == i:
+                standards.append(Standard.of(slot, contents[i]))
+            finding.case, finding.standard = contents[i], standards[i]
+            finding.outs = child.copied
+            child.check_untouched(contents[i])
             if len(copies) == 3:
                 guard.no_work_after(child, tasks)
             earlier = [standards[1 - i]] if len(copies) > 1 else []

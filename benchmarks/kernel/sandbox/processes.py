@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +113,12 @@ class ForkServer:
 
     def __init__(self) -> None:
         self.link, theirs = socket.socketpair()
-        self.errors = tempfile.TemporaryFile()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed in `close`
         self.process = subprocess.Popen(
             [sys.executable, "-c", START, str(theirs.fileno()), ROOT],
             pass_fds=[theirs.fileno()],
             env={**os.environ, **ENVIRONMENT},
-            # Ctrl-C reaches us alone, and we end the workers one by one. The terminal is ours alone.
+            # Ctrl-C reaches us alone, and we end the workers one by one. So does the terminal.
             start_new_session=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -137,7 +138,7 @@ class ForkServer:
             raise RuntimeError(f"the process that starts the kernels has died: {why}")
         return json.loads(line)
 
-    def fork(self, order: dict[str, object], fds: list[int]) -> tuple[int, str]:
+    def fork(self, order: Mapping[str, object], fds: list[int]) -> tuple[int, str]:
         """A new worker that gets these descriptors: its process id, and why it is not isolated."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         self.link.sendmsg([json.dumps(order).encode()], rights)
@@ -159,6 +160,7 @@ class ForkServer:
         self.link.close()
         self.process.kill()
         self.process.wait()
+        self.errors.close()
 
 
 _server: list[ForkServer] = []

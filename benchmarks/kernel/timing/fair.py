@@ -20,6 +20,7 @@ from ...race import no_garbage_collection, rounds
 from ..proof.verdict import Standard, check
 from ..reasons import Refused
 from ..sandbox import copies, guard
+from ..sandbox.others import Others
 from ..sandbox.parent import Call, Sandbox
 from ..sandbox.processes import helpers_time
 from ..slots import find
@@ -91,12 +92,14 @@ def race(
         for order in rounds(runners, seconds, LEAST_ROUNDS, MOST_ROUNDS, heat.chance):
             heat.round(order, dice, tasks, counts=True)
     guard.no_helpers(candidate, helped)
+    heat.others.check()
     result = summed_up(heat.calls, candidate, twin)
     result.flops, result.n_bytes = float(slot.flops(*case.args, **case.kwargs)), n_bytes
     result.roof, result.checked, result.noise = bound, len(heat.noises), max(heat.noises)
     if on_device:
         result.copies, result.clocks, result.settling = n_copies, heat.clocks, heat.settling
         result.cached = twin.loaded["gpu"]["l2"] / n_copies
+    result.others = heat.others.said()
     guard.fair(result, REFERENCE, TWIN)
     return result
 
@@ -116,6 +119,7 @@ class Heat:
     # for the candidate after a rival's call, and for an honest contestant, in each round.
     clocks: dict[str, list[float]] = field(init=False)
     settling: dict[str, list[float]] = field(default_factory=lambda: {"": [], TWIN: []})
+    others: Others = field(default_factory=Others)
 
     def __post_init__(self) -> None:
         self.calls = {name: [] for name in self.runners}
@@ -135,9 +139,10 @@ class Heat:
         for name in order:
             child, function = self.runners[name]
             child.use(function)
-            child.write(*contents)
             child.look = name == ""
-            call = self.clocked(name, third) if self.on_device else child.call()
+            with self.others.turn(name):
+                child.write(*contents)
+                call = self.clocked(name, third) if self.on_device else child.call()
             if name == "":
                 guard.alone(child, tasks)
                 if look or quick(call, self.calls[""]):

@@ -37,6 +37,7 @@ class Race:
     roof: Roof = field(default_factory=lambda: Roof(0, 0))  # zero where it is not measured
     checked: int = 0  # how many of the candidate's results were checked
     noise: float = float("nan")  # of the worst of them
+    others: str = ""  # who else was at work all the time, in words
     # On a device:
     copies: int = 1  # of the case, whose calls were timed together
     cached: float = 0.0  # bytes of a copy that may stay in the device's cache

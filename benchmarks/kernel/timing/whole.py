@@ -158,14 +158,17 @@ def run_whole(
     n_mels = model.config.n_mels
     given = sample[None] if slot.front_end else melfront.log_mel(sample, n_mels=n_mels)[None]
     case = Case("whole", (given.to(dice.dtype),))
-    first = dice.vary(case)
-    states = truth(model, slot, first.args[0])
-    outs = [out.contiguous() for out in whole(model, slot, None)(*first.args)]
-    standard = Standard(first, list(states.values()), outs)
+    run = whole(model, slot, None)
+    form = [out.contiguous() for out in run(*case.args)]
     for child in (candidate, ours):
-        child.case(case, outs)
+        child.case(case, form)
+    first = dice.vary(case)
     candidate.write(first)
     candidate.call()
+    # Worked out when the kernel has answered: before that it is nowhere, not even in our memory.
+    states = truth(model, slot, first.args[0])
+    outs = [out.contiguous() for out in run(*first.args)]
+    standard = Standard(first, list(states.values()), outs)
     errors = standard.errors(candidate.copied)
     for name, error in zip(states, errors, strict=True):
         if error.verdict == measure.WRONG:
