@@ -1,7 +1,7 @@
 """Processes of this machine that are not ours: does one of them work for a kernel?
 
-A kernel can reach a server that was started before it, by a file or a socket with a name. Nothing
-that we start leads to such a server, but the system counts its processor time as it does everyone's.
+A kernel can reach a server that was started before it, by a file or a socket with a name. It is not
+among the processes that we and a kernel have started, but the system counts its processor time too.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Others:
     def __init__(self) -> None:
         self.watched: list[int] = []
         self.looked = float("-inf")
-        self.turns: dict[str, list[Turn]] = {}  # by contestant; the candidate's name is ""
+        # By what was done - "write" or "call" - and by contestant; the candidate's name is "".
+        self.turns: dict[str, dict[str, list[Turn]]] = {}
 
     def look(self) -> None:
         """Find the processes to watch."""
@@ -56,29 +57,30 @@ class Others:
         return {pid: processes.processor_time(pid) for pid in self.watched}
 
     @contextlib.contextmanager
-    def turn(self, who: str) -> Iterator[None]:
-        """Note what others use meanwhile."""
+    def turn(self, who: str, what: str) -> Iterator[None]:
+        """Note what others use while its arguments are written, or while it is called."""
         if time.perf_counter() - self.looked > STALE:
             self.look()
         before, start = self.spent(), time.perf_counter()
         yield
         seconds, after = time.perf_counter() - start, self.spent()
         used = {pid: t - before[pid] for pid, t in after.items() if t > before[pid]}  # no NaN
-        self.turns.setdefault(who, []).append(Turn(seconds, used))
+        self.turns.setdefault(what, {}).setdefault(who, []).append(Turn(seconds, used))
 
     def check(self) -> None:
         """Refuse a kernel for which another process works. Raises Refused."""
-        if found := helper(self.turns):
-            pid, mine, theirs = found
-            raise Refused(
-                "HELPED",
-                f"while it is called, {name(pid)}, which it has not started, works "
-                f"{1e3 * mine:.2f} ms a call; in as much of its rivals' time {1e3 * theirs:.2f} ms",
-            )
+        for turns in self.turns.values():
+            if found := helper(turns):
+                pid, mine, theirs = found
+                raise Refused(
+                    "HELPED",
+                    f"in its turn {name(pid)}, which it has not started, works {1e3 * mine:.2f} ms "
+                    f"a call, and in as much time of its rivals' turns {1e3 * theirs:.2f} ms",
+                )
 
     def said(self) -> str:
         """Who else was at work all the time, in words; it may be the kernel's helper."""
-        busy = {pid: cores for pid, cores in at_work(self.turns).items() if cores > MUCH}
+        busy = {pid: cores for pid, cores in at_work(self.turns["call"]).items() if cores > MUCH}
         return ", ".join(
             f"{name(pid)} kept {cores:.1f} cores at work" for pid, cores in busy.items()
         )
@@ -90,6 +92,7 @@ def helper(turns: dict[str, list[Turn]]) -> tuple[int, float, float] | None:
     And the processor time that it used in a turn, and would have by what it did in the others'.
     On a busy machine the two are alike. The candidate's median is held against the high end of the
     others': whoever helps in less than half of the turns does not change the median of the times.
+    A mean is taken too, for what works seldom: hardly a short turn has it, and every long one.
     """
     mine = turns.get("", [])
     others = [turn for who, made in turns.items() if who for turn in made]
@@ -98,8 +101,12 @@ def helper(turns: dict[str, list[Turn]]) -> tuple[int, float, float] | None:
     length = statistics.median(turn.seconds for turn in mine)
     for pid in sorted({pid for turn in mine for pid in turn.used}):
         used = statistics.median(turn.used.get(pid, 0.0) for turn in mine)
-        usual = statistics.quantiles([turn.rate(pid) for turn in others], n=5)[-1] * length
-        if used > 2 * usual + max(LITTLE, SHARE * length):
+        high = statistics.quantiles([turn.rate(pid) for turn in others], n=10)[-1]
+        mean = sum(turn.used.get(pid, 0.0) for turn in others) / sum(
+            turn.seconds for turn in others
+        )
+        usual = max(high, mean) * length
+        if used > usual + max(LITTLE, SHARE * length):
             return pid, used, usual
     return None
 

@@ -140,8 +140,9 @@ class Heat:
             child, function = self.runners[name]
             child.use(function)
             child.look = name == ""
-            with self.others.turn(name):
+            with self.others.turn(name, "write"):
                 child.write(*contents)
+            with self.others.turn(name, "call"):
                 call = self.clocked(name, third) if self.on_device else child.call()
             if name == "":
                 guard.alone(child, tasks)
