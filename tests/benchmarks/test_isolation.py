@@ -230,8 +230,16 @@ def test_kernel_that_reads_the_harness(isolated, one_case, monkeypatch, tmp_path
 
 
 @pytest.mark.slow
-def test_kernel_that_reads_its_rivals_gains_nothing(isolated, one_case):
-    outcome = judge_file(str(KERNELS / "reads_a_rival.py"), "layer_norm", QUICK)
+def test_kernel_that_reads_its_rivals(isolated, one_case, tmp_path):
+    """Without namespaces it finds them as root; there is no answer in their memory to copy."""
+    outcome = judge_file(copied("reads_a_rival", tmp_path), "layer_norm", QUICK)
+    log = (tmp_path / "log").read_text()
+    assert "copied" not in log
+    if isolated:
+        assert "0 rivals" in log
+        assert not set(log.replace("0 rivals", "")) & set("123456789")
+    elif os.getuid() == 0:
+        assert "2 rivals" in log
     assert no_gain(outcome)
 
 
