@@ -67,7 +67,7 @@ REFUSED = {
 # Those that cheat on a device alone: `device/` runs them, and some of the others there too.
 ON_A_DEVICE = {"skips_some_copies", "polls_for_its_arguments", "works_in_the_rivals_turn"}
 
-# Those that reach out of their process, which `test_isolation.py` runs.
+# Those that reach out of their process, which `isolation/` runs.
 OUTWARD = {
     *("asks_a_server", "asks_through_a_file", "fakes_a_verdict", "reads_a_rival"),
     *("reads_the_parent", "slows_the_rivals", "stops_the_rivals"),

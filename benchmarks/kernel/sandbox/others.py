@@ -23,7 +23,7 @@ STALE = 0.3  # seconds after which the list of processes is made anew, which tak
 KERNEL_THREADS = 2  # the process id of their parent
 LITTLE = 1e-4  # seconds a turn, as honest load may happen to fall into them
 SHARE = 0.05  # of a turn: a ratio that close to 1 is no difference
-MUCH = 0.3  # cores
+MUCH, MOST_NAMED = 0.3, 3  # cores; processes
 
 
 class Turn(NamedTuple):
@@ -80,10 +80,8 @@ class Others:
 
     def said(self) -> str:
         """Who else was at work all the time, in words; it may be the kernel's helper."""
-        busy = {pid: cores for pid, cores in at_work(self.turns["call"]).items() if cores > MUCH}
-        return ", ".join(
-            f"{name(pid)} kept {cores:.1f} cores at work" for pid, cores in busy.items()
-        )
+        busy = sorted(at_work(self.turns["call"]).items(), key=lambda item: -item[1])[:MOST_NAMED]
+        return ", ".join(f"{name(pid)} kept {n:.1f} cores at work" for pid, n in busy if n > MUCH)
 
 
 def helper(turns: dict[str, list[Turn]]) -> tuple[int, float, float] | None:
