@@ -87,9 +87,7 @@ def times(o: Outcome) -> list[str]:
     if o.options.device != "cpu":
         lines.append(on_device(races))
     for said in sorted({r.others for r in races} - {""}):
-        lines.append(
-            f"meanwhile {said}: if that is for the kernel, these times are not its own"
-        )
+        lines.append(f"meanwhile {said}: if that is for the kernel, these times are not its own")
     checked, worst = sum(r.checked for r in races), max(r.noise for r in races)
     return [*lines, f"{checked} timed results checked, the worst {worst:.3g} x noise"]
 
