@@ -32,6 +32,7 @@ REASONS = {
     "THREAD": "works while it is not called; the parent reads its process's clock and threads, and "
     "asks how long its device is busy",
     "PROCESS": "leaves processes behind",
+    "HELPED": "has a process work for it that is not its own; everyone's processor time is read",
     "REFERENCE": "imports the package that it is compared with, which its process cannot",
     "TAMPERED": "replaces clocks or functions of the harness; compared with before it was loaded",
     "FORGED": "writes to the harness's own pipe",

@@ -24,10 +24,10 @@ from melfront.parity.files.bounds import check_file
 from melfront.parity.stages import from_json
 
 from ..machine import machine, pools, versions
+from .outcome import Options, Outcome
 from .proof.verdict import Finding
 from .report import aligned, duration
 from .roofline_plot import points
-from .run import Options, Outcome
 from .slots import files, of_front_end
 from .slots.shapes import words
 from .timing.times import Race
@@ -59,6 +59,7 @@ def record(outcome: Outcome, folder: Path) -> dict[str, Any]:
         "text": outcome.text,
         "mistake": outcome.mistake.name if outcome.mistake else None,
         "arrays": outcome.arrays,
+        "not_isolated": outcome.not_isolated,
         "interpreted": outcome.interpreted,
         "shapes": outcome.shapes,
         "left_out": outcome.left_out,

@@ -9,8 +9,8 @@ import numpy as np
 from melfront.command import one_line
 from melfront.parity import noise as measure
 
+from .outcome import Outcome
 from .reasons import REASONS
-from .run import Outcome
 from .slots import everything
 from .slots.shapes import words
 from .timing.times import REFERENCE, TWIN, Race
@@ -58,6 +58,8 @@ def text(o: Outcome) -> str:
         lines.append("numbers below 1e-38 count as 0")
     if o.switches:
         lines.append(f"changes {', '.join(o.switches)}: set back")
+    if o.not_isolated:
+        lines.append(f"not isolated: this system gives a kernel no namespaces ({o.not_isolated})")
     lines.append(verdict(o))
     if o.warning:
         lines.append(f"WARNING: {o.warning}")
@@ -93,6 +95,8 @@ def times(o: Outcome) -> list[str]:
         lines.append(on_device(races))
     if spent := [duration(r.prepare) for r in races if r.prepare == r.prepare]:
         lines.append(f"prepare {', '.join(spent)}, once per set of weights, not in the time")
+    for said in sorted({r.others for r in races} - {""}):
+        lines.append(f"meanwhile {said}: if that is for the kernel, these times are not its own")
     checked, worst = sum(r.checked for r in races), max(r.noise for r in races)
     return [*lines, f"{checked} timed results checked, the worst {worst:.3g} x noise"]
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 
 from melfront.parity import noise as measure
 
+from .outcome import Options, Outcome
 from .proof import cases, diagnose, packed, verdict
 from .proof.verdict import Finding
 from .reasons import UNUSABLE, Refused
@@ -25,7 +25,6 @@ from .slots import find
 from .slots.base import Slot
 from .slots.inputs import Case, Dice
 from .slots.shapes import checked, declaration, fits
-from .slots.signature import Shapes
 from .timing import fair, whole
 from .timing.busy import Load
 from .timing.times import REFERENCE, Race
@@ -34,74 +33,10 @@ from .worker.device import torch_name
 RESTARTS = 3  # of a kernel that dies, so that the other cases are seen too
 WHOLE_BLOCKS = 4  # of a size without trained weights: enough to see an error grow
 INTERPRETED_LIMIT = 300.0  # seconds a call: Triton's interpreter takes milliseconds per program
-CHANCE = ("LATE", "ROOF", "STREAM", "THREAD")  # what a busy machine may bring about by itself
+# What a busy machine may bring about by itself.
+CHANCE = ("HELPED", "LATE", "ROOF", "STREAM", "THREAD")
 CUT = 40  # steps of time that the interpreter is given of a captured case
 REPLAYED = 8  # pairs of new and repeated contents
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for."""
-
-    size: str = "tiny"
-    model: str | None = None
-    dtype: str = "float32"
-    device: str = "cpu"
-    threads: int = 1
-    seed: int = 0
-    seconds: float = 4.0  # of timing for each case, and for the whole
-    limit: float = 20.0  # seconds that one call may take
-    whole: bool = True
-    depth: int | None = None
-    prints: bool = False
-
-
-@dataclass
-class Outcome:
-    """Everything known about a kernel at the end."""
-
-    slot: Slot
-    path: str
-    options: Options
-    verdict: str = measure.PASS
-    code: str = ""
-    text: str = ""
-    findings: list[Finding] = field(default_factory=list)
-    mistake: diagnose.Suspect | None = None
-    races: dict[int, Race] = field(default_factory=dict)  # by number of the finding
-    whole: whole.Whole | None = None
-    arrays: str = ""
-    interpreted: bool = False
-    shapes: Shapes = field(default_factory=dict)  # that the kernel declares, if it does
-    left_out: int = 0  # cases of other shapes
-    remark: str = ""  # what was not done, and why
-    hint: str = ""  # what the file may declare
-    warning: str = ""
-    flushes: bool = False  # numbers below 1e-38 count as 0
-    tasks: int = 0  # threads that it had at the end of its proof
-    switches: list[str] = field(default_factory=list)  # settings that it has changed, in words
-    seconds: float = 0.0
-    sha256: str = ""  # of the file, before it was loaded
-    # Drawn here, where no kernel can read it as it can the seed of a command line: a verdict that a
-    # kernel prints has another number than the report and the record.
-    run: str = field(default_factory=lambda: secrets.token_hex(4))
-
-    @property
-    def good(self) -> bool:
-        return self.verdict in (measure.PASS, measure.NOISY)
-
-    def note(self, switches: list[str]) -> None:
-        """Remember settings that the kernel has changed, each once."""
-        self.switches += [line for line in switches if line not in self.switches]
-
-    def order(self, kernel: bool, ours: list[Any] | None = None) -> dict[str, Any]:
-        """What a new worker is told: whether to load the kernel, and what of ours."""
-        order = {"threads": self.options.threads, "device": self.options.device, "ours": ours}
-        if kernel:
-            # Absolute: workers are forked from a process that keeps the folder it was started in.
-            path, slot = os.path.abspath(self.path), self.slot
-            order |= {"path": path, "slot": slot.name, "weights": slot.weights}
-        return order
 
 
 def judge_file(
@@ -122,7 +57,7 @@ def judge_file(
         say(line and f"run {outcome.run}: {line}")
 
     try:
-        outcome.arrays = child.loaded["arrays"]
+        outcome.arrays, outcome.not_isolated = child.loaded["arrays"], child.not_isolated
         outcome.shapes = dice.shapes = checked(outcome.slot, child.loaded["shapes"])
         if outcome.arrays == "numpy" and (options.dtype == "bfloat16" or options.device != "cpu"):
             what = f"{options.dtype} on {options.device}"

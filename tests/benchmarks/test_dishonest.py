@@ -42,8 +42,7 @@ REFUSED = {
     "sleeps_unless_timed": ("layer_norm", "UNEVEN", "when it is not timed"),
     "skips_some_calls": ("layer_norm", "TIMED", "right in the proof"),
     "works_in_a_signal": ("layer_norm", "THREAD", "processor time"),
-    "slows_the_rivals": ("layer_norm", "TAMPERED", "rivals' priority"),
-    "hides_a_check": ("layer_norm", "TAMPERED", "formed"),
+    "hides_a_check": ("layer_norm", "TAMPERED", "copy_out"),
     "patches_the_clock": ("layer_norm", "TAMPERED", "time.perf_counter"),
     "patches_the_checker": ("layer_norm", "TAMPERED", "torch."),
     "patches_the_wait": ("layer_norm", "TAMPERED", "torch._C._cuda_synchronize, Event.record"),
@@ -67,7 +66,6 @@ REFUSED = {
     "softmax_overflows": ("softmax", "NOT_FINITE", "huge scores"),
     "second_core_for_a_while": ("layer_norm", "THREAD", "cores at work"),
     "works_ahead_a_little": ("layer_norm", "THREAD", "not its turn"),
-    "stops_the_rivals": ("layer_norm", "TAMPERED", "stops its rivals"),
     "swaps_storage": ("layer_norm", "ALIAS", "an earlier result"),
     "changes_its_result": ("layer_norm", "ALIAS", "changes a result"),
     "changes_its_timed_result": ("layer_norm", "ALIAS", "changes a result"),
@@ -87,6 +85,12 @@ IN_PLACE = {
 # Those that cheat on a device alone: `device/` runs them, and some of the others there too.
 ON_A_DEVICE = {"skips_some_copies", "polls_for_its_arguments", "works_in_the_rivals_turn"}
 
+# Those that reach out of their process, which `isolation/` runs.
+OUTWARD = {
+    *("asks_a_server", "asks_through_a_file", "fakes_a_verdict", "reads_a_rival"),
+    *("reads_the_parent", "slows_the_rivals", "stops_the_rivals"),
+}
+
 # The known mistake that the report names.
 NAMED = {
     "one_pass_variance": "one-pass variance",
@@ -101,7 +105,6 @@ SLOW = (
     "softmax_overflows",
     "caches_a_few_values",
     "second_core_for_a_while",
-    "stops_the_rivals",
     "changes_its_timed_result",
 )
 # Where no core is free these can do nothing that shows; nor does the kernel get a ratio.
@@ -134,6 +137,7 @@ def test_every_kernel_file_is_covered():
     unusable = {"no_function", "wrong_signature", "raises_when_loaded"}
     files = {path.stem for path in KERNELS.glob("*.py")}
     elsewhere = {*test_prepare.REFUSED, *test_prepare.OTHERS, *test_shapes.REFUSED, *IN_PLACE}
+    elsewhere |= OUTWARD
     assert files == set(REFUSED) | ON_A_DEVICE | honest | unusable | elsewhere
     assert {code for _, code, _ in REFUSED.values()} <= set(REASONS)
 

@@ -9,7 +9,7 @@ import torch
 
 from melfront.benchmarks.kernel import report, run
 from melfront.benchmarks.kernel.proof.diagnose import Suspect
-from melfront.benchmarks.kernel.proof.verdict import Finding, Standard
+from melfront.benchmarks.kernel.proof.verdict import Finding
 from melfront.benchmarks.kernel.run import Options, Outcome
 from melfront.benchmarks.kernel.slots import find
 from melfront.benchmarks.kernel.slots.inputs import Case
@@ -20,9 +20,9 @@ from tests.benchmarks.test_timing import made_up
 
 
 def outcome(*races, **changes):
-    standard = Standard(Case("speech", (torch.zeros(2, 3),)), [], [])
-    findings = [Finding(standard, "PASS", noise=0.5) for _ in races] or [
-        Finding(standard, "WRONG", noise=99.0, code="WRONG", text="99 x noise")
+    case = Case("speech", (torch.zeros(2, 3),))
+    findings = [Finding(case, "PASS", noise=0.5) for _ in races] or [
+        Finding(case, "WRONG", noise=99.0, code="WRONG", text="99 x noise")
     ]
     made = Outcome(find("layer_norm"), "kernel.py", Options(seconds=2), findings=findings)
     return replace(made, races=dict(enumerate(races)), **changes)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from melfront.benchmarks.kernel.sandbox.processes import below, parents
 from tests.conftest import CHECKOUT
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -191,21 +192,22 @@ def test_benchmark_leaves_no_child(number, tmp_path):
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs /proc to find the processes")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_hanging_kernel_does_not_outlive_the_harness(number, tmp_path):
-    kernel, file = tmp_path / "hangs.py", tmp_path / "pid"
+    kernel, file = tmp_path / "hangs.py", tmp_path / "called"
     kernel.write_text(
-        "import os\ndef gelu(x):\n"
-        f"    open({str(file)!r}, 'w').write(str(os.getpid()))\n    while True:\n        pass\n"
+        f"def gelu(x):\n    open({str(file)!r}, 'w').close()\n    while True:\n        pass\n"
     )
     words = ["-m", "benchmarks", "kernel", "gelu", str(kernel), "--limit", "100"]
     process = subprocess.Popen(
         [sys.executable, *words], cwd=CHECKOUT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
-    while not file.exists() or not file.read_text():
+    while not file.exists():
         assert process.poll() is None
         time.sleep(0.05)
+    started = below({process.pid}, parents())
     process.send_signal(number)
     process.communicate(timeout=60)
-    assert ended(int(file.read_text()))
+    assert len(started) >= 3  # the fork server, the worker and its keeper
+    assert all(map(ended, started))
 
 
 # --- commands, at random moments ------------------------------------------------------------------

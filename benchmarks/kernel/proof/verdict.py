@@ -1,8 +1,8 @@
 """The proof: is a kernel right on every case, by the measure of `parity.noise`, and is it honest?
 
 Every case is called three times, with contents A, B and A again at the same addresses. The right
-results are worked out here, in float64, from contents that the worker sees only when the kernel is
-called on them.
+results are worked out here, in float64, when the kernel has answered: before that they are nowhere,
+not even in our memory.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Standard:
 class Finding:
     """What came of one case."""
 
-    standard: Standard
+    case: Case
     verdict: str  # PASS, NOISY or WRONG by the measure; INVALID without a result to measure
     noise: float = float("nan")
     max_abs: float = float("nan")
@@ -71,10 +71,7 @@ class Finding:
     text: str = ""
     repeats: bool = True  # the same bits for the same contents
     outs: list[Any] = field(default_factory=list)
-
-    @property
-    def case(self) -> Case:
-        return self.standard.case
+    standard: Standard = field(init=False)  # of these outs; there is none before the first
 
     @property
     def good(self) -> bool:
@@ -165,21 +162,25 @@ def prove_case(child: Sandbox, slot: Slot, case: Case, dice: Dice) -> Finding:
         a, b = contents
         contents.append(replace(a, args=(b.args[0], *a.args[1:])))
         order.append(2)
-    standards = [Standard.of(slot, content) for content in contents]
-    finding = Finding(standards[0], measure.PASS)
+    standards: list[Standard] = []  # of those that the kernel has been called with
+    finding = Finding(contents[0], measure.PASS)
     errors: list[measure.Error] = []
     copies: list[list[Tensor]] = []
     earlier: list[Standard] = []  # of this case's calls before
     try:
         call = slot.prepared_call if child.prepares else slot.call
-        child.case(case, standards[0].references, bind=call, hold=2)
+        # Results of other contents: only their form is needed.
+        child.case(case, slot.results(case), bind=call, hold=2)
         for i in order:
             tasks = child.tasks()
-            child.write(standards[i].case)
+            child.write(contents[i])
             child.call()
             copies.append(child.copied)
-            finding.standard, finding.outs = standards[i], child.copied
-            child.check_untouched(standards[i].case)
+            if len(standards) == i:
+                standards.append(Standard.of(slot, contents[i]))
+            finding.case, finding.standard = contents[i], standards[i]
+            finding.outs = child.copied
+            child.check_untouched(contents[i])
             if len(copies) == 3:
                 guard.no_work_after(child, tasks)
             if len(copies) > 1:

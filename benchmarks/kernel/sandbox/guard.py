@@ -160,10 +160,7 @@ def share(pid: int) -> tuple[str, ...]:
 
 
 def same_chances(candidate: Sandbox, others: list[Sandbox]) -> None:
-    """Refuse a kernel that has changed its own or its rivals' priority, scheduler or processors.
-
-    Or that has stopped its rivals for a moment: they count how often they were told to go on.
-    """
+    """Refuse a kernel that has changed its own or its rivals' priority, scheduler or processors."""
     if not hasattr(os, "sched_getaffinity"):
         return
     mine = chances(0)
@@ -174,8 +171,6 @@ def same_chances(candidate: Sandbox, others: list[Sandbox]) -> None:
             raise Refused("TAMPERED", f"changes {whose} priority or processors")
         if share(child.pid) != share(candidate.pid):
             raise Refused("TAMPERED", f"changes {whose} share of the processors")
-    if stopped := sum(child.ask("inspect")["stopped"] for child in others):
-        raise Refused("TAMPERED", f"stops its rivals, {stopped} times in all")
 
 
 def no_starving(race: Race) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..reasons import Refused
 from ..slots.inputs import Case, extent, flat
-from ..worker.memory import POISON
+from ..worker.memory import POISON, at
 from .process import Process
 from .processes import processor_time
 
@@ -119,7 +119,7 @@ class Sandbox(Process):
         """Make room for a tensor in the shared memory, flat; what the worker is told of it."""
         count, start = extent(tensor), self.used
         self.used += -(-count * tensor.element_size() // ALIGN) * ALIGN
-        places.append(torch.frombuffer(self.arena, dtype=tensor.dtype, count=count, offset=start))
+        places.append(at(self.arena, tensor.dtype, count, start))
         return {
             "dtype": name_of(tensor.dtype),
             "shape": list(tensor.shape),
@@ -140,11 +140,15 @@ class Sandbox(Process):
         for given, content in zip(self.given, contents, strict=True):
             for place, tensor in zip(given[to_write], content.tensors()[to_write], strict=True):
                 place.copy_(flat(tensor))
+        self.wipe()
+        if self.device != "cpu":
+            self.ask("to_device")
+
+    def wipe(self) -> None:
+        """Put poison where results go: no answer may lie there to be read by another kernel."""
         for results in self.results:
             for result in results:
                 as_integers(result).fill_(POISON[name_of(result.dtype)])
-        if self.device != "cpu":
-            self.ask("to_device")
 
     def prepare(self, contents: Sequence[Case]) -> None:
         """Write the weights and have them prepared, unless they are those that are prepared now.
@@ -207,6 +211,7 @@ class Sandbox(Process):
         results = dict(zip(look_at, self.results, strict=False)) if self.look else {}
         self.seen = {n: [result.clone() for result in made] for n, made in results.items()}
         self.rest()
+        self.wipe()
         event, copies = answer.get("event_ms"), len(self.given)
         return Call(
             (returned - start) / 1e9 / copies,

@@ -8,39 +8,52 @@ from __future__ import annotations
 
 import contextlib
 import json
-import mmap
 import os
 import select
 import signal
+import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..reasons import Refused
-from .processes import ROOT, descendants, fork_server, processor_time, stat_fields, workers
+from ..worker.memory import mapped
+from ..worker.namespaces import STOPPED
+from .processes import ROOT, descendants, fork_server, processor_time, stat_fields
 
 ARENA = 4 << 30  # bytes of address space; only what is touched costs memory
+ISOLATE = True  # whether workers get namespaces of their own, where the system allows it
 MEMORY = Path("/dev/shm")  # where the shared memory is, on a system that has it
 
 
 class Process:
     """A worker, and the memory that it shares with us. Close it."""
 
+    printer: threading.Thread | None = None
+
     def __init__(self, order: dict[str, Any], limit: float = 20.0, prints: bool = False) -> None:
         """order: what `Worker.load` takes; limit: seconds that anything may take."""
         self.limit, self.device, self.threads = limit, order["device"], order["threads"]
+        self.ours = "path" not in order  # no candidate is in it
+        fork = {"size": ARENA, "prints": prints, "ours": self.ours, "isolate": ISOLATE}
         commands, self.commands = os.pipe()
         self.replies, replies = os.pipe()
+        theirs = [commands, replies]
+        if prints:
+            shown, show = os.pipe()
+            self.printer = threading.Thread(target=copy_lines, args=(shown,), daemon=True)
+            self.printer.start()
+            theirs.append(show)
         with tempfile.TemporaryFile(dir=MEMORY if MEMORY.is_dir() else None) as file:
             os.ftruncate(file.fileno(), ARENA)
-            self.arena = mmap.mmap(file.fileno(), ARENA)
-            self.pid = fork_server().fork(
-                {"size": ARENA, "prints": prints}, [commands, replies, file.fileno()]
-            )
-        workers.add(self.pid)
-        os.close(commands)
-        os.close(replies)
+            self.arena = mapped(torch, file.fileno(), ARENA)
+            self.pid, self.not_isolated = fork_server().fork(fork, [file.fileno(), *theirs])
+        for fd in theirs:
+            os.close(fd)
         self.poll = select.poll()
         self.poll.register(self.replies, select.POLLIN)
         self.buffer = b""
@@ -72,6 +85,10 @@ class Process:
     def death(self) -> Refused:
         """How it has ended."""
         status = self.close()
+        if self.ours or status == STOPPED:  # none of ours ends by itself
+            whose = "a process that it is compared with" if self.ours else "its process"
+            did = "stopped" if status == STOPPED else "ended"
+            return Refused("TAMPERED", f"{whose} was {did} from outside; none of ours does that")
         if status is None or status >= 0:
             return Refused("EXIT", f"left the process, with status {status}")
         name = signal.Signals(-status).name
@@ -177,5 +194,15 @@ class Process:
                 os.kill(other, signal.SIGKILL)
         os.close(self.commands)
         os.close(self.replies)
-        workers.discard(pid)
-        return fork_server().wait(pid)
+        status = fork_server().wait(pid)
+        if self.printer:
+            self.printer.join(1.0)  # all that could print has ended
+        return status
+
+
+def copy_lines(fd: int) -> None:
+    """Copy what a kernel prints to our stderr, marked: it gets no descriptor of our terminal."""
+    with open(fd, encoding="utf-8", errors="replace", newline="\n") as lines:
+        for line in lines:
+            text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line.rstrip("\n"))
+            print(f"  | {text}", file=sys.stderr)

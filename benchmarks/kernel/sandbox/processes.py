@@ -10,11 +10,15 @@ import atexit
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = str(Path(__file__).resolve().parents[3])
 
@@ -71,27 +75,37 @@ def helpers_time(pid: int) -> float:
         return float("nan")
 
 
-def descendants(pid: int) -> list[int]:
-    """Processes that a worker has started and that still live; none without /proc.
-
-    Those of its session, their children and theirs, and orphans, which the fork server adopts.
-    """
-    parents, session = {}, {}
+def parents() -> dict[int, int]:
+    """Processes that live -> their parents; none without /proc."""
+    found = {}
     for name in os.listdir("/proc") if Path("/proc/self/stat").exists() else []:
         if name.isdigit():
             with contextlib.suppress(OSError):
                 fields = stat_fields(name)
                 if fields[0] != "Z":
-                    parents[int(name)], session[int(name)] = int(fields[1]), int(fields[3])
-    server = _server[0].process.pid if _server else 0
-    found = {
-        p
-        for p in parents
-        if session[p] == pid or parents[p] == pid or (parents[p] == server and p not in workers)
-    }
-    while more := {p for p in parents if parents[p] in found} - found:
+                    found[int(name)] = int(fields[1])
+    return found
+
+
+def below(above: set[int], parents: dict[int, int]) -> set[int]:
+    """The children of these processes, theirs, and so on."""
+    found: set[int] = set()
+    while more := {p for p, q in parents.items() if q in above | found} - found:
         found |= more
-    return sorted(found - {pid})
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a worker has started and that still live; none without /proc.
+
+    Orphans among them have been adopted by its keeper, or by the first process of its namespace.
+    """
+    known, ours = parents(), {pid, *workers.get(pid, ())}
+    server = _server[0].process.pid if _server else 0
+    keepers = {keeper for keeper, *_ in workers.values()}
+    # Whoever ends its keeper leaves its orphans to the fork server.
+    left = {p for p, q in known.items() if q == server} - keepers
+    return sorted((left | below(ours | left, known)) - ours)
 
 
 class ForkServer:
@@ -99,42 +113,60 @@ class ForkServer:
 
     def __init__(self) -> None:
         self.link, theirs = socket.socketpair()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed in `close`
         self.process = subprocess.Popen(
             [sys.executable, "-c", START, str(theirs.fileno()), ROOT],
             pass_fds=[theirs.fileno()],
             env={**os.environ, **ENVIRONMENT},
-            start_new_session=True,  # Ctrl-C reaches us alone, and we end the workers one by one
+            # Ctrl-C reaches us alone, and we end the workers one by one. So does the terminal.
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self.errors,
         )
         theirs.close()
         self.answers = self.link.makefile("rb")
         atexit.register(self.close)
 
-    def answer(self) -> int:
-        """Its next answer. Raises RuntimeError if it has died."""
+    def answer(self) -> Any:
+        """Its next answer. Raises RuntimeError, with what it said last, if it has died."""
         line = self.answers.readline()
         if not line:
-            raise RuntimeError("the process that starts the kernels has died")
-        return int(line)
+            self.errors.seek(0)
+            *_, last = [b"", *self.errors.read().splitlines()]
+            why = last.decode(errors="replace")
+            raise RuntimeError(f"the process that starts the kernels has died: {why}")
+        return json.loads(line)
 
-    def fork(self, order: dict[str, object], fds: list[int]) -> int:
-        """A new worker that gets these descriptors; returns its process id."""
+    def fork(self, order: Mapping[str, object], fds: list[int]) -> tuple[int, str]:
+        """A new worker that gets these descriptors: its process id, and why it is not isolated."""
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         self.link.sendmsg([json.dumps(order).encode()], rights)
-        return self.answer()
+        answer = self.answer()
+        pid, *others = answer["pids"]
+        workers[pid] = [other for other in others if other]
+        return pid, answer["not_isolated"]
 
     def wait(self, pid: int) -> int:
         """Exit status of a worker that has ended or is about to; negative: the signal."""
-        self.link.sendall(json.dumps({"wait": pid}).encode())
-        return self.answer()
+        keeper = workers.pop(pid)[0]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(keeper, signal.SIGCONT)  # should somebody have stopped it
+        self.link.sendall(json.dumps({"wait": keeper}).encode())
+        status: int = self.answer()
+        return status
 
     def close(self) -> None:
         self.link.close()
         self.process.kill()
         self.process.wait()
+        self.errors.close()
 
 
 _server: list[ForkServer] = []
-workers: set[int] = set()  # process ids that we have started and not ended yet
+# Process ids of workers that have not been ended yet -> those of its keeper and, where it has
+# namespaces of its own, of the first process there.
+workers: dict[int, list[int]] = {}
 
 
 def fork_server() -> ForkServer:

@@ -20,6 +20,7 @@ from ...race import no_garbage_collection, rounds, spread
 from ..proof.verdict import Standard, check
 from ..reasons import Refused
 from ..sandbox import copies, guard
+from ..sandbox.others import Others
 from ..sandbox.parent import Call, Sandbox
 from ..sandbox.processes import helpers_time
 from ..slots import find
@@ -123,6 +124,7 @@ class Heat:
         # works for the kernel after a rival's call, and for an honest contestant, in each round.
         self.clocks: dict[str, list[float]] = {name: [] for name in runners}
         self.settling: dict[str, list[float]] = {"": [], self.honest: []}
+        self.others = Others()
         self.earlier = self.contents()  # what the kernel had in the round before
         self.tasks = self.candidate.tasks()
         for child, _ in runners.values():
@@ -152,9 +154,11 @@ class Heat:
         for name in order:
             child, function = self.runners[name]
             child.use(function)
-            child.write(*(self.earlier if name else fresh))
             child.look = name == ""
-            call = self.clocked(name, third) if self.on_device else child.call()
+            with self.others.turn(name, "write"):
+                child.write(*(self.earlier if name else fresh))
+            with self.others.turn(name, "call"):
+                call = self.clocked(name, third) if self.on_device else child.call()
             if name == "":
                 guard.alone(child, self.tasks)
                 if look or quick(call, self.calls[""]):
@@ -172,9 +176,11 @@ class Heat:
         self.earlier = fresh
 
     def result(self, twin: Sandbox) -> Race:
-        """The rounds that count as times; twin: an honest contestant's process."""
+        """The rounds that count as times; twin: an honest contestant's process. Raises Refused."""
+        self.others.check()
         race = summed_up(self.calls, self.candidate, twin)
         race.checked, race.noise = len(self.noises), max(self.noises)
+        race.others = self.others.said()
         if self.on_device:
             race.copies, race.clocks, race.settling = self.copies, self.clocks, self.settling
         return race

@@ -42,6 +42,7 @@ class Race:
     noise: float = float("nan")  # of the worst of them
     prepare: float = float("nan")  # seconds for each set of weights, outside of all times
     busy: str = ""  # how much others used of the machine, in words, if it was too much
+    others: str = ""  # who else was at work all the time, in words
     # On a device:
     copies: int = 1  # of the case, whose calls were timed together
     cached: float = 0.0  # bytes of a copy that may stay in the device's cache

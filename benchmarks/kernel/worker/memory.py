@@ -1,7 +1,8 @@
-"""Marks in shared memory, and where an array is in it. Imports the standard library alone."""
+"""Shared memory: marks in it, and where an array is. Imports the standard library alone."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,20 @@ def poisoned(torch: Any, spec: dict[str, Any], device: str) -> Any:
     integer = getattr(torch, f"int{8 * tensor.element_size()}")
     tensor.view(integer).fill_(POISON[spec["dtype"]])
     return tensor
+
+
+def mapped(torch: Any, fd: int, size: int) -> Any:
+    """A file's bytes as a tensor on them. Its descriptor may be closed then.
+
+    mmap.mmap keeps one of its own, by which others may open the memory.
+    """
+    folder = "/proc/self/fd" if sys.platform.startswith("linux") else "/dev/fd"
+    return torch.from_file(f"{folder}/{fd}", shared=True, size=size, dtype=torch.uint8)
+
+
+def at(arena: Any, dtype: Any, count: int, offset: int) -> Any:
+    """So many values, flat, from a byte of the memory on."""
+    return arena[offset : offset + count * dtype.itemsize].view(dtype)
 
 
 def span(array: Any) -> tuple[int, int]:

@@ -273,9 +273,8 @@ class Lookout:
 
     def among_ours(self, kernel: Candidate, restore: Callable[[], None]) -> Candidate:
         """The kernel as our own function calls it; restore: sets back what it has set."""
-        function, prepare = (
-            f and self.looked_after(f, restore) for f in (kernel.function, kernel.prepare)
-        )
+        function = self.looked_after(kernel.function, restore)
+        prepare = kernel.prepare and self.looked_after(kernel.prepare, restore)
         return kernel._replace(function=function, prepare=prepare)
 
     def looked_after(

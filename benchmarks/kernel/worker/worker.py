@@ -17,9 +17,7 @@ import ctypes
 import gc
 import importlib
 import json
-import mmap
 import os
-import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -27,10 +25,10 @@ from typing import Any
 from ..reasons import Refused
 from .compilers import may_compile, set_environment, watch_interpreter
 from .device import opened
-from .forms import check_form, check_tensor
-from .loading import check_call, first_line, load, raised
-from .memory import poisoned, shared, shared_mapping, span
+from .loading import Candidate, check_call, first_line, load, raised
+from .memory import at, mapped, poisoned, span
 from .preparation import Preparation
+from .results import Results
 from .switches import Switches, limit_threads
 from .watched import ImportGuard, Lookout, Watch
 
@@ -41,17 +39,19 @@ class Worker:
     """One kernel and its shared memory. A command is "G", which is go, or a method in JSON."""
 
     def __init__(self, fds: list[int], size: int, own: list[Any]) -> None:
-        """fds: commands in, replies out, shared memory of `size` bytes; own: modules to watch."""
-        self.commands, self.replies, memory = fds
-        self.arena = mmap.mmap(memory, size)
-        self.own = [*own, Worker, ImportGuard, Preparation, Refused]
+        """fds: shared memory of `size` bytes, commands in, replies out; own: modules to watch."""
+        import torch
+
+        memory, self.commands, self.replies = fds
+        self.arena = mapped(torch, memory, size)
+        os.close(memory)
+        self.own = [*own, Worker, ImportGuard, Preparation, Refused, Results]
         self.functions: dict[str, tuple[Callable[..., Any], str]] = {}
         self.takes_out = False
         self.preparation = Preparation()
         self.lookout: Lookout | None = None  # where there is a kernel
         self.gpu: Any = None  # a `device.Cuda`
-        self.stopped: list[int] = []  # an entry for each time that it was told to go on
-        signal.signal(signal.SIGCONT, lambda number, _frame: self.stopped.append(number))
+        self.results: Results | None = None
 
     # --- commands -----------------------------------------------------------------------------
 
@@ -84,27 +84,9 @@ class Worker:
         self.switches = Switches(torch, self.device, threads)
         self.guard = ImportGuard(root)
         sys.meta_path.insert(0, self.guard)
-        candidate = None
-        if path:
-            if not ours:
-                self.perturb(True)
-            if self.gpu:
-                self.own += [type(self.gpu), self.gpu.library]
-            self.lookout = lookout = Lookout(torch, self.own)
-            lookout.names.append(Watch(self, "gpu", self.gpu, ()))
-            candidate = load(path, slot, weights)
-            self.switches.restore_all()
-            self.functions, self.takes_out = {"": candidate[:2]}, candidate.takes_out
-            self.preparation = Preparation(candidate.prepare, weights)
+        candidate = self.load_kernel(path, slot, weights, alone=not ours) if path else None
         if ours:
-            self.guard.lower()
-            if candidate:
-                candidate = lookout.among_ours(candidate, self.switches.restore)
-            module, maker, arguments = ours
-            self.functions = getattr(importlib.import_module(module), maker)(candidate, *arguments)
-            self.takes_out, self.preparation = False, Preparation()
-            if candidate:
-                lookout.add_ours()
+            self.load_ours(candidate, *ours)
         self.triton = watch_interpreter()
         arrays = next(iter(self.functions.values()))[1]
         gpu = {"l2": self.gpu.l2, "free": self.gpu.free(), "bus": self.gpu.bus} if self.gpu else {}
@@ -112,6 +94,32 @@ class Worker:
         if not candidate:
             return found
         return {**found, "prepares": bool(candidate.prepare), "shapes": candidate.shapes}
+
+    def load_kernel(self, path: str, slot: str, weights: int, alone: bool) -> Candidate:
+        """Load a kernel's file, and watch what it replaces and sets; alone: without ours."""
+        if alone:
+            self.perturb(True)
+        if self.gpu:
+            self.own += [type(self.gpu), self.gpu.library]
+        self.lookout = Lookout(self.torch, self.own)
+        self.lookout.names.append(Watch(self, "gpu", self.gpu, ()))
+        candidate = load(path, slot, weights)
+        self.switches.restore_all()
+        self.functions, self.takes_out = {"": candidate[:2]}, candidate.takes_out
+        self.preparation = Preparation(candidate.prepare, weights)
+        return candidate
+
+    def load_ours(
+        self, candidate: Candidate | None, module: str, maker: str, arguments: list[Any]
+    ) -> None:
+        """Load functions of ours, with a kernel somewhere in them if there is one."""
+        self.guard.lower()
+        if candidate and self.lookout:
+            candidate = self.lookout.among_ours(candidate, self.switches.restore)
+        self.functions = getattr(importlib.import_module(module), maker)(candidate, *arguments)
+        self.takes_out, self.preparation = False, Preparation()
+        if self.lookout:
+            self.lookout.add_ours()
 
     def case(
         self,
@@ -136,17 +144,17 @@ class Worker:
             self.buffers.append([])
             self.copies.append([self.place(spec) for spec in specs])
         self.args = self.copies[0]
-        self.taken = [
+        taken = [
             (*span(given), f"argument {n}; the result must be new memory")
             for copy in self.copies
             for n, given in enumerate(copy, 1)
             if hasattr(given, "shape")
         ]
-        self.targets = [[self.host(s).view(s["shape"]) for s in place] for place in outs]
-        self.single = len(self.outs) == 1
-        # The last results, which the next may not share memory with, as `copy_out` left them.
-        self.held: list[tuple[list[list[Any]], list[tuple[int, int]], list[int]]] = []
-        self.hold = hold
+        targets = [[self.host(s).view(s["shape"]) for s in place] for place in outs]
+        libraries = self.torch, self.np
+        self.results = Results(
+            libraries, self.arrays, self.gpu, self.device, self.outs, targets, taken, hold
+        )
         if bind:
             self.preparation.check(self.args, bind)
             named = {**kwargs, "out": 0} if self.takes_out else kwargs
@@ -176,7 +184,7 @@ class Worker:
             kwargs = self.kwargs
             if self.takes_out:
                 outs = [self.poisoned(spec) for spec in self.outs]
-                kwargs = {**kwargs, "out": outs[0] if self.single else outs}
+                kwargs = {**kwargs, "out": outs[0] if len(outs) == 1 else outs}
             self.calls.append((self.preparation.placed(args, copy), kwargs))
         spare = [self.poisoned(spec) for _ in self.copies for spec in self.outs]
         spare.clear()
@@ -206,6 +214,8 @@ class Worker:
         tampered += sorted(set(vars(self)) & set(dir(Worker)))
         if self.gpu:
             tampered += sorted(set(vars(self.gpu)) & set(dir(type(self.gpu))))
+        if type(self.results) is not Results:
+            tampered.append("the harness's own object")
         if self.guard not in sys.meta_path:
             tampered.append("sys.meta_path")
         self.switches.restore_all()
@@ -214,7 +224,6 @@ class Worker:
             "ours": self.guard.imports(),
             "interpreted": any(self.triton.values()),
             "switches": self.switches.seen,
-            "stopped": len(self.stopped),
         }
 
     # --- memory -------------------------------------------------------------------------------
@@ -222,7 +231,7 @@ class Worker:
     def host(self, spec: Told) -> Any:
         """All the memory under an argument, as a flat torch tensor on the arena."""
         dtype, count = getattr(self.torch, spec["dtype"]), spec["span"]
-        return self.torch.frombuffer(self.arena, dtype=dtype, count=count, offset=spec["offset"])
+        return at(self.arena, dtype, count, spec["offset"])
 
     def place(self, spec: Told) -> Any:
         """An argument: a number as it is; an array at its place in the arena, or on the device."""
@@ -276,64 +285,21 @@ class Worker:
         return list(json.loads(read_line(self.commands)))
 
     def copy_out(self, results: list[Any], wanted: list[int]) -> Told:
-        """Copy results into the parent's memory, if they have the form that they must have."""
+        """Copy results into the parent's memory, and on a device their calls' arguments back."""
         if not self.outs:  # the empty call, which is timed to know what a call costs
             return {}
-        made = [self.formed(result, n) for n, result in enumerate(results)]
-        new = [array for arrays in made for array in arrays]
-        spans = list(map(span, new))
-        # Where an earlier result was: the kernel may have given it other memory since.
-        earlier = [place for _, places, _ in self.held for place in places]
-        taken = self.taken + [(*e, "an earlier result, which may be in use") for e in earlier]
-        if memory := shared(spans, taken):
-            raise Refused("ALIAS", f"returns the memory of {memory}")
-        for n, targets in zip(wanted, self.targets, strict=False):
-            for got, target in zip(made[n], targets, strict=True):
-                self.copy(got, target)
+        given = (kwargs.get("out") for _, kwargs in self.calls)
+        made = [self.results.formed(*pair) for pair in zip(results, given, strict=True)]
+        answer = self.results.copy_out(made, wanted)
+        for n in wanted[: len(self.results.targets)]:
             for there, here, size in self.buffers[n]:
-                self.gpu.copy_out(here, there, size)  # the arguments: are they what they were?
-        # A kernel that fills `out` returns what it was given, which is new every time.
-        self.held = [(made, spans, wanted), *self.held[: self.hold]]
-        numpy = self.arrays == "numpy"
-        return {"dense": all(a.flags.c_contiguous if numpy else a.is_contiguous() for a in new)}
+                self.gpu.copy_out(here, there, size)  # are they what they were?
+        return answer
 
     def again(self, back: int) -> Told:
         """Copy the results of a call out once more: of the last one, or of one so far back."""
-        made, spans, wanted = self.held[back]
-        if [span(array) for arrays in made for array in arrays] != spans:
-            raise Refused("ALIAS", "gives a result other memory after it has returned it")
-        if not self.gpu and shared_mapping(spans):
-            raise Refused("ALIAS", "returns memory that it shares with other processes")
-        for n, targets in zip(wanted, self.targets, strict=False):
-            for got, target in zip(made[n], targets, strict=True):
-                self.copy(got, target)
+        self.results.copy_again(back)
         return {}
-
-    def copy(self, got: Any, target: Any) -> None:
-        """Copy one result to its place in the parent's memory."""
-        if self.arrays == "numpy":
-            self.np.copyto(target.numpy(), got)
-        elif self.gpu:
-            dense = got.contiguous()
-            self.gpu.wait()
-            self.gpu.copy_out(target.data_ptr(), dense.data_ptr(), target.nbytes)
-        else:
-            target.copy_(got)
-
-    def formed(self, result: Any, number: int) -> list[Any]:
-        """The arrays of a call's result. Refuses one that has not the form that it must have."""
-        if self.takes_out and result is None:
-            result = self.calls[number][1]["out"]
-        results = [result] if self.single else result
-        if type(results) not in (tuple, list):
-            raise Refused("TYPE", f"returns {type(result).__name__}, expected a tuple")
-        if len(results) != len(self.outs):
-            raise Refused("SHAPE", f"returns {len(results)} arrays, expected {len(self.outs)}")
-        for got, spec in zip(results, self.outs, strict=True):
-            check_form(got, spec, self.torch.Tensor if self.arrays == "torch" else self.np.ndarray)
-            if self.arrays == "torch":
-                check_tensor(got, self.torch, self.device)
-        return list(results)
 
     def serve(self) -> None:
         """Answer commands until the parent closes the pipe."""

@@ -18,7 +18,7 @@ from melfront.benchmarks.kernel.timing import fair
 from melfront.benchmarks.kernel.timing.fair import Heat
 from melfront.benchmarks.kernel.timing.times import ALLOWANCE, REFERENCE, TWIN
 from melfront.benchmarks.kernel.timing.whole import Whole
-from melfront.benchmarks.kernel.worker import forms
+from melfront.benchmarks.kernel.worker import results
 from melfront.benchmarks.kernel.worker.memory import shared_mapping, span
 from tests.benchmarks.test_dishonest import KERNELS
 from tests.benchmarks.test_report import outcome
@@ -119,8 +119,8 @@ def test_a_lazy_tensor_is_found_though_its_class_is_right(what):
     made = DISGUISES[what]()
     assert type(made) is torch.Tensor
     with pytest.raises(Refused, match=what):
-        forms.check_tensor(made, torch, "cpu")
-    forms.check_tensor(torch.ones(3), torch, "cpu")
+        results.check_tensor(made, torch, "cpu")
+    results.check_tensor(torch.ones(3), torch, "cpu")
 
 
 def test_a_class_that_a_tensor_claims_is_not_believed():
@@ -134,9 +134,9 @@ def test_a_class_that_a_tensor_claims_is_not_believed():
             return torch.Tensor
 
     spec = {"shape": [3], "dtype": "float32"}
-    forms.check_form(torch.ones(3), spec, torch.Tensor)
+    results.check_form(torch.ones(3), spec, torch.Tensor)
     with pytest.raises(Refused, match="no subclass"):
-        forms.check_form(torch.ones(3).as_subclass(Mine), spec, torch.Tensor)
+        results.check_form(torch.ones(3).as_subclass(Mine), spec, torch.Tensor)
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system has no /proc")
