@@ -16,7 +16,7 @@ from ..machine import processors
 from . import slots
 
 if TYPE_CHECKING:
-    from .run import Options
+    from .outcome import Options
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -154,7 +154,7 @@ def options_of(args: argparse.Namespace) -> Options:
     """What a run gets of the command line; draws a seed where none is given."""
     import secrets
 
-    from .run import Options
+    from .outcome import Options
 
     args.whole = not args.no_whole
     args.threads = args.threads or processors()

@@ -12,10 +12,10 @@ import numpy as np
 
 from melfront.command import one_line
 
+from .outcome import Options
 from .record import located, options
 from .report import kind
 from .roofline_plot import points
-from .run import Options
 from .timing.times import REFERENCE
 
 HEAD = """# Kernels

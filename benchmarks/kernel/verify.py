@@ -13,10 +13,11 @@ from melfront.command import UsageError, one_line
 
 from ..machine import machine, processors, versions
 from ..race import TOO_BUSY
+from .outcome import Options, Outcome
 from .reasons import Refused
 from .record import located, options
 from .report import kind
-from .run import Options, Outcome, judge_file, sha256
+from .run import judge_file, sha256
 from .timing.times import REFERENCE
 
 SAME_ERROR = 2.0  # the unit of error is the op's own, which differs from one CPU to another

@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 from melfront.benchmarks.kernel import report, run
-from melfront.benchmarks.kernel.run import Options, judge_file
+from melfront.benchmarks.kernel.outcome import Options
+from melfront.benchmarks.kernel.run import judge_file
 from melfront.benchmarks.kernel.slots.inputs import Dice
 from melfront.parity import noise as measure
 from tests.benchmarks.test_honest import EXAMPLES

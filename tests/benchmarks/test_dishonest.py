@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from melfront.benchmarks.kernel import report
+from melfront.benchmarks.kernel.outcome import Options
 from melfront.benchmarks.kernel.reasons import REASONS
-from melfront.benchmarks.kernel.run import Options, judge_file
+from melfront.benchmarks.kernel.run import judge_file
 from tests.benchmarks.declared import test_prepare, test_shapes
 
 KERNELS = Path(__file__).parent / "kernels"

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from melfront.benchmarks.kernel import report, run, slots
-from melfront.benchmarks.kernel.run import Options, judge_file
+from melfront.benchmarks.kernel.outcome import Options
+from melfront.benchmarks.kernel.run import judge_file
 from melfront.benchmarks.kernel.slots.inputs import Dice
 from melfront.benchmarks.kernel.timing import whole
 from melfront.benchmarks.kernel.timing.times import REFERENCE, Race

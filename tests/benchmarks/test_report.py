@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from melfront.benchmarks.kernel import report, run
+from melfront.benchmarks.kernel.outcome import Options, Outcome
 from melfront.benchmarks.kernel.proof.diagnose import Suspect
 from melfront.benchmarks.kernel.proof.verdict import Finding
-from melfront.benchmarks.kernel.run import Options, Outcome
 from melfront.benchmarks.kernel.slots import find
 from melfront.benchmarks.kernel.slots.inputs import Case
 from melfront.benchmarks.kernel.timing.times import TWIN

@@ -51,7 +51,7 @@ class Worker:
         self.preparation = Preparation()
         self.lookout: Lookout | None = None  # where there is a kernel
         self.gpu: Any = None  # a `device.Cuda`
-        self.results: Results | None = None
+        self.results: Any = None
 
     # --- commands -----------------------------------------------------------------------------
 
@@ -214,7 +214,7 @@ class Worker:
         tampered += sorted(set(vars(self)) & set(dir(Worker)))
         if self.gpu:
             tampered += sorted(set(vars(self.gpu)) & set(dir(type(self.gpu))))
-        if type(self.results) is not Results:
+        if self.results is not None and type(self.results) is not Results:
             tampered.append("the harness's own object")
         if self.guard not in sys.meta_path:
             tampered.append("sys.meta_path")

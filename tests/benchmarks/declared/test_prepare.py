@@ -8,8 +8,9 @@ import torch
 from torch.nn import functional
 
 from melfront.benchmarks.kernel import record, report, run, slots
+from melfront.benchmarks.kernel.outcome import Options
 from melfront.benchmarks.kernel.reasons import Refused
-from melfront.benchmarks.kernel.run import Options, judge_file
+from melfront.benchmarks.kernel.run import judge_file
 from melfront.benchmarks.kernel.sandbox import caches
 from melfront.benchmarks.kernel.sandbox.parent import Sandbox
 from melfront.benchmarks.kernel.slots import inputs

@@ -9,9 +9,10 @@ import torch
 
 from melfront.benchmarks.__main__ import main
 from melfront.benchmarks.kernel import record, report, run, slots
+from melfront.benchmarks.kernel.outcome import Options, Outcome
 from melfront.benchmarks.kernel.proof import cases
 from melfront.benchmarks.kernel.reasons import Refused
-from melfront.benchmarks.kernel.run import Options, Outcome, judge_file
+from melfront.benchmarks.kernel.run import judge_file
 from melfront.benchmarks.kernel.slots import inputs, shapes
 from melfront.benchmarks.kernel.slots.inputs import Case, Dice
 from melfront.benchmarks.kernel.timing import whole

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from melfront.benchmarks.kernel.run import Options, judge_file
+from melfront.benchmarks.kernel.outcome import Options
+from melfront.benchmarks.kernel.run import judge_file
 from melfront.benchmarks.kernel.timing.times import REFERENCE
 from melfront.parity import noise as measure
 from tests.benchmarks.test_dishonest import KERNELS

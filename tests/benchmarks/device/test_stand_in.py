@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from melfront.benchmarks.kernel import cli, report, run
+from melfront.benchmarks.kernel.outcome import Options
 from melfront.benchmarks.kernel.reasons import Refused
-from melfront.benchmarks.kernel.run import Options, judge_file
+from melfront.benchmarks.kernel.run import judge_file
 from melfront.benchmarks.kernel.sandbox import caches, copies, guard
 from melfront.benchmarks.kernel.sandbox.parent import Call, Sandbox
 from melfront.benchmarks.kernel.slots.inputs import Case, Dice

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from melfront.benchmarks.kernel import run
+from melfront.benchmarks.kernel.outcome import Options
 from melfront.benchmarks.kernel.reasons import Refused
-from melfront.benchmarks.kernel.run import Options, judge_file
+from melfront.benchmarks.kernel.run import judge_file
 from melfront.benchmarks.kernel.timing import whole
 from melfront.encoder import ops
 from melfront.encoder.built_in import TOY

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from melfront.benchmarks.kernel import run
-from melfront.benchmarks.kernel.run import Options
+from melfront.benchmarks.kernel.outcome import Options
 from melfront.benchmarks.kernel.sandbox import process
 from melfront.benchmarks.kernel.sandbox.parent import Sandbox
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from melfront.benchmarks.__main__ import main
+from melfront.benchmarks.kernel.outcome import Options
 from melfront.benchmarks.kernel.record import EXAMPLES, VERSION, place, read, record
-from melfront.benchmarks.kernel.run import Options, sha256
+from melfront.benchmarks.kernel.run import sha256
 from melfront.command import UsageError
 from tests.benchmarks.test_report import outcome
 from tests.benchmarks.test_timing import made_up

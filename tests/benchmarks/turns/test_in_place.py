@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from melfront.benchmarks.kernel import run
+from melfront.benchmarks.kernel.outcome import Options
 from melfront.benchmarks.kernel.reasons import Refused
-from melfront.benchmarks.kernel.run import Options, judge_file
+from melfront.benchmarks.kernel.run import judge_file
 from melfront.benchmarks.kernel.sandbox import guard
 from melfront.benchmarks.kernel.timing import whole
 from melfront.benchmarks.kernel.timing.times import REFERENCE

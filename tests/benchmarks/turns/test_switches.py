@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from melfront.benchmarks.kernel import report, run
-from melfront.benchmarks.kernel.run import Options, judge_file
+from melfront.benchmarks.kernel.outcome import Options
+from melfront.benchmarks.kernel.run import judge_file
 from melfront.benchmarks.kernel.worker import switches
 from melfront.benchmarks.kernel.worker.switches import Switches
 from melfront.parity import noise as measure
