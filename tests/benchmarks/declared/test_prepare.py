@@ -35,7 +35,7 @@ REFUSED = {
     "prepares_the_answer": ("layer_norm", "WRONG", "x noise"),
     "keeps_its_answer": ("layer_norm", "STALE", "an earlier call"),
     "prepares_its_result": ("linear", "ALIAS", "an earlier result"),
-    "prepares_in_a_thread": ("layer_norm", "THREAD", "processor time"),
+    "prepares_in_a_thread": ("layer_norm", "THREAD", "a call leaves 1 thread"),
     "prepares_in_a_process": ("layer_norm", "PROCESS", "leaves"),
     "prepares_in_place": ("layer_norm", "MUTATED", "changes what it is given"),
     "prepare_raises": ("layer_norm", "RAISED", "prepare raises ValueError: one set of weights"),

@@ -134,7 +134,7 @@ def test_rates_of_a_device_are_measured_in_a_worker():
 class Timed:
     """A worker of which every call takes a given time."""
 
-    device, pid = STAND_IN, 1
+    device, pid, prepares = STAND_IN, 1, False
 
     def __init__(self, seconds, room=1 << 33, l2=1 << 20):
         self.seconds, self.loaded = seconds, {"gpu": {"free": room, "l2": l2}}
