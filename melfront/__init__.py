@@ -112,9 +112,8 @@ def log_mel(
         torch; integer PCM; a row or column of `datasets` or pandas. See `audio.as_clips`.
     n_mels: 128 for large-v3 and turbo, 80 for every earlier size, or any other number.
     convention: whose features: a name in CONVENTIONS. `variants.log_mel` takes any Convention.
-    pad_to: seconds that every clip is padded to with silence, 100 frames each; None keeps the
-        length of the clip, or of the longest in the batch. A longer clip is an error unless
-        truncate=True.
+    pad_to: seconds to pad every clip to with silence, 100 frames each; None keeps the length of the
+        clip, or of the batch's longest. A longer clip is an error unless truncate=True.
     sampling_rate: checked to be 16000 if given.
     return_mask: also return which frames hold audio, 1 or 0, int32.
     check_range: False accepts values beyond [-10, 10], such as audio of unit variance; otherwise
