@@ -22,7 +22,7 @@ from . import processes
 STALE = 0.3  # seconds after which the list of processes is made anew, which takes milliseconds
 KERNEL_THREADS = 2  # the process id of their parent
 LITTLE = 1e-4  # seconds a turn, as honest load may happen to fall into them
-SHARE = 0.05  # of a turn: a ratio that close to 1 is no difference
+SHARE = 0.05  # of a turn that nothing interrupts: a ratio that close to 1 is no difference
 MUCH, MOST_NAMED = 0.3, 3  # cores; processes
 
 
@@ -96,7 +96,8 @@ def helper(turns: dict[str, list[Turn]]) -> tuple[int, float, float] | None:
     others = [turn for who, made in turns.items() if who for turn in made]
     if len(mine) < 2 or len(others) < 2:
         return None
-    length = statistics.median(turn.seconds for turn in mine)
+    lengths = [turn.seconds for turn in mine]
+    length, short = statistics.median(lengths), statistics.quantiles(lengths, n=5)[0]
     for pid in sorted({pid for turn in mine for pid in turn.used}):
         used = statistics.median(turn.used.get(pid, 0.0) for turn in mine)
         high = statistics.quantiles([turn.rate(pid) for turn in others], n=10)[-1]
@@ -104,7 +105,7 @@ def helper(turns: dict[str, list[Turn]]) -> tuple[int, float, float] | None:
             turn.seconds for turn in others
         )
         usual = max(high, mean) * length
-        if used > usual + max(LITTLE, SHARE * length):
+        if used > usual + max(LITTLE, SHARE * short):
             return pid, used, usual
     return None
 

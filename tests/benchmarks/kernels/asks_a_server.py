@@ -13,7 +13,9 @@ SIZE = 1500 * 384 * 4
 
 def connected():
     if ADDRESS.isdigit():
-        return socket.create_connection(("127.0.0.1", int(ADDRESS)))
+        link = socket.create_connection(("127.0.0.1", int(ADDRESS)))
+        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return link
     link = socket.socket(socket.AF_UNIX)
     link.connect(ADDRESS)
     return link
