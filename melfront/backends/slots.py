@@ -66,6 +66,7 @@ class Slots(Generic[Table]):
 
     def __init__(self, ours: Table) -> None:
         self.ours = ours
+        self.unfilled = InUse(ours)
         self.blocks: ContextVar[tuple[Block, ...]] = ContextVar("blocks", default=())
         self.in_use = ModuleType("in_use")
         vars(self.in_use)["__getattr__"] = self._innermost
@@ -74,14 +75,14 @@ class Slots(Generic[Table]):
         """The `table` or its `name`: ours, updated by the `using` blocks around the caller."""
         blocks = self.blocks.get()
         if not blocks:
-            return getattr(InUse(self.ours), attribute)
+            return getattr(self.unfilled, attribute)
         functions: dict[str, Any] = {}
         for block in blocks:
             functions |= block.functions
         ours: Any = self.ours
         table, last = replace(ours, **functions), blocks[-1].last
         if last is None or last.table != table:  # an outer block may have ended in the meantime
-            last = InUse(ours) if table == ours else InUse(table, _name(table))
+            last = self.unfilled if table == ours else InUse(table, _name(table))
             blocks[-1].last = last
         return getattr(last, attribute)
 
