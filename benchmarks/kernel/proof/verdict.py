@@ -170,7 +170,7 @@ def prove_case(child: Sandbox, slot: Slot, case: Case, dice: Dice) -> Finding:
     try:
         call = slot.prepared_call if child.prepares else slot.call
         # Results of other contents: only their form is needed.
-        child.case(case, slot.results(case), bind=call, hold=2)
+        child.case(case, slot.results(case), bind=call, hold=len(order) - 1)
         for i in order:
             tasks = child.tasks()
             child.write(contents[i])

@@ -59,9 +59,9 @@ class Sandbox(Process):
     weights: Sequence[Tensor] = ()  # those that are prepared now
     proved: list[Case]  # with the weights that it has been given, and no more
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: Any, **options: Any) -> None:
         self.proved = []
-        super().__init__(*args)
+        super().__init__(*args, **options)
 
     def __enter__(self) -> Sandbox:
         return self

@@ -30,6 +30,13 @@ ISOLATE = True  # whether workers get namespaces of their own, where the system 
 MEMORY = Path("/dev/shm")  # where the shared memory is, on a system that has it
 
 
+class Answer(dict[str, Any]):
+    """What a worker answers."""
+
+    def __missing__(self, key: str) -> Any:
+        raise Refused("FORGED", f"answers in the harness's place, and not what was asked ({key})")
+
+
 class Process:
     """A worker, and the memory that it shares with us. Close it."""
 
@@ -109,9 +116,8 @@ class Process:
     def receive(self, start: float, limit: float) -> dict[str, Any]:
         """Its answer. Raises Refused for a refusal, and for anything else that is not an answer."""
         try:
-            answer = json.loads(self.line(start, limit))
-            assert isinstance(answer, dict)
-        except (ValueError, AssertionError):
+            answer = Answer(json.loads(self.line(start, limit)))
+        except (ValueError, TypeError):
             raise self.forged() from None
         if "refused" in answer:
             raise Refused(answer["refused"], answer["text"])

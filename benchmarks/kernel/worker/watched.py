@@ -272,7 +272,7 @@ class Lookout:
         self.used = [watch for watch in self.names if watch.name in names]
 
     def among_ours(self, kernel: Candidate, restore: Callable[[], None]) -> Candidate:
-        """The kernel as our own function calls it; restore: sets back what it has set."""
+        """A kernel for functions of ours to call; restore: sets back what it has set."""
         function = self.looked_after(kernel.function, restore)
         prepare = kernel.prepare and self.looked_after(kernel.prepare, restore)
         return kernel._replace(function=function, prepare=prepare)
@@ -280,6 +280,8 @@ class Lookout:
     def looked_after(
         self, function: Callable[..., Any], restore: Callable[[], None]
     ) -> Callable[..., Any]:
+        """A function of the kernel's, with a look at what it replaces after one call of it."""
+
         def call(*args: Any, **kwargs: Any) -> Any:
             # A context of its own: it may not choose other ops for the rest of the encoder.
             result = contextvars.copy_context().run(function, *args, **kwargs)

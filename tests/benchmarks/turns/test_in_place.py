@@ -83,7 +83,7 @@ def lookout():
 
 def runs(lookout, kernel, calls, n):
     """n of our functions, each of which calls the kernel so often."""
-    call = lookout.among_ours(kernel, lambda: None)
+    call = lookout.looked_after(kernel, lambda: None)
     for _ in range(n):
         lookout.next_run()
         for i in range(calls):
