@@ -156,7 +156,6 @@ def prove(child: Sandbox, outcome: Outcome, dice: Dice) -> Sandbox:
         outcome.note(guard.inspect(child))
         guard.no_processes(child)
         outcome.tasks = len(child.tasks())
-        outcome.flushes = verdict.flushes(child, slot, dice)
     bad = [f for f in outcome.findings if not f.good]
     if bad:
         outcome.verdict = "WRONG" if all(f.verdict == measure.WRONG for f in bad) else "INVALID"
@@ -166,6 +165,8 @@ def prove(child: Sandbox, outcome: Outcome, dice: Dice) -> Sandbox:
         name_it(outcome, bad)
     elif any(f.verdict == measure.NOISY for f in outcome.findings):
         outcome.verdict = measure.NOISY
+    if not bad and child.pid:
+        outcome.flushes = verdict.flushes(child, slot, dice)
     return child
 
 

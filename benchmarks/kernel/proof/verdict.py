@@ -22,6 +22,7 @@ from ..sandbox import guard
 from ..sandbox.parent import Sandbox, as_integers, name_of
 from ..slots.base import Slot
 from ..slots.inputs import Case, Dice
+from ..slots.shapes import fits
 from ..worker.memory import FRESH, POISON
 from . import packed
 
@@ -215,9 +216,9 @@ def flushes(child: Sandbox, slot: Slot, dice: Dice) -> bool:
 
     What Whisper computes has none, so this is said and not held against it.
     """
-    if slot.small is None or dice.dtype != torch.float32:
+    case = slot.small(dice) if slot.small and dice.dtype == torch.float32 else None
+    if not case or not fits(slot, case, dice.shapes):
         return False
-    case = slot.small(dice)
     child.case(case, slot.results(case))
     child.write(case)
     child.call()

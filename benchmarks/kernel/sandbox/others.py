@@ -88,7 +88,8 @@ def helper(turns: dict[str, list[Turn]]) -> tuple[int, float, float] | None:
     """A process that works in the candidate's turns, and more than by chance not in the others'.
 
     And the processor time that it used in a turn, and would have by what it did in the others'.
-    On a busy machine the two are alike. The candidate's median is held against the high end of the
+    On a busy machine the two are alike; with less than twice as much in the candidate's turns, other
+    load is all that can be said. The candidate's median is held against the high end of the
     others': whoever helps in less than half of the turns does not change the median of the times.
     A mean is taken too, for what works seldom: hardly a short turn has it, and every long one.
     """
@@ -105,7 +106,7 @@ def helper(turns: dict[str, list[Turn]]) -> tuple[int, float, float] | None:
             turn.seconds for turn in others
         )
         usual = max(high, mean) * length
-        if used > usual + max(LITTLE, SHARE * short):
+        if used > 2 * usual + max(LITTLE, SHARE * short):
             return pid, used, usual
     return None
 

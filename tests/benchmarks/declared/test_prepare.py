@@ -106,11 +106,11 @@ def order(path, slot="linear", device="cpu"):
     return {"path": str(path), "slot": slot, "weights": weights, "threads": 1, "device": device}
 
 
-def test_preparation_is_printed_and_recorded():
+def test_preparation_is_printed_and_recorded(tmp_path):
     made = outcome(made_up(prepare=1.23e-3), made_up(prepare=4e-5))
     printed = report.text(made)
     assert "\nprepare 1.23 ms, 40 us, once per set of weights, not in the time\n" in printed
-    assert [c["prepare"] for c in record.record(made)["cases"]] == [1.23e-3, 4e-5]
+    assert [c["prepare"] for c in record.record(made, tmp_path)["cases"]] == [1.23e-3, 4e-5]
     assert "prepare" not in report.text(outcome(made_up()))
 
 
@@ -172,11 +172,11 @@ def test_what_was_prepared_is_dropped(tmp_path):
     with Sandbox(order(tmp_path / "kernel.py")) as child:
         child.case(case, slot.results(case))
         held = []
-        for _ in range(8):
+        for _ in range(12):
             child.write(dice.vary(case))
             child.call()
             held.append(child.memory())
-    assert held[-1] - held[1] < 32 << 20, held
+    assert held[-1] - held[5] < 16 << 20, held  # 96 MiB if all were held
 
 
 # --- the others -----------------------------------------------------------------------------------

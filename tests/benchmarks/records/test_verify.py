@@ -127,7 +127,7 @@ def test_ratio_of_another_machine_cannot_be_told(what, runs, capsys):
 def test_ratio_cannot_be_told_on_a_busy_machine(runs, capsys, monkeypatch):
     def compete(_child, outcome, _dice, _say):
         outcome.races[0] = made_up()
-        outcome.warning = Load([]).warning()
+        outcome.warning = f"the machine is busy: {Load([]).busy()} meanwhile. Nothing is recorded"
 
     monkeypatch.setattr(Load, "others", lambda self: 0.5)
     monkeypatch.setattr(run, "compete", compete)
