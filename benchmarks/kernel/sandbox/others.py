@@ -88,9 +88,9 @@ def helper(turns: dict[str, list[Turn]]) -> tuple[int, float, float] | None:
     """A process that works in the candidate's turns, and more than by chance not in the others'.
 
     And the processor time that it used in a turn, and would have by what it did in the others'.
-    On a busy machine the two are alike; with less than twice as much in the candidate's turns, other
-    load is all that can be said. The candidate's median is held against the high end of the
-    others': whoever helps in less than half of the turns does not change the median of the times.
+    On a busy machine the two are alike: what is less than twice as much is other load, and no more
+    can be said. The candidate's median is held against the high end of the others': whoever helps
+    in less than half of the turns does not change the median of the times.
     A mean is taken too, for what works seldom: hardly a short turn has it, and every long one.
     """
     mine = turns.get("", [])
