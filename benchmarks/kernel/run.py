@@ -206,11 +206,15 @@ def compete(child: Sandbox, outcome: Outcome, dice: Dice, say: Callable[[str], N
     untimed = caches.replay(child, first, slot.results(first), dice, REPLAYED)
     arguments = [slot.name, torch_name(options.device)]
     ours = outcome.order(kernel=False, ours=[fair.__name__, "contestants", arguments])
-    with Sandbox(ours, options.limit) as rivals, Sandbox(ours, options.limit) as twin:
+    with (
+        Sandbox(ours, options.limit) as reference,
+        Sandbox(ours, options.limit) as twin,
+        Sandbox(ours, options.limit) as rivals,
+    ):
         for i, case in timed.items():
             say(f"timing {case.label} {case.shape()}")
             told = slot, case, dice, options.seconds
-            race = contest(outcome, fair.race, child, [rivals, twin], *told)
+            race = contest(outcome, fair.race, child, [reference, twin, rivals], *told)
             outcome.races[i] = race
             if case is first:
                 guard.even(untimed, race)
