@@ -176,8 +176,8 @@ def test_what_was_prepared_is_dropped(tmp_path):
             child.write(dice.vary(case))
             child.call()
             held.append(child.memory())
-    # All of them take 368 MiB more than the first. The heap has room for some four in the end, which
-    # lie between what is kept: it grows no further.
+    # All of them take 368 MiB more than the first. The heap has room for some four in the end and
+    # grows no further: they lie between what is kept.
     assert held[-1] - held[0] < 128 << 20, held
 
 

@@ -8,7 +8,6 @@ import torch
 from melfront.benchmarks.kernel import report, run
 from melfront.benchmarks.kernel.outcome import Options
 from melfront.benchmarks.kernel.run import judge_file
-from melfront.benchmarks.kernel.worker import switches
 from melfront.benchmarks.kernel.worker.switches import Switches
 from melfront.parity import noise as measure
 from tests.benchmarks.test_dishonest import KERNELS
@@ -23,7 +22,8 @@ def proof_only(monkeypatch):
 
 
 @pytest.fixture
-def settings():
+def settings(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # unset when the settings have been set back
     made = Switches(torch, "cpu", 1)
     yield made
     made.restore_all()
@@ -41,9 +41,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_setting_is_set_back_and_named(name, settings, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    settings.environment = switches.environment()
+def test_a_setting_is_set_back_and_named(name, settings):
     before = [switch.get() for switch, _ in settings.quick]
     settings.restore_all()
     assert settings.seen == []

@@ -40,6 +40,8 @@ def outputs(gelus):
 def model(request):
     """The model, eager or compiled as one graph. The backend runs the graph eagerly: same bits."""
     torch.compiler.reset()
+    # New threads get as many as this one, whatever has set its own: a graph is for one number.
+    torch.set_num_threads(torch.get_num_threads())
     yield (
         MODEL if request.param == "eager" else torch.compile(MODEL, backend="eager", fullgraph=True)
     )
