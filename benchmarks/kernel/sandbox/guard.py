@@ -121,7 +121,7 @@ def no_more_threads(child: Sandbox, proved: int, reference: Sandbox) -> None:
     proved: how many its process had in the proof; reference: a process that runs the same without
     the kernel.
     """
-    new = len(child.tasks()) - (proved + len(reference.tasks()) - 1)  # one main thread
+    new = len(child.tasks()) - (proved + len(reference.tasks()) - reference.at_first)
     if proved and new > 0:
         text = f"starts {new} thread(s) once it is in the encoder"
         raise Refused("THREAD", text, certain=True)

@@ -69,6 +69,7 @@ class Process:
         self.overtime: dict[str, list[float]] = {}
         try:
             self.loaded = self.ask("load", max(limit, 60), root=ROOT, **order)
+            self.at_first = len(self.tasks())  # threads, before the first call
         except BaseException:
             self.close()
             raise

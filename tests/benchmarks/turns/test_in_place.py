@@ -55,6 +55,8 @@ def test_work_in_the_encoder_is_judged_as_work_in_the_race():
 class Staying:
     """A process with so many threads."""
 
+    at_first = 1
+
     def __init__(self, threads):
         self.threads = threads
 
