@@ -1,9 +1,10 @@
-"""Compare a command's output with the output that a page shows, on any CPU.
+"""Read a command's output, and compare it with the output that a page shows, on any CPU.
 
 One unit of noise is the error of the CPU's own FFT, sums and erf. Correct kernels differ in it by a
 factor of two or three, so these figures are compared by their order of magnitude.
 """
 
+import os
 import re
 
 from melfront.parity import noise as measure
@@ -32,3 +33,15 @@ def like(expected: str, line: str) -> bool:
         return all(0 <= b <= measure.PASS_LIMIT["float32"] for _, b in pairs(NOISE))
     same_order = all(0.1 <= b / a <= 10 for a, b in pairs(NOISE))
     return same_order and all(abs(b - a) <= 0.02 * a for a, b in pairs(LARGEST))
+
+
+def all_shown(terminal: int) -> bytes:
+    """What is written to the other end of a terminal until that is closed; closes this one."""
+    shown = b""
+    try:
+        while more := os.read(terminal, 1 << 16):
+            shown += more
+    except OSError:  # the other end is closed
+        pass
+    os.close(terminal)
+    return shown

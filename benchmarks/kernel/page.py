@@ -16,6 +16,7 @@ from .outcome import Options
 from .record import located, options
 from .report import kind
 from .roofline_plot import points
+from .timing.roof import Roof
 from .timing.times import REFERENCE
 
 HEAD = """# Kernels
@@ -84,7 +85,7 @@ def row(record: dict[str, Any]) -> list[str]:
 
 def share(case: dict[str, Any]) -> float:
     """Of the roof: 1 is as fast as the machine can be."""
-    least = max(case["bytes"] / case["bandwidth"], case["flops"] / case["rate"])
+    least = Roof(case["bandwidth"], case["rate"]).seconds(case["flops"], case["bytes"])
     return float(least / max(np.median(case["times"]["candidate"]), 1e-9))
 
 

@@ -22,13 +22,6 @@ EXAMPLES = Path(run.__file__).parents[1] / "examples"
 QUICK = Options(threads=1, seed=11, seconds=0.2, whole=False)
 
 
-@pytest.fixture
-def edges_only(monkeypatch):
-    """Prove only the small edge cases, and do not time."""
-    monkeypatch.setattr(run, "chosen_cases", lambda slot, _o, dice, _i: slot.edges(dice))
-    monkeypatch.setattr(run, "compete", lambda *_args: None)
-
-
 def test_command_line_knows_every_slot():
     assert [slot.name for slot in slots.everything()] == list(slots.files())
     for slot in slots.everything():

@@ -21,6 +21,7 @@ import pytest
 
 from melfront.benchmarks.kernel.sandbox.processes import below, parents
 from tests.conftest import CHECKOUT
+from tests.printed import all_shown
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 SAID = {"SIGINT": "interrupted", "SIGTERM": "ended by SIGTERM", "SIGHUP": "ended by SIGHUP"}
@@ -127,13 +128,7 @@ def test_signal_inside_a_progress_bar():
     os.close(theirs)
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    shown = b""
-    try:
-        while more := os.read(ours, 1 << 16):
-            shown += more
-    except OSError:  # the other end is closed
-        pass
-    os.close(ours)
+    shown = all_shown(ours)
     assert process.wait(60) == 130
     *bars, last = shown.decode().rstrip("\r\n").split("\r")
     assert any("/1000" in bar for bar in bars)

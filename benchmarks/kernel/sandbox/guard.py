@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..reasons import Refused
 from .parent import as_integers
 from .processes import descendants, helpers_time
@@ -99,12 +101,9 @@ def kept(child: Sandbox, back: int = 0, first: list[Tensor] | None = None) -> No
     child.ask("again", back=back)
     copied = [first] if first else child.seen.values()
     pairs = zip(copied, child.results, strict=False)
-    if not all(same_bits(a, b) for was, now in pairs for a, b in zip(was, now, strict=True)):
+    both = ((a, b) for was, now in pairs for a, b in zip(was, now, strict=True))
+    if not all(torch.equal(as_integers(a), as_integers(b)) for a, b in both):
         raise Refused("ALIAS", "changes a result after it has returned it")
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    return bool((as_integers(a) == as_integers(b)).all())
 
 
 def alone(child: Sandbox, tasks: set[int]) -> None:

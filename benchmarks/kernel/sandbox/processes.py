@@ -1,6 +1,6 @@
 """Our side of the fork server, and what can be seen of a process from outside.
 
-Imports the standard library alone: `guard.py` takes it along into the kernel's process.
+Imports the standard library alone, so that the command line can start the server at once.
 """
 
 from __future__ import annotations

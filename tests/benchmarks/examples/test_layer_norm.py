@@ -22,13 +22,6 @@ QUICK = Options(threads=1, seed=11, seconds=0.2, whole=False)
 
 
 @pytest.fixture
-def edges_only(monkeypatch):
-    """Prove only the small edge cases, and do not time."""
-    monkeypatch.setattr(run, "chosen_cases", lambda slot, _o, dice, _i: slot.edges(dice))
-    monkeypatch.setattr(run, "compete", lambda *_args: None)
-
-
-@pytest.fixture
 def compiler():
     if not shutil.which(command := os.environ.get("CC", "cc")):
         pytest.skip(f"no C compiler: {command}")

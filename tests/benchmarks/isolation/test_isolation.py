@@ -20,6 +20,7 @@ from melfront.benchmarks.kernel.sandbox import process, processes
 from melfront.benchmarks.kernel.sandbox.parent import Sandbox
 from melfront.benchmarks.kernel.timing.times import REFERENCE
 from tests.conftest import CHECKOUT
+from tests.printed import all_shown
 
 from .conftest import KERNELS, QUICK, copied, order
 
@@ -247,13 +248,7 @@ def test_faked_verdict(isolated, tmp_path):
     words = [sys.executable, "-c", FAKED, str(isolated), path]
     started = subprocess.Popen(words, cwd=CHECKOUT, stdout=theirs, stderr=theirs)
     os.close(theirs)
-    shown = b""
-    try:
-        while more := os.read(ours, 1 << 16):
-            shown += more
-    except OSError:  # the other end is closed
-        pass
-    os.close(ours)
+    shown = all_shown(ours)
     if isolated:
         assert started.wait() == 0, shown
         assert b"99x" not in shown
