@@ -36,6 +36,7 @@ REFUSED = {
     "works_ahead_in_one_gap": ("layer_norm", "THREAD", "not its turn"),
     "thread_once_timed": ("layer_norm", "THREAD", "once it is timed"),
     "process_once_timed": ("layer_norm", "PROCESS", "once it is timed"),
+    "answers_for_the_harness": ("layer_norm", "FORGED", "not what was asked"),
     "becomes_the_harness": ("layer_norm", "TAMPERED", "the harness's own object"),
     "helper_process": ("layer_norm", "PROCESS", "process"),
     "only_seen_shapes": ("layer_norm", "SHAPES", "right on the shapes that the encoder has"),
