@@ -13,6 +13,7 @@ from melfront.benchmarks.kernel import report
 from melfront.benchmarks.kernel.reasons import Refused
 from melfront.benchmarks.kernel.sandbox import guard
 from melfront.benchmarks.kernel.sandbox.parent import Call, Sandbox
+from melfront.benchmarks.kernel.slots import find
 from melfront.benchmarks.kernel.slots.inputs import Case, Dice
 from melfront.benchmarks.kernel.timing import fair
 from melfront.benchmarks.kernel.timing.fair import Heat
@@ -51,6 +52,15 @@ class Contestant:
     def call(self):
         self.log.append((self.name, self.given.args[0]))
         return Call(1e-3, 0.0, 0.0, True, 1e-3, None)
+
+
+def test_the_reference_has_a_process_of_its_own():
+    """As the kernel has: a process that is called more often in a round is quicker."""
+    workers = [Contestant([], name) for name in ("kernel", "reference", "twin", "rivals")]
+    runners = fair.lined_up(*workers, find("layer_norm"), Dice(1))
+    alone = {child.name: name for name, (child, _) in runners.items() if child is not workers[3]}
+    assert alone == {"kernel": "", "reference": REFERENCE, "twin": TWIN}
+    assert len(runners) == 5
 
 
 @pytest.fixture
