@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from ..timing.times import Race
     from .parent import Sandbox
 
-# One thread cannot work for longer than a call takes; nor n for longer than n times as long.
+# n threads cannot use more processor time than n times what the call takes; the rest is rounding.
 MORE = 1.02
-# Seconds of processor time between two calls, which a fifth of the rounds may have more of: while
-# the contents are there, and are not. Honest processes that sleep use none.
+# Seconds of processor time that a process may use between two calls: once the contents are written
+# (AHEAD, or a share of the call), and before that (IDLE). A fifth of the rounds may have more. An
+# honest process sleeps, and uses none.
 AHEAD, MORE_AHEAD, IDLE = 2e-5, 0.02, 1e-4
 
 

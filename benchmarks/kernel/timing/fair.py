@@ -135,7 +135,10 @@ class Heat:
         return [self.dice.vary(self.case) for _ in range(self.copies)]
 
     def run(self, seconds: float, least: int, most: int, counts: bool = False) -> None:
-        """Rounds for so long, but so many; whether they count. Raises Refused."""
+        """Run rounds until `seconds` are over, at least `least` and at most `most`. Raises Refused.
+
+        counts: keep their times.
+        """
         helped = helpers_time(self.candidate.pid)
         with steady():
             for order in rounds(self.runners, seconds, least, most, self.chance):

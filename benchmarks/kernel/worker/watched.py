@@ -3,8 +3,8 @@
 Our packages cannot be imported there (`ImportGuard`), and functions that a kernel has replaced are
 found (`snapshot`, `changed`). `sandbox/guard.py` has the defences that lie outside of it.
 
-In the encoder's place a kernel is called again and again within one timed call, so there `Lookout`
-looks after one of them by chance, at what the encoder calls.
+In the encoder a kernel is called many times within one timed call. There `Lookout` also checks what
+the encoder calls after one of them, chosen by chance.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def changed(before: Iterable[Watch]) -> list[str]:
 
 
 def kernels(torch: Any) -> dict[str, str]:
-    """What torch runs for each of its operators, in words; not what works out shapes only."""
+    """torch's own list of what runs for each operator, without Meta, which only works out shapes."""
     lines = {n: torch._C._dispatch_dump(n) for n in torch._C._dispatch_get_all_op_names()}
     return {
         name: "\n".join(line for line in text.splitlines() if not line.startswith("Meta"))
