@@ -175,7 +175,7 @@ def changed(before: Iterable[Watch]) -> list[str]:
 
 
 def kernels(torch: Any) -> dict[str, str]:
-    """torch's own list of what runs for each operator; without Meta, which works out shapes only."""
+    """torch's own list of what runs for each operator. Meta computes shapes alone: left out."""
     lines = {n: torch._C._dispatch_dump(n) for n in torch._C._dispatch_get_all_op_names()}
     return {
         name: "\n".join(line for line in text.splitlines() if not line.startswith("Meta"))
