@@ -62,7 +62,6 @@ def fills(slot: str, ours: bool) -> bool:
     return ours
 
 
-@torch.compiler.assume_constant_result  # warns while a model is compiled: a graph cannot
 def warn_unused(slot: str) -> None:
     warnings.warn(
         f"the function in the slot {slot} is not used for a part of the encoder that was changed "
@@ -70,6 +69,11 @@ def warn_unused(slot: str) -> None:
         "attention weights)",
         stacklevel=3,
     )
+
+
+# A graph cannot warn: torch.compile runs this while it compiles. It is the mark that
+# `torch.compiler.assume_constant_result` sets, which itself takes a second to import torch._dynamo.
+vars(warn_unused)["_dynamo_marked_constant"] = True
 
 
 def plain(kind: type[nn.Module], *parts: nn.Module) -> bool:

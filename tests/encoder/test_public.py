@@ -33,11 +33,15 @@ def test_help_describes_every_public_name():
         assert name in head, name
 
 
-def test_listing_names_does_not_import_torch():
-    code = (
-        "import sys; "
-        "from melfront import encoder; dir(encoder); encoder.SIZES; print('torch' in sys.modules)"
-    )
+@pytest.mark.parametrize(
+    ("use", "module"),
+    [
+        ("dir(encoder); encoder.SIZES", "torch"),
+        ("encoder.WhisperEncoder", "torch._dynamo"),  # of torch.compile; it takes a second
+    ],
+)
+def test_what_waits_until_it_is_used(use, module):
+    code = f"import sys; from melfront import encoder; {use}; print({module!r} in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=True
     )
