@@ -132,19 +132,18 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        body = body[:length]
-        cut = None
-        if is_tensors and hub.cuts and len(body) > 8:
-            cut = hub.cuts.pop(0)
-        elif is_tensors and hub.stall and len(body) > hub.stall:
-            cut = hub.stall
-        self.wfile.write(body[:cut])
-        hub.sent += len(body[:cut])
-        if cut is not None:
-            self.wfile.flush()
-            if hub.stall:
-                hub.released.wait(60)
-        self.close_connection = cut is not None or length != len(body)
+        sent = body[:length]
+        stalls = is_tensors and hub.stall and len(sent) > hub.stall
+        if is_tensors and hub.cuts and len(sent) > 8:
+            sent = sent[: hub.cuts.pop(0)]
+        elif stalls:
+            sent = sent[: hub.stall]
+        self.wfile.write(sent)
+        hub.sent += len(sent)
+        if stalls:
+            hub.released.wait(60)
+        # Not after a whole answer: the client may be asking for more on this connection.
+        self.close_connection = len(sent) < length
 
 
 @contextmanager
