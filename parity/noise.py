@@ -91,7 +91,11 @@ def rms(x: Array) -> float:
     if not x.size:
         return 0.0
     with np.errstate(invalid="ignore", over="ignore"):
-        return float(np.sqrt(np.mean(np.square(np.abs(x), dtype=np.float64))))
+        flat = widen(x).ravel()
+        parts = (flat.real, flat.imag) if np.iscomplexobj(flat) else (flat,)
+        # A product with itself: a mean of squares makes two arrays of this size first.
+        total = sum(float(np.einsum("i,i", part, part)) for part in parts)
+    return float(np.sqrt(total / x.size))
 
 
 def least_floor(truth: Array, dtype: str = "float32") -> float:
@@ -132,13 +136,13 @@ def error(candidate: Array, truth: Array, floor: float, dtype: str = "float32") 
         return Error(PASS, 0.0, 0.0, ())
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.abs(widen(candidate) - truth)
-    finite = np.isfinite(distance)
-    if not finite.all():
-        first = np.unravel_index(int(np.argmin(finite)), distance.shape)
+    worst = np.unravel_index(int(np.argmax(distance)), distance.shape)  # or the first NaN
+    most = float(distance[worst])
+    if not np.isfinite(most):
+        first = np.unravel_index(int(np.argmin(np.isfinite(distance))), distance.shape)
         return Error(WRONG, float("nan"), float("nan"), tuple(int(i) for i in first))
     noise = rms(distance) / floor
-    worst = np.unravel_index(int(np.argmax(distance)), distance.shape)
-    return Error(verdict(noise, dtype), noise, float(distance.max()), tuple(int(i) for i in worst))
+    return Error(verdict(noise, dtype), noise, most, tuple(int(i) for i in worst))
 
 
 def step_errors(candidate: Array, truth: Array, axis: int) -> Array:

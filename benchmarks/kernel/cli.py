@@ -51,7 +51,7 @@ def parser() -> Parser:
     add("--dtype", default="float32", choices=DTYPES, help="default float32")
     add("--device", default="cpu", help="cpu or cuda; default cpu")
     add("--threads", type=positive, metavar="N", help="default: the cores of this machine")
-    add("--seconds", type=float, default=4.0, help="of timing for each case (default 4)")
+    add("--seconds", type=float, default=3.0, help="of timing for each case (default 3)")
     add("--limit", type=float, default=20.0, help="seconds that a call may take (default 20)")
     add("--seed", type=int, help="repeat a run's random sizes and contents")
     add("--depth", type=positive, metavar="N", help="blocks of the encoder that is run as a whole")

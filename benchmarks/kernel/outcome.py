@@ -27,7 +27,7 @@ class Options:
     device: str = "cpu"
     threads: int = 1
     seed: int = 0
-    seconds: float = 4.0  # of timing for each case, and for the whole
+    seconds: float = 3.0  # of timing for each case, and for the whole
     limit: float = 20.0  # seconds that one call may take
     whole: bool = True
     depth: int | None = None

@@ -30,7 +30,7 @@ from .report import aligned, duration
 from .roofline_plot import points
 from .slots import files, of_front_end
 from .slots.shapes import words
-from .timing.times import Race
+from .timing.times import REFERENCE, Race
 from .worker.memory import POISON
 
 VERSION = 2  # of the format; 1 lacks "run", "about", "path", "relative_to" and "sha256"
@@ -123,7 +123,7 @@ def timed(race: Race, ratios: bool) -> dict[str, Any]:
     """What the race says of a case, with or without ratios."""
     entry = {
         "times": {who or "candidate": list(map(float, t)) for who, t in race.times.items()},
-        "band": race.band(),
+        "band": race.least_difference(REFERENCE),
         "flops": race.flops,
         "bytes": race.n_bytes,
         "bandwidth": race.roof.bandwidth,

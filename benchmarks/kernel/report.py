@@ -80,8 +80,8 @@ def times(o: Outcome) -> list[str]:
             rows.append([label, spread(race), *(versus(race, n) for n in rivals), roof])
     lines = aligned(rows)
     if clear := [r for r in races if not r.unclear()]:
-        band = max(np.expm1(r.band()) for r in clear)
-        copies = ", ".join(f"{r.median(REFERENCE) / r.median(TWIN):.2f}" for r in clear)
+        band = max(np.expm1(r.least_difference(REFERENCE)) for r in clear)
+        copies = ", ".join(f"{np.exp(r.log_ratio(REFERENCE, TWIN)[1]):.2f}" for r in clear)
         lines.append(
             f"second copy of the reference, in a process of its own: {copies} x; "
             f"ratios within {band:.0%} are no difference (=)"
@@ -130,7 +130,9 @@ def in_place(w: Whole) -> list[str]:
     ]
     if w.times:
         mine, ours = (float(np.median(t)) for t in w.times)
-        said = f"{duration(mine)}, with ours {duration(ours)}: {w.ratio():.2f}x"
+        low, ratio, high = w.ratio()
+        said = f"{duration(mine)}, with ours {duration(ours)}: "
+        said += f"{ratio:.2f}x, between {low:.2f} and {high:.2f}"
         lines.append(f"  end to end {TOO_BUSY if w.unclear() else said}")
     return lines
 

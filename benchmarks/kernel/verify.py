@@ -83,7 +83,8 @@ def times(record: dict[str, Any], outcome: Outcome) -> Said:
         if busy or not race or case["band"] > np.log(TOO_BUSY):
             yield True, f"{what}, could not be told: {busy or 'one of the two runs has no time'}"
             continue
-        new, band = race.ratio(REFERENCE)[0], race.band() + case["band"]
+        new = race.ratio(REFERENCE)[0]
+        band = race.least_difference(REFERENCE) + case["band"]
         same = bool(abs(np.log(new / old)) <= band)
         which = "no further apart" if same else "further apart"
         yield same, f"{what}, now {new:.3g}x: {which} than both runs' bands, {np.expm1(band):.0%}"

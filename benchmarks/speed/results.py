@@ -48,7 +48,8 @@ class Table:
     def band(self) -> float:
         """How far from 1 a ratio may be without meaning anything."""
         pairs = [(r, self.row(r.name.removesuffix(AGAIN))) for r in self.rows if AGAIN in r.name]
-        return float(max([BAND, *(abs(a.median / b.median - 1) for a, b in pairs)]))
+        ratios = [ratio_interval(a.seconds, b.seconds, 0.95)[1] for a, b in pairs]
+        return float(max([BAND, *(abs(ratio - 1) for ratio in ratios)]))
 
     def unclear(self) -> bool:
         """Whether the machine was too busy to compare anything."""
@@ -59,8 +60,8 @@ class Table:
         if self.unclear():
             return "?"
         a, b = self.row(ours), self.row(other)
-        low, high = ratio_interval(a.seconds, b.seconds, 0.95)
-        ratio, band = a.median / b.median, self.band()
+        low, ratio, high = ratio_interval(a.seconds, b.seconds, 0.95)
+        band = self.band()
         mark = " =" if low < 1 + band and high > 1 - band else ""
         return f"{ratio:.2f}{mark}"
 

@@ -118,9 +118,26 @@ def test_ratio_interval_pairs_the_rounds():
     """A machine that is slow in some rounds slows both contestants, so their ratio stays."""
     rng = np.random.default_rng(0)
     machine, noise = rng.lognormal(0, 2, 41), rng.normal(1, 0.001, (2, 41))
-    low, high = race_module.ratio_interval(machine * noise[0], 2 * machine * noise[1], 0.99)
-    assert 0.49 < low < high < 0.51
-    assert race_module.ratio_interval([1.0], [2.0], 0.99) == (0.5, 0.5)
+    low, ratio, high = race_module.ratio_interval(machine * noise[0], 2 * machine * noise[1], 0.99)
+    assert 0.49 < low < ratio < high < 0.51
+    assert race_module.ratio_interval([1.0], [2.0], 0.99) == (0.5, 0.5, 0.5)
+
+
+def test_ratio_interval_leaves_out_what_interrupts_a_call():
+    calls = np.full(20, 1.0)
+    interrupted = np.where(np.arange(20) < 3, 50.0, 1.0)
+    assert race_module.ratio_interval(interrupted, calls, 0.99) == (1, 1, 1)
+
+
+def test_ratio_interval_contains_the_ratio():
+    """As often as it says, with tails that are heavier than a normal variable's."""
+    rng = np.random.default_rng(0)
+    missed = 0
+    for _ in range(1000):
+        a, b = np.exp(0.2 * rng.standard_t(4, (2, 30)))
+        low, _, high = race_module.ratio_interval(1.1 * a, b, 0.95)
+        missed += not low <= 1.1 <= high
+    assert missed == pytest.approx(50, abs=4 * np.sqrt(50))
 
 
 def test_rounds_are_limited_by_time_and_number():

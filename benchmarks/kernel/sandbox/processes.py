@@ -63,7 +63,12 @@ def processor_time(pid: int) -> float:
 
 def stat_fields(pid: int | str) -> list[str]:
     """What /proc/PID/stat has after the process's name: its state, parent, ... Raises OSError."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    # Not by pathlib, which takes four times as long: every process is asked in every round.
+    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
+    try:
+        return os.read(fd, 4096).decode(errors="replace").rpartition(")")[2].split()
+    finally:
+        os.close(fd)
 
 
 def helpers_time(pid: int) -> float:

@@ -1,8 +1,9 @@
 """What the times of a race say.
 
 The same function takes some percent longer in one process than in another. So a second copy of the
-reference runs in a process of its own. A difference no larger than between the two, or than BAND,
-does not count.
+reference runs in a process of its own, and "reference" is the mean of both in each round. A
+difference no larger than between the two, or than BAND, does not count; nor does one that may be
+chance.
 """
 
 from __future__ import annotations
@@ -79,9 +80,12 @@ class Race:
         return seconds < self.least() / ALLOWANCE
 
     def band(self) -> float:
-        """The largest log ratio that does not count as a difference."""
-        low, high = self.log_ratio(REFERENCE, TWIN)
-        return max(float(np.log1p(BAND)), abs(low), abs(high))
+        """The largest log ratio that does not count, though it is no chance.
+
+        Seen from the middle of the two copies: what is as near to one of them as they are to one
+        another is no further away than one and a half times that.
+        """
+        return max(float(np.log1p(BAND)), 1.5 * abs(self.log_ratio(REFERENCE, TWIN)[1]))
 
     def unclear(self) -> str:
         """Why these times say nothing, in words; empty if they do say something."""
@@ -96,7 +100,8 @@ class Race:
             return (
                 f"the GPU ran at {mine:.0f} MHz for the kernel and {others:.0f} for the reference"
             )
-        if not self.band() <= np.log(TOO_BUSY):
+        low, _, high = self.log_ratio(REFERENCE, TWIN)
+        if not max(abs(low), abs(high)) <= np.log(TOO_BUSY):
             return f"two copies of the same function may differ by more than {TOO_BUSY:g} x"
         return ""
 
@@ -110,11 +115,21 @@ class Race:
 
     def ratio(self, rival: str) -> tuple[float, bool]:
         """Rival's time over the kernel's - above 1 the kernel is faster - and whether it counts."""
-        low, high = self.log_ratio(rival, "")
-        ratio = self.median(rival) / max(self.median(""), 1e-9)
-        return ratio, low > self.band() or high < -self.band()
+        low, middle, high = self.log_ratio(rival, "")
+        return float(np.exp(middle)), low > self.band() or high < -self.band()
 
-    def log_ratio(self, a: str, b: str) -> tuple[float, float]:
-        """99 % interval of log(median(a) / median(b))."""
-        low, high = ratio_interval(self.times[a], self.times[b], 0.99)
-        return float(np.log(low)), float(np.log(high))
+    def least_difference(self, rival: str) -> float:
+        """The log ratio to a rival that would count in these rounds."""
+        low, _, high = self.log_ratio(rival, "")
+        return self.band() + (high - low) / 2
+
+    def log_ratio(self, a: str, b: str) -> tuple[float, float, float]:
+        """log(a / b) between the ends of its 99 % interval."""
+        low, middle, high = np.log(ratio_interval(self.rounds(a, b), self.rounds(b, a), 0.99))
+        return float(low), float(middle), float(high)
+
+    def rounds(self, who: str, against: str) -> Array:
+        """A contestant's times to be held against another's: the reference's are of both copies."""
+        if who == REFERENCE and against != TWIN:
+            return np.sqrt(self.times[REFERENCE] * self.times[TWIN])
+        return self.times[who]

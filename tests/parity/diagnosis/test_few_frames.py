@@ -10,6 +10,7 @@ from melfront.conventions import CONVENTIONS, TRANSFORMERS
 from melfront.parity import mistakes
 from melfront.parity.diagnosis.few_frames import SERVES, FewFrames
 from melfront.parity.diagnosis.front_end import both
+from melfront.parity.noise import rms
 from melfront.parity.pipeline import Pipeline
 from melfront.parity.resolve import of_signal
 from melfront.parity.signals import SIGNALS
@@ -75,7 +76,7 @@ def test_least_is_a_lower_bound_of_the_error():
     mine = truth + np.random.default_rng(3).normal(0, 1e-3, truth.shape)
     screen = FewFrames(pipeline, "features", mine)
     least = screen.least(TRANSFORMERS, screen.distance_to(TRANSFORMERS))
-    assert 0 < least <= np.sqrt(np.mean((mine - truth) ** 2))
+    assert 0 < least <= rms(mine - truth)
 
 
 @pytest.mark.parametrize("signal", soon(["padded", "batch"], "padded"))
