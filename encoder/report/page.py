@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 import melfront
@@ -27,7 +28,8 @@ from ..config import EncoderConfig
 from .figures import ATTENTION_LEVELS, POSITION_MS, attention_pictures, corners, cut_share, pictures
 from .measure import CONV2_STRIDE, POSITION, Seen, receptive_field
 from .picture import LEVELS, rgb, two_ramps
-from .source import Line, line
+from .source import ROOT, Line, line
+from .what_if import NOISE, Entry, mistakes
 
 Array = NDArray[Any]
 FAR = 5.0  # times the median size: an outlier
@@ -66,7 +68,7 @@ LINES: dict[str, tuple[Callable[..., Any], str]] = {
 def render(name: str, n_samples: int, seen: Seen, config: EncoderConfig, about: Any) -> str:
     """The page of a clip of n_samples, of which `seen` shows the first window."""
     environment = Environment(
-        loader=PackageLoader(__package__, "."),
+        loader=PackageLoader(__package__, "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -91,8 +93,17 @@ def render(name: str, n_samples: int, seen: Seen, config: EncoderConfig, about: 
             (1 - t / time["span"]["clip"], f"{t:g}{' s' if t == 0 else ''}") for t in time["clip"]
         ],
         audio=wav(seen.audio),
-        data=data(seen, config),
+        mistakes=by_stage(mistakes()),
+        # As it is: a browser does not read what stands in a script of a type that it cannot run.
+        module=Markup((ROOT / "web/melfront.js").read_text("utf-8")),
+        data={**data(seen, config), "span": time["span"]["clip"]},
     )
+
+
+def by_stage(entries: list[Entry]) -> dict[str, list[Entry]]:
+    """In the order of the stages."""
+    stages = {stage: [e for e in entries if e["stage"] == stage] for stage in conventions.STAGES}
+    return {stage: found for stage, found in stages.items() if found}
 
 
 def lines() -> dict[str, Line]:
@@ -201,6 +212,9 @@ def data(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
         "fields": [receptive_field(p, config.n_frames) for p in range(config.n_audio_ctx)],
         "corners": corners(config.n_mels).round(2).tolist(),
         "threshold": float(log.max()) - conventions.TRANSFORMERS.dynamic_range,
+        "range": conventions.TRANSFORMERS.dynamic_range,
+        "mistakes": mistakes(),
+        "noise": NOISE,
         "palettes": {name: palette.tobytes().hex() for name, palette in palettes.items()},
         "attention": attention_pictures(seen.attention, config),
         # As numbers too, because a few positions are far outside the picture's range.

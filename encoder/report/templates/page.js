@@ -70,7 +70,7 @@ function look(name) {
 // The values of a picture at this moment, from its lowest row up.
 const column = ({ labels, step, at }) => labels.map((_, row) => at(moment(step), row));
 
-const samples = (() => {
+let samples = (() => {
   const bytes = Uint8Array.from(atob(audio.getAttribute("src").split(",")[1]), (c) => c.charCodeAt(0));
   const view = new DataView(bytes.buffer);
   const start = bytes.length - 2 * page.samples; // the samples are the end of the file
@@ -443,10 +443,13 @@ const charts = {
 
 // Start
 
-for (const palette of Object.keys(page.palettes)) {
-  const stops = colours(palette).filter((_, i) => i % 8 === 0).map((colour) => `#${colour}`).join(",");
-  for (const place of all(`.ramp.${palette}`)) place.style.backgroundImage = `linear-gradient(to right,${stops})`;
+function colourRamps() {
+  for (const palette of Object.keys(page.palettes)) {
+    const stops = colours(palette).filter((_, i) => i % 8 === 0).map((colour) => `#${colour}`).join(",");
+    for (const place of all(`.ramp.${palette}`)) place.style.backgroundImage = `linear-gradient(to right,${stops})`;
+  }
 }
+colourRamps();
 const watcher = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     if (isIntersecting) visible.add(target.id);
