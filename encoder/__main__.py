@@ -30,6 +30,8 @@ from melfront.command import (
 from .command.clips import Job, jobs_of
 from .command.corpus import encode_all
 from .command.reading import counted
+from .command.words import Word
+from .command.words import read as read_words
 from .command.writing import weights_digest
 from .config import SIZES
 
@@ -103,6 +105,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--no-check-range", **NO_CHECK_RANGE)
     add("--report", metavar="OUT.html", type=path, help="a page that shows the clip stage by stage")
+    add("--words", metavar="FILE", type=path, help="words with times, to be shown in the report")
     return parser.parse_args(argv)
 
 
@@ -113,6 +116,17 @@ def check_report(jobs: list[Job], file: Path) -> None:
     if file.suffix not in (".html", ".htm"):
         raise UsageError(f"--report {file}: expected a .html file")
     check_output(file, f"--report {file}")
+
+
+def spoken(file: Path, report: Path | None) -> list[Word]:
+    """The words of a file, for the report. Raises UsageError."""
+    if not report:
+        raise UsageError(f"--words {file}: they are shown in a report; give --report OUT.html too")
+    try:
+        return read_words(file)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"--words {file}: {reason}") from None
 
 
 def check_model(name: str) -> None:
@@ -156,6 +170,7 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"-o {out}: npz cannot hold bfloat16; give a .safetensors file")
     if args.report:
         check_report(jobs, args.report)
+    words = spoken(args.words, args.report) if args.words else []
     if len(jobs) == 1:  # with no other clip to encode, what is wrong with it can be said at once
         *_, n_samples = counted(jobs[0].clip, args.check_range)
         jobs = [jobs[0]._replace(n_samples=n_samples)]
@@ -171,7 +186,7 @@ def run(args: argparse.Namespace) -> None:
         from . import report
 
         audio = melfront.load_audio(jobs[0].clip, args.check_range)
-        report.write(args.report, jobs[0].clip.name, audio, model, about)
+        report.write(args.report, jobs[0].clip.name, audio, model, about, words)
         print(f"written to {args.report}: open it in a browser")
     elif not out:
         print("nothing was written; -o OUT.safetensors saves the hidden states")

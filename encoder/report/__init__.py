@@ -6,7 +6,7 @@ hold the text. The result is one file with its style and script; it makes no net
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,28 @@ from numpy.typing import NDArray
 
 from melfront.command import replacing
 
+from ..command.words import Word
 from ..model import WhisperEncoder
+from . import what_if
 from .measure import look
 from .page import render
 
 
 def write(
-    file: Path, name: str, audio: NDArray[Any], model: WhisperEncoder, about: Mapping[str, str]
+    file: Path,
+    name: str,
+    audio: NDArray[Any],
+    model: WhisperEncoder,
+    about: Mapping[str, str],
+    words: Sequence[Word] = (),
 ) -> None:
     """Write the page of a clip (N,) called `name`; it shows the first window.
 
-    about: model, device, dtype and versions, which the page states. Raises OSError; the file is
-    written whole or not at all.
+    about: model, device, dtype and versions, which the page states. words: what is said when, as
+    `words.read` returns them. Raises OSError; the file is written whole or not at all.
     """
-    html = render(name, len(audio), look(audio, model), model.config, about)
+    seen = look(audio, model)
+    mistakes = what_if.of_encoder(seen, model)
+    html = render(name, len(audio), seen, model.config, about, words, mistakes)
     with replacing(file) as temporary:
         temporary.write_text(html, encoding="utf-8")

@@ -16,8 +16,9 @@ from melfront import conventions, filterbank
 from melfront.conventions import FRAMES_PER_SECOND
 
 from ..config import EncoderConfig
+from .blocks import thinned
 from .measure import CONV2_STRIDE, AttentionMaps, Seen
-from .picture import LEVELS, Picture, png, rgb, spread, thinned, two_ramps
+from .picture import LEVELS, Picture, png, rgb, spread, two_ramps
 
 Array = NDArray[Any]
 FRAME_MS = 1000 // FRAMES_PER_SECOND
@@ -28,7 +29,8 @@ ROWS = 128  # at most, in a picture of many channels
 MOST_DEPTHS = 9  # labels along the blocks, at most
 ATTENTION_LEVELS = 64
 FAINT = 0.05  # of the share that uniform attention would give: the darkest colour
-LABELLED_HZ = (100, 500, 1000, 2000, 3000, 4000, 6000)
+LABELLED_HZ = (4000, 2000, 1000, 500, 250, 125)
+APART = 0.06  # of the height: labels closer than that would touch
 
 
 def pictures(seen: Seen, config: EncoderConfig) -> dict[str, Picture]:
@@ -43,6 +45,7 @@ def pictures(seen: Seen, config: EncoderConfig) -> dict[str, Picture]:
     labels = [f"channel {c}" for c in kept]
     table = seen.stem["positions"].T - seen.stem["gelu2"]  # (S, T): what was added
     every.append(signed("table", table[kept], 1.0, POSITION_MS, labels))
+    every += [signed(name, *one[0]) for name, one in inside(seen).items()]
     for name, states in ("before", seen.before), ("after", seen.after):
         x = states[:, kept].T  # (R, T)
         every.append(signed(name, x, spread(x[:, : seen.in_view], 0.99), POSITION_MS, labels))
@@ -65,8 +68,11 @@ def front_end(front: dict[str, Array], n_mels: int) -> list[Picture]:
 
     hz = corners(n_mels)[1:-1]
     of_mel = [f"mel bin {m}, {f:.0f} Hz" for m, f in enumerate(hz)]
-    nearest = (int(np.abs(hz - f).argmin()) for f in LABELLED_HZ)
-    mel_ticks = {m: f"{hz[m]:.0f}" for m in nearest}
+    mel_ticks: dict[float, str] = {}
+    for f in LABELLED_HZ:
+        row = float(np.interp(f, hz, np.arange(n_mels)))  # between two, where no bin's centre is
+        if hz[0] <= f <= hz[-1] and all(row + APART * n_mels <= other for other in mel_ticks):
+            mel_ticks[row] = str(f)
     log, x = front["log"], front["features"]
     cut = two_ramps(cut_share(log))
     return [
@@ -93,6 +99,45 @@ def walk(seen: Seen, n_layer: int) -> list[Picture]:
     return every
 
 
+def of_states(states: dict[str, Array], seen: Seen) -> dict[str, Array]:
+    """What the encoder's pictures show of these states (by stage), by picture."""
+    walked = np.stack([x for stage, x in states.items() if stage in ("positions", *blocks(states))])
+    norm = np.linalg.norm(walked, axis=-1)  # (L + 1, T)
+    products = (walked[1:] * walked[:-1]).sum(-1) / np.maximum(norm[1:] * norm[:-1], 1e-9)
+    n = len(seen.audio)
+    return {
+        "gelu1": states["gelu1"][drawn_channels(seen.stem, 1, FRAME_MS, n)],
+        "gelu2": states["gelu2"][drawn_channels(seen.stem, 2, POSITION_MS, n)],
+        "norm": np.log10(np.maximum(norm, 1e-9)),
+        "cosine": products,
+        "after": states["ln_post"][:, thinned(states["ln_post"].shape[1], ROWS)].T,
+    }
+
+
+def blocks(states: dict[str, Array]) -> list[str]:
+    return [stage for stage in states if stage.endswith("mlp_residual")]
+
+
+def changed(
+    right: dict[str, Array], wrong: dict[str, Array], seen: Seen, drawn: Mapping[str, Picture]
+) -> dict[str, Any]:
+    """The encoder's pictures of wrong states, in the range of the right ones, and the difference.
+
+    Of each: "wrong" and "difference", data: URIs, and "size": the range of the difference.
+    """
+    before, after = of_states(right, seen), of_states(wrong, seen)
+    found = {}
+    for name, x in after.items():
+        p, apart = drawn[name], x - before[name]
+        size = spread(apart, 1.0)
+        found[name] = {
+            "wrong": png(x, p.low, p.high, rgb(p.palette, LEVELS)),
+            "difference": png(apart, -size, size, rgb("berlin", LEVELS)),
+            "size": size,
+        }
+    return found
+
+
 def cut_share(log: Array) -> float:
     """The share of the range of the logarithms (M, F) that is below the clamp, 0 .. 1."""
     above = conventions.TRANSFORMERS.dynamic_range / max(float(np.ptp(log)), 1e-12)
@@ -106,7 +151,7 @@ def quantised(
     high: float,
     step: int,
     labels: Sequence[str],
-    ticks: Mapping[int, str] | None = None,
+    ticks: Mapping[int, str] | Mapping[float, str] | None = None,
     unit: str = "",
     palette: str = "magma",
     colours: Array | None = None,
@@ -128,26 +173,60 @@ def signed(
     size: float,
     step: int,
     labels: Sequence[str],
-    ticks: Mapping[int, str] | None = None,
+    ticks: Mapping[int, str] | Mapping[float, str] | None = None,
 ) -> Picture:
     """A picture of values (R, C) of either sign; 0 has the middle colour of the palette."""
     return quantised(name, values, -size, size, step, labels, ticks, palette="berlin")
 
 
+def steps_of(n_samples: int, step: int) -> int:
+    """How many steps of so many milliseconds hold samples of the clip."""
+    return -(-n_samples * FRAMES_PER_SECOND // (melfront.SAMPLE_RATE * step // FRAME_MS))
+
+
+def drawn_channels(stem: dict[str, Array], i: int, step: int, n_samples: int) -> Array:
+    """Which channels of a convolution are drawn: (CHANNELS,)."""
+    heard = stem[f"conv{i}"][:, : steps_of(n_samples, step)]
+    opened = (heard > 0).mean(axis=1)  # share of the time that GELU lets a channel through
+    change = heard.std(axis=1) * (np.abs(opened - 0.5) < 0.4)
+    return np.sort(change.argsort()[-CHANNELS:])
+
+
 def convolution(stem: dict[str, Array], i: int, step: int, n_samples: int) -> list[Picture]:
     """The channels that vary most, of those that GELU opens and closes; before and after it."""
     before, after = stem[f"conv{i}"], stem[f"gelu{i}"]  # (S, F or T)
-    n_clip = -(-n_samples * FRAMES_PER_SECOND // (melfront.SAMPLE_RATE * step // FRAME_MS))
-    heard = before[:, :n_clip]
-    opened = (heard > 0).mean(axis=1)  # share of the time that GELU lets a channel through
-    change = heard.std(axis=1) * (np.abs(opened - 0.5) < 0.4)
-    kept = np.sort(change.argsort()[-CHANNELS:])
+    kept = drawn_channels(stem, i, step, n_samples)
+    n_clip = steps_of(n_samples, step)
     size = spread(after[kept, :n_clip], 0.998)  # so that what GELU lets through shows
     axis = [f"channel {c}" for c in kept], {r: str(c) for r, c in enumerate(kept)}
     return [
         signed(f"{kind}{i}", x[kept], size, step, *axis)
         for kind, x in (("conv", before), ("gelu", after))
     ]
+
+
+def inside(seen: Seen) -> dict[str, list[Any]]:
+    """What `signed` draws of each block, by the picture's name; all blocks have one range."""
+    found: dict[str, list[Any]] = {}
+    for name, blocks in seen.inside.drawn.items():
+        labels = [f"{'unit' if name == 'units' else 'channel'} {c}" for c in seen.inside.rows[name]]
+        size = spread(blocks, 0.995)
+        found[name] = [(block, size, POSITION_MS, labels) for block in blocks]
+    return found
+
+
+def kernels(seen: Seen, n_mels: int) -> list[dict[str, Any]]:
+    """The kernels of the drawn channels of the first convolution, over (mel bin, 3 frames)."""
+    hz = corners(n_mels)[1:-1]
+    found = []
+    for channel in drawn_channels(seen.stem, 1, FRAME_MS, len(seen.audio)):
+        kernel = seen.kernels[channel]  # (M, 3)
+        source = png(kernel, -spread(kernel, 1.0), spread(kernel, 1.0), rgb("berlin", LEVELS))
+        bin_, frame = np.unravel_index(np.abs(kernel).argmax(), kernel.shape)
+        how = "loud" if kernel[bin_, frame] > 0 else "quiet"
+        words = f"{how} at {hz[bin_]:.0f} Hz, {('a frame before', 'now', 'a frame after')[frame]}"
+        found.append({"channel": int(channel), "source": source, "answers": words})
+    return found
 
 
 def attention_pictures(attention: AttentionMaps, config: EncoderConfig) -> dict[str, Any]:

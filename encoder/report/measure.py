@@ -20,7 +20,9 @@ from torch import Tensor
 import melfront
 from melfront.conventions import FRAMES_PER_SECOND
 
+from ..config import EncoderConfig
 from ..model import WhisperEncoder
+from .blocks import Blocks, Inside
 
 Array = NDArray[Any]
 # conv1 and conv2 read three steps each, their own and one on either side.
@@ -55,6 +57,8 @@ class Seen(NamedTuple):
     before: Array  # (T, S): the last block's output
     after: Array  # (T, S): the same, normed
     in_view: int  # P
+    inside: Inside  # the blocks
+    kernels: Array  # (S, M, 3) of the first convolution
 
 
 def receptive_field(position: int, n_frames: int) -> tuple[int, int]:
@@ -77,31 +81,52 @@ def pool(weights: Tensor, group: int) -> Tensor:
     return torch.nn.functional.avg_pool2d(weights, group, ceil_mode=True) * keys
 
 
+class Heads:
+    """Sees the attention of every block, which is too large to keep, and keeps it pooled."""
+
+    def __init__(self, config: EncoderConfig, n_clip: int, in_view: int) -> None:
+        n_pictures = config.n_audio_layer * config.n_audio_head
+        self.group = int(np.ceil(in_view / np.sqrt(PIXELS / n_pictures)))
+        self.n_clip, self.in_view = n_clip, in_view
+        self.pooled: list[tuple[Tensor, Tensor, Tensor]] = []  # shares, padding, distance
+
+    def see(self, weights: Tensor) -> None:
+        """weights: (1, H, T, T)."""
+        shares = weights[0].float()
+        steps = torch.arange(shares.shape[-1], device=shares.device, dtype=torch.float32)
+        away = (steps[: self.n_clip, None] - steps).abs()  # (n_clip, T)
+        of_clip, view = shares[:, : self.n_clip], self.in_view
+        padding = of_clip[:, :, self.n_clip :].sum(-1).mean(-1)
+        distance = (of_clip * away).sum(-1).mean(-1)
+        pooled = pool(shares[:, :view, :view], self.group)
+        self.pooled.append((pooled.cpu(), padding.cpu(), distance.cpu()))
+
+    def seen(self) -> AttentionMaps:
+        shares, *rest = (
+            torch.stack(of_blocks).numpy() for of_blocks in zip(*self.pooled, strict=True)
+        )
+        return AttentionMaps(shares, self.group, *rest)
+
+
 def look(audio: Array, model: WhisperEncoder) -> Seen:
     """Run the first window of a clip (N,) float32 through the front end and the model."""
-    config, weight = model.config, model.conv1.weight
+    config = model.config
     seconds = config.n_frames / FRAMES_PER_SECOND
     audio = audio[: round(seconds * melfront.SAMPLE_RATE)]
     options: dict[str, Any] = {"n_mels": config.n_mels, "pad_to": seconds}
     front = melfront.oracle.trace(audio, check_range=False, **options)  # load_audio checked it
     n_clip = -(-len(audio) // POSITION)  # positions with a sample of the clip in their 20 ms
     in_view = min(n_clip + PADDING_IN_VIEW, config.n_audio_ctx)
-    n_pictures = config.n_audio_layer * config.n_audio_head
-    group = int(np.ceil(in_view / np.sqrt(PIXELS / n_pictures)))
 
     stem: dict[str, Array] = {}
-    norms, cosines, shares, padding, distance = [], [], [], [], []
+    norms, cosines = [], []
     last: list[Tensor] = []  # the hidden state before the block under way, float32
-    steps = torch.arange(config.n_audio_ctx, device=weight.device, dtype=torch.float32)
-    away = (steps[:n_clip, None] - steps).abs()  # (n_clip, T)
+    heads, blocks = Heads(config, n_clip, in_view), Blocks(config.n_audio_layer, in_view)
 
     def tap(stage: str, x: Tensor) -> Tensor:
+        blocks.see(stage, x)
         if stage.endswith("attn.weights"):
-            shares_of_all = x[0].float()  # (H, T, T)
-            of_clip = shares_of_all[:, :n_clip]
-            shares.append(pool(shares_of_all[:, :in_view, :in_view], group).cpu())
-            padding.append(of_clip[:, :, n_clip:].sum(-1).mean(-1).cpu())
-            distance.append((of_clip * away).sum(-1).mean(-1).cpu())
+            heads.see(x)
         elif stage == "positions" or stage.endswith("mlp_residual"):
             state = x[0].float()  # (T, S)
             if last:
@@ -114,7 +139,6 @@ def look(audio: Array, model: WhisperEncoder) -> Seen:
 
     with torch.inference_mode():
         model(front["features"].astype(np.float32), tap=tap)
-    looks = [torch.stack(of_blocks).numpy() for of_blocks in (shares, padding, distance)]
     return Seen(
         audio=audio,
         front=front,
@@ -122,8 +146,10 @@ def look(audio: Array, model: WhisperEncoder) -> Seen:
         stem=stem,
         norm=torch.stack(norms).numpy(),
         cosine=torch.stack(cosines).numpy(),
-        attention=AttentionMaps(looks[0], group, *looks[1:]),
+        attention=heads.seen(),
         before=last[0].cpu().numpy(),
         after=stem["ln_post"],
         in_view=in_view,
+        inside=blocks.seen(),
+        kernels=model.conv1.weight.detach().float().cpu().numpy(),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,25 @@ from melfront import oracle as front_end
 from melfront.conventions import FRAMES_PER_SECOND
 
 from .. import oracle as encoder_oracle
+from ..command.words import Word
 from ..config import EncoderConfig
-from .figures import ATTENTION_LEVELS, POSITION_MS, attention_pictures, corners, cut_share, pictures
+from . import what_if
+from .figures import (
+    ATTENTION_LEVELS,
+    POSITION_MS,
+    attention_pictures,
+    changed,
+    corners,
+    cut_share,
+    inside,
+    kernels,
+    pictures,
+    signed,
+)
 from .measure import CONV2_STRIDE, POSITION, Seen, receptive_field
 from .picture import LEVELS, rgb, two_ramps
+from .rebuilt import rebuild
 from .source import ROOT, Line, line
-from .what_if import NOISE, Entry, mistakes
 
 Array = NDArray[Any]
 FAR = 5.0  # times the median size: an outlier
@@ -58,6 +71,7 @@ LINES: dict[str, tuple[Callable[..., Any], str]] = {
     "attended": (encoder_oracle.block, 'tap("attn_residual"'),
     "widened": (encoder_oracle.block, 'tap("mlp_residual"'),
     "scores": (encoder_oracle.scores, "np.sqrt"),
+    "fc2": (encoder_oracle.mlp, 'tap("fc2"'),
     "weights": (encoder_oracle.softmax, "shares.sum"),
     "context": (encoder_oracle.attention, 'tap("context"'),
     "norm": (encoder_oracle.layer_norm, "np.sqrt"),
@@ -65,8 +79,19 @@ LINES: dict[str, tuple[Callable[..., Any], str]] = {
 }
 
 
-def render(name: str, n_samples: int, seen: Seen, config: EncoderConfig, about: Any) -> str:
-    """The page of a clip of n_samples, of which `seen` shows the first window."""
+def render(
+    name: str,
+    n_samples: int,
+    seen: Seen,
+    config: EncoderConfig,
+    about: Any,
+    words: Sequence[Word] = (),
+    mistakes: Iterable[tuple[what_if.Entry, what_if.States, what_if.States]] = (),
+) -> str:
+    """The page of a clip of n_samples, of which `seen` shows the first window.
+
+    words: what is said when, to be shown beneath every picture; mistakes: `what_if.of_encoder`.
+    """
     environment = Environment(
         loader=PackageLoader(__package__, "templates"),
         autoescape=True,
@@ -75,8 +100,14 @@ def render(name: str, n_samples: int, seen: Seen, config: EncoderConfig, about: 
         lstrip_blocks=True,
     )
     environment.filters["count"] = lambda n: f"{n:,}"
+    environment.filters["log10_e"] = lambda x: f"{np.log(x):.1f}"
     environment.filters["as"] = lambda x, form: f"{x:{form}}".replace("-", "−")
     time = ticks(seen, config)
+    drawn = pictures(seen, config)
+    made = [
+        entry | {"pictures": changed(right, wrong, seen, drawn)} for entry, right, wrong in mistakes
+    ]
+    every = [*what_if.of_front_end(), *made]
     return environment.get_template("page.html.jinja").render(
         clip=name,
         n_samples=n_samples,
@@ -85,25 +116,22 @@ def render(name: str, n_samples: int, seen: Seen, config: EncoderConfig, about: 
         n=numbers(seen, config),
         convention=conventions.TRANSFORMERS,
         line=lines(),
-        pictures=pictures(seen, config),
+        pictures=drawn,
         waveform=envelope(seen.audio),
         histogram=histogram(seen),
+        spoken=[w for w in words if w.start < time["span"]["clip"]],
         ticks=time,
         query_ticks=[
             (1 - t / time["span"]["clip"], f"{t:g}{' s' if t == 0 else ''}") for t in time["clip"]
         ],
         audio=wav(seen.audio),
-        mistakes=by_stage(mistakes()),
+        rebuilt=wav(rebuild(seen.front["features"], len(seen.audio))),
+        kernels=kernels(seen, config.n_mels),
+        mistakes=what_if.by_stage(every),
         # As it is: a browser does not read what stands in a script of a type that it cannot run.
         module=Markup((ROOT / "web/melfront.js").read_text("utf-8")),
-        data={**data(seen, config), "span": time["span"]["clip"]},
+        data={**data(seen, config), "span": time["span"]["clip"], "mistakes": every},
     )
-
-
-def by_stage(entries: list[Entry]) -> dict[str, list[Entry]]:
-    """In the order of the stages."""
-    stages = {stage: [e for e in entries if e["stage"] == stage] for stage in conventions.STAGES}
-    return {stage: found for stage, found in stages.items() if found}
 
 
 def lines() -> dict[str, Line]:
@@ -213,14 +241,25 @@ def data(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
         "corners": corners(config.n_mels).round(2).tolist(),
         "threshold": float(log.max()) - conventions.TRANSFORMERS.dynamic_range,
         "range": conventions.TRANSFORMERS.dynamic_range,
-        "mistakes": mistakes(),
-        "noise": NOISE,
+        "noise": what_if.NOISE,
         "palettes": {name: palette.tobytes().hex() for name, palette in palettes.items()},
         "attention": attention_pictures(seen.attention, config),
         # As numbers too, because a few positions are far outside the picture's range.
-        "norm": [[float(f"{x:.4g}") for x in row] for row in seen.norm],
+        "norm": short(seen.norm),
+        "sizes": {name: short(rows) for name, rows in seen.inside.sizes.items()},
+        "open": short(seen.inside.open),
+        "units": config.n_audio_mlp,
+        "inside": {
+            name: [signed(name, *block).source for block in blocks]
+            for name, blocks in inside(seen).items()
+        },
         "cosine": seen.cosine.round(3).tolist(),
     }
+
+
+def short(rows: Array) -> list[list[float]]:
+    """Numbers of four digits."""
+    return [[float(f"{x:.4g}") for x in row] for row in rows]
 
 
 def envelope(audio: Array) -> dict[str, Any]:

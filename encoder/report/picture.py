@@ -70,8 +70,3 @@ def png(values: Array, low: float, high: float, palette: Array) -> str:
 def spread(x: Array, share: float) -> float:
     """The quantile `share` of the absolute values; more than 0."""
     return max(float(np.quantile(np.abs(x), share)), 1e-6)
-
-
-def thinned(n: int, most: int) -> Array:
-    """At most `most` of the indices 0 .. n - 1, evenly spaced."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int))

@@ -251,6 +251,7 @@ function showHead() {
   text("attention", `looks ${number(distance[block][head])} s away on average; ${after} % to the padding`);
   if (thumbs.dataset.block !== String(block)) {
     thumbs.dataset.block = block;
+    showBlock();
     thumbs.replaceChildren(...sources[block].map((src, i) => {
       const button = Object.assign(document.createElement("button"), { type: "button" });
       const small = Object.assign(new Image(), { src, alt: "", decoding: "async" });
@@ -265,6 +266,13 @@ function showHead() {
     shares = decoded;
     draw();
   }, () => {}); // another head was chosen before this one was decoded
+}
+function showBlock() {
+  for (const [name, sources] of Object.entries(page.inside)) {
+    pictures[name].image.src = sources[chosen.block];
+    delete stored[name];
+  }
+  draw();
 }
 thumbs.addEventListener("click", ({ target }) => {
   const head = [...thumbs.children].indexOf(target.closest("button"));
@@ -422,6 +430,23 @@ const charts = {
       label(a.right, a.y(size.at(-1)) - 7, number(size.at(-1), 1), "end"),
       label(c.right, c.y(cosine.at(-1)) + 15, number(cosine.at(-1)), "end"),
     ]);
+  },
+
+  "block-chart"(svg) {
+    const [b, p] = [chosen.block, position()];
+    const { attention, middle, mlp } = page.sizes;
+    const bars = [
+      ["comes in", page.norm[b][p]], ["attention adds", attention[b][p], "cut"], ["together", middle[b][p]],
+      ["the MLP adds", mlp[b][p], "cut"], ["goes out", page.norm[b + 1][p]],
+    ];
+    const most = Math.max(...bars.map(([, size]) => size));
+    const [left, right, height] = [108, svg.clientWidth - 46, svg.clientHeight / bars.length];
+    put(svg, bars.flatMap(([name, size, kind = "kept"], i) => [
+      ["rect", { class: kind, x: left, y: i * height + 6, width: Math.max(((right - left) * size) / most, 1), height: height - 12 }],
+      label(left - 8, (i + 0.5) * height + 4, name, "end"),
+      label(left + ((right - left) * size) / most + 6, (i + 0.5) * height + 4, number(size, 1), "start"),
+    ]));
+    text("open", `${count(Math.round(page.open[b][p] * page.units))} of ${count(page.units)}`);
   },
 
   "row-chart"(svg) {

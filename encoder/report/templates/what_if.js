@@ -51,22 +51,52 @@ function paint(name, values, low, high, palette) {
   Object.assign(picture, { low, high, palette });
   picture.image.src = canvas.toDataURL();
   delete stored[name];
-  const digits = name === "features" ? 2 : 1;
-  const unit = name === "power" ? 10 : 1; // its scale is in decibels
-  const [from, ramp, to] = document.querySelector(`[data-scale="${name}"]`).children;
-  from.textContent = number(unit * low, digits);
-  to.textContent = number(unit * high, digits) + (name === "power" ? " dB" : "");
-  ramp.className = `ramp ${palette}`;
-  colourRamps();
+  rescale(name, low, high, palette);
   look(name);
+}
+
+// The scale beneath a picture.
+function rescale(name, low, high, palette) {
+  const scale = document.querySelector(`[data-scale="${name}"]`);
+  if (!scale) return; // one above it has the same
+  const digits = high - low < 0.05 ? 5 : high - low < 5 ? 2 : 1;
+  const unit = name === "power" ? 10 : 1; // its scale is in decibels
+  scale.firstElementChild.textContent = number(unit * low, digits);
+  scale.lastElementChild.textContent = number(unit * high, digits) + (name === "power" ? " dB" : "");
+  scale.querySelector(".ramp").className = `ramp ${palette}`;
+  colourRamps();
+}
+
+// The encoder's pictures, of which the page holds what each mistake makes of them.
+const OF_ENCODER = ["gelu1", "gelu2", "norm", "cosine", "after"].map((name) => {
+  const { image, low, high, palette } = pictures[name];
+  const scale = document.querySelector(`[data-scale="${name}"]`);
+  return { name, src: image.src, low, high, palette, scale, html: scale?.innerHTML };
+});
+function repaintEncoder() {
+  const { mistake, view } = tried;
+  for (const { name, src, low, high, palette, scale, html } of OF_ENCODER) {
+    const made = view === "right" ? null : mistake?.pictures?.[name];
+    const shown = made && view === "difference"
+      ? { src: made.difference, low: -made.size, high: made.size, palette: "berlin" }
+      : { src: made?.wrong ?? src, low, high, palette };
+    if (pictures[name].image.src === shown.src) continue;
+    pictures[name].image.src = shown.src;
+    Object.assign(pictures[name], { low: shown.low, high: shown.high, palette: shown.palette });
+    delete stored[name];
+    if (scale) scale.innerHTML = html;
+    if (shown.src === made?.difference) rescale(name, shown.low, shown.high, shown.palette);
+    else colourRamps();
+  }
 }
 
 function repaint() {
   const { right, wrong, view } = tried;
   const shown = view === "right" || !tried.mistake ? right : wrong;
+  repaintEncoder();
   for (const name of Object.keys(ROWS)) {
     const values = ROWS[name](shown);
-    if (tried.mistake && view === "difference") {
+    if (tried.mistake?.change && view === "difference") {
       const other = ROWS[name](right);
       const apart = values.map((x, i) => x - other[i]);
       const size = Math.max(most(apart), -least(apart), 1e-6);
@@ -137,7 +167,7 @@ async function compute() {
   const { convention, trace } = front;
   const options = { nMels, padTo: (page.frames * page.hop) / page.rate };
   tried.right = trace(samples, options);
-  tried.wrong = tried.mistake ? trace(samples, { ...options, ...tried.mistake.change }) : tried.right;
+  tried.wrong = tried.mistake?.change ? trace(samples, { ...options, ...tried.mistake.change }) : tried.right;
   const c = convention(tried.view === "right" ? {} : tried.mistake?.change);
   page.window = [...front.window(c)];
   page.corners = front.corners(nMels, c);
@@ -154,7 +184,7 @@ function explain() {
   text("sentence", mistake.sentence);
   text("begins", mistake.stage);
   text("seen", mistake.seen ? `Seen in: ${mistake.seen}.` : "");
-  const sizes = noise(tried.right, tried.wrong);
+  const sizes = mistake.noise ?? noise(tried.right, tried.wrong);
   const largest = Math.max(...sizes.map(([, x]) => x), 10);
   byId("noise").replaceChildren(...sizes.map(([stage, x]) => {
     const row = document.createElement("tr");
@@ -265,7 +295,7 @@ async function record(button) {
   const context = new AudioContext({ sampleRate: page.rate });
   const source = `registerProcessor("tap", class extends AudioWorkletProcessor {
     process([[x]]) { if (x) this.port.postMessage(x); return true; } });`;
-  await context.audioWorklet.addModule(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+  await context.audioWorklet.addModule(`data:text/javascript,${encodeURIComponent(source)}`);
   const tap = new AudioWorkletNode(context, "tap");
   const pieces = [];
   tap.port.onmessage = ({ data }) => pieces.push(data.slice());
