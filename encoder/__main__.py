@@ -47,6 +47,7 @@ EPILOG = """\
 examples:
   melfront encoder sample --model openai/whisper-large-v3 -o speech.npz
   melfront encoder sample --model openai/whisper-tiny --report tour.html
+  melfront encoder talk.wav --report tour.html --words talk.TextGrid
   melfront encoder recordings/ --no-hidden-states -o states/
 
 The file OUT holds last_hidden_state and hidden_states.0 .. L (T, S), log_mel
@@ -183,10 +184,13 @@ def run(args: argparse.Namespace) -> None:
     identity = {"weights_sha256": weights_digest(model)} if out else {}
     encode_all(model, jobs, about | identity, args.check_range, args.hidden_states)
     if args.report:
+        # Upwards, in this command alone: the page shows what a port may do wrong.
+        from melfront.parity.pages.what_if import of_clip
+
         from . import report
 
         audio = melfront.load_audio(jobs[0].clip, args.check_range)
-        report.write(args.report, jobs[0].clip.name, audio, model, about, words)
+        report.write(args.report, jobs[0].clip.name, audio, model, about, words, of_clip)
         print(f"written to {args.report}: open it in a browser")
     elif not out:
         print("nothing was written; -o OUT.safetensors saves the hidden states")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,13 +88,41 @@ def merged(
     return lowest.min(axis=-1), highest.max(axis=-1), log_mel.mean(axis=-1)
 
 
-def figure(clip: Overview, name: str) -> Figure:
+class Drawing(Figure):
+    """A figure that a notebook shows, whatever matplotlib's backend is."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png")
+        return file.getvalue()
+
+
+def log_mel(audio: Any, name: str = "clip", **options: Any) -> Drawing:
+    """The picture of a clip of any length: a file, or samples (N,) at 16 kHz.
+
+    options: those of `melfront.log_mel`: n_mels, convention, check_range. Raises what it raises,
+    and what `melfront.stream` raises of a file.
+    """
+    from . import chunks, stream
+    from . import log_mel as features
+
+    clip = Overview()
+    if isinstance(audio, str | Path):
+        for window in stream(audio, **options):
+            clip.add(window.audio, window.log_mel)
+    else:
+        for piece in chunks(audio):
+            clip.add(piece, features(piece, **options))
+    return figure(clip, name)
+
+
+def figure(clip: Overview, name: str) -> Drawing:
     """The waveform at 16 kHz above its features."""
     seconds = clip.samples / SAMPLE_RATE
     shown = clip.features()  # (M, columns)
     n_mels = len(shown)
 
-    result = Figure(figsize=(10, 5), dpi=150, layout="constrained")
+    result = Drawing(figsize=(10, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(result)
     above, below = result.subplots(2, 1, sharex=True, height_ratios=(1, 2.5))
     time, lowest, highest = clip.waveform()

@@ -10,7 +10,6 @@
 export const SAMPLE_RATE = 16_000; // Hz
 export const N_FFT = 400; // samples = 25 ms
 export const HOP_LENGTH = 160; // samples = 10 ms
-export const N_SAMPLES = 30 * SAMPLE_RATE;
 const K = N_FFT / 2 + 1;
 
 // What may be decided otherwise, and Whisper's choice.
@@ -142,12 +141,8 @@ export function power(padded, c = CONVENTION) {
   const [piece, re, im] = [N_FFT, K, K].map((n) => new Float64Array(n));
   for (let f = 0; f < frames; f++) {
     const start = HOP_LENGTH * (c.drop === "first" ? f + 1 : f);
-    let silent = true;
-    for (let n = 0; n < N_FFT; n++) {
-      piece[n] = padded.data[start + n] * hill[n];
-      silent &&= piece[n] === 0;
-    }
-    if (silent) continue;
+    for (let n = 0; n < N_FFT; n++) piece[n] = padded.data[start + n] * hill[n];
+    if (piece.every((x) => x === 0)) continue;
     transform(piece, re, im);
     for (let k = 0; k < K; k++) {
       const twice = c.folded && k % (K - 1) ? 2 : 1;
@@ -234,7 +229,8 @@ export function scale(clamped, heard, c = CONVENTION) {
 export function trace(samples, { nMels = 128, padTo = 30, ...changes } = {}) {
   const c = convention(changes);
   const length = Math.round(padTo * SAMPLE_RATE);
-  const clip = samples.subarray ? samples.subarray(0, length) : samples.slice(0, length);
+  const clip = samples.slice(0, length);
+  if (!clip.length) throw new RangeError("no samples");
   const x = { padded: pad(clip, length, c) };
   x.power = power(x.padded, c);
   x.mel = mel(x.power, nMels, c);

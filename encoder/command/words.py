@@ -27,7 +27,7 @@ def read(file: Path) -> list[Word]:
     encoding = "utf-16" if text[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         words = list(of_text(text.decode(encoding)))
-    except (ValueError, TypeError, KeyError, AttributeError):  # not JSON, or of another form
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):  # another form
         words = []
     words = [word for word in words if word.text and 0 <= word.start < word.end < float("inf")]
     if not words:

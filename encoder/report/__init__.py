@@ -6,7 +6,7 @@ hold the text. The result is one file with its style and script; it makes no net
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ from melfront.command import replacing
 
 from ..command.words import Word
 from ..model import WhisperEncoder
-from . import what_if
-from .measure import look
-from .page import render
+from .measure import Seen, look
+from .page import Mistakes, render
 
 
 def write(
@@ -28,14 +27,16 @@ def write(
     model: WhisperEncoder,
     about: Mapping[str, str],
     words: Sequence[Word] = (),
+    mistakes: Callable[[Seen, WhisperEncoder], Mistakes] | None = None,
 ) -> None:
     """Write the page of a clip (N,) called `name`; it shows the first window.
 
     about: model, device, dtype and versions, which the page states. words: what is said when, as
-    `words.read` returns them. Raises OSError; the file is written whole or not at all.
+    `command.words.read` returns them. mistakes: `parity.pages.what_if.of_clip`, for a page that can
+    show mistakes. Raises OSError; the file is written whole or not at all.
     """
     seen = look(audio, model)
-    mistakes = what_if.of_encoder(seen, model)
-    html = render(name, len(audio), seen, model.config, about, words, mistakes)
+    known = mistakes(seen, model) if mistakes else None
+    html = render(name, len(audio), seen, model.config, about, words, known)
     with replacing(file) as temporary:
         temporary.write_text(html, encoding="utf-8")

@@ -15,8 +15,8 @@ Array = NDArray[Any]
 # The stages of a block that are drawn, by the names of their pictures.
 DRAWN = {"attn_ln": "normed", "attn.context": "gathered", "mlp.gelu": "units"}
 SIZES = {"attn.out": "attention", "attn_residual": "middle", "mlp.fc2": "mlp"}
-ROWS = 96  # of a picture, at most
-PIXELS = 2_500_000  # of all of them together: some 2 MB of the page
+ROWS = 64  # of a picture, at most
+PIXELS = 1_000_000  # of all of them together: some 1 MB of the page
 
 
 class Inside(NamedTuple):

@@ -25,7 +25,7 @@ FRAME_MS = 1000 // FRAMES_PER_SECOND
 POSITION_MS = CONV2_STRIDE * FRAME_MS
 DECADES = 12.0  # of power shown below the maximum
 CHANNELS = 8  # shown of each convolution
-ROWS = 128  # at most, in a picture of many channels
+ROWS = 56  # at most, in a picture of many channels
 MOST_DEPTHS = 9  # labels along the blocks, at most
 ATTENTION_LEVELS = 64
 FAINT = 0.05  # of the share that uniform attention would give: the darkest colour
@@ -101,21 +101,17 @@ def walk(seen: Seen, n_layer: int) -> list[Picture]:
 
 def of_states(states: dict[str, Array], seen: Seen) -> dict[str, Array]:
     """What the encoder's pictures show of these states (by stage), by picture."""
-    walked = np.stack([x for stage, x in states.items() if stage in ("positions", *blocks(states))])
-    norm = np.linalg.norm(walked, axis=-1)  # (L + 1, T)
-    products = (walked[1:] * walked[:-1]).sum(-1) / np.maximum(norm[1:] * norm[:-1], 1e-9)
+    blocks = [x for stage, x in states.items() if stage.endswith("mlp_residual")]
+    norm = np.stack(
+        [np.linalg.norm(x, axis=-1) for x in (states["positions"], *blocks)]
+    )  # (L+1, T)
     n = len(seen.audio)
     return {
         "gelu1": states["gelu1"][drawn_channels(seen.stem, 1, FRAME_MS, n)],
         "gelu2": states["gelu2"][drawn_channels(seen.stem, 2, POSITION_MS, n)],
         "norm": np.log10(np.maximum(norm, 1e-9)),
-        "cosine": products,
         "after": states["ln_post"][:, thinned(states["ln_post"].shape[1], ROWS)].T,
     }
-
-
-def blocks(states: dict[str, Array]) -> list[str]:
-    return [stage for stage in states if stage.endswith("mlp_residual")]
 
 
 def changed(

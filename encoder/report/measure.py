@@ -32,7 +32,7 @@ POSITION = CONV2_STRIDE * melfront.HOP_LENGTH  # samples from one position to th
 PADDING_IN_VIEW = 25  # positions = half a second
 # Of the attention pictures of all blocks and heads together. At 64 colours a pixel takes at most 6
 # bits, 8 in base64, so that the whole page stays under 15 MB.
-PIXELS = 9_500_000
+PIXELS = 4_000_000
 
 
 class AttentionMaps(NamedTuple):

@@ -11,7 +11,7 @@ import base64
 import io
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -26,7 +26,6 @@ from melfront.conventions import FRAMES_PER_SECOND
 from .. import oracle as encoder_oracle
 from ..command.words import Word
 from ..config import EncoderConfig
-from . import what_if
 from .figures import (
     ATTENTION_LEVELS,
     POSITION_MS,
@@ -49,6 +48,18 @@ FAR = 5.0  # times the median size: an outlier
 BARS = 60  # of the histogram
 COLUMNS = 2400  # of the waveform: more than the pixels of a screen
 TICK_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+Entry = dict[str, Any]  # name, sentence, stage, seen; change, or noise and pictures
+States = dict[str, Array]  # by stage
+
+
+class Mistakes(NamedTuple):
+    """What the page can show of mistakes: `parity.pages.what_if` has them."""
+
+    front_end: list[Entry]  # made by the page itself, as "change" says
+    encoder: Iterable[tuple[Entry, States, States]]  # each, and the right and the wrong states
+    least_noise: float  # one unit of noise, as a share of a stage's size
+
 
 LINES: dict[str, tuple[Callable[..., Any], str]] = {
     "pad": (front_end.pad, "n_samples - len(clip)"),
@@ -86,11 +97,11 @@ def render(
     config: EncoderConfig,
     about: Any,
     words: Sequence[Word] = (),
-    mistakes: Iterable[tuple[what_if.Entry, what_if.States, what_if.States]] = (),
+    mistakes: Mistakes | None = None,
 ) -> str:
     """The page of a clip of n_samples, of which `seen` shows the first window.
 
-    words: what is said when, to be shown beneath every picture; mistakes: `what_if.of_encoder`.
+    words: what is said when, to be shown beneath every picture.
     """
     environment = Environment(
         loader=PackageLoader(__package__, "templates"),
@@ -104,10 +115,10 @@ def render(
     environment.filters["as"] = lambda x, form: f"{x:{form}}".replace("-", "−")
     time = ticks(seen, config)
     drawn = pictures(seen, config)
-    made = [
-        entry | {"pictures": changed(right, wrong, seen, drawn)} for entry, right, wrong in mistakes
+    made, encoder, least_noise = mistakes or Mistakes([], [], 0.0)
+    made += [
+        entry | {"pictures": changed(right, wrong, seen, drawn)} for entry, right, wrong in encoder
     ]
-    every = [*what_if.of_front_end(), *made]
     return environment.get_template("page.html.jinja").render(
         clip=name,
         n_samples=n_samples,
@@ -125,12 +136,17 @@ def render(
             (1 - t / time["span"]["clip"], f"{t:g}{' s' if t == 0 else ''}") for t in time["clip"]
         ],
         audio=wav(seen.audio),
-        rebuilt=wav(rebuild(seen.front["features"], len(seen.audio))),
+        rebuilt=sound(rebuild(seen.front["features"], len(seen.audio)), "mpeg", format="MP3"),
         kernels=kernels(seen, config.n_mels),
-        mistakes=what_if.by_stage(every),
+        mistakes=made,
         # As it is: a browser does not read what stands in a script of a type that it cannot run.
         module=Markup((ROOT / "web/melfront.js").read_text("utf-8")),
-        data={**data(seen, config), "span": time["span"]["clip"], "mistakes": every},
+        data={
+            **data(seen, config),
+            "span": time["span"]["clip"],
+            "mistakes": made,
+            "noise": least_noise,
+        },
     )
 
 
@@ -241,7 +257,6 @@ def data(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
         "corners": corners(config.n_mels).round(2).tolist(),
         "threshold": float(log.max()) - conventions.TRANSFORMERS.dynamic_range,
         "range": conventions.TRANSFORMERS.dynamic_range,
-        "noise": what_if.NOISE,
         "palettes": {name: palette.tobytes().hex() for name, palette in palettes.items()},
         "attention": attention_pictures(seen.attention, config),
         # As numbers too, because a few positions are far outside the picture's range.
@@ -253,13 +268,13 @@ def data(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
             name: [signed(name, *block).source for block in blocks]
             for name, blocks in inside(seen).items()
         },
-        "cosine": seen.cosine.round(3).tolist(),
+        "cosine": short(seen.cosine),
     }
 
 
 def short(rows: Array) -> list[list[float]]:
-    """Numbers of four digits."""
-    return [[float(f"{x:.4g}") for x in row] for row in rows]
+    """Numbers of three digits."""
+    return [[float(f"{x:.3g}") for x in row] for row in rows]
 
 
 def envelope(audio: Array) -> dict[str, Any]:
@@ -297,10 +312,15 @@ def ticks(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
 
 
 def wav(audio: Array) -> str:
-    """The clip as a data: URI of a 16-bit WAV."""
+    """A clip as a data: URI of a 16-bit WAV: the page reads its samples."""
+    integers = np.clip(np.round(audio * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
+    return sound(integers, "wav", format="WAV", subtype="PCM_16")
+
+
+def sound(samples: Array, kind: str, **options: str) -> str:
+    """Samples as a data: URI of an audio file."""
     import soundfile
 
     file = io.BytesIO()
-    integers = np.clip(np.round(audio * 2.0**15), -(2**15), 2**15 - 1).astype(np.int16)
-    soundfile.write(file, integers, melfront.SAMPLE_RATE, subtype="PCM_16", format="WAV")
-    return "data:audio/wav;base64," + base64.b64encode(file.getvalue()).decode()
+    soundfile.write(file, samples, melfront.SAMPLE_RATE, **options)
+    return f"data:audio/{kind};base64," + base64.b64encode(file.getvalue()).decode()

@@ -18,7 +18,8 @@ from torch import Tensor
 import melfront
 from melfront.conventions import TRANSFORMERS
 
-STEPS = 60
+STEPS = 32
+TINY = 1e-20
 MOMENTUM = 0.99  # of the faster variant of Perraudin, Balazs and Sondergaard (2013)
 
 
@@ -31,9 +32,10 @@ def spectrum_of(features: NDArray[Any]) -> Tensor:
     log = features * TRANSFORMERS.divisor - TRANSFORMERS.offset
     mel = torch.from_numpy(10.0**log).float()  # (M, F)
     bank = torch.tensor(melfront.mel_filters(len(features)), dtype=torch.float32)  # (M, K)
-    power = bank.mT @ mel
+    power = spread = bank.mT @ mel
     for _ in range(STEPS):
-        power *= (bank.mT @ mel) / (bank.mT @ (bank @ power)).clamp(min=1e-20)
+        power = power * spread / (bank.mT @ (bank @ power)).clamp(min=TINY)
+        power = power.clamp(min=TINY)  # numbers below 1e-38 are slow
     return power.sqrt()
 
 

@@ -199,11 +199,11 @@ assert "encoder.ops" not in sys.modules
 def test_every_folder_is_in_the_wheel():
     settings = pyproject()["tool"]
     mapped = settings["setuptools"]["package-dir"]
-    assert mapped == {f"melfront.{folder}": folder for folder in [*ROOMS, "docs"]}
+    assert mapped == {f"melfront.{folder}": folder for folder in [*ROOMS, "docs", "web"]}
     folders = [path.parent for name in FOLDERS for path in (CHECKOUT / name).rglob("__init__.py")]
     names = {".".join(folder.relative_to(CHECKOUT).parts) for folder in folders}
     long = {name if name.split(".")[0] == "melfront" else f"melfront.{name}" for name in names}
-    assert set(settings["setuptools"]["packages"]) == long | {"melfront.docs"}
+    assert set(settings["setuptools"]["packages"]) == long | {"melfront.docs", "melfront.web"}
 
 
 @pytest.mark.skipif(

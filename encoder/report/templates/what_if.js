@@ -68,7 +68,7 @@ function rescale(name, low, high, palette) {
 }
 
 // The encoder's pictures, of which the page holds what each mistake makes of them.
-const OF_ENCODER = ["gelu1", "gelu2", "norm", "cosine", "after"].map((name) => {
+const OF_ENCODER = ["gelu1", "gelu2", "norm", "after"].map((name) => {
   const { image, low, high, palette } = pictures[name];
   const scale = document.querySelector(`[data-scale="${name}"]`);
   return { name, src: image.src, low, high, palette, scale, html: scale?.innerHTML };
@@ -171,8 +171,27 @@ async function compute() {
   const c = convention(tried.view === "right" ? {} : tried.mistake?.change);
   page.window = [...front.window(c)];
   page.corners = front.corners(nMels, c);
+  relabel(c.flip_mels);
   explain();
   repaint();
+}
+
+// Other filters have their bins at other frequencies.
+function relabel(flipped) {
+  const hz = page.corners.slice(1, -1);
+  const row = (f) => {
+    const above = hz.findIndex((x) => x >= f);
+    return above > 0 ? above - 1 + (f - hz[above - 1]) / (hz[above] - hz[above - 1]) : above;
+  };
+  for (const name of ["log", "features"]) {
+    const labels = hz.map((f, m) => `mel bin ${m}, ${number(f, 0)} Hz`);
+    pictures[name].labels = flipped ? labels.reverse() : labels;
+    for (const tick of byId(name).parentElement.querySelectorAll(".y-axis .tick")) {
+      const at = (row(+tick.textContent) + 0.5) / nMels;
+      tick.hidden = at < 0;
+      tick.style.setProperty("--at", flipped ? 1 - at : at);
+    }
+  }
 }
 
 function explain() {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -247,6 +248,12 @@ class Report:
         lines += [f"  {hint}" for hint in self.hints]
         lines += [f"repeat with: {self.repeat}"] if self.repeat else []
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """As a notebook shows it: the text, with a colour for its verdict."""
+        colour = "#1a7f37" if self.ok else "#b3261e"
+        style = f"white-space: pre-wrap; border-left: 3px solid {colour}; padding-left: 1em"
+        return f'<pre style="{style}">{html.escape(str(self))}</pre>'
 
     def untold(self) -> list[str]:
         return [f"  cannot be told at this noise: {', '.join(self.hidden)}"] if self.hidden else []

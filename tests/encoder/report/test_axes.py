@@ -7,13 +7,10 @@ import pytest
 
 from melfront.encoder import SIZES, WhisperEncoder
 from melfront.encoder.report import measure, page
-from tests.encoder.report import test_browser
-from tests.encoder.report.test_browser import SPAN, browser
-from tests.encoder.report.test_report import ABOUT
+from tests.encoder.report.conftest import ABOUT, SPAN, SPOKEN, needs_chromium
 from tests.signals import sample
 
-pytestmark = test_browser.pytestmark
-assert browser  # a fixture, used by name
+pytestmark = needs_chromium
 
 WIDTHS = (390, 768, 900, 1100, 1440, 1920)
 A4 = 794 - 2 * 57  # CSS pixels: 210 mm at 96 per inch, minus two margins of 15 mm
@@ -60,7 +57,7 @@ def tour(request, browser, tmp_path_factory):
         seen = measure.look(sample(), model)
     assert seen.attention.group == group
     file = tmp_path_factory.mktemp("axes") / "tour.html"
-    file.write_text(page.render("sample.flac", len(sample()), seen, config, ABOUT), "utf-8")
+    file.write_text(page.render("sample.flac", len(sample()), seen, config, ABOUT, SPOKEN), "utf-8")
     tab = browser.new_page(viewport={"width": 1100, "height": 900})
     tab.goto(file.as_uri())
     tab.locator("#row").scroll_into_view_if_needed()
@@ -92,7 +89,7 @@ def test_every_axis_matches_its_picture(tour, width, whole):
     tab.evaluate("whole => document.documentElement.classList.toggle('whole-view', whole)", whole)
     look = tab.evaluate(LOOK)
     assert look["page"][0] <= look["page"][1], "the page is wider than the window"
-    assert len(look["axes"]) == 16
+    assert len(look["axes"]) == 19
     for axes in look["axes"]:
         name = axes["name"]
         left, top, right, bottom = axes["plot"]

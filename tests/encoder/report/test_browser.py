@@ -1,87 +1,14 @@
 """The `--report` page in a real browser: mouse, sound, keyboard and accessibility."""
 
-import shutil
-from dataclasses import replace
 from importlib.resources import files
 
 import numpy as np
 import pytest
 
-from melfront.encoder import SIZES, WhisperEncoder
-from melfront.encoder.report import measure, page
-from tests.encoder.report.test_report import ABOUT
+from tests.encoder.report.conftest import PHONE, SPAN, WIDE, needs_chromium
 from tests.signals import sample
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: pip install -e '.[test]'"
-)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium: apt-get install chromium (Debian)"
-)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--mute-audio",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
-SPAN = 8.6  # seconds in view: 405 positions of the clip and 25 of padding, 20 ms each
-
-
-@pytest.fixture(scope="module")
-def model():
-    return WhisperEncoder.from_formula(replace(SIZES["tiny"], n_audio_layer=2))
-
-
-@pytest.fixture(scope="module")
-def seen(model):
-    return measure.look(sample(), model)
-
-
-@pytest.fixture(scope="module")
-def address(seen, model, tmp_path_factory) -> str:
-    file = tmp_path_factory.mktemp("report") / "tour.html"
-    html = page.render("sample.flac", len(sample()), seen, model.config, ABOUT)
-    file.write_text(html, encoding="utf-8")
-    return file.as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, address):
-    """Open the page. At the end, there must be no console message, error or network request."""
-    contexts, complaints, requests = [], [], []
-
-    def visit(**options):
-        context = browser.new_context(**{"viewport": WIDE, "offline": True, **options})
-        contexts.append(context)
-        context.on("request", lambda request: requests.append(request.url))
-        tab = context.new_page()
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        tab.goto(address)
-        return tab
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert complaints == []
-    assert [r for r in requests if not r.startswith(("data:", "blob:"))] == [address] * len(
-        contexts
-    )
+pytestmark = needs_chromium
 
 
 def point(tab, plot: str, x: float, y: float = 0.5) -> None:
@@ -112,7 +39,7 @@ def seconds(tab, plot: str, mark: str, span: float = SPAN) -> tuple[float, float
 
 
 ACROSS = ["waveform", "power", "log", "conv1", "gelu1", "conv2", "gelu2", "table", "norm", "cosine"]
-ACROSS += ["row", "before", "after"]
+ACROSS += ["row", "normed", "gathered", "units", "before", "after"]
 
 
 @pytest.mark.parametrize("where", ["waveform", "log", "conv2", "after"])
@@ -335,7 +262,7 @@ def test_printed_page_has_charts(visit):
     tab.emulate_media(media="print")
     tab.evaluate("dispatchEvent(new Event('beforeprint'))")
     charts = tab.eval_on_selector_all("svg.chart", "all => all.map(e => [e.id, e.children.length])")
-    assert len(charts) == 5
+    assert len(charts) == 6
     assert all(children > 3 for _, children in charts), charts
     assert tab.locator(".bar").is_hidden()
     assert len(tab.pdf()) > 100_000

@@ -1,12 +1,7 @@
-"""The mistakes that the page can make in front of the reader: entries of parity's catalogue.
+"""The mistakes that the report of a clip can show: entries of the catalogue.
 
-Those of the front end are made in the page, by web/melfront.js; those of the encoder are made here,
+Those of the front end are made in the page, by web/melfront.js. Those of the encoder are made here,
 and the page holds what comes of them.
-
-The one module of the encoder that looks upwards: parity stands on the encoder, and the page shows
-both.
-
-    # L blocks  F frames  T positions  S state
 """
 
 from __future__ import annotations
@@ -15,20 +10,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
-from melfront.parity import mistakes
-from melfront.parity.mistakes import EncoderMistake
-from melfront.parity.mistakes.steps import Steps
-from melfront.parity.noise import EPS, LEAST_ULP, least_floor, rms
-from melfront.parity.stages import Stage
+from melfront.encoder import WhisperEncoder
+from melfront.encoder.report.measure import Seen
+from melfront.encoder.report.page import Entry, Mistakes, States
 
-from ..model import WhisperEncoder
-from .measure import Seen
+from .. import mistakes
+from ..mistakes import EncoderMistake
+from ..mistakes.steps import Steps
+from ..noise import EPS, LEAST_ULP, least_floor, rms
+from ..stages import Stage
 
-States = dict[str, NDArray[Any]]  # by stage
-Entry = dict[str, Any]
-NOISE = EPS["float32"] * LEAST_ULP["float32"]  # of a stage's size: the least unit, least_floor
 # Of the encoder: one for each of its decisions.
 MADE = (
     "flipped kernel",
@@ -58,13 +50,20 @@ WORDS: dict[str, tuple[Any, ...]] = {
 }
 
 
+def of_clip(seen: Seen, model: WhisperEncoder) -> Mistakes:
+    """All of them, of a clip in a model."""
+    return Mistakes(of_front_end(), of_encoder(seen, model), EPS["float32"] * LEAST_ULP["float32"])
+
+
 def of_front_end() -> list[Entry]:
     """Of each mistake: name, sentence, seen, stage, change."""
-    return [
-        told(entry) | {"change": dict(entry.change)}
+    known = [
+        entry
         for entry in mistakes.FRONT_END
         if entry.change and all(is_known(*decision) for decision in entry.change)
     ]
+    known.sort(key=lambda entry: entry.stage.order)
+    return [told(entry) | {"change": dict(entry.change)} for entry in known]
 
 
 def told(entry: Any) -> Entry:
@@ -97,12 +96,6 @@ def states(entry: EncoderMistake, seen: Seen, model: WhisperEncoder) -> States:
     blocks = [f"block.{i}.mlp_residual" for i in range(model.config.n_audio_layer)]
     names = ["gelu1", "gelu2", "positions", *blocks, "ln_post"]
     return {name: steps[name][0].float().cpu().numpy() for name in names}
-
-
-def by_stage(entries: list[Entry]) -> dict[str, list[Entry]]:
-    """In the order of the stages that they spoil first."""
-    stages = sorted({entry["stage"] for entry in entries}, key=lambda name: Stage(name).order)
-    return {stage: [e for e in entries if e["stage"] == stage] for stage in stages}
 
 
 def is_known(name: str, value: Any) -> bool:

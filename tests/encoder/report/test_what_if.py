@@ -1,0 +1,286 @@
+"""Another sound, or a decision changed, in a real browser: what the page computes is what we do."""
+
+import base64
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+
+import melfront
+from melfront import parity, variants
+from melfront.conventions import TRANSFORMERS, Convention
+from melfront.encoder.report.source import ROOT
+from melfront.parity import mistakes
+from melfront.parity.pages import what_if
+from melfront.parity.noise import least_floor, rms
+from tests.encoder.report.conftest import needs_chromium
+from tests.signals import sample
+
+pytestmark = needs_chromium
+MODULE = ROOT / "web" / "melfront.js"
+STAGES = ("padded", "power", "mel", "log", "clamped", "features")
+ENTRIES = what_if.of_front_end()
+NAMES = [entry["name"] for entry in ENTRIES]
+# One for each decision that the module knows; the others are the same decisions, otherwise.
+FIRST = {frozenset(entry["change"]): entry["name"] for entry in reversed(ENTRIES)}.values()
+BOUND = 2.0  # units of noise: as right as any port
+
+
+@pytest.fixture
+def port(visit):
+    """A function of samples and options: the features (M, F) that web/melfront.js computes."""
+    tab = visit()
+    tab.evaluate("async () => { window.port = await frontEnd(); }")
+
+    def features(samples, **options):
+        tab.evaluate("s => { window.given = Float32Array.from(s); }", samples.tolist())
+        found = tab.evaluate(
+            """options => {
+              const { data, shape } = port.logMel(given, options);
+              const bytes = new Uint8Array(data.buffer);
+              let text = "";
+              for (let i = 0; i < bytes.length; i += 1 << 15) {
+                text += String.fromCharCode(...bytes.subarray(i, i + (1 << 15)));
+              }
+              return [btoa(text), shape];
+            }""",
+            options,
+        )
+        return np.frombuffer(base64.b64decode(found[0]), "<f4").reshape(found[1])
+
+    return features
+
+
+def noise(x, truth):
+    return rms(x - truth) / least_floor(truth)
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("n_mels", [80, 128])
+def test_the_port_is_right(port, n_mels):
+    parity.assert_parity(port(sample(), nMels=n_mels), "features", audio=sample(), n_mels=n_mels)
+    assert noise(port(sample(), nMels=n_mels), melfront.oracle.log_mel(sample(), n_mels=n_mels)) < 1
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize("n", [1, 159, 160, 201, 3200, 16_000])
+@pytest.mark.parametrize("kind", ["noise", "silence"])
+def test_short_clips(port, n, kind):
+    clip = np.random.default_rng(n).normal(0, kind == "noise" and 0.1, n).astype(np.float32)
+    truth = melfront.oracle.log_mel(clip, n_mels=80, pad_to=1.0)
+    got = port(clip, nMels=80, padTo=1)
+    assert got.shape == truth.shape
+    assert noise(got, truth) < 1
+
+
+def test_no_samples(port):
+    with pytest.raises(Exception, match="no samples"):
+        port(np.zeros(0))
+
+
+def test_its_decisions_are_ours(visit):
+    tab = visit()
+    known = tab.evaluate("async () => (await frontEnd()).CONVENTION")
+    ours = {name: getattr(TRANSFORMERS, name) for name in what_if.DECISIONS}
+    assert known == {**ours, "frame_start": -200}  # where ours says None: half a window
+    for name, words in what_if.WORDS.items():
+        for word in words:
+            Convention(**{name: word})
+            tab.evaluate("async c => (await frontEnd()).convention(c)", {name: word})
+    for change in ({"hop": 1}, {"window": "kaiser"}, {"pad_mode": None}):
+        said = tab.evaluate(
+            """async change => {
+              try { (await frontEnd()).convention(change); } catch (error) { return error.message; }
+            }""",
+            change,
+        )
+        assert next(iter(change)) in said
+
+
+def test_the_module_is_short():
+    assert MODULE.read_text("utf-8").count("\n") <= 250
+
+
+@pytest.mark.numeric
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(e["name"], marks=[] if e["name"] in FIRST else pytest.mark.slow)
+        for e in ENTRIES
+    ],
+)
+def test_a_mistake_is_what_python_computes(visit, name):
+    entry = mistakes.find(name)
+    tab = visit()
+    tab.select_option("#mistake", name)
+    tab.wait_for_function("tried.wrong !== null && tried.mistake !== null")
+    tab.wait_for_function("!document.querySelector('#mistake-text').hidden")
+    shown = dict(tab.evaluate("noise(tried.right, tried.wrong)"))
+    assert tab.locator("[data-text=begins]").inner_text() == entry.stage
+    assert entry.sentence in tab.locator("#mistake-text").inner_text()
+    heard = tab.evaluate("[...samples]")  # 16 bits
+    clip = np.array(heard, dtype=np.float32)
+    convention = replace(TRANSFORMERS, **dict(entry.change))
+    right, wrong = (
+        variants.trace(clip, n_mels=80, convention=c, check_range=False)
+        for c in (TRANSFORMERS, convention)
+    )
+    for stage in STAGES:
+        off = noise(wrong[stage], right[stage])
+        assert shown[stage] == pytest.approx(off, rel=1e-6, abs=1e-6), stage
+    features = tab.evaluate("[...tried.wrong.features.data]")
+    assert noise(np.reshape(features, wrong["features"].shape), wrong["features"]) < BOUND
+    # The picture too, within a step of its palette.
+    tab.wait_for_function("stored.features")
+    for row, frame in (3, 20), (40, 406), (77, 700):
+        value = tab.evaluate(f"stored.features.at({frame}, {row})")
+        step = np.ptp(wrong["features"]) / 127
+        assert value == pytest.approx(wrong["features"][row, frame], abs=0.51 * step)
+
+
+def test_right_wrong_and_difference(visit):
+    tab = visit()
+    right = tab.evaluate("pictures.log.image.src")
+    tab.select_option("#mistake", "HTK mel scale")
+    tab.wait_for_function("pictures.log.image.src.length")
+    tab.wait_for_function("tried.wrong !== tried.right && tried.wrong")
+    wrong = tab.evaluate("pictures.log.image.src")
+    assert wrong != right
+    tab.locator("[name=view][value=difference]").check()
+    tab.wait_for_function("pictures.log.palette === 'berlin'")
+    low, high = tab.evaluate("[pictures.log.low, pictures.log.high]")
+    wrong, right = (np.array(tab.evaluate(f"[...tried.{x}.log.data]")) for x in ("wrong", "right"))
+    assert high == -low == pytest.approx(np.abs(wrong - right).max())
+    tab.locator("[name=view][value=right]").check()
+    tab.wait_for_function("pictures.log.palette === 'cut'")
+    assert tab.evaluate("page.corners[1]") == pytest.approx(
+        melfront.encoder.report.page.corners(80)[1]
+    )
+    tab.select_option("#mistake", "")
+    tab.wait_for_function("!document.documentElement.classList.contains('changed')")
+
+
+@pytest.mark.parametrize("name", what_if.MADE)
+def test_a_mistake_of_the_encoder(visit, seen, model, name):
+    ((entry, right, wrong),) = (
+        made for made in what_if.of_encoder(seen, model) if made[0]["name"] == name
+    )
+    assert dict(entry["noise"])["ln_post"] > 10
+    first = next(stage for stage, off in entry["noise"] if off > 1)
+    assert list(right).index(first) <= 3 or name == "no final norm"
+    tab = visit()
+    before = tab.evaluate("pictures.after.image.src")
+    tab.select_option("#mistake", name)
+    tab.wait_for_function(f"pictures.after.image.src !== {json.dumps(before)}")
+    rows = tab.locator("#noise tr")
+    assert rows.count() == len(entry["noise"])
+    for shown, (stage, _) in zip(rows.all_inner_texts(), entry["noise"], strict=True):
+        assert shown.split("\t")[0] == stage
+    tab.locator("[name=view][value=difference]").check()
+    tab.wait_for_function("pictures.after.palette === 'berlin' && tried.view === 'difference'")
+    tab.evaluate("look('after')")
+    tab.wait_for_function("stored.after")
+    apart = wrong["ln_post"] - right["ln_post"]
+    size = tab.evaluate("pictures.after.high")
+    kept = np.linspace(0, 383, 56).round().astype(int)
+    assert size == pytest.approx(np.abs(apart[:, kept]).max(), rel=1e-6)
+    for row, position in (5, 10), (50, 203):
+        value = tab.evaluate(f"stored.after.at({position}, {row})")
+        assert value == pytest.approx(apart[position, kept[row]], abs=1.01 * size / 127)
+    tab.select_option("#mistake", "")
+    tab.wait_for_function(f"pictures.after.image.src === {json.dumps(before)}")
+
+
+# Another sound
+
+
+def heard(tab):
+    tab.wait_for_function("tried.right && tried.right.features && !tried.mistake")
+    return np.array(tab.evaluate("[...samples]"), dtype=np.float32)
+
+
+def is_right(tab):
+    """Whether the page shows what we compute of the sound that it has."""
+    clip = heard(tab)
+    truth = melfront.oracle.log_mel(clip, n_mels=80)
+    tab.wait_for_function("tried.right.padded.data[200 + 50] === samples[50]")
+    features = np.reshape(tab.evaluate("[...tried.right.features.data]"), truth.shape)
+    assert noise(features, truth) < BOUND
+    return clip
+
+
+@pytest.mark.numeric
+def test_a_file(visit, tmp_path):
+    clip = (sample()[20_000:52_000] * 2**15).round() / 2**15
+    stereo = np.stack([clip, 0.5 * clip], axis=1)
+    soundfile.write(tmp_path / "mine.wav", stereo, 16_000, subtype="FLOAT")
+    tab = visit()
+    tab.set_input_files("#file", tmp_path / "mine.wav")
+    tab.wait_for_function("samples.length === 32000")
+    assert tab.locator("[data-text=sound]").first.inner_text() == "mine.wav"
+    assert np.allclose(is_right(tab), 0.75 * clip, atol=1e-6)
+    assert tab.locator("#encoder-part").is_hidden()
+    assert float(tab.evaluate("getComputedStyle(root).getPropertyValue('--clip-span')")) == 2.5
+    tab.locator(".other [data-sound=own]").click()
+    tab.wait_for_function("samples.length === 129600")
+    assert tab.locator("#encoder-part").is_visible()
+
+
+def test_a_file_dropped(visit, tmp_path):
+    soundfile.write(tmp_path / "mine.wav", sample()[:16_000], 48_000)
+    tab = visit()
+    data = base64.b64encode((tmp_path / "mine.wav").read_bytes()).decode()
+    tab.evaluate(
+        """data => {
+          const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+          const dataTransfer = new DataTransfer();
+          dataTransfer.items.add(new File([bytes], "mine.wav"));
+          document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true }));
+        }""",
+        data,
+    )
+    tab.wait_for_function("samples.length > 5300 && samples.length < 5370")  # a third as many
+    is_right(tab)
+
+
+def test_no_sound_in_a_file(visit, tmp_path):
+    (tmp_path / "text.wav").write_text("no sound")
+    tab = visit()
+    tab.set_input_files("#file", tmp_path / "text.wav")
+    tab.wait_for_function("document.querySelector('.problem').textContent")
+    assert "did not work" in tab.locator(".problem").inner_text()
+    assert tab.evaluate("samples.length") == 129_600
+
+
+def test_a_recording(visit):
+    tab = visit(permissions=["microphone"])
+    tab.locator("#record").click()
+    tab.wait_for_function("byId('record').textContent === 'Stop'")
+    tab.wait_for_timeout(1200)
+    tab.locator("#record").click()
+    tab.wait_for_function("samples.length !== 129600")
+    clip = is_right(tab)
+    assert 8_000 < len(clip) < 48_000
+    assert np.abs(clip).max() > 0.01  # it beeps
+    assert tab.locator("#record").inner_text() == "Record"
+
+
+@pytest.mark.numeric
+def test_sounds_made_in_the_page(visit):
+    tab = visit()
+    tab.locator("[data-sound=five]").click()
+    tab.wait_for_function("samples.length === 80000")
+    clip = is_right(tab)
+    tone, click, sweep, hiss, silence = clip.reshape(5, 16_000)
+    assert np.abs(np.fft.rfft(tone)).argmax() == 440
+    assert np.flatnonzero(click).tolist() == [8000]
+    assert (np.abs(sweep).max(), hiss.std()) == (
+        pytest.approx(0.3, rel=1e-3),
+        pytest.approx(0.058, abs=0.01),
+    )
+    assert not silence.any()
+    tab.locator("#tone").fill("1000")
+    tab.wait_for_function("samples.length === 32000")
+    assert np.abs(np.fft.rfft(is_right(tab))).argmax() == 2000  # half a hertz each
