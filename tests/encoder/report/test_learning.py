@@ -173,3 +173,23 @@ def test_a_line_of_code_opens_the_file_around_it(visit):
     assert line.locator("pre").is_hidden()
     line.locator("summary").click()
     assert "def pad(" in line.locator("pre").inner_text()
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_move_is_answered_within_50_ms(visit):
+    """On any machine of these years; a machine that is busy with other work is slower."""
+    tab = visit()
+    tab.locator("#spectrum-chart").scroll_into_view_if_needed()
+    middle = tab.evaluate("""async () => {
+      const times = [];
+      for (let i = 0; i < 31; i++) {
+        const start = performance.now();
+        show(10 * i);
+        await new Promise(requestAnimationFrame);
+        await new Promise((done) => setTimeout(done));
+        times.push(performance.now() - start);
+      }
+      return times.sort((a, b) => a - b)[15];
+    }""")
+    assert middle < 50
