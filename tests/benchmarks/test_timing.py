@@ -66,6 +66,23 @@ def test_second_copy_sets_the_band():
     assert not slow_copy.ratio(REFERENCE)[1]
 
 
+def test_reference_is_the_mean_of_its_copies():
+    race = made_up(twin=1.21e-3)
+    assert race.ratio(REFERENCE)[0] == pytest.approx(1.1, rel=0.02)
+    assert race.ratio(TWIN)[0] == pytest.approx(1.21, rel=0.02)
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.2])
+def test_least_difference_is_the_least_that_counts(spread):
+    race = made_up(spread=spread)
+    least, now = race.least_difference(REFERENCE), race.log_ratio(REFERENCE, "")[1]
+    for share, expected in (0.99, False), (1.01, True):
+        for sign in (-1, 1):
+            factor = np.exp(now + sign * share * least)
+            times = {**race.times, "": race.times[""] * factor}
+            assert replace(race, times=times).ratio(REFERENCE)[1] == expected
+
+
 def test_fair_race_is_accepted():
     guard.fair(made_up(), REFERENCE, TWIN)
 
