@@ -269,7 +269,7 @@ def truth(model: WhisperEncoder, slot: Slot, given: Tensor) -> dict[str, Array]:
     names = [hidden_state(i, n_layer) for i in range(n_layer + 1)]
     states: dict[str, Array] = {"features": mel[None]} if slot.front_end else {}
 
-    def keep(stage: str, tensor: Array) -> Array:  # and no others: a block's weights take 108 MB
+    def keep(stage: str, tensor: Array) -> Array:  # no others: attention weights alone fill memory
         if stage in names:
             states[stage] = tensor[None]
         return tensor
