@@ -227,7 +227,13 @@ def run_whole(
 
 
 def race_of_wholes(
-    candidate: Sandbox, ours: Sandbox, case: Case, dice: Dice, known: Whole, seconds: float
+    candidate: Sandbox,
+    ours: Sandbox,
+    case: Case,
+    dice: Dice,
+    known: Whole,
+    seconds: float,
+    least: int = LEAST_ROUNDS,
 ) -> Race:
     """Times of the candidate and of ours. Raises Refused for all that `fair.race` refuses, and if
     a hidden state differs too much from ours.
@@ -254,7 +260,7 @@ def race_of_wholes(
 
     heat = Heat({"": (candidate, ""), REFERENCE: (ours, "")}, right, case, dice)
     heat.run(0, 1, 1)
-    heat.run(seconds, LEAST_ROUNDS, MOST_ROUNDS, counts=True)
+    heat.run(seconds, least, MOST_ROUNDS, counts=True)
     race = heat.result(ours)
     guard.fair(race, REFERENCE, REFERENCE)
     return race
