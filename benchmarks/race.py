@@ -67,17 +67,14 @@ def ratio_interval(a: Times, b: Times, confidence: float) -> tuple[float, float,
     (1974), for a trimmed mean: the spread is that of all rounds, where each that was left out
     counts as the nearest one that was not.
     """
-    from scipy.stats import mstats, t  # takes a while to import
+    from scipy.stats import mstats, trim_mean  # takes a while to import
 
     logs = np.log(np.maximum(a, 1e-9)) - np.log(np.maximum(b, 1e-9))
-    n, cut = len(logs), int(TRIM * len(logs))
-    middle = float(np.mean(np.sort(logs)[cut : n - cut]))
-    if n < 2:  # one round has no interval
-        return (float(np.exp(middle)),) * 3
-    deviation = float(np.std(mstats.winsorize(logs, (TRIM, TRIM)), ddof=1))
-    error = deviation / ((1 - 2 * TRIM) * np.sqrt(n))
-    half = float(t.ppf((1 + confidence) / 2, n - 2 * cut - 1)) * error
-    low, ratio, high = np.exp([middle - half, middle, middle + half])
+    middle = trim_mean(logs, TRIM)
+    ends = (middle, middle)  # one round has no interval
+    if len(logs) > 1:
+        ends = mstats.trimmed_mean_ci(logs, (TRIM, TRIM), alpha=1 - confidence)
+    low, ratio, high = np.exp([ends[0], middle, ends[1]])
     return float(low), float(ratio), float(high)
 
 

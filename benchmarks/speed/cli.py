@@ -42,9 +42,10 @@ PEERS = {
 EXTRA = "pip install 'melfront[bench]'"
 NOTES = """\
 Every contestant is called in turn, so that all meet the same machine. Times are
-medians, with the 20th and 80th percentile. `ours / it` below 1 means that ours
-takes less time. `=` marks no difference: no more than two copies of the same
-contestant differ by. Errors are against float64."""
+medians, with the 20th and 80th percentile. `ours / it` is the mean of the rounds'
+own ratios, without the lowest fifth and the highest; below 1, ours takes less
+time. `=` marks no difference: no more than two copies of the same contestant
+differ by. Errors are against float64."""
 
 
 def parse(command: str, arguments: list[str]) -> Any:

@@ -66,6 +66,23 @@ def test_second_copy_sets_the_band():
     assert not slow_copy.ratio(REFERENCE)[1]
 
 
+def test_reference_is_the_mean_of_its_copies():
+    race = made_up(twin=1.21e-3)
+    assert race.ratio(REFERENCE)[0] == pytest.approx(1.1, rel=0.02)
+    assert race.ratio(TWIN)[0] == pytest.approx(1.21, rel=0.02)
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.2])
+def test_least_difference_is_the_least_that_counts(spread):
+    race = made_up(spread=spread)
+    least, now = race.least_difference(REFERENCE), race.log_ratio(REFERENCE, "")[1]
+    for share, expected in (0.99, False), (1.01, True):
+        for sign in (-1, 1):
+            factor = np.exp(now + sign * share * least)
+            times = {**race.times, "": race.times[""] * factor}
+            assert replace(race, times=times).ratio(REFERENCE)[1] == expected
+
+
 def test_fair_race_is_accepted():
     guard.fair(made_up(), REFERENCE, TWIN)
 
@@ -196,28 +213,30 @@ class Busy:
 
 
 @pytest.mark.parametrize(
-    ("code", "busy", "races"), [("LATE", "busy", 2), ("LATE", "", 1), ("TIMED", "busy", 1)]
+    ("code", "busy", "races"), [("LATE", "busy", 2), ("LATE", "", 2), ("TIMED", "busy", 1)]
 )
-def test_ambiguous_refusal_is_raced_again_on_a_busy_machine(monkeypatch, code, busy, races):
-    asked = []
+def test_ambiguous_refusal_is_raced_again_with_more_rounds(monkeypatch, code, busy, races):
+    asked, least = [], []
 
-    def race(*arguments):
+    def race(*arguments, **rounds):
         asked.append(arguments)
+        least.append(rounds)
         raise Refused(code, "too late")
 
     monkeypatch.setattr(fair, "race", race)
     with pytest.raises(
-        Refused, match="too late; the machine is busy: busy" if races == 2 else "too late$"
+        Refused, match="too late; the machine is busy: busy" if races > 1 and busy else "too late$"
     ):
         run.raced(Busy(busy), fair.race, Busy(""), "the rest")
     assert len(asked) == races
     assert all(arguments[1:] == ("the rest",) for arguments in asked)
+    assert least == [{}, {"least": run.ENOUGH}][:races]
 
 
 def test_certain_refusal_is_not_raced_again(monkeypatch):
     """In a second race, the thread would exist from the start and not be new."""
 
-    def race(*_):
+    def race(*_, **_rounds):
         raise Refused("THREAD", "starts a thread", certain=True)
 
     monkeypatch.setattr(fair, "race", race)
@@ -233,10 +252,10 @@ def test_finished_thread_may_take_a_moment_to_disappear(lives_on):
     assert child.left({1}) == ({2} if lives_on else set())
 
 
-def test_single_refusal_on_a_busy_machine_is_forgiven(monkeypatch):
+def test_single_refusal_is_forgiven(monkeypatch):
     outcomes = [Refused("THREAD", "out of turn"), "a race"]
 
-    def race(*_):
+    def race(*_, **_rounds):
         outcome = outcomes.pop(0)
         if isinstance(outcome, Refused):
             raise outcome

@@ -71,8 +71,12 @@ def race(
     case: Case,
     dice: Dice,
     seconds: float,
+    least: int = LEAST_ROUNDS,
 ) -> Race:
-    """Time a case. Raises Refused for a wrong result, work out of turn, or a time too good."""
+    """Time a case, for `seconds` and `least` rounds.
+
+    Raises Refused for a wrong result, work out of turn, or a time too good.
+    """
     runners = lined_up(candidate, reference, twin, rivals, slot, dice)
     outs = slot.results(case)
     n_bytes = least_bytes(case, outs)
@@ -86,7 +90,7 @@ def race(
         child.case(case, outs, "" if child is candidate else REFERENCE, copies=n_copies)
     heat = Heat(runners, partial(timed_right, candidate, slot), case, dice, n_copies)
     heat.run(WARM_SECONDS, LEAST_WARM, MOST_WARM)
-    heat.run(seconds, LEAST_ROUNDS, MOST_ROUNDS, counts=True)
+    heat.run(seconds, least, MOST_ROUNDS, counts=True)
     result = heat.result(twin)
     result.flops, result.n_bytes = float(slot.flops(*case.args, **case.kwargs)), n_bytes
     result.roof = bound

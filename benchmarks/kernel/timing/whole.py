@@ -227,7 +227,13 @@ def run_whole(
 
 
 def race_of_wholes(
-    candidate: Sandbox, ours: Sandbox, case: Case, dice: Dice, known: Whole, seconds: float
+    candidate: Sandbox,
+    ours: Sandbox,
+    case: Case,
+    dice: Dice,
+    known: Whole,
+    seconds: float,
+    least: int = LEAST_ROUNDS,
 ) -> Race:
     """Times of the candidate and of ours. Raises Refused for all that `fair.race` refuses, and if
     a hidden state differs too much from ours.
@@ -254,7 +260,7 @@ def race_of_wholes(
 
     heat = Heat({"": (candidate, ""), REFERENCE: (ours, "")}, right, case, dice)
     heat.run(0, 1, 1)
-    heat.run(seconds, LEAST_ROUNDS, MOST_ROUNDS, counts=True)
+    heat.run(seconds, least, MOST_ROUNDS, counts=True)
     race = heat.result(ours)
     guard.fair(race, REFERENCE, REFERENCE)
     return race
@@ -269,7 +275,7 @@ def truth(model: WhisperEncoder, slot: Slot, given: Tensor) -> dict[str, Array]:
     names = [hidden_state(i, n_layer) for i in range(n_layer + 1)]
     states: dict[str, Array] = {"features": mel[None]} if slot.front_end else {}
 
-    def keep(stage: str, tensor: Array) -> Array:  # and no others: a block's weights take 108 MB
+    def keep(stage: str, tensor: Array) -> Array:  # no others: attention weights alone fill memory
         if stage in names:
             states[stage] = tensor[None]
         return tensor
