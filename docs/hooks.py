@@ -1,7 +1,7 @@
 """Makes the pages of the site of the READMEs and of what commands write: for `mkdocs.yml`.
 
-A link to a file that is a page here leads to that page; of a link to any other file of the repository,
-the text stays.
+A link to a file that is a page here leads to that page; of a link to any other file of the
+repository, the text stays.
 """
 
 from __future__ import annotations

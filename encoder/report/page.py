@@ -103,6 +103,49 @@ def render(
 
     words: what is said when, to be shown beneath every picture.
     """
+    time = ticks(seen, config)
+    drawn = pictures(seen, config)
+    made, encoder, least_noise = mistakes or Mistakes([], [], 0.0)
+    made = [*made] + [
+        entry | {"pictures": changed(right, wrong, seen, drawn)} for entry, right, wrong in encoder
+    ]
+    return (
+        templates()
+        .get_template("page.html.jinja")
+        .render(
+            clip=name,
+            n_samples=n_samples,
+            about={**about, "python": platform.python_version()},
+            config=config,
+            n=numbers(seen, config),
+            convention=conventions.TRANSFORMERS,
+            line=lines(),
+            pictures=drawn,
+            waveform=envelope(seen.audio),
+            histogram=histogram(seen),
+            spoken=[w for w in words if w.start < time["span"]["clip"]],
+            ticks=time,
+            query_ticks=[
+                (1 - t / time["span"]["clip"], f"{t:g}{' s' if t == 0 else ''}")
+                for t in time["clip"]
+            ],
+            audio=wav(seen.audio),
+            rebuilt=sound(rebuild(seen.front["features"], len(seen.audio)), "mpeg", format="MP3"),
+            kernels=kernels(seen, config.n_mels),
+            mistakes=made,
+            # As it is: a browser does not read what stands in a script of a type that it cannot run.
+            module=Markup((ROOT / "web/melfront.js").read_text("utf-8")),
+            data={
+                **data(seen, config),
+                "span": time["span"]["clip"],
+                "mistakes": made,
+                "noise": least_noise,
+            },
+        )
+    )
+
+
+def templates() -> Environment:
     environment = Environment(
         loader=PackageLoader(__package__, "templates"),
         autoescape=True,
@@ -113,41 +156,7 @@ def render(
     environment.filters["count"] = lambda n: f"{n:,}"
     environment.filters["log10_e"] = lambda x: f"{np.log(x):.1f}"
     environment.filters["as"] = lambda x, form: f"{x:{form}}".replace("-", "−")
-    time = ticks(seen, config)
-    drawn = pictures(seen, config)
-    made, encoder, least_noise = mistakes or Mistakes([], [], 0.0)
-    made += [
-        entry | {"pictures": changed(right, wrong, seen, drawn)} for entry, right, wrong in encoder
-    ]
-    return environment.get_template("page.html.jinja").render(
-        clip=name,
-        n_samples=n_samples,
-        about={**about, "python": platform.python_version()},
-        config=config,
-        n=numbers(seen, config),
-        convention=conventions.TRANSFORMERS,
-        line=lines(),
-        pictures=drawn,
-        waveform=envelope(seen.audio),
-        histogram=histogram(seen),
-        spoken=[w for w in words if w.start < time["span"]["clip"]],
-        ticks=time,
-        query_ticks=[
-            (1 - t / time["span"]["clip"], f"{t:g}{' s' if t == 0 else ''}") for t in time["clip"]
-        ],
-        audio=wav(seen.audio),
-        rebuilt=sound(rebuild(seen.front["features"], len(seen.audio)), "mpeg", format="MP3"),
-        kernels=kernels(seen, config.n_mels),
-        mistakes=made,
-        # As it is: a browser does not read what stands in a script of a type that it cannot run.
-        module=Markup((ROOT / "web/melfront.js").read_text("utf-8")),
-        data={
-            **data(seen, config),
-            "span": time["span"]["clip"],
-            "mistakes": made,
-            "noise": least_noise,
-        },
-    )
+    return environment
 
 
 def lines() -> dict[str, Line]:

@@ -5,7 +5,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from tests.encoder.report.conftest import PHONE, SPAN, WIDE, needs_chromium
+from tests.encoder.report.conftest import PHONE, SPAN, needs_chromium
 from tests.signals import sample
 
 pytestmark = needs_chromium

@@ -13,8 +13,8 @@ from melfront import parity, variants
 from melfront.conventions import TRANSFORMERS, Convention
 from melfront.encoder.report.source import ROOT
 from melfront.parity import mistakes
-from melfront.parity.pages import what_if
 from melfront.parity.noise import least_floor, rms
+from melfront.parity.pages import what_if
 from tests.encoder.report.conftest import needs_chromium
 from tests.signals import sample
 
