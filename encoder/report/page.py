@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 from numpy.typing import NDArray
 
@@ -109,43 +109,38 @@ def render(
     made = [*made] + [
         entry | {"pictures": changed(right, wrong, seen, drawn)} for entry, right, wrong in encoder
     ]
-    return (
-        templates()
-        .get_template("page.html.jinja")
-        .render(
-            clip=name,
-            n_samples=n_samples,
-            about={**about, "python": platform.python_version()},
-            config=config,
-            n=numbers(seen, config),
-            convention=conventions.TRANSFORMERS,
-            line=lines(),
-            pictures=drawn,
-            waveform=envelope(seen.audio),
-            histogram=histogram(seen),
-            spoken=[w for w in words if w.start < time["span"]["clip"]],
-            ticks=time,
-            query_ticks=[
-                (1 - t / time["span"]["clip"], f"{t:g}{' s' if t == 0 else ''}")
-                for t in time["clip"]
-            ],
-            audio=wav(seen.audio),
-            rebuilt=sound(rebuild(seen.front["features"], len(seen.audio)), "mpeg", format="MP3"),
-            kernels=kernels(seen, config.n_mels),
-            mistakes=made,
-            # As it is: a browser does not read what stands in a script of a type that it cannot run.
-            module=Markup((ROOT / "web/melfront.js").read_text("utf-8")),
-            data={
-                **data(seen, config),
-                "span": time["span"]["clip"],
-                "mistakes": made,
-                "noise": least_noise,
-            },
-        )
+    return template().render(
+        clip=name,
+        n_samples=n_samples,
+        about={**about, "python": platform.python_version()},
+        config=config,
+        n=numbers(seen, config),
+        convention=conventions.TRANSFORMERS,
+        line=lines(),
+        pictures=drawn,
+        waveform=envelope(seen.audio),
+        histogram=histogram(seen),
+        spoken=[w for w in words if w.start < time["span"]["clip"]],
+        ticks=time,
+        query_ticks=[
+            (1 - t / time["span"]["clip"], f"{t:g}{' s' if t == 0 else ''}") for t in time["clip"]
+        ],
+        audio=wav(seen.audio),
+        rebuilt=sound(rebuild(seen.front["features"], len(seen.audio)), "mpeg", format="MP3"),
+        kernels=kernels(seen, config.n_mels),
+        mistakes=made,
+        # As it is: a browser reads no script of a type that it cannot run.
+        module=Markup((ROOT / "web/melfront.js").read_text("utf-8")),
+        data={
+            **data(seen, config),
+            "span": time["span"]["clip"],
+            "mistakes": made,
+            "noise": least_noise,
+        },
     )
 
 
-def templates() -> Environment:
+def template() -> Template:
     environment = Environment(
         loader=PackageLoader(__package__, "templates"),
         autoescape=True,
@@ -156,7 +151,7 @@ def templates() -> Environment:
     environment.filters["count"] = lambda n: f"{n:,}"
     environment.filters["log10_e"] = lambda x: f"{np.log(x):.1f}"
     environment.filters["as"] = lambda x, form: f"{x:{form}}".replace("-", "−")
-    return environment
+    return environment.get_template("page.html.jinja")
 
 
 def lines() -> dict[str, Line]:

@@ -1,6 +1,7 @@
 """A page in a real browser, for all tests that look at it."""
 
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -65,8 +66,8 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def visit(browser, address):
+@contextmanager
+def visits(browser, address):
     """Open the page. At the end, there must be no console message, error or network request."""
     contexts, complaints, requests = [], [], []
 
@@ -86,3 +87,16 @@ def visit(browser, address):
     assert complaints == []
     asked = [r.partition("#")[0] for r in requests if not r.startswith(("data:", "blob:"))]
     assert asked == [address] * len(contexts)
+
+
+@pytest.fixture
+def visit(browser, address):
+    with visits(browser, address) as visit:
+        yield visit
+
+
+@pytest.fixture(scope="module")
+def shared_tab(browser, address):
+    """One visit for many tests, each of which leaves the page as it was."""
+    with visits(browser, address) as visit:
+        yield visit()

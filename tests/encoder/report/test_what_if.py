@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -28,27 +29,31 @@ FIRST = {frozenset(entry["change"]): entry["name"] for entry in reversed(ENTRIES
 BOUND = 2.0  # units of noise: as right as any port
 
 
+NUMBERS = """(values) => {
+  const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+  let text = "";
+  for (let i = 0; i < bytes.length; i += 1 << 15) {
+    text += String.fromCharCode(...bytes.subarray(i, i + (1 << 15)));
+  }
+  return [btoa(text), values.constructor.name];
+}"""
+
+
+def numbers(tab, expression):
+    """A typed array of the page."""
+    text, kind = tab.evaluate(f"({NUMBERS})({expression})")
+    return np.frombuffer(base64.b64decode(text), kind.removesuffix("Array").lower())
+
+
 @pytest.fixture
-def port(visit):
+def port(shared_tab):
     """A function of samples and options: the features (M, F) that web/melfront.js computes."""
-    tab = visit()
-    tab.evaluate("async () => { window.port = await frontEnd(); }")
+    shared_tab.evaluate("async () => { window.port = await frontEnd(); }")
 
     def features(samples, **options):
-        tab.evaluate("s => { window.given = Float32Array.from(s); }", samples.tolist())
-        found = tab.evaluate(
-            """options => {
-              const { data, shape } = port.logMel(given, options);
-              const bytes = new Uint8Array(data.buffer);
-              let text = "";
-              for (let i = 0; i < bytes.length; i += 1 << 15) {
-                text += String.fromCharCode(...bytes.subarray(i, i + (1 << 15)));
-              }
-              return [btoa(text), shape];
-            }""",
-            options,
-        )
-        return np.frombuffer(base64.b64decode(found[0]), "<f4").reshape(found[1])
+        shared_tab.evaluate("s => { window.given = Float32Array.from(s); }", samples.tolist())
+        shared_tab.evaluate("options => { window.got = port.logMel(given, options); }", options)
+        return numbers(shared_tab, "got.data").reshape(shared_tab.evaluate("got.shape"))
 
     return features
 
@@ -80,8 +85,8 @@ def test_no_samples(port):
         port(np.zeros(0))
 
 
-def test_its_decisions_are_ours(visit):
-    tab = visit()
+def test_its_decisions_are_ours(shared_tab):
+    tab = shared_tab
     known = tab.evaluate("async () => (await frontEnd()).CONVENTION")
     ours = {name: getattr(TRANSFORMERS, name) for name in what_if.DECISIONS}
     assert known == {**ours, "frame_start": -200}  # where ours says None: half a window
@@ -111,17 +116,14 @@ def test_the_module_is_short():
         for e in ENTRIES
     ],
 )
-def test_a_mistake_is_what_python_computes(visit, name):
-    entry = mistakes.find(name)
-    tab = visit()
+def test_a_mistake_is_what_python_computes(shared_tab, name):
+    entry, tab = mistakes.find(name), shared_tab
     tab.select_option("#mistake", name)
-    tab.wait_for_function("tried.wrong !== null && tried.mistake !== null")
-    tab.wait_for_function("!document.querySelector('#mistake-text').hidden")
+    tab.locator("[data-text=mistake]", has_text=re.compile(f"^{re.escape(name)}$")).wait_for()
     shown = dict(tab.evaluate("noise(tried.right, tried.wrong)"))
     assert tab.locator("[data-text=begins]").inner_text() == entry.stage
     assert entry.sentence in tab.locator("#mistake-text").inner_text()
-    heard = tab.evaluate("[...samples]")  # 16 bits
-    clip = np.array(heard, dtype=np.float32)
+    clip = numbers(tab, "samples")  # 16 bits
     convention = replace(TRANSFORMERS, **dict(entry.change))
     right, wrong = (
         variants.trace(clip, n_mels=80, convention=c, check_range=False)
@@ -130,14 +132,16 @@ def test_a_mistake_is_what_python_computes(visit, name):
     for stage in STAGES:
         off = noise(wrong[stage], right[stage])
         assert shown[stage] == pytest.approx(off, rel=1e-6, abs=1e-6), stage
-    features = tab.evaluate("[...tried.wrong.features.data]")
-    assert noise(np.reshape(features, wrong["features"].shape), wrong["features"]) < BOUND
+    features = numbers(tab, "tried.wrong.features.data").reshape(wrong["features"].shape)
+    assert noise(features, wrong["features"]) < BOUND
     # The picture too, within a step of its palette.
     tab.wait_for_function("stored.features")
     for row, frame in (3, 20), (40, 406), (77, 700):
         value = tab.evaluate(f"stored.features.at({frame}, {row})")
         step = np.ptp(wrong["features"]) / 127
         assert value == pytest.approx(wrong["features"][row, frame], abs=0.51 * step)
+    tab.select_option("#mistake", "")
+    tab.wait_for_function("!document.documentElement.classList.contains('changed')")
 
 
 def test_right_wrong_and_difference(visit):
@@ -151,7 +155,7 @@ def test_right_wrong_and_difference(visit):
     tab.locator("[name=view][value=difference]").check()
     tab.wait_for_function("pictures.log.palette === 'berlin'")
     low, high = tab.evaluate("[pictures.log.low, pictures.log.high]")
-    wrong, right = (np.array(tab.evaluate(f"[...tried.{x}.log.data]")) for x in ("wrong", "right"))
+    wrong, right = (numbers(tab, f"tried.{x}.log.data") for x in ("wrong", "right"))
     assert high == -low == pytest.approx(np.abs(wrong - right).max())
     tab.locator("[name=view][value=right]").check()
     tab.wait_for_function("pictures.log.palette === 'cut'")
@@ -162,15 +166,18 @@ def test_right_wrong_and_difference(visit):
     tab.wait_for_function("!document.documentElement.classList.contains('changed')")
 
 
+@pytest.fixture(scope="module")
+def of_encoder(seen, model):
+    return {made[0]["name"]: made for made in what_if.of_encoder(seen, model)}
+
+
 @pytest.mark.parametrize("name", what_if.MADE)
-def test_a_mistake_of_the_encoder(visit, seen, model, name):
-    ((entry, right, wrong),) = (
-        made for made in what_if.of_encoder(seen, model) if made[0]["name"] == name
-    )
+def test_a_mistake_of_the_encoder(shared_tab, of_encoder, name):
+    entry, right, wrong = of_encoder[name]
     assert dict(entry["noise"])["ln_post"] > 10
     first = next(stage for stage, off in entry["noise"] if off > 1)
     assert list(right).index(first) <= 3 or name == "no final norm"
-    tab = visit()
+    tab = shared_tab
     before = tab.evaluate("pictures.after.image.src")
     tab.select_option("#mistake", name)
     tab.wait_for_function(f"pictures.after.image.src !== {json.dumps(before)}")
@@ -189,6 +196,7 @@ def test_a_mistake_of_the_encoder(visit, seen, model, name):
     for row, position in (5, 10), (50, 203):
         value = tab.evaluate(f"stored.after.at({position}, {row})")
         assert value == pytest.approx(apart[position, kept[row]], abs=1.01 * size / 127)
+    tab.locator("[name=view][value=wrong]").check()
     tab.select_option("#mistake", "")
     tab.wait_for_function(f"pictures.after.image.src === {json.dumps(before)}")
 
@@ -198,7 +206,7 @@ def test_a_mistake_of_the_encoder(visit, seen, model, name):
 
 def heard(tab):
     tab.wait_for_function("tried.right && tried.right.features && !tried.mistake")
-    return np.array(tab.evaluate("[...samples]"), dtype=np.float32)
+    return numbers(tab, "samples")
 
 
 def is_right(tab):
@@ -206,7 +214,7 @@ def is_right(tab):
     clip = heard(tab)
     truth = melfront.oracle.log_mel(clip, n_mels=80)
     tab.wait_for_function("tried.right.padded.data[200 + 50] === samples[50]")
-    features = np.reshape(tab.evaluate("[...tried.right.features.data]"), truth.shape)
+    features = numbers(tab, "tried.right.features.data").reshape(truth.shape)
     assert noise(features, truth) < BOUND
     return clip
 
