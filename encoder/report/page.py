@@ -104,6 +104,7 @@ def render(
     words: what is said when, to be shown beneath every picture.
     """
     time = ticks(seen, config)
+    spoken = [word for word in words if word.start < time["span"]["clip"]]
     drawn = pictures(seen, config)
     made, encoder, least_noise = mistakes or Mistakes([], [], 0.0)
     made = [*made] + [
@@ -120,7 +121,7 @@ def render(
         pictures=drawn,
         waveform=envelope(seen.audio),
         histogram=histogram(seen),
-        spoken=[w for w in words if w.start < time["span"]["clip"]],
+        spoken=spoken,
         ticks=time,
         query_ticks=[
             (1 - t / time["span"]["clip"], f"{t:g}{' s' if t == 0 else ''}") for t in time["clip"]
@@ -134,6 +135,7 @@ def render(
         data={
             **data(seen, config),
             "span": time["span"]["clip"],
+            "spoken": spoken,
             "mistakes": made,
             "noise": least_noise,
         },

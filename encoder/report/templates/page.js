@@ -100,6 +100,7 @@ function show(next) {
   root.dataset.frame = frame;
   root.dataset.position = p;
   text("time", `${number(seconds)} s`);
+  text("word", page.spoken.find(([from, to]) => from <= seconds && seconds < to)?.[2] ?? "–");
   text("frame", count(frame));
   text("position", count(p));
   text("frames", `${count(2 * p)}, ${count(2 * p + 1)}`);

@@ -131,6 +131,9 @@ def test_words_stand_where_they_are_said(visit):
     second = box["width"] / SPAN
     assert place["x"] == pytest.approx(box["x"] + 4.5 * second, abs=1)
     assert place["width"] == pytest.approx(2.5 * second, abs=1)
+    for at, word in (4.0, "two"), (4.49, "two"), (4.5, "seventeen"), (7.0, "–"):
+        tab.evaluate(f"show({round(100 * at)})")
+        assert tab.locator(".readout .spoken").inner_text() == f"word {word}"
 
 
 @needs_chromium
