@@ -125,7 +125,7 @@ def changed(
     found = {}
     for name, x in after.items():
         p, apart = drawn[name], x - before[name]
-        size = spread(apart, 1.0)
+        size = spread(apart, 0.995)
         found[name] = {
             "wrong": png(x, p.low, p.high, rgb(p.palette, LEVELS)),
             "difference": png(apart, -size, size, rgb("berlin", LEVELS)),

@@ -192,10 +192,13 @@ def test_a_mistake_of_the_encoder(shared_tab, of_encoder, name):
     apart = wrong["ln_post"] - right["ln_post"]
     size = tab.evaluate("pictures.after.high")
     kept = np.linspace(0, 383, 56).round().astype(int)
-    assert size == pytest.approx(np.abs(apart[:, kept]).max(), rel=1e-6)
+    beyond = np.abs(apart[:, kept]) > size
+    assert 0 < beyond.mean() < 0.0051
     for row, position in (5, 10), (50, 203):
         value = tab.evaluate(f"stored.after.at({position}, {row})")
-        assert value == pytest.approx(apart[position, kept[row]], abs=1.01 * size / 127)
+        assert value == pytest.approx(
+            np.clip(apart[position, kept[row]], -size, size), abs=1.01 * size / 127
+        )
     tab.locator("[name=view][value=wrong]").check()
     tab.select_option("#mistake", "")
     tab.wait_for_function(f"pictures.after.image.src === {json.dumps(before)}")
