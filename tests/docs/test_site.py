@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from tests.conftest import CHECKOUT
 
@@ -49,6 +50,17 @@ def test_the_page_to_learn_from_is_live(site):
     text = (site / "tour.html").read_text("utf-8")
     assert "What Whisper hears" in text
     assert (site / "melfront.js").read_text("utf-8") in text
+
+
+def test_pages_are_built_by_the_command_that_the_readme_gives():
+    workflow = yaml.safe_load((CHECKOUT / ".github" / "workflows" / "pages.yml").read_text("utf-8"))
+    build, deploy = workflow["jobs"].values()
+    (command,) = re.findall("`(mkdocs build .*)`", (CHECKOUT / "README.md").read_text("utf-8"))
+    assert [step["run"] for step in build["steps"] if step.get("name") == "Build"] == [
+        f".venv/bin/{command}"
+    ]
+    assert command.endswith(f"-d ../{build['steps'][-1]['with']['path']}")  # seen from docs/
+    assert deploy["needs"] == "build"
 
 
 @pytest.mark.parametrize("model", ["formula:tiny/128", pytest.param(None, marks=pytest.mark.slow)])
