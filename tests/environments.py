@@ -53,7 +53,8 @@ def copy_of_the_checkout(folder: Path) -> Path:
 def build_wheel(folder: Path) -> Path:
     source = folder / "source"
     copy_of_the_checkout(source)
-    shutil.copytree(CHECKOUT / "docs", source / "docs")
+    for name in ("docs", "web"):
+        shutil.copytree(CHECKOUT / name, source / name)
     for name in ("pyproject.toml", "LICENSE"):
         shutil.copy(CHECKOUT / name, source)
     options = ["-q", "--no-deps", "--no-index", "--no-build-isolation", "-w", folder]
