@@ -1,4 +1,4 @@
-// What a stage hears: the moment as a loop, and the clip through the filter of one mel bin.
+// What a stage hears: the moment and the frame as loops, and the clip through the filter of one mel bin.
 "use strict";
 
 const listening = { context: null, source: null, button: null };
@@ -31,6 +31,14 @@ function aroundMoment() {
   return Float32Array.from({ length: n }, (_, i) => sample(middle - n / 2 + i) * Math.min(1, i / fade, (n - 1 - i) / fade));
 }
 
+// The frame as it is given to the Fourier transform, five times a second.
+function frameAlone() {
+  const out = new Float32Array(page.rate / 5);
+  const start = frame * page.hop - page.nFft / 2;
+  page.window.forEach((w, i) => { out[i] = w * sample(start + i); });
+  return out;
+}
+
 // The clip through the filter of one mel bin: a sum of the cosines that it holds, 400 samples long.
 async function throughFilter(bin) {
   const { melFilters, window: hill, N_FFT } = await frontEnd();
@@ -51,9 +59,10 @@ async function throughFilter(bin) {
 }
 
 const pointedBin = () => rowOf.log ?? rowOf.features ?? Math.floor(nMels / 4);
-byId("hear-frame").addEventListener("click", ({ target }) => {
+const loops = { "hear-moment": aroundMoment, "hear-frame": frameAlone };
+for (const [name, values] of Object.entries(loops)) byId(name).addEventListener("click", ({ target }) => {
   if (listening.button === target) silence();
-  else sound(target, aroundMoment(), true);
+  else sound(target, values(), true);
 });
 byId("hear-bin").addEventListener("click", async ({ target }) => {
   if (listening.button === target) return silence();
@@ -61,7 +70,7 @@ byId("hear-bin").addEventListener("click", async ({ target }) => {
   sound(target, await throughFilter(bin), false);
   text("bin", pictures.log.labels[bin]);
 });
-new MutationObserver(() => { // the loop follows the moment
-  const button = byId("hear-frame");
-  if (listening.button === button) sound(button, aroundMoment(), true);
+new MutationObserver(() => { // a loop follows the moment
+  const { button } = listening;
+  if (button && loops[button.id]) sound(button, loops[button.id](), true);
 }).observe(root, { attributeFilter: ["data-frame"] });

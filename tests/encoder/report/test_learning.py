@@ -105,7 +105,7 @@ def test_one_mel_bin_is_heard(visit):
 
 
 @needs_chromium
-def test_the_moment_is_heard_as_a_loop(visit):
+def test_the_moment_and_the_frame_are_heard_as_loops(visit):
     tab = visit()
     tab.evaluate("show(406)")
     values = np.array(tab.evaluate("[...aroundMoment()]"))
@@ -113,10 +113,17 @@ def test_the_moment_is_heard_as_a_loop(visit):
     expected = sample()[406 * 160 - 1600 :][:3200]
     assert np.allclose(values[inner], expected[inner], atol=2**-16)
     assert (values[0], values[-1]) == (0, 0)
-    for button in ("#hear-frame", "#hear-bin"):
+    windowed = melfront.oracle.trace(sample(), n_mels=80)["windowed"]
+    alone = np.array(tab.evaluate("[...frameAlone()]"))
+    assert np.allclose(alone[:400], windowed[406], atol=1e-5)
+    assert len(alone) == 3200
+    assert not alone[400:].any()
+    buttons = ("#hear-frame", "#hear-moment", "#hear-bin")
+    for button in buttons:
         tab.locator(button).click()
         tab.wait_for_function(f"document.querySelector('{button}').ariaPressed === 'true'")
-    assert tab.locator("#hear-frame").get_attribute("aria-pressed") == "false"
+        pressed = [tab.locator(b).get_attribute("aria-pressed") for b in buttons]
+        assert pressed.count("true") == 1
     tab.locator("#hear-bin").click()
     tab.wait_for_function("listening.source === null")
 
