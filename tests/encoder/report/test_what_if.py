@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import soundfile
 
 import melfront
 from melfront import parity, variants
@@ -20,6 +19,7 @@ from tests.encoder.report.conftest import needs_chromium
 from tests.signals import sample
 
 pytestmark = needs_chromium
+soundfile = pytest.importorskip("soundfile")
 MODULE = ROOT / "web" / "melfront.js"
 STAGES = ("padded", "power", "mel", "log", "clamped", "features")
 ENTRIES = what_if.of_front_end()
