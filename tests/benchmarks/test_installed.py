@@ -68,6 +68,8 @@ def started(request, python, checkout, tmp_path):
 QUICK = ["--depth", "1", "--seconds", "0.1", "--threads", "1"]
 
 
+# .ci/run covers this too, with the README's own command.
+@pytest.mark.slow
 @pytest.mark.parametrize("started", ["site-packages"], indirect=True)
 def test_kernel_is_proved(started):
     done = started("kernel", "layer_norm", KERNELS / "reference.py", *QUICK)
@@ -76,6 +78,14 @@ def test_kernel_is_proved(started):
     assert "in its place" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "started",
+    [
+        "site-packages",
+        *(pytest.param(p, marks=pytest.mark.slow) for p in ("PYTHONPATH", "the current folder")),
+    ],
+    indirect=True,
+)
 def test_import_guard_holds(started):
     files = [KERNELS / f"{name}.py" for name in ("calls_the_reference", "removes_the_guard")]
     done = started("kernel", "layer_norm", *files, *QUICK)
