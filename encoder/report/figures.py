@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ MOST_DEPTHS = 9  # labels along the blocks, at most
 ATTENTION_LEVELS = 64
 FAINT = 0.05  # of the share that uniform attention would give: the darkest colour
 LABELLED_HZ = (4000, 2000, 1000, 500, 250, 125)
+STEM = {1: ("conv1", "gelu1"), 2: ("conv2", "gelu2")}  # pictures of each convolution
 APART = 0.06  # of the height: labels closer than that would touch
 
 
@@ -101,16 +103,21 @@ def walk(seen: Seen, n_layer: int) -> list[Picture]:
 
 def of_states(states: dict[str, Array], seen: Seen) -> dict[str, Array]:
     """What the encoder's pictures show of these states (by stage), by picture."""
-    blocks = [x for stage, x in states.items() if stage.endswith("mlp_residual")]
-    norm = np.stack(
-        [np.linalg.norm(x, axis=-1) for x in (states["positions"], *blocks)]
-    )  # (L+1, T)
-    n = len(seen.audio)
+    every = [states["positions"], *(x for n, x in states.items() if n.endswith("mlp_residual"))]
+    norm = np.stack([np.linalg.norm(x, axis=-1) for x in every])  # (L + 1, T)
+    products = np.stack([(a * b).sum(-1) for a, b in pairwise(every)])  # (L, T)
+    kept = thinned(every[0].shape[1], ROWS)
+    channels = {
+        i: drawn_channels(seen.stem, i, step, len(seen.audio))
+        for i, step in ((1, FRAME_MS), (2, POSITION_MS))
+    }
     return {
-        "gelu1": states["gelu1"][drawn_channels(seen.stem, 1, FRAME_MS, n)],
-        "gelu2": states["gelu2"][drawn_channels(seen.stem, 2, POSITION_MS, n)],
+        **{name: states[name][channels[i]] for i, both in STEM.items() for name in both},
+        "table": (states["positions"].T - states["gelu2"])[kept],
         "norm": np.log10(np.maximum(norm, 1e-9)),
-        "after": states["ln_post"][:, thinned(states["ln_post"].shape[1], ROWS)].T,
+        "cosine": products / np.maximum(norm[1:] * norm[:-1], 1e-9),
+        "before": every[-1][:, kept].T,
+        "after": states["ln_post"][:, kept].T,
     }
 
 
@@ -122,13 +129,16 @@ def changed(
     Of each: "wrong" and "difference", data: URIs, and "size": the range of the difference.
     """
     before, after = of_states(right, seen), of_states(wrong, seen)
+    apart = {name: x - before[name] for name, x in after.items()}
+    sizes = {name: spread(x, 0.995) for name, x in apart.items()}
+    for both in STEM.values():  # one scale stands below them
+        sizes |= dict.fromkeys(both, max(sizes[name] for name in both))
     found = {}
     for name, x in after.items():
-        p, apart = drawn[name], x - before[name]
-        size = spread(apart, 0.995)
+        p, size = drawn[name], sizes[name]
         found[name] = {
             "wrong": png(x, p.low, p.high, rgb(p.palette, LEVELS)),
-            "difference": png(apart, -size, size, rgb("berlin", LEVELS)),
+            "difference": png(apart[name], -size, size, rgb("berlin", LEVELS)),
             "size": size,
         }
     return found

@@ -94,7 +94,7 @@ def states(entry: EncoderMistake, seen: Seen, model: WhisperEncoder) -> States:
     mel = torch.from_numpy(seen.front["features"]).to(model.conv1.weight)[None]
     steps = Steps(entry, model, {"features": mel}, n_audio=int(seen.mask.sum() + 1) // 2)
     blocks = [f"block.{i}.mlp_residual" for i in range(model.config.n_audio_layer)]
-    names = ["gelu1", "gelu2", "positions", *blocks, "ln_post"]
+    names = ["conv1", "gelu1", "conv2", "gelu2", "positions", *blocks, "ln_post"]
     return {name: steps[name][0].float().cpu().numpy() for name in names}
 
 

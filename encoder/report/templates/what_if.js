@@ -68,7 +68,8 @@ function rescale(name, low, high, palette) {
 }
 
 // The encoder's pictures, of which the page holds what each mistake makes of them.
-const OF_ENCODER = ["gelu1", "gelu2", "norm", "after"].map((name) => {
+const FOLLOWING = ["conv1", "gelu1", "conv2", "gelu2", "table", "norm", "cosine", "before", "after"];
+const OF_ENCODER = FOLLOWING.map((name) => {
   const { image, low, high, palette } = pictures[name];
   const scale = document.querySelector(`[data-scale="${name}"]`);
   return { name, src: image.src, low, high, palette, scale, html: scale?.innerHTML };
@@ -203,6 +204,9 @@ function explain() {
   text("sentence", mistake.sentence);
   text("begins", mistake.stage);
   text("seen", mistake.seen ? `Seen in: ${mistake.seen}.` : "");
+  text("rest", mistake.change
+    ? "The encoder's half still shows what becomes of the right features."
+    : "Attention, and the inside of a block, still show the right encoder.");
   const sizes = mistake.noise ?? noise(tried.right, tried.wrong);
   const largest = Math.max(...sizes.map(([, x]) => x), 10);
   byId("noise").replaceChildren(...sizes.map(([stage, x]) => {

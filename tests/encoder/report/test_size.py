@@ -49,8 +49,10 @@ def test_worst_case_of_large_v3_is_under_15_mb(monkeypatch):
     )
     # A mistake's states take long to draw, and their sum: what is drawn of them is noise as well.
     drawn = {
-        **{"gelu1": states(8, 3000), "gelu2": states(8, 1500)},
-        **{"norm": states(33, 1500), "after": states(figures.ROWS, 1500)},
+        **{name: states(8, 3000) for name in ("conv1", "gelu1")},
+        **{name: states(8, 1500) for name in ("conv2", "gelu2")},
+        **{"norm": states(33, 1500), "cosine": states(32, 1500)},
+        **{name: states(figures.ROWS, 1500) for name in ("table", "before", "after")},
     }
     monkeypatch.setattr(
         figures, "of_states", lambda *_: {n: rng.permuted(x) for n, x in drawn.items()}
