@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -105,7 +104,6 @@ def of_states(states: dict[str, Array], seen: Seen) -> dict[str, Array]:
     """What the encoder's pictures show of these states (by stage), by picture."""
     every = [states["positions"], *(x for n, x in states.items() if n.endswith("mlp_residual"))]
     norm = np.stack([np.linalg.norm(x, axis=-1) for x in every])  # (L + 1, T)
-    products = np.stack([(a * b).sum(-1) for a, b in pairwise(every)])  # (L, T)
     kept = thinned(every[0].shape[1], ROWS)
     channels = {
         i: drawn_channels(seen.stem, i, step, len(seen.audio))
@@ -115,8 +113,6 @@ def of_states(states: dict[str, Array], seen: Seen) -> dict[str, Array]:
         **{name: states[name][channels[i]] for i, both in STEM.items() for name in both},
         "table": (states["positions"].T - states["gelu2"])[kept],
         "norm": np.log10(np.maximum(norm, 1e-9)),
-        "cosine": products / np.maximum(norm[1:] * norm[:-1], 1e-9),
-        "before": every[-1][:, kept].T,
         "after": states["ln_post"][:, kept].T,
     }
 
@@ -126,18 +122,24 @@ def changed(
 ) -> dict[str, Any]:
     """The encoder's pictures of wrong states, in the range of the right ones, and the difference.
 
-    Of each: "wrong" and "difference", data: URIs, and "size": the range of the difference.
+    Of each that differs by more than rounding: "wrong" and "difference", data: URIs, and "size",
+    the range of the difference.
     """
     before, after = of_states(right, seen), of_states(wrong, seen)
     apart = {name: x - before[name] for name, x in after.items()}
-    sizes = {name: spread(x, 0.995) for name, x in apart.items()}
+    sizes = {
+        name: spread(x, 0.995)
+        for name, x in apart.items()
+        if np.abs(x).max() > 1e-5 * (drawn[name].high - drawn[name].low)
+    }
     for both in STEM.values():  # one scale stands below them
-        sizes |= dict.fromkeys(both, max(sizes[name] for name in both))
+        if size := max(sizes.get(name, 0.0) for name in both):
+            sizes |= dict.fromkeys(both, size)
     found = {}
-    for name, x in after.items():
-        p, size = drawn[name], sizes[name]
+    for name, size in sizes.items():
+        p = drawn[name]
         found[name] = {
-            "wrong": png(x, p.low, p.high, rgb(p.palette, LEVELS)),
+            "wrong": png(after[name], p.low, p.high, rgb(p.palette, LEVELS)),
             "difference": png(apart[name], -size, size, rgb("berlin", LEVELS)),
             "size": size,
         }

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from ..timing.times import Race
     from .parent import Sandbox
 
-# n threads cannot use more processor time than n times what the call takes. But a thread may still be
-# going to sleep when it has handed its result to another, as XLA's do. 4 % is no ratio that counts.
+# n threads cannot use more processor time than n times what the call takes. But a thread may still
+# be going to sleep when it has handed its result to another, as XLA's do. 4 % faster is no
+# difference that counts.
 MORE = 1.04
 # Seconds of processor time that a process may use between two calls: once the contents are written
 # (AHEAD, or a share of the call), and before that (IDLE). A fifth of the rounds may have more. An

@@ -68,7 +68,7 @@ function rescale(name, low, high, palette) {
 }
 
 // The encoder's pictures, of which the page holds what each mistake makes of them.
-const FOLLOWING = ["conv1", "gelu1", "conv2", "gelu2", "table", "norm", "cosine", "before", "after"];
+const FOLLOWING = ["conv1", "gelu1", "conv2", "gelu2", "table", "norm", "after"];
 const OF_ENCODER = FOLLOWING.map((name) => {
   const { image, low, high, palette } = pictures[name];
   const scale = document.querySelector(`[data-scale="${name}"]`);
@@ -206,7 +206,7 @@ function explain() {
   text("seen", mistake.seen ? `Seen in: ${mistake.seen}.` : "");
   text("rest", mistake.change
     ? "The encoder's half still shows what becomes of the right features."
-    : "Attention, and the inside of a block, still show the right encoder.");
+    : "What it does not reach stays as it is; so do the cosine, attention, the inside of a block, and the state before the last norm.");
   const sizes = mistake.noise ?? noise(tried.right, tried.wrong);
   const largest = Math.max(...sizes.map(([, x]) => x), 10);
   byId("noise").replaceChildren(...sizes.map(([stage, x]) => {

@@ -48,20 +48,35 @@ def test_worst_case_of_large_v3_is_under_15_mb(monkeypatch):
         kernels=states(1280, 128, 3),
     )
     # A mistake's states take long to draw, and their sum: what is drawn of them is noise as well.
-    drawn = {
+    right = {
         **{name: states(8, 3000) for name in ("conv1", "gelu1")},
         **{name: states(8, 1500) for name in ("conv2", "gelu2")},
-        **{"norm": states(33, 1500), "cosine": states(32, 1500)},
-        **{name: states(figures.ROWS, 1500) for name in ("table", "before", "after")},
+        "norm": states(33, 1500),
+        **{name: states(figures.ROWS, 1500) for name in ("table", "after")},
     }
     monkeypatch.setattr(
-        figures, "of_states", lambda *_: {n: rng.permuted(x) for n, x in drawn.items()}
+        figures,
+        "of_states",
+        lambda reached, _: right | {n: rng.permuted(right[n]) for n in reached},
     )
     noise = [(f"block.{i}.mlp_residual", 1e3) for i in range(32)]
     entry = {"name": "a mistake", "sentence": "", "seen": "", "stage": "conv1", "noise": noise}
-    mistakes = page.Mistakes(what_if.of_front_end(), [(entry, {}, {})] * len(what_if.MADE), 1e-7)
+    reached = list(map(reached_by, what_if.MADE))
+    encoder = [(entry, {}, dict.fromkeys(names)) for names in reached]
+    mistakes = page.Mistakes(what_if.of_front_end(), encoder, 1e-7)
     html = page.render("noise", 480_000, seen, config, ABOUT, mistakes=mistakes)
     assert len(html.encode()) < 15e6
+
+
+def reached_by(name):
+    """The pictures that a mistake can change: those from its stage on, and what shares their scale."""
+    return {
+        "flipped kernel": ("conv1", "gelu1", "conv2", "gelu2", "norm", "after"),
+        "tanh GELU": ("conv1", "gelu1", "conv2", "gelu2", "norm", "after"),
+        "no positions": ("table", "norm", "after"),
+        "interleaved positions": ("table", "norm", "after"),
+        "no final norm": ("after",),
+    }.get(name, ("norm", "after"))
 
 
 def inside(config, rng):

@@ -17,6 +17,7 @@ from melfront.parity import mistakes
 from melfront.parity.noise import least_floor, rms
 from melfront.parity.pages import what_if
 from tests.encoder.report.conftest import needs_chromium
+from tests.encoder.report.test_size import reached_by
 from tests.signals import sample
 
 pytestmark = needs_chromium
@@ -200,9 +201,11 @@ def test_a_mistake_of_the_encoder(shared_tab, of_encoder, seen, model, name):
     tab.select_option("#mistake", name)
     tab.wait_for_function(f"pictures.after.image.src !== {json.dumps(before)}")
     shown = tab.evaluate("OF_ENCODER.filter((p) => pictures[p.name].image.src !== p.src)")
+    drawn = tab.evaluate("page.mistakes.filter(({ pictures }) => pictures)")
     others = changes(right, wrong, seen, model.config)
     assert others <= {picture["name"] for picture in shown}
     assert others or name == "tanh GELU"  # thousands of units of noise, and hardly a colour
+    assert set(next(e for e in drawn if e["name"] == name)["pictures"]) == set(reached_by(name))
     rows = tab.locator("#noise tr")
     assert rows.count() == len(entry["noise"])
     for shown, (stage, _) in zip(rows.all_inner_texts(), entry["noise"], strict=True):
@@ -213,10 +216,10 @@ def test_a_mistake_of_the_encoder(shared_tab, of_encoder, seen, model, name):
     tab.wait_for_function("stored.after")
     apart = wrong["ln_post"] - right["ln_post"]
     size = tab.evaluate("pictures.after.high")
-    kept = np.linspace(0, 383, 56).round().astype(int)
+    kept = np.linspace(0, 383, figures.ROWS).round().astype(int)
     beyond = np.abs(apart[:, kept]) > size
     assert 0 < beyond.mean() < 0.0051
-    for row, position in (5, 10), (50, 203):
+    for row, position in (5, 10), (40, 203):
         value = tab.evaluate(f"stored.after.at({position}, {row})")
         assert value == pytest.approx(
             np.clip(apart[position, kept[row]], -size, size), abs=1.01 * size / 127
