@@ -69,7 +69,7 @@ def test_worst_case_of_large_v3_is_under_15_mb(monkeypatch):
 
 
 def reached_by(name):
-    """The pictures that a mistake can change: those from its stage on, and what shares their scale."""
+    """The pictures that a mistake can change: from its stage on, and what shares their scale."""
     return {
         "flipped kernel": ("conv1", "gelu1", "conv2", "gelu2", "norm", "after"),
         "tanh GELU": ("conv1", "gelu1", "conv2", "gelu2", "norm", "after"),
