@@ -25,14 +25,22 @@ from tests.printed import all_shown
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 SAID = {"SIGINT": "interrupted", "SIGTERM": "ended by SIGTERM", "SIGHUP": "ended by SIGHUP"}
-START = "import sys, time; from pathlib import Path; from melfront.command import *; "
+# In short sleeps: Python does not see a signal that comes just before it asks the system to sleep.
+START = """
+import sys, time
+from pathlib import Path
+from melfront.command import *
+def sleep():
+    for _ in range(1000):
+        time.sleep(0.1)
+"""
 # While it writes a file, it says so and waits.
 WRITING = """
 def work():
     with replacing(Path(sys.argv[1])) as temporary:
         temporary.write_text("half")
         print("ready", flush=True)
-        time.sleep(100)
+        sleep()
 sys.exit(exit_status("x", work))
 """
 # A callback of a weak reference, from which Python lets no exception out.
@@ -49,7 +57,7 @@ def work():
     thing = Thing()
     reference = weakref.ref(thing, busy)
     del thing
-    time.sleep(100)
+    sleep()
 sys.exit(exit_status("x", work))
 """
 # A progress bar as the commands have it, but at once.
