@@ -35,9 +35,9 @@ WHOLE_BLOCKS = 4  # of a size without trained weights: enough to see an error gr
 INTERPRETED_LIMIT = 300.0  # seconds a call: Triton's interpreter takes milliseconds per program
 # What other processes may bring about.
 CHANCE = ("HELPED", "LATE", "ROOF", "STREAM", "THREAD")
-ENOUGH = (
-    15  # rounds: that it happens to twelve of the kernel's calls and to no rival's is no chance
-)
+# Rounds of a second race. What happens to twelve calls of a kernel, and to none of its rivals', is
+# no chance.
+ENOUGH = 15
 CUT = 40  # steps of time that the interpreter is given of a captured case
 REPLAYED = 8  # pairs of new and repeated contents
 

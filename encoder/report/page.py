@@ -106,8 +106,8 @@ def render(
     time = ticks(seen, config)
     spoken = [word for word in words if word.start < time["span"]["clip"]]
     drawn = pictures(seen, config)
-    made, encoder, least_noise = mistakes or Mistakes([], [], 0.0)
-    made = [*made] + [
+    in_page, encoder, least_noise = mistakes or Mistakes([], [], 0.0)
+    made = in_page + [
         entry | {"pictures": changed(right, wrong, seen, drawn)} for entry, right, wrong in encoder
     ]
     return template().render(
