@@ -41,8 +41,10 @@ class Steps:
         """The power of each frequency: (B, H, N) -> (B, H, K)."""
         if self.kernels.stft is not None:
             return self.run("stft", frames.to(window.dtype), window)
-        spectrum = torch.fft.rfft(frames * window)  # (B, H, K)
-        return torch.view_as_real(spectrum).square().sum(-1)  # (B, H, K)
+        spectrum = torch.view_as_real(torch.fft.rfft(frames * window))  # (B, H, K, 2)
+        real, imag = spectrum.unbind(-1)  # (B, H, K)
+        # A sum over the axis of two takes a GPU as long as the transform itself.
+        return torch.addcmul(real.square(), imag, imag)  # (B, H, K)
 
     def mel(self, power: Tensor, filters: Tensor) -> Tensor:
         """(B, H, K) -> (B, M, H)"""

@@ -28,6 +28,7 @@ VIEWS = {
     "unsqueeze",
     "view",
     "_unsafe_view",
+    "unbind",
     "view_as_real",
     "view_as_complex",
 }

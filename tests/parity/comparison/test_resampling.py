@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import soundfile
-import soxr
 from scipy import signal
 
 import melfront
 from melfront import parity, variants
 from melfront.encoder import EncoderConfig, WhisperEncoder
 from melfront.parity import mistakes
+
+soxr = pytest.importorskip("soxr")
 
 SPEECH = melfront.load_audio("sample")[20_000:36_000]
 RATES = [22_050, pytest.param(48_000, marks=pytest.mark.slow)]
