@@ -195,19 +195,20 @@ class Sandbox(Process):
         look_at: copies whose results, then in `self.seen`, and arguments to copy back.
         """
         self.check_quiet("G")
-        limit = max(self.limit, COMPILE_LIMIT) if self.to_compile else self.limit
-        self.to_compile, began = False, time.perf_counter()
-        worked = processor_time(self.pid)
+        self.arena[-1] = 0
+        began, worked = time.perf_counter(), processor_time(self.pid)
         start = time.perf_counter_ns()
         self.send(b"G")
-        first = self.line(began, limit)
+        if self.to_compile:
+            began = self.compiled(began)
+        first = self.line(began, self.limit)
         returned = time.perf_counter_ns()
         if first != b"r":
             raise self.forged()
         lag = self.asleep()
         done = processor_time(self.pid)
         self.send(json.dumps(list(look_at)).encode())
-        answer = self.receive(began, limit)
+        answer = self.receive(began, self.limit)
         results = dict(zip(look_at, self.results, strict=False)) if self.look else {}
         self.seen = {n: [result.clone() for result in made] for n, made in results.items()}
         self.rest()
@@ -221,6 +222,18 @@ class Sandbox(Process):
             (done - worked) / copies,
             event / 1e3 / copies if event is not None else None,
         )
+
+    def compiled(self, start: float) -> float:
+        """Wait for a call that may compile, while it does; the time when it had done so.
+
+        A device's work may hang when all of it has been launched, which the worker marks: then
+        nothing compiles any more. Raises Refused after COMPILE_LIMIT.
+        """
+        self.to_compile = False
+        while not self.poll.poll(100) and not self.arena[-1]:
+            if time.perf_counter() - start > max(self.limit, COMPILE_LIMIT):
+                self.line(start, max(self.limit, COMPILE_LIMIT))
+        return time.perf_counter()
 
     @property
     def copied(self) -> list[Tensor]:

@@ -92,30 +92,39 @@ class Dice:
             pieces.append(self.pool[start : start + min(n - have, half)])
         return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
-    def vary(self, case: Case, weights: bool = True) -> Case:
+    def vary(self, case: Case, weights: bool = True, into: Case | None = None) -> Case:
         """The same case with other contents of the same shapes, strides and scale.
 
-        weights: whether those change too, or only the first argument.
+        weights: whether those change too, or only the first argument. into: contents of this case
+        that are no longer needed, whose memory these get: fresh memory takes longer to be mapped
+        than to be written.
         """
+        if into is not None:
+            for a, old in zip(case.tensors(), into.tensors(), strict=True):
+                flat(old).copy_(self.varied(a, case.vary))
+            return into
         args = [
-            self.varied(a, case.vary) if isinstance(a, Tensor) and (weights or i == 0) else a
+            self.varied(a, case.vary).as_strided(a.shape, a.stride())
+            if isinstance(a, Tensor) and (weights or i == 0)
+            else a
             for i, a in enumerate(case.args)
         ]
         return replace(case, args=tuple(args))
 
     def varied(self, tensor: Tensor, how: str) -> Tensor:
+        """Other contents, flat."""
         base = flat(tensor)
         noise = self.noise(len(base))
         if how == "bits":
-            made = (noise > 0).to(tensor.dtype)
-        elif how == "integers":
+            return (noise > 0).to(tensor.dtype)
+        if how == "integers":
             made = (base.abs().max() * noise).round().to(tensor.dtype)
             made[0] = base.abs().max()  # so that contents may be made of these in their turn
-        elif how == "add":
-            made = (base + 0.05 * float(tensor.float().std(correction=0)) * noise).to(tensor.dtype)
-        else:
-            made = (base * (1 + 0.05 * noise)).to(tensor.dtype)
-        return made.as_strided(tensor.shape, tensor.stride())
+            return made
+        if how == "add":
+            step = 0.05 * float(tensor.float().std(correction=0))
+            return (base + step * noise).to(tensor.dtype)
+        return torch.addcmul(base.float(), base, noise, value=0.05).to(tensor.dtype)
 
 
 def extent(tensor: Tensor) -> int:

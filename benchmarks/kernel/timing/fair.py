@@ -130,7 +130,8 @@ class Heat:
         self.clocks: dict[str, list[float]] = {name: [] for name in runners}
         self.settling: dict[str, list[float]] = {"": [], self.honest: []}
         self.others = Others()
-        self.earlier = self.contents()  # what the kernel had in the round before
+        # What the kernel had in the round before, and memory for what it will have in the next.
+        self.earlier, self.spare = self.contents(), self.contents()
         self.tasks = self.candidate.tasks()
         for child, _ in runners.values():
             child.overtime.clear()
@@ -153,7 +154,8 @@ class Heat:
 
     def round(self, order: list[str], counts: bool, look: bool) -> None:
         """Call every contestant with new contents; look: check the kernel's results."""
-        fresh, look = self.contents(), look or self.on_device
+        look = look or self.on_device
+        fresh = [self.dice.vary(self.case, into=old) for old in self.spare]
         # A third of a device's copies; a worker learns which when it has called all of them.
         third = [0]
         if self.on_device:
@@ -181,7 +183,7 @@ class Heat:
         if self.on_device:
             for who, seconds in waits.items():
                 self.settling[who].append(max(seconds))
-        self.earlier = fresh
+        self.earlier, self.spare = fresh, self.earlier
 
     def result(self, twin: Sandbox) -> Race:
         """The rounds that count as times; twin: an honest contestant's process. Raises Refused."""

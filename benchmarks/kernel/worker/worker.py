@@ -45,6 +45,8 @@ class Worker:
         memory, self.commands, self.replies = fds
         self.arena = mapped(torch, memory, size)
         os.close(memory)
+        # The last byte tells the parent that all calls of an order to a device are launched.
+        self.launched = ctypes.c_uint8.from_address(self.arena.data_ptr() + size - 1)
         self.own = [*own, Worker, ImportGuard, Preparation, Refused, Results]
         self.functions: dict[str, tuple[Callable[..., Any], str]] = {}
         self.takes_out = False
@@ -266,6 +268,7 @@ class Worker:
             if self.gpu:
                 self.gpu.start()
                 results = [self.function(*args, **kwargs) for args, kwargs in self.calls]
+                self.launched.value = 1
                 self.gpu.stop()
             else:
                 args, kwargs = self.calls[0]

@@ -1,7 +1,9 @@
 """The harness on a GPU, run on a stand-in: ordinary memory in the place of the device's."""
 
 import ctypes
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from melfront.benchmarks.kernel import cli, report, run
 from melfront.benchmarks.kernel.outcome import Options
 from melfront.benchmarks.kernel.reasons import Refused
 from melfront.benchmarks.kernel.run import judge_file
-from melfront.benchmarks.kernel.sandbox import caches, copies, guard
+from melfront.benchmarks.kernel.sandbox import caches, copies, guard, parent
 from melfront.benchmarks.kernel.sandbox.parent import Call, Sandbox
 from melfront.benchmarks.kernel.slots.inputs import Case, Dice
 from melfront.benchmarks.kernel.timing import roof
@@ -129,6 +131,28 @@ def test_rates_of_a_device_are_measured_in_a_worker():
     assert wide.bandwidth == narrow.bandwidth == rates["copy"]
     assert wide.rate == max(rates["float32"], rates["TF32"])
     assert narrow.rate == max(rates["float32"], rates["bfloat16"], rates["float16"])
+
+
+class Silent(Sandbox):
+    """A worker that does not answer."""
+
+    def __init__(self):
+        self.limit, self.to_compile, self.buffer = 0.2, True, b""
+        self.arena = torch.zeros(1, dtype=torch.uint8)
+        self.poll = SimpleNamespace(poll=lambda _milliseconds: [])
+
+    def close(self):
+        pass
+
+
+def test_a_compiler_may_take_its_time_and_launched_work_may_not(monkeypatch):
+    monkeypatch.setattr(parent, "COMPILE_LIMIT", 1.0)
+    with pytest.raises(Refused, match="not done after 1 s"):
+        Silent().compiled(time.perf_counter())
+    launched, start = Silent(), time.perf_counter()
+    launched.arena[-1] = 1
+    assert launched.compiled(start) < start + 0.5
+    assert not launched.to_compile
 
 
 class Timed:
