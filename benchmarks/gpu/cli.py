@@ -32,6 +32,7 @@ from .rows import Rows, tf32
 from .times import SLOTS, TF32, encoders, frontend, kernel, roofs
 
 CHECKOUT = Path(__file__).parents[2]
+PARTS = ("features", "oracle", "states", "tests", "frontend", "encoder", "kernels")
 BATCHES = {"frontend": (1, 16, 64, 256), "encoder": (1, 8, 32)}
 
 
@@ -43,7 +44,7 @@ def machine(r: Rows) -> None:
 
 def start_tests(r: Rows) -> subprocess.Popen[bytes] | None:
     """The tests that are marked gpu, several at a time, beside what needs no clock."""
-    if not r.on_gpu or not (CHECKOUT / "tests").is_dir():
+    if not r.wants("tests") or not r.on_gpu or not (CHECKOUT / "tests").is_dir():
         return None
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu and not slow", "tests"]
     if installed("pytest-xdist"):
@@ -78,6 +79,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--device", default="cuda", help="default: cuda; cpu runs the same code without a GPU")
     add("--size", choices=sorted(SIZES), default="large-v3", help="default: large-v3")
     add("--trained", metavar="PATH", help="a checkpoint whose hidden states are checked as well")
+    add("--only", metavar="PART", nargs="+", choices=PARTS, help=f"of {', '.join(PARTS)}")
     add("--minutes", type=float, default=8.0, help="no part starts that would end later; default 8")
     add("-o", "--output", metavar="DIR", type=Path, default=Path(), help="where gpu.json goes")
     add("--markdown", metavar="FILE", type=Path, help="write the table there too")
@@ -95,28 +97,23 @@ def main(arguments: list[str]) -> int:
     warnings.simplefilter("ignore")
     tf32(False)
     args.output.mkdir(parents=True, exist_ok=True)
-    r = Rows(device, args.output / "gpu.json", args.minutes)
+    r = Rows(device, args.output / "gpu.json", args.minutes, args.only or ())
     machine(r)
     tests = start_tests(r)
-    model = formula_encoder(SIZES[args.size], device)
-    r.add("weights", size=args.size, blocks=model.config.n_audio_layer)
     r.part("features", lambda: features(r))
-    r.part("oracle", lambda: against_the_oracle(r, model))
-    r.part("states", lambda: hidden_states(r, args.size, model))
+    if r.wants("oracle", "states", "encoder"):
+        model = formula_encoder(SIZES[args.size], device)
+        r.add("weights", size=args.size, blocks=model.config.n_audio_layer)
+        r.part("oracle", lambda: against_the_oracle(r, model))
+        r.part("states", lambda: hidden_states(r, args.size, model))
     if args.trained:
         trained = partial(WhisperEncoder.from_pretrained, args.trained, device=device)
         r.part("states", lambda: hidden_states(r, Path(args.trained).name, trained()))
     r.part("tests", lambda: finish_tests(r, tests))
-    rates: dict[str, float] = {}
-    r.part("roofs", lambda: rates.update(roofs(r)))
     for batch in BATCHES["frontend"] if r.on_gpu else (1,):
         r.part("frontend", partial(frontend, r, batch))
-    kinds = ("bfloat16", "float16", "float32", TF32) if r.on_gpu else ("float32",)
-    for kind, batch in itertools.product(kinds, BATCHES["encoder"] if r.on_gpu else (1,)):
-        if batch == 32 and KINDS.get(kind, torch.float32) == torch.float32:
-            continue  # seconds a round, and nothing that a batch of 8 does not say
-        roof = rates.get(kind, float("nan"))
-        r.part("encoder", partial(encoders, r, model, kind, batch, roof), 20)
+    if r.wants("encoder"):
+        of_the_encoder(r, model)
     if r.on_gpu:
         for slot in SLOTS:
             r.part("kernels", partial(kernel, r, slot), 75)
@@ -127,6 +124,18 @@ def main(arguments: list[str]) -> int:
         with replacing(args.markdown) as temporary:
             temporary.write_text(page, encoding="utf-8")
     return int(any("failed" in row or row.get("status") for row in r.rows))
+
+
+def of_the_encoder(r: Rows, model: WhisperEncoder) -> None:
+    """What the card can do at most, and what share of it the encoder reaches."""
+    rates: dict[str, float] = {}
+    r.part("encoder", lambda: rates.update(roofs(r)))
+    kinds = ("bfloat16", "float16", "float32", TF32) if r.on_gpu else ("float32",)
+    for kind, batch in itertools.product(kinds, BATCHES["encoder"] if r.on_gpu else (1,)):
+        if batch == 32 and KINDS.get(kind, torch.float32) == torch.float32:
+            continue  # seconds a round, and nothing that a batch of 8 does not say
+        roof = rates.get(kind, float("nan"))
+        r.part("encoder", partial(encoders, r, model, kind, batch, roof), 20)
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:

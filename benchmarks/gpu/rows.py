@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Rows:
     device: torch.device
     file: Path
     minutes: float
+    only: Collection[str] = ()  # parts that are wanted; none: all
     start: float = field(default_factory=time.perf_counter)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -44,8 +45,14 @@ class Rows:
         values = (f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items())
         print(f"{at:6.1f} s  {part:9}", *values, flush=True)
 
+    def wants(self, *parts: str) -> bool:
+        """Whether one of these parts is wanted."""
+        return not self.only or not set(parts).isdisjoint(self.only)
+
     def part(self, name: str, work: Callable[[], object], seconds: float = 10.0) -> None:
-        """Do work that is thought to take this long. What it raises becomes a row."""
+        """Do work that is wanted and thought to take this long. What it raises becomes a row."""
+        if not self.wants(name):
+            return
         if time.perf_counter() - self.start + seconds > 60 * self.minutes:
             self.add(name, skipped=f"no {seconds:g} s left of --minutes {self.minutes:g}")
             return

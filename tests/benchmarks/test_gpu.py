@@ -24,7 +24,7 @@ def test_every_part_gives_rows(tmp_path, capsys):
     assert cli.main(options) == 0
     found = rows(tmp_path)
     parts = dict.fromkeys(row["part"] for row in found)
-    expected = "machine weights features oracle states roofs frontend encoder"
+    expected = "machine features weights oracle states frontend roofs encoder"
     assert list(parts) == expected.split()
     by_part = {part: [row for row in found if row["part"] == part] for part in parts}
     assert all(row["float64_max"] <= 1e-10 for row in by_part["features"] + by_part["oracle"])
@@ -48,6 +48,13 @@ def test_failed_part_is_reported_and_the_others_run(tmp_path, monkeypatch, capsy
     found = {row["part"]: row for row in rows(tmp_path)}
     assert found["frontend"]["failed"] == "ZeroDivisionError: division by zero"
     assert found["encoder"]["reached"]
+
+
+def test_only_the_parts_that_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "formula_encoder", lambda *_: 1 / 0)
+    options = ["--device", "cpu", "--size", "tiny", "--only", "features", "-o", str(tmp_path)]
+    assert cli.main(options) == 0
+    assert {row["part"] for row in rows(tmp_path)} == {"machine", "features"}
 
 
 def test_parts_skipped_for_lack_of_time_are_reported(tmp_path):
