@@ -55,7 +55,8 @@ class Sandbox(Process):
     """A worker with a candidate in it, or with our own functions. Use it in a `with`."""
 
     look = True  # whether the next call's results are wanted: the worker is not told
-    to_compile = False  # whether the next call may have to
+    compiles = False  # whether a compiler may be at work in it
+    to_compile = False  # and in the next call
     weights: Sequence[Tensor] = ()  # those that are prepared now
     proved: list[Case]  # with the weights that it has been given, and no more
 
@@ -106,7 +107,7 @@ class Sandbox(Process):
             "hold": hold,
         }
         # For new shapes torch.compile, numba, JAX and others compile in the first call.
-        self.to_compile = self.ask("case", **self.laid)["compiles"]
+        self.to_compile = self.compiles = self.ask("case", **self.laid)["compiles"]
 
     def use(self, function: str) -> None:
         """The same case for another of the functions that this worker has."""

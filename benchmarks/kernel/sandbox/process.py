@@ -65,8 +65,9 @@ class Process:
         self.poll.register(self.replies, select.POLLIN)
         self.buffer = b""
         self.idle_from = float("nan")  # processor time when it last had nothing to do
-        # Processor seconds that it used when it had nothing to do, by what came next.
-        self.overtime: dict[str, list[float]] = {}
+        self.idle_since = time.perf_counter()
+        # When it had nothing to do: processor seconds that it used, of so many, by what came next.
+        self.overtime: dict[str, list[tuple[float, float]]] = {}
         try:
             self.loaded = self.ask("load", max(limit, 60), root=ROOT, **order)
             self.at_first = len(self.tasks())  # threads, before the first call
@@ -138,7 +139,7 @@ class Process:
         if self.buffer:
             raise self.forged("answers more than it is asked")
         self.asleep()
-        self.idle_from = processor_time(self.pid)
+        self.idle_from, self.idle_since = processor_time(self.pid), time.perf_counter()
 
     def asleep(self, patience: float = 0.05) -> float:
         """Wait until its main thread sleeps; seconds that this took, NaN if it cannot be seen.
@@ -160,7 +161,8 @@ class Process:
         """Note the processor time used since, which should be none; seconds, NaN if unknown."""
         used = processor_time(self.pid) - self.idle_from
         if used == used:
-            self.overtime.setdefault(order, []).append(used)
+            idle = time.perf_counter() - self.idle_since
+            self.overtime.setdefault(order, []).append((used, idle))
         return used
 
     # --- from outside ---------------------------------------------------------------------------

@@ -258,12 +258,33 @@ def summed_up(calls: dict[str, list[Call]], candidate: Sandbox, twin: Sandbox) -
         longer = float(np.median(copying[""]) - np.median(copying[REFERENCE]))
         times[""] += max(0.0, longer / len(candidate.results))
     events = [call.event for call in calls[""] if call.event is not None]
-    # Each gap by itself: a kernel would work ahead in the one after contents were written. The high
-    # end: to work ahead in half of the rounds is enough for the median.
-    overtime = {
-        name: {gap: spread(used)[1] for gap, used in child.overtime.items()}
-        for name, child in (("", candidate), (REFERENCE, twin))
-    }
     threads = candidate.threads
     lag = each("lag")
+    overtime = {"": used_between(candidate), REFERENCE: allowed_between(candidate, twin)}
     return Race(times, lag, copying, events, dense, threads, cores, most_cores, overtime)
+
+
+def used_between(child: Sandbox) -> dict[str, float]:
+    """Processor time that a process used between calls, by what came next.
+
+    Each gap by itself: a kernel would work ahead in the one after contents were written. The high
+    end: to work ahead in half of the rounds is enough for the median.
+    """
+    return {gap: spread([used for used, _ in made])[1] for gap, made in child.overtime.items()}
+
+
+def allowed_between(candidate: Sandbox, honest: Sandbox) -> dict[str, float]:
+    """What an honest process used there, or would have used in gaps as long as the candidate's.
+
+    CUDA's own threads wake up now and then. The candidate's gaps are not the honest process's: in
+    one of them its results are checked. Twice what that process used per second is allowed, since
+    one gap has more of these moments than another, but nothing once the contents are written.
+    """
+    pairs = [pair for made in honest.overtime.values() for pair in made]
+    spent, idle = sum(used for used, _ in pairs), sum(seconds for _, seconds in pairs)
+    allowed = used_between(honest)
+    for gap, made in candidate.overtime.items():
+        if gap != "G":
+            longest = spread([seconds for _, seconds in made])[1]
+            allowed[gap] = max(allowed.get(gap, 0.0), 2 * longest * spent / idle)
+    return allowed
