@@ -15,9 +15,29 @@ from numpy.typing import NDArray
 from melfront.command import replacing
 
 from ..command.words import Word
+from ..config import EncoderConfig
 from ..model import WhisperEncoder
+from .figures import pictures
 from .measure import Seen, look
-from .page import Mistakes, render
+from .mistakes import Mistakes, all_drawn
+from .page import render
+
+NONE = Mistakes([], [], 0.0)
+
+
+def html_of(
+    name: str,
+    n_samples: int,
+    seen: Seen,
+    config: EncoderConfig,
+    about: Mapping[str, str],
+    words: Sequence[Word] = (),
+    mistakes: Mistakes = NONE,
+) -> str:
+    """The page of a clip of n_samples, of which `seen` shows the first window."""
+    drawn = pictures(seen, config)
+    made = all_drawn(mistakes, seen, drawn, config), mistakes.least_noise
+    return render(name, n_samples, seen, drawn, config, about, words, made)
 
 
 def write(
@@ -36,7 +56,7 @@ def write(
     show mistakes. Raises OSError; the file is written whole or not at all.
     """
     seen = look(audio, model)
-    known = mistakes(seen, model) if mistakes else None
-    html = render(name, len(audio), seen, model.config, about, words, known)
+    known = mistakes(seen, model) if mistakes else NONE
+    html = html_of(name, len(audio), seen, model.config, about, words, known)
     with replacing(file) as temporary:
         temporary.write_text(html, encoding="utf-8")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,6 +105,7 @@ def of_states(states: dict[str, Array], seen: Seen) -> dict[str, Array]:
     """What the encoder's pictures show of these states (by stage), by picture."""
     every = [states["positions"], *(x for n, x in states.items() if n.endswith("mlp_residual"))]
     norm = np.stack([np.linalg.norm(x, axis=-1) for x in every])  # (L + 1, T)
+    dots = np.stack([(x * y).sum(axis=-1) for x, y in itertools.pairwise(every)])  # (L, T)
     kept = thinned(every[0].shape[1], ROWS)
     channels = {
         i: drawn_channels(seen.stem, i, step, len(seen.audio))
@@ -113,37 +115,25 @@ def of_states(states: dict[str, Array], seen: Seen) -> dict[str, Array]:
         **{name: states[name][channels[i]] for i, both in STEM.items() for name in both},
         "table": (states["positions"].T - states["gelu2"])[kept],
         "norm": np.log10(np.maximum(norm, 1e-9)),
+        "cosine": dots / np.maximum(norm[1:] * norm[:-1], 1e-9),
+        "before": every[-1][:, kept].T,
         "after": states["ln_post"][:, kept].T,
     }
 
 
-def changed(
-    right: dict[str, Array], wrong: dict[str, Array], seen: Seen, drawn: Mapping[str, Picture]
-) -> dict[str, Any]:
-    """The encoder's pictures of wrong states, in the range of the right ones, and the difference.
+def faintest(group: int, n_audio_ctx: int) -> float:
+    """log10 of the share that has the darkest colour, with so many positions a pixel."""
+    return float(np.log10(FAINT * group / n_audio_ctx))
 
-    Of each that differs by more than rounding: "wrong" and "difference", data: URIs, and "size",
-    the range of the difference.
-    """
-    before, after = of_states(right, seen), of_states(wrong, seen)
-    apart = {name: x - before[name] for name, x in after.items()}
-    sizes = {
-        name: spread(x, 0.995)
-        for name, x in apart.items()
-        if np.abs(x).max() > 1e-5 * (drawn[name].high - drawn[name].low)
+
+def numbers_of(attention: AttentionMaps) -> dict[str, Any]:
+    """What the page says of each head, and how its picture lies: "wide" is in seconds."""
+    return {
+        "padding": attention.padding.round(4).tolist(),
+        "distance": (attention.distance * POSITION_MS / 1000).round(3).tolist(),
+        "group": attention.group,
+        "wide": attention.shares.shape[-1] * attention.group * POSITION_MS / 1000,
     }
-    for both in STEM.values():  # one scale stands below them
-        if size := max(sizes.get(name, 0.0) for name in both):
-            sizes |= dict.fromkeys(both, size)
-    found = {}
-    for name, size in sizes.items():
-        p = drawn[name]
-        found[name] = {
-            "wrong": png(after[name], p.low, p.high, rgb(p.palette, LEVELS)),
-            "difference": png(apart[name], -size, size, rgb("berlin", LEVELS)),
-            "size": size,
-        }
-    return found
 
 
 def cut_share(log: Array) -> float:
@@ -239,14 +229,12 @@ def kernels(seen: Seen, n_mels: int) -> list[dict[str, Any]]:
 
 def attention_pictures(attention: AttentionMaps, config: EncoderConfig) -> dict[str, Any]:
     """Each head's picture, queries downwards, and the range of its colours, log10 of the share."""
-    low = float(np.log10(FAINT * attention.group / config.n_audio_ctx))
+    low = faintest(attention.group, config.n_audio_ctx)
     palette = rgb("magma", ATTENTION_LEVELS)
     shares = np.log10(np.maximum(attention.shares, 1e-12))[:, :, ::-1]  # row 0 is at the bottom
     return {
         "low": low,
         "sources": [[png(head, low, 0.0, palette) for head in block] for block in shares],
-        "padding": attention.padding.round(4).tolist(),
-        "distance": (attention.distance * POSITION_MS / 1000).round(3).tolist(),
-        "group": attention.group,
+        **numbers_of(attention),
         "ticks": [(1 - e / low, f"{100 * 10**e:g} %") for e in range(-3, 0) if e > low],
     }

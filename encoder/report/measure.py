@@ -33,6 +33,7 @@ PADDING_IN_VIEW = 25  # positions = half a second
 # Of the attention pictures of all blocks and heads together. At 64 colours a pixel takes at most 6
 # bits, 8 in base64, so that the whole page stays under 15 MB.
 PIXELS = 4_000_000
+COARSE_PIXELS = 120_000  # the same, of each mistake
 
 
 class AttentionMaps(NamedTuple):
@@ -42,6 +43,13 @@ class AttentionMaps(NamedTuple):
     group: int  # positions
     padding: Array  # (L, H): share that the clip's queries give to positions after the clip
     distance: Array  # (L, H): mean distance of the clip's queries to their keys, in positions
+
+
+class Reached(NamedTuple):
+    """What a mistake of the encoder reaches, or what is there without one."""
+
+    states: dict[str, Array]  # the stem's stages (S, F or T), and every state (T, S), by stage
+    attention: AttentionMaps  # coarse
 
 
 class Seen(NamedTuple):
@@ -84,14 +92,14 @@ def pool(weights: Tensor, group: int) -> Tensor:
 class Heads:
     """Sees the attention of every block, which is too large to keep, and keeps it pooled."""
 
-    def __init__(self, config: EncoderConfig, n_clip: int, in_view: int) -> None:
+    def __init__(self, config: EncoderConfig, n_clip: int, in_view: int, pixels: int) -> None:
         n_pictures = config.n_audio_layer * config.n_audio_head
-        self.group = int(np.ceil(in_view / np.sqrt(PIXELS / n_pictures)))
+        self.group = int(np.ceil(in_view / np.sqrt(pixels / n_pictures)))
         self.n_clip, self.in_view = n_clip, in_view
         self.pooled: list[tuple[Tensor, Tensor, Tensor]] = []  # shares, padding, distance
 
     def see(self, weights: Tensor) -> None:
-        """weights: (1, H, T, T)."""
+        """weights: (1, H, T, T), or of the queries in view alone."""
         shares = weights[0].float()
         steps = torch.arange(shares.shape[-1], device=shares.device, dtype=torch.float32)
         away = (steps[: self.n_clip, None] - steps).abs()  # (n_clip, T)
@@ -108,6 +116,11 @@ class Heads:
         return AttentionMaps(shares, self.group, *rest)
 
 
+def positions_of(n_samples: int) -> int:
+    """How many positions have a sample of the clip in their 20 ms."""
+    return -(-n_samples // POSITION)
+
+
 def look(audio: Array, model: WhisperEncoder) -> Seen:
     """Run the first window of a clip (N,) float32 through the front end and the model."""
     config = model.config
@@ -115,13 +128,13 @@ def look(audio: Array, model: WhisperEncoder) -> Seen:
     audio = audio[: round(seconds * melfront.SAMPLE_RATE)]
     options: dict[str, Any] = {"n_mels": config.n_mels, "pad_to": seconds}
     front = melfront.oracle.trace(audio, check_range=False, **options)  # load_audio checked it
-    n_clip = -(-len(audio) // POSITION)  # positions with a sample of the clip in their 20 ms
+    n_clip = positions_of(len(audio))
     in_view = min(n_clip + PADDING_IN_VIEW, config.n_audio_ctx)
 
     stem: dict[str, Array] = {}
     norms, cosines = [], []
     last: list[Tensor] = []  # the hidden state before the block under way, float32
-    heads, blocks = Heads(config, n_clip, in_view), Blocks(config.n_audio_layer, in_view)
+    heads, blocks = Heads(config, n_clip, in_view, PIXELS), Blocks(config.n_audio_layer, in_view)
 
     def tap(stage: str, x: Tensor) -> Tensor:
         blocks.see(stage, x)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import io
 import platform
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -30,16 +30,14 @@ from .figures import (
     ATTENTION_LEVELS,
     POSITION_MS,
     attention_pictures,
-    changed,
     corners,
     cut_share,
     inside,
     kernels,
-    pictures,
     signed,
 )
-from .measure import CONV2_STRIDE, POSITION, Seen, receptive_field
-from .picture import LEVELS, rgb, two_ramps
+from .measure import CONV2_STRIDE, POSITION, Seen, positions_of, receptive_field
+from .picture import LEVELS, Picture, rgb, two_ramps
 from .rebuilt import rebuild
 from .source import ROOT, Line, line
 
@@ -48,18 +46,6 @@ FAR = 5.0  # times the median size: an outlier
 BARS = 60  # of the histogram
 COLUMNS = 2400  # of the waveform: more than the pixels of a screen
 TICK_STEPS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
-
-Entry = dict[str, Any]  # name, sentence, stage, seen; change, or noise and pictures
-States = dict[str, Array]  # by stage
-
-
-class Mistakes(NamedTuple):
-    """What the page can show of mistakes: `parity.pages.what_if` has them."""
-
-    front_end: list[Entry]  # made by the page itself, as "change" says
-    encoder: Iterable[tuple[Entry, States, States]]  # each, and the right and the wrong states
-    least_noise: float  # one unit of noise, as a share of a stage's size
-
 
 LINES: dict[str, tuple[Callable[..., Any], str]] = {
     "pad": (front_end.pad, "n_samples - len(clip)"),
@@ -94,22 +80,20 @@ def render(
     name: str,
     n_samples: int,
     seen: Seen,
+    drawn: Mapping[str, Picture],
     config: EncoderConfig,
     about: Any,
     words: Sequence[Word] = (),
-    mistakes: Mistakes | None = None,
+    mistakes: tuple[list[dict[str, Any]], float] = ([], 0.0),
 ) -> str:
     """The page of a clip of n_samples, of which `seen` shows the first window.
 
-    words: what is said when, to be shown beneath every picture.
+    drawn: its pictures, by name. words: what is said when, to be shown beneath every picture.
+    mistakes: as `mistakes.all_drawn` returns them, and one unit of noise, as a share of a stage's
+    size.
     """
     time = ticks(seen, config)
     spoken = [word for word in words if word.start < time["span"]["clip"]]
-    drawn = pictures(seen, config)
-    in_page, encoder, least_noise = mistakes or Mistakes([], [], 0.0)
-    made = in_page + [
-        entry | {"pictures": changed(right, wrong, seen, drawn)} for entry, right, wrong in encoder
-    ]
     return template().render(
         clip=name,
         n_samples=n_samples,
@@ -129,15 +113,15 @@ def render(
         audio=wav(seen.audio),
         rebuilt=sound(rebuild(seen.front["features"], len(seen.audio)), "mpeg", format="MP3"),
         kernels=kernels(seen, config.n_mels),
-        mistakes=made,
+        mistakes=mistakes[0],
         # As it is: a browser reads no script of a type that it cannot run.
         module=Markup((ROOT / "web/melfront.js").read_text("utf-8")),
         data={
             **data(seen, config),
             "span": time["span"]["clip"],
             "spoken": spoken,
-            "mistakes": made,
-            "noise": least_noise,
+            "mistakes": mistakes[0],
+            "noise": mistakes[1],
         },
     )
 
@@ -213,7 +197,7 @@ def front_end_numbers(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
 def encoder_numbers(seen: Seen, config: EncoderConfig) -> dict[str, Any]:
     middle = config.n_audio_ctx // 2 // 50 * 50
     first, last = receptive_field(middle, config.n_frames)
-    clip = slice(0, -(-len(seen.audio) // POSITION))
+    clip = slice(0, positions_of(len(seen.audio)))
     attention = seen.attention
     away = attention.distance * POSITION_MS / 1000
     near, far = (np.unravel_index(i, away.shape) for i in (away.argmin(), away.argmax()))

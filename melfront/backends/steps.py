@@ -42,7 +42,7 @@ class Steps:
         if self.kernels.stft is not None:
             return self.run("stft", frames.to(window.dtype), window)
         spectrum = torch.view_as_real(torch.fft.rfft(frames * window))  # (B, H, K, 2)
-        real, imag = spectrum.unbind(-1)  # (B, H, K)
+        real, imag = spectrum.unbind(-1)  # (B, H, K) each
         # A sum over the axis of two takes a GPU as long as the transform itself.
         return torch.addcmul(real.square(), imag, imag)  # (B, H, K)
 

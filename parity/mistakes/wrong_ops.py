@@ -93,8 +93,7 @@ def overflowing_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5)
 
 
 def causal_scores(q: Tensor, k: Tensor) -> Tensor:
-    n = q.shape[2]
-    future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu(1)
+    future = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)
     return ops.scores(q, k).masked_fill(future, -math.inf)
 
 

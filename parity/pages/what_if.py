@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from melfront.encoder import WhisperEncoder
-from melfront.encoder.report.measure import Seen
-from melfront.encoder.report.page import Entry, Mistakes, States
+from melfront.encoder import WhisperEncoder, ops
+from melfront.encoder.report.measure import COARSE_PIXELS, Heads, Reached, Seen, positions_of
+from melfront.encoder.report.mistakes import Entry, Mistakes
 
 from .. import mistakes
 from ..mistakes import EncoderMistake
@@ -76,26 +77,41 @@ def told(entry: Any) -> Entry:
     }
 
 
-def of_encoder(seen: Seen, model: WhisperEncoder) -> Iterator[tuple[Entry, States, States]]:
-    """Of each mistake: what `told` says and how far each state is off; the right states; its own.
+def of_encoder(seen: Seen, model: WhisperEncoder) -> Iterator[tuple[Entry, Reached, Reached]]:
+    """Of each mistake: what `told` says and how far each state is off; what is right; what it does.
 
     Each state is compared after the same features.
     """
-    right = states(EncoderMistake("none", Stage("conv1"), "nothing is wrong"), seen, model)
+    right = reached(EncoderMistake("none", Stage("conv1"), "nothing is wrong"), seen, model)
     for name in MADE:
         entry = next(entry for entry in mistakes.ENCODER if entry.name == name)
-        wrong = states(entry, seen, model)
-        off = [(n, rms(wrong[n] - x) / least_floor(x)) for n, x in right.items()]
+        wrong = reached(entry, seen, model)
+        off = [(n, rms(wrong.states[n] - x) / least_floor(x)) for n, x in right.states.items()]
         yield told(entry) | {"noise": off}, right, wrong
 
 
-def states(entry: EncoderMistake, seen: Seen, model: WhisperEncoder) -> States:
-    """The stem's stages (S, F or T), and every state (T, S), of a model with a mistake made."""
+def reached(entry: EncoderMistake, seen: Seen, model: WhisperEncoder) -> Reached:
+    """What there is in a model with a mistake made."""
     mel = torch.from_numpy(seen.front["features"]).to(model.conv1.weight)[None]
     steps = Steps(entry, model, {"features": mel}, n_audio=int(seen.mask.sum() + 1) // 2)
-    blocks = [f"block.{i}.mlp_residual" for i in range(model.config.n_audio_layer)]
-    names = ["conv1", "gelu1", "conv2", "gelu2", "positions", *blocks, "ln_post"]
-    return {name: steps[name][0].float().cpu().numpy() for name in names}
+    heads = Heads(model.config, positions_of(len(seen.audio)), seen.in_view, COARSE_PIXELS)
+    names = ["conv1", "gelu1", "conv2", "gelu2", "positions"]
+    for i in range(model.config.n_audio_layer):
+        heads.see(shares(steps, i, seen.in_view))
+        names.append(f"block.{i}.mlp_residual")
+        steps[names[-1]]  # what is inside the block is forgotten
+    states = {name: steps[name][0].float().cpu().numpy() for name in [*names, "ln_post"]}
+    return Reached(states, heads.seen())
+
+
+def shares(steps: Steps, i: int, in_view: int) -> Tensor:
+    """The attention of a block (B, H, P, T), of the queries in view: all of them take long."""
+    block: Any = steps.model.blocks[i]
+    q, k = (block.attn.split(steps[f"block.{i}.attn.{name}"]) for name in "qk")  # (B, H, T, D)
+    with torch.no_grad(), ops.using(**steps.ops):
+        op = ops.current()
+        weights: Tensor = op.softmax(op.scores(q[:, :, :in_view], k))
+    return weights
 
 
 def is_known(name: str, value: Any) -> bool:

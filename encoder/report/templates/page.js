@@ -138,7 +138,7 @@ function valueAt(name) {
   if (!(name in rowOf)) return "";
   const row = rowOf[name];
   const { labels, unit, step } = pictures[name];
-  if (name in page) return `${labels[row]}: ${number(page[name][row][position()])}`;
+  if (name in page && !pictures[name].made) return `${labels[row]}: ${number(page[name][row][position()])}`;
   const picture = look(name);
   if (!picture) return "";
   const place = [moment(step), row];
@@ -228,12 +228,13 @@ view?.addEventListener("click", () => {
 
 // Attention
 
-const { sources } = page.attention; // of each block, one for each head
 const chosen = { block: 0, head: 0 };
 let shares = null; // the picture of this head, looked into
 let keyAt = null; // the position that the pointer is at, across it
+let heads = null; // the pictures that the thumbs show
 
 function turn(what, by) {
+  const { sources } = page.attention; // of each block, one for each head
   const n = { block: sources.length, head: sources[0].length }[what];
   chosen[what] = (chosen[what] + by + n) % n;
   showHead();
@@ -242,8 +243,9 @@ function turn(what, by) {
 function showHead() {
   const image = byId("attention-picture");
   const { block, head } = chosen;
-  const { padding, distance } = page.attention;
+  const { sources, wide, padding, distance, palette = "attention" } = page.attention;
   image.src = sources[block][head];
+  for (const place of [image, byId("row-chart")]) place.style.setProperty("--wide", wide);
   image.dataset.block = block;
   image.dataset.head = head;
   text("block", String(block + 1));
@@ -253,6 +255,9 @@ function showHead() {
   if (thumbs.dataset.block !== String(block)) {
     thumbs.dataset.block = block;
     showBlock();
+  }
+  if (heads !== sources[block]) {
+    heads = sources[block];
     thumbs.replaceChildren(...sources[block].map((src, i) => {
       const button = Object.assign(document.createElement("button"), { type: "button" });
       const small = Object.assign(new Image(), { src, alt: "", decoding: "async" });
@@ -262,8 +267,8 @@ function showHead() {
   }
   [...thumbs.children].forEach((button, i) => button.setAttribute("aria-pressed", i === head));
   shares = null;
-  pixels(image, "attention").then((decoded) => {
-    if (block !== chosen.block || head !== chosen.head) return;
+  pixels(image, palette).then((decoded) => {
+    if (image.getAttribute("src") !== page.attention.sources[chosen.block][chosen.head]) return;
     shares = decoded;
     draw();
   }, () => {}); // another head was chosen before this one was decoded
@@ -453,7 +458,7 @@ const charts = {
   "row-chart"(svg) {
     if (!shares) return;
     const { columns, rows, levels, top } = shares;
-    const { group, low } = page.attention;
+    const { group, low, high = 0 } = page.attention;
     const cell = (p) => Math.floor(p / group);
     const query = clamp(cell(position()), 0, rows - 1);
     const line = Array.from(levels.subarray(query * columns, (query + 1) * columns));
@@ -461,9 +466,10 @@ const charts = {
     const steps = line.flatMap((v, i) => [[i, top - v], [i + 1, top - v]]);
     svg.firstElementChild.setAttribute("d", path(steps));
     const key = keyAt === null ? line.indexOf(Math.max(...line)) : clamp(cell(keyAt), 0, columns - 1);
-    const share = 100 * 10 ** (low * (1 - line[key] / top));
+    const share = 10 ** (low + ((high - low) * line[key]) / top);
+    const said = high ? `${number(share)} times as much` : `${number(100 * share, share < 0.01 ? 2 : 1)} %`;
     const outside = cell(position()) >= rows ? "beyond the picture; its last row: " : "";
-    text("share", `${outside}${number(share, share < 1 ? 2 : 1)} % from ${number(key * group * 2 * hopSeconds)} s`);
+    text("share", `${outside}${said} from ${number(key * group * 2 * hopSeconds)} s`);
   },
 };
 

@@ -48,8 +48,8 @@ function recall() {
   const shown = Object.fromEntries([...new URLSearchParams(query)].map(([name, value]) => [name, Number(value)]));
   if (Number.isFinite(shown.t)) show(Math.round(shown.t / hopSeconds));
   const valid = (what, n) => Number.isInteger(shown[what]) && shown[what] >= 1 && shown[what] <= n;
-  if (valid("block", sources.length)) chosen.block = shown.block - 1;
-  if (valid("head", sources[0].length)) chosen.head = shown.head - 1;
+  if (valid("block", page.attention.sources.length)) chosen.block = shown.block - 1;
+  if (valid("head", page.attention.sources[0].length)) chosen.head = shown.head - 1;
   byId(id)?.scrollIntoView({ behavior: "instant" });
 }
 recall();

@@ -68,7 +68,7 @@ function rescale(name, low, high, palette) {
 }
 
 // The encoder's pictures, of which the page holds what each mistake makes of them.
-const FOLLOWING = ["conv1", "gelu1", "conv2", "gelu2", "table", "norm", "after"];
+const FOLLOWING = ["conv1", "gelu1", "conv2", "gelu2", "table", "norm", "cosine", "before", "after"];
 const OF_ENCODER = FOLLOWING.map((name) => {
   const { image, low, high, palette } = pictures[name];
   const scale = document.querySelector(`[data-scale="${name}"]`);
@@ -83,7 +83,8 @@ function repaintEncoder() {
       : { src: made?.wrong ?? src, low, high, palette };
     if (pictures[name].image.src === shown.src) continue;
     pictures[name].image.src = shown.src;
-    Object.assign(pictures[name], { low: shown.low, high: shown.high, palette: shown.palette });
+    const { low: from, high: to, palette: in_ } = shown;
+    Object.assign(pictures[name], { low: from, high: to, palette: in_, made: Boolean(made) });
     delete stored[name];
     if (scale) scale.innerHTML = html;
     if (shown.src === made?.difference) rescale(name, shown.low, shown.high, shown.palette);
@@ -91,10 +92,34 @@ function repaintEncoder() {
   }
 }
 
+// Attention's, which are coarser.
+const ATTENTION = page.attention;
+const SCALE = document.querySelector("[data-scale=attention]");
+const SHARES = SCALE.innerHTML;
+function repaintAttention() {
+  const { mistake, view } = tried;
+  const made = view === "right" ? null : mistake?.pictures?.attention;
+  const apart = Boolean(made) && view === "difference";
+  const sources = (apart ? made.difference : made?.wrong) ?? ATTENTION.sources;
+  if (sources === page.attention.sources) return;
+  const range = apart ? { low: -made.size, high: made.size, palette: "berlin" } : { low: ATTENTION.low };
+  page.attention = made ? { ...made, sources, ...range } : ATTENTION;
+  for (const tick of byId("row").parentElement.querySelectorAll(".y-axis .tick")) tick.hidden = apart;
+  SCALE.innerHTML = SHARES;
+  if (apart) {
+    SCALE.firstElementChild.textContent = `÷ ${number(10 ** made.size, 1)}`;
+    SCALE.lastElementChild.textContent = `× ${number(10 ** made.size, 1)} of the right share`;
+    SCALE.querySelector(".ramp").className = "ramp berlin";
+  }
+  colourRamps();
+  showHead();
+}
+
 function repaint() {
   const { right, wrong, view } = tried;
   const shown = view === "right" || !tried.mistake ? right : wrong;
   repaintEncoder();
+  repaintAttention();
   for (const name of Object.keys(ROWS)) {
     const values = ROWS[name](shown);
     if (tried.mistake?.change && view === "difference") {
@@ -206,7 +231,9 @@ function explain() {
   text("seen", mistake.seen ? `Seen in: ${mistake.seen}.` : "");
   text("rest", mistake.change
     ? "The encoder's half still shows what becomes of the right features."
-    : "What it does not reach stays as it is; so do the cosine, attention, the inside of a block, and the state before the last norm.");
+    : ["What it does not reach stays as it is; so do the curves of one position and the inside of a block.",
+      mistake.pictures.attention ? ` Attention has ${mistake.pictures.attention.group} positions to a pixel.` : "",
+      mistake.missing.length ? ` There was no room for ${mistake.missing.join(", ")}.` : ""].join(""));
   const sizes = mistake.noise ?? noise(tried.right, tried.wrong);
   const largest = Math.max(...sizes.map(([, x]) => x), 10);
   byId("noise").replaceChildren(...sizes.map(([stage, x]) => {

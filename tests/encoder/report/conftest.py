@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from melfront.encoder import SIZES, WhisperEncoder
+from melfront.encoder import SIZES, WhisperEncoder, report
 from melfront.encoder.command.words import Word
-from melfront.encoder.report import measure, page
+from melfront.encoder.report import measure
 from melfront.parity.pages import what_if
 from tests.signals import sample
 
@@ -50,7 +50,7 @@ def seen(model):
 def address(seen, model, tmp_path_factory) -> str:
     file = tmp_path_factory.mktemp("report") / "tour.html"
     mistakes = what_if.of_clip(seen, model)
-    html = page.render("sample.flac", len(sample()), seen, model.config, ABOUT, SPOKEN, mistakes)
+    html = report.html_of("sample.flac", len(sample()), seen, model.config, ABOUT, SPOKEN, mistakes)
     file.write_text(html, encoding="utf-8")
     return file.as_uri()
 

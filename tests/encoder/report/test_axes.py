@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from melfront.encoder import SIZES, WhisperEncoder
-from melfront.encoder.report import measure, page
+from melfront.encoder import SIZES, WhisperEncoder, report
+from melfront.encoder.report import measure
 from tests.encoder.report.conftest import ABOUT, SPAN, SPOKEN, needs_chromium
 from tests.signals import sample
 
@@ -57,7 +57,9 @@ def tour(request, browser, tmp_path_factory):
         seen = measure.look(sample(), model)
     assert seen.attention.group == group
     file = tmp_path_factory.mktemp("axes") / "tour.html"
-    file.write_text(page.render("sample.flac", len(sample()), seen, config, ABOUT, SPOKEN), "utf-8")
+    file.write_text(
+        report.html_of("sample.flac", len(sample()), seen, config, ABOUT, SPOKEN), "utf-8"
+    )
     tab = browser.new_page(viewport={"width": 1100, "height": 900})
     tab.goto(file.as_uri())
     tab.locator("#row").scroll_into_view_if_needed()

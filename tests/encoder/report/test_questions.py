@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import melfront
-from melfront.encoder.report import page
+from melfront.encoder import report
 from melfront.parity.pages import what_if
 from tests.encoder.report.conftest import ABOUT
 from tests.signals import sample
@@ -16,7 +16,7 @@ from tests.signals import sample
 def said(seen, model):
     """Every word of the page, with single spaces, and "-" for a minus."""
     mistakes = what_if.of_clip(seen, model)
-    html = page.render("sample.flac", len(sample()), seen, model.config, ABOUT, (), mistakes)
+    html = report.html_of("sample.flac", len(sample()), seen, model.config, ABOUT, (), mistakes)
     body = re.sub(r"<(script|style).*?</\1>", "", html, flags=re.DOTALL)
     return " ".join(re.sub(r"<[^>]*>", " ", body).split()).replace("−", "-")
 

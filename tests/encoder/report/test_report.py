@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import melfront
-from melfront.encoder import SIZES, EncoderConfig, WhisperEncoder, __main__
+from melfront.encoder import SIZES, EncoderConfig, WhisperEncoder, __main__, report
 from melfront.encoder.report import figures, measure, page, picture, write
 from tests.conftest import CHECKOUT
 from tests.encoder.cli.test_cli import process, run
@@ -40,7 +40,7 @@ def seen(model):
 
 @pytest.fixture(scope="module")
 def html(seen, model) -> str:
-    return page.render("sample.flac", len(sample()), seen, model.config, ABOUT)
+    return report.html_of("sample.flac", len(sample()), seen, model.config, ABOUT)
 
 
 def words(html: str) -> str:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from melfront.encoder import SIZES
-from melfront.encoder.report import blocks, figures, measure, page
+from melfront.encoder import SIZES, report
+from melfront.encoder.report import blocks, figures, measure, mistakes
 from melfront.parity.pages import what_if
 from tests.encoder.report.conftest import ABOUT
 
@@ -52,31 +52,49 @@ def test_worst_case_of_large_v3_is_under_15_mb(monkeypatch):
         **{name: states(8, 3000) for name in ("conv1", "gelu1")},
         **{name: states(8, 1500) for name in ("conv2", "gelu2")},
         "norm": states(33, 1500),
-        **{name: states(figures.ROWS, 1500) for name in ("table", "after")},
+        "cosine": states(32, 1500),
+        **{name: states(figures.ROWS, 1500) for name in ("table", "before", "after")},
     }
+    coarse = int(np.ceil(1500 / np.sqrt(measure.COARSE_PIXELS / 640)))
+
+    def attention():
+        shares = 10 ** rng.uniform(-4, 0, (*shape, -(-1500 // coarse), -(-1500 // coarse)))
+        return measure.AttentionMaps(shares, coarse, *rng.uniform(size=(2, *shape)))
+
     monkeypatch.setattr(
-        figures,
+        mistakes,
         "of_states",
-        lambda reached, _: right | {n: rng.permuted(right[n]) for n in reached},
+        lambda reached, _: right | {n: rng.permuted(right[n]) for n in reached if n in right},
     )
     noise = [(f"block.{i}.mlp_residual", 1e3) for i in range(32)]
     entry = {"name": "a mistake", "sentence": "", "seen": "", "stage": "conv1", "noise": noise}
-    reached = list(map(reached_by, what_if.MADE))
-    encoder = [(entry, {}, dict.fromkeys(names)) for names in reached]
-    mistakes = page.Mistakes(what_if.of_front_end(), encoder, 1e-7)
-    html = page.render("noise", 480_000, seen, config, ABOUT, mistakes=mistakes)
+    same = attention()
+    encoder = [
+        (
+            entry,
+            measure.Reached({}, same),
+            measure.Reached(
+                dict.fromkeys(reached_by(name)),
+                attention() if "attention" in reached_by(name) else same,
+            ),
+        )
+        for name in what_if.MADE
+    ]
+    made = mistakes.Mistakes(what_if.of_front_end(), encoder, 1e-7)
+    html = report.html_of("noise", 480_000, seen, config, ABOUT, mistakes=made)
     assert len(html.encode()) < 15e6
 
 
 def reached_by(name):
     """The pictures that a mistake can change: from its stage on, and what shares their scale."""
+    blocks = ("norm", "cosine", "before", "after", "attention")
     return {
-        "flipped kernel": ("conv1", "gelu1", "conv2", "gelu2", "norm", "after"),
-        "tanh GELU": ("conv1", "gelu1", "conv2", "gelu2", "norm", "after"),
-        "no positions": ("table", "norm", "after"),
-        "interleaved positions": ("table", "norm", "after"),
+        "flipped kernel": ("conv1", "gelu1", "conv2", "gelu2", *blocks),
+        "tanh GELU": ("conv1", "gelu1", "conv2", "gelu2", *blocks),
+        "no positions": ("table", *blocks),
+        "interleaved positions": ("table", *blocks),
         "no final norm": ("after",),
-    }.get(name, ("norm", "after"))
+    }.get(name, blocks)
 
 
 def inside(config, rng):
