@@ -107,8 +107,9 @@ function repaintAttention() {
   for (const tick of byId("row").parentElement.querySelectorAll(".y-axis .tick")) tick.hidden = apart;
   SCALE.innerHTML = SHARES;
   if (apart) {
-    SCALE.firstElementChild.textContent = `÷ ${number(10 ** made.size, 1)}`;
-    SCALE.lastElementChild.textContent = `× ${number(10 ** made.size, 1)} of the right share`;
+    const times = number(10 ** made.size, made.size < 1 ? 1 : 0);
+    SCALE.firstElementChild.textContent = `÷ ${times}`;
+    SCALE.lastElementChild.textContent = `× ${times} as much`;
     SCALE.querySelector(".ramp").className = "ramp berlin";
   }
   colourRamps();
