@@ -37,9 +37,12 @@ PAGES = [
     "reference_data/README.md",
     "docs/description.md",
 ]
-# Over 10 s each: the kernel harness, all libraries, a trace of a whole encoder.
+# Over 10 s each: the kernel harness, all libraries, a trace of a whole encoder, the largest one.
 SLOW = ("benchmarks kernel", "benchmarks frontend", "parity libraries", "stages.npz")
+SLOW += ("whisper-large-v3",)
 INSTALLED = not Path(melfront.__file__).is_relative_to(CHECKOUT)
+# `.ci/run` runs them with the wheel, as readers do; in a checkout they are slow tests.
+ONCE = [] if INSTALLED else [pytest.mark.slow]
 # Not run as blocks: these install packages, work on the checkout for half an hour, or run in
 # `test_units_of_noise`.
 NOT_HERE = ["pip install", "reference_data.make ", "mine.safetensors"]
@@ -91,14 +94,14 @@ def shorter(command: str) -> bool:
     )
 
 
-def params(*languages):
+def params(*languages, marks=()):
     """The blocks to run, without later ones that repeat the same commands."""
     once = {(b.language, *plain(b.text)): b for b in reversed(BLOCKS)}.values()
     return [
         pytest.param(
             block,
             id=block.title,
-            marks=[pytest.mark.slow] if any(word in block.text for word in SLOW) else [],
+            marks=[pytest.mark.slow] if any(word in block.text for word in SLOW) else marks,
         )
         for block in BLOCKS
         if block.language in languages
@@ -168,7 +171,7 @@ def test_every_block_language_is_tested():
         assert any(block.page == page for block in BLOCKS)
 
 
-@pytest.mark.parametrize("block", params("sh"))
+@pytest.mark.parametrize("block", params("sh", marks=ONCE))
 def test_commands(block):
     prepare(block.text)
     printed = ""
@@ -214,6 +217,7 @@ def test_python(block):
 
 
 @pytest.mark.numeric
+@pytest.mark.slow
 def test_a_suite_of_the_readers_own():
     """Run pytest on a wrong port with the plugin's fixture, first without, then with options."""
     suite, options = (p.values[0] for p in python_blocks(suite=True))

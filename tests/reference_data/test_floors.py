@@ -42,6 +42,7 @@ def test_correct_ports_pass(setting):
             assert error <= noise.PASS_LIMIT["float32"], (port, stage)
 
 
+@pytest.mark.slow
 def test_settings_differ():
     """Settings with the same results would be one setting under several names."""
     found = [tuple(noises(setting)["dc.80.safetensors, all stages"].values()) for setting in CPUS]
