@@ -4,8 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
-from melfront.encoder.report import figures
+from melfront.encoder.report import figures, measure
+from melfront.parity import mistakes
+from melfront.parity.mistakes.steps import Steps
 from melfront.parity.pages import what_if
 from tests.encoder.report.conftest import needs_chromium
 from tests.encoder.report.test_size import reached_by
@@ -110,3 +113,14 @@ def test_attention_with_a_mistake(shared_tab, of_encoder, seen, head):
     tab.locator("[name=view][value=wrong]").check()
     tab.select_option("#mistake", "")
     tab.wait_for_function("!document.documentElement.classList.contains('changed')")
+
+
+@pytest.mark.parametrize("name", ["scores not scaled", "causal mask", "heads interleaved"])
+def test_attention_is_that_of_the_whole_pipeline(seen, model, name):
+    """The page computes the queries in view alone, and the catalogue all of them."""
+    entry = mistakes.find(name)
+    mel = torch.from_numpy(seen.front["features"]).float()[None]
+    whole = Steps(entry, model, {"features": mel})["block.1.attn.weights"][0]
+    got = what_if.reached(entry, seen, model).attention
+    expected = measure.pool(whole[:, : seen.in_view, : seen.in_view], got.group)
+    assert np.allclose(got.shares[1], expected, atol=1e-6)
