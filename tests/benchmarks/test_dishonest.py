@@ -108,6 +108,7 @@ SLOW = (
     "caches_a_few_values",
     "second_core_for_a_while",
     "changes_its_timed_result",
+    "works_ahead_in_one_gap",
 )
 # Where no core is free these can do nothing that shows; nor does the kernel get a ratio.
 NEEDS_A_CORE = ("second_core_for_a_while",)

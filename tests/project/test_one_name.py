@@ -73,7 +73,7 @@ print(json.dumps([len(ours), [file for file, ids in twice.items() if len(ids) > 
 """
 
 
-@pytest.mark.parametrize("order", ["short", "long"])
+@pytest.mark.parametrize("order", ["short", pytest.param("long", marks=pytest.mark.slow)])
 def test_no_module_or_class_exists_twice(bare, order):
     done = bare("-c", BOTH, CHECKOUT, order, *MODULES)
     assert done.returncode == 0, done.stderr

@@ -83,8 +83,9 @@ function repaintEncoder() {
       : { src: made?.wrong ?? src, low, high, palette };
     if (pictures[name].image.src === shown.src) continue;
     pictures[name].image.src = shown.src;
-    const { low: from, high: to, palette: in_ } = shown;
-    Object.assign(pictures[name], { low: from, high: to, palette: in_, made: Boolean(made) });
+    Object.assign(pictures[name], {
+      low: shown.low, high: shown.high, palette: shown.palette, made: Boolean(made),
+    });
     delete stored[name];
     if (scale) scale.innerHTML = html;
     if (shown.src === made?.difference) rescale(name, shown.low, shown.high, shown.palette);
