@@ -9,12 +9,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..config import EncoderConfig
 from .figures import ATTENTION_LEVELS, STEM, faintest, numbers_of, of_states
 from .measure import AttentionMaps, Reached, Seen
 from .picture import LEVELS, Picture, png, rgb, spread
 
+Array = NDArray[Any]
 ROOM = 3_400_000  # characters of the pictures of all mistakes of the encoder
 # Those that are left out first if not all fit, and what the page calls them.
 LAST = {
@@ -38,22 +40,26 @@ def all_drawn(
     mistakes: Mistakes, seen: Seen, drawn: Mapping[str, Picture], config: EncoderConfig
 ) -> list[Entry]:
     """All of them, the encoder's with their pictures; drawn: the right ones, by name."""
-    of_encoder = [
-        entry | {"pictures": changed(right, wrong, seen, drawn, config.n_audio_ctx)}
-        for entry, right, wrong in mistakes.encoder
-    ]
+    before: dict[str, Array] = {}  # the same for all of them
+    of_encoder = []
+    for entry, right, wrong in mistakes.encoder:
+        before = before or of_states(right.states, seen)
+        made = changed(before, of_states(wrong.states, seen), drawn)
+        group, n_audio_ctx = seen.attention.group, config.n_audio_ctx
+        if attention := changed_attention(right.attention, wrong.attention, group, n_audio_ctx):
+            made["attention"] = attention
+        of_encoder.append(entry | {"pictures": made})
     return mistakes.front_end + fitted(of_encoder)
 
 
 def changed(
-    right: Reached, wrong: Reached, seen: Seen, drawn: Mapping[str, Picture], n_audio_ctx: int
+    before: dict[str, Array], after: dict[str, Array], drawn: Mapping[str, Picture]
 ) -> dict[str, Any]:
-    """The encoder's pictures of wrong states, in the range of the right ones, and the difference.
+    """The encoder's pictures with a mistake, in the range of the right ones, and the difference.
 
     Of each that differs by more than rounding: "wrong" and "difference", data: URIs, and "size",
     the range of the difference.
     """
-    before, after = of_states(right.states, seen), of_states(wrong.states, seen)
     apart = {name: x - before[name] for name, x in after.items()}
     sizes = {
         name: spread(x, 0.995)
@@ -71,9 +77,6 @@ def changed(
             "difference": png(apart[name], -size, size, rgb("berlin", LEVELS)),
             "size": size,
         }
-    own = seen.attention
-    if attention := changed_attention(right.attention, wrong.attention, own.group, n_audio_ctx):
-        found["attention"] = attention
     return found
 
 

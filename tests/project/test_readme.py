@@ -3,8 +3,9 @@
 A `python` block runs in a temporary folder that contains only the files it names; a `text` block
 after it is the expected output. `sh` blocks contain commands, `console` blocks a command and its
 output. Folders with formula weights stand in for published checkpoints, the only files that a
-reader would download. `.ci/run` runs the commands again in an empty folder with the wheel
-installed, and the two commands that create a virtual environment word for word.
+reader would download. `.ci/run` runs the commands in an empty folder with the wheel
+installed, and the two commands that create a virtual environment word for word. In a checkout the
+commands are slow tests.
 """
 
 from __future__ import annotations
