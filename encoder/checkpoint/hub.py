@@ -201,6 +201,8 @@ def _fetch(
     """
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.file_download import repo_folder_name
+
+    # (mypy: huggingface_hub.utils makes its __all__ when it is imported.)
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
     folder = cache / repo_folder_name(repo_id=repository, repo_type="model")

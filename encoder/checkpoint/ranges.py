@@ -31,6 +31,8 @@ def connect(repository: str, revision: str | None) -> str | None:
     connecting is limited so; a slow answer has HF_HUB_ETAG_TIMEOUT.
     """
     from huggingface_hub import constants, hf_hub_url
+
+    # (mypy: huggingface_hub.utils makes its __all__ when it is imported.)
     from huggingface_hub.utils import build_hf_headers, http_backoff  # type: ignore[attr-defined]
 
     url = hf_hub_url(repository, "config.json", revision=revision)
@@ -71,6 +73,7 @@ def download(
     url: str, size: int, head: bytes, spans: list[tuple[int, int]], partial: Path, label: str
 ) -> None:
     """Write `head` and the spans of the file at `url`, after what an earlier run wrote of them."""
+    # (mypy: huggingface_hub.utils makes its __all__ when it is imported.)
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
     total = sum(end - begin for begin, end in spans)
@@ -103,6 +106,8 @@ def read(url: str, begin: int, end: int) -> Iterator[tuple[bytes, int]]:
     Where the connection is lost, the rest is asked for again.
     """
     from huggingface_hub import constants
+
+    # (mypy: huggingface_hub.utils makes its __all__ when it is imported.)
     from huggingface_hub.utils import build_hf_headers, http_stream_backoff  # type: ignore[attr-defined]
 
     options: dict[str, Any] = {"timeout": constants.HF_HUB_DOWNLOAD_TIMEOUT}

@@ -16,6 +16,7 @@ from .ends import UsageError
 try:
     import fcntl
 except ImportError:  # Windows
+    # (mypy: it is a module elsewhere.)
     fcntl = None  # type: ignore[assignment]
 
 SCRATCH = (".melfront-", ".tmp")  # how the name of a temporary folder begins and ends

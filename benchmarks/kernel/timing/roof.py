@@ -79,6 +79,7 @@ def measured(device: str) -> Tensor:
         dtype = torch.float32 if kind == "TF32" else getattr(torch, kind)
         a = torch.randn(n, n, device=device).to(dtype)
         torch.backends.cuda.matmul.allow_tf32 = kind == "TF32"
+        # (mypy: it cannot infer the type of a lambda with a default.)
         rates.append(2.0 * n**3 / seconds(lambda a=a: a @ a))  # type: ignore[misc]
     torch.backends.cuda.matmul.allow_tf32 = False
     return torch.tensor(rates, device=device)
